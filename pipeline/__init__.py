@@ -1,0 +1,1 @@
+"""What the stages are made of: networks, loaders, training, evaluation, runs. Imports neither stages nor launch."""

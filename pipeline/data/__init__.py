@@ -1,0 +1,1 @@
+"""Datasets, the order images are seen in, and the loaders."""

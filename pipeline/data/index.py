@@ -1,0 +1,145 @@
+"""The dataset as `prepare` found it: every loader reads these tables and never walks a directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.runs.artifact import write_bytes, write_json
+
+DATASET = "dataset.json"
+_COLUMNS = ("path", "label", "bytes", "width", "height", "sha256", "flags")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageClass:
+    """A class; its label is its place in the sorted order of the folder names (for ImageNet: of the WordNet ids)."""
+
+    label: int
+    folder: str
+    words: str
+    ilsvrc2012_id: int | None
+    """The contest's own id, 1 to 1000, in an order of its own; None for other datasets."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageIndex:
+    """One split: parallel columns, one row an image. An image's *position* is its row."""
+
+    root: Path
+    paths: tuple[str, ...]
+    """Relative to root, with forward slashes."""
+    labels: npt.NDArray[np.int64]
+    num_bytes: npt.NDArray[np.int64]
+    widths: npt.NDArray[np.int64]
+    heights: npt.NDArray[np.int64]
+    sha256: tuple[str, ...]
+    """First 16 hex digits of each file's SHA-256."""
+    flags: tuple[str, ...]
+    """Comma-separated: png, cmyk, grey, exif_rotated ...; empty for an ordinary colour JPEG."""
+    digest: str
+    """SHA-256 of the table itself."""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def file(self, position: int) -> str:
+        """Absolute path of an image."""
+        return str(self.root / self.paths[position])
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Both splits and the classes, in label order."""
+
+    name: str
+    classes: tuple[ImageClass, ...]
+    train: ImageIndex
+    val: ImageIndex
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageRecord:
+    """One row of an index, before it is a table."""
+
+    path: str
+    label: int
+    num_bytes: int
+    width: int
+    height: int
+    sha256: str
+    flags: tuple[str, ...] = ()
+
+
+def write_dataset(
+    directory: Path,
+    name: str,
+    classes: list[ImageClass],
+    roots: dict[str, Path],
+    records: dict[str, list[ImageRecord]],
+) -> list[str]:
+    """Write the tables of both splits ("train", "val"); returns the names of the files written.
+
+    A root inside `directory` is stored relative to it, so such a run can be moved.
+    """
+    for split in ("train", "val"):
+        write_bytes(directory / f"{split}.tsv", _table(records[split]))
+    write_json(
+        directory / DATASET,
+        {
+            "name": name,
+            "roots": {split: _portable(directory, root) for split, root in roots.items()},
+            "classes": [dataclasses.asdict(image_class) for image_class in classes],
+        },
+    )
+    return [DATASET, "train.tsv", "val.tsv"]
+
+
+def read_dataset(directory: Path) -> Dataset:
+    """The dataset that `prepare` described in its directory."""
+    fields = json.loads((directory / DATASET).read_text())
+    train, val = (
+        _read_table(directory / f"{split}.tsv", (directory / fields["roots"][split])) for split in ("train", "val")
+    )
+    classes = tuple(ImageClass(**image_class) for image_class in fields["classes"])
+    return Dataset(fields["name"], classes, train, val)
+
+
+def _portable(directory: Path, root: Path) -> str:
+    root, directory = root.absolute(), directory.absolute()
+    return str(root.relative_to(directory)) if root.is_relative_to(directory) else str(root)
+
+
+def _table(records: list[ImageRecord]) -> bytes:
+    text = io.StringIO()
+    text.write("\t".join(_COLUMNS) + "\n")
+    for record in records:
+        # A path may hold anything but NUL; JSON keeps tabs and newlines in it from breaking the table.
+        row = (json.dumps(record.path, ensure_ascii=False), record.label, record.num_bytes, record.width, record.height)
+        text.write("\t".join(map(str, (*row, record.sha256, ",".join(record.flags)))) + "\n")
+    return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _read_table(path: Path, root: Path) -> ImageIndex:
+    content = path.read_bytes()
+    header, *lines = content.decode("utf-8", "surrogateescape").split("\n")[:-1]
+    assert header.split("\t") == list(_COLUMNS), header
+    columns: list[tuple[str, ...]] = list(zip(*(line.split("\t") for line in lines), strict=True)) or [()] * len(_COLUMNS)
+    paths, labels, num_bytes, widths, heights, sha256, flags = columns
+    return ImageIndex(
+        root=root,
+        paths=tuple(json.loads(name) for name in paths),
+        labels=np.array(labels, dtype=np.int64),
+        num_bytes=np.array(num_bytes, dtype=np.int64),
+        widths=np.array(widths, dtype=np.int64),
+        heights=np.array(heights, dtype=np.int64),
+        sha256=sha256,
+        flags=flags,
+        digest=hashlib.sha256(content).hexdigest(),
+    )

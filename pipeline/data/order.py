@@ -1,0 +1,50 @@
+"""The order in which training sees the images: an endless stream of whole epochs, cut into global batches.
+
+Epoch e of the stream is a permutation of all images drawn from (seed, e). Step k takes the images k·B to (k+1)·B of the
+stream, B being the global batch; so where B does not divide the number of images a batch begins in one epoch and ends in
+the next, and in every epoch each image is seen exactly once: none is dropped to fill a last batch, none is repeated.
+The images of a step do not depend on the number of processes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.seeds import derive_seed
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamOrder:
+    """The stream of one run."""
+
+    num_images: int
+    global_batch: int
+    seed: int
+
+    def epoch_of(self, step: int) -> Fraction:
+        """How many epochs the first `step` steps have seen."""
+        return Fraction(step * self.global_batch, self.num_images)
+
+    def steps_for(self, epochs: int) -> int:
+        """How many steps it takes until `epochs` epochs have been seen whole."""
+        return -(-epochs * self.num_images // self.global_batch)
+
+    def step_images(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Positions in the index, and the epoch each is seen in, of the images of step `step` (counted from 0)."""
+        places = np.arange(step * self.global_batch, (step + 1) * self.global_batch, dtype=np.int64)
+        epochs, within = np.divmod(places, self.num_images)
+        positions = np.empty_like(places)
+        for epoch in np.unique(epochs):
+            chosen = epochs == epoch
+            positions[chosen] = _permutation(self.num_images, self.seed, int(epoch))[within[chosen]]
+        return positions, epochs
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(num_images: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    return np.random.Generator(np.random.Philox(derive_seed(seed, "order", epoch))).permutation(num_images)

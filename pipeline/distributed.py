@@ -1,0 +1,112 @@
+"""Who this process is among the others, and the few things they do together.
+
+Rank and world size come from SLURM (one task per GPU), from torchrun, or there is one process. SLURM's come last: an
+interactive SLURM shell that starts torchrun has both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed
+
+from pipeline.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranks:
+    """This process's place."""
+
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.rank == 0
+
+
+def read_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
+    """The place that the launcher gave to this process."""
+    for rank, local_rank, world_size in (
+        ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
+        ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS"),
+    ):
+        if world_size in environment:
+            return Ranks(int(environment[rank]), int(environment[local_rank]), int(environment[world_size]))
+    return Ranks()
+
+
+class Collective:
+    """The processes of one stage as a group: device, process groups and small agreements between ranks.
+
+    With one process there is no process group, and every agreement is immediate.
+    """
+
+    def __init__(self, ranks: Ranks, timeout_seconds: int) -> None:
+        self.ranks = ranks
+        self.device = torch.device("cpu")
+        if torch.cuda.is_available():
+            if ranks.local_rank >= torch.cuda.device_count():
+                raise UserError(
+                    f"local rank {ranks.local_rank} has no GPU of its own: this machine shows "
+                    f"{torch.cuda.device_count()}; start at most that many processes (resources.processes)"
+                )
+            self.device = torch.device("cuda", ranks.local_rank)
+            torch.cuda.set_device(self.device)
+        self._control: torch.distributed.ProcessGroup | None = None
+        if ranks.world_size > 1:
+            timeout = datetime.timedelta(seconds=timeout_seconds)
+            backend = "nccl" if self.device.type == "cuda" else "gloo"
+            torch.distributed.init_process_group(
+                backend, rank=ranks.rank, world_size=ranks.world_size, timeout=timeout
+            )
+            # Flags and barriers travel over the CPU, so that agreeing to stop never makes the host wait for the GPU.
+            self._control = torch.distributed.new_group(backend="gloo", timeout=timeout)
+
+    def close(self) -> None:
+        """Leave the process groups."""
+        if self._control is not None:
+            torch.distributed.destroy_process_group()
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        if self._control is not None:
+            torch.distributed.barrier(group=self._control)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank."""
+        return self.max(int(flag)) > 0
+
+    def max(self, value: int) -> int:
+        """The largest of the ranks' values."""
+        return self._reduce([value], torch.distributed.ReduceOp.MAX)[0]
+
+    def min(self, value: int) -> int:
+        """The smallest of the ranks' values."""
+        return self._reduce([value], torch.distributed.ReduceOp.MIN)[0]
+
+    def sum(self, values: list[int]) -> list[int]:
+        """Elementwise sums over the ranks; exact, as counts must be."""
+        return self._reduce(values, torch.distributed.ReduceOp.SUM)
+
+    def share(self, value: Any) -> Any:
+        """The main rank's value, on every rank. For small plain values."""
+        if self._control is None:
+            return value
+        box = [value]
+        torch.distributed.broadcast_object_list(box, src=0, group=self._control)
+        return box[0]
+
+    def _reduce(self, values: list[int], operation: Any) -> list[int]:
+        if self._control is None:
+            return values
+        tensor = torch.tensor(values, dtype=torch.int64)
+        torch.distributed.all_reduce(tensor, op=operation, group=self._control)
+        return [int(value) for value in tensor]

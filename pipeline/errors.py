@@ -1,0 +1,23 @@
+"""The exceptions that decide how a process ends, and the exit codes they stand for."""
+
+from __future__ import annotations
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USER_ERROR = 2
+EXIT_STOPPED = 75
+
+
+class UserError(Exception):
+    """The user's config, data or command is wrong: one clear message, no traceback, exit code 2.
+
+    The message names the key or file, what is allowed and what was given.
+    """
+
+
+class StopRequested(Exception):
+    """Work ended early on request (a signal, a time limit) after saving; the same command goes on. Exit code 75."""
+
+
+class TrainingDiverged(Exception):
+    """The loss became NaN or infinite: nothing more is saved. Exit code 1, one clear message."""

@@ -1,0 +1,1 @@
+"""Crop plans, scores and metrics."""

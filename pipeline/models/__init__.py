@@ -1,0 +1,1 @@
+"""The networks, built from specifications that are plain data."""
