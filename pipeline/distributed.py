@@ -1,46 +1,15 @@
-"""Who this process is among the others, and the few things they do together.
-
-Rank and world size come from SLURM (one task per GPU), from torchrun, or there is one process. SLURM's come last: an
-interactive SLURM shell that starts torchrun has both.
-"""
+"""The processes of a stage as a group, and the few things they do together."""
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
-import os
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.distributed
 
 from pipeline.errors import UserError
-
-
-@dataclasses.dataclass(frozen=True)
-class Ranks:
-    """This process's place."""
-
-    rank: int = 0
-    local_rank: int = 0
-    world_size: int = 1
-
-    @property
-    def is_main(self) -> bool:
-        """Whether this is the process that writes and prints."""
-        return self.rank == 0
-
-
-def read_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
-    """The place that the launcher gave to this process."""
-    for rank, local_rank, world_size in (
-        ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
-        ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS"),
-    ):
-        if world_size in environment:
-            return Ranks(int(environment[rank]), int(environment[local_rank]), int(environment[world_size]))
-    return Ranks()
+from pipeline.ranks import Ranks
 
 
 class Collective:

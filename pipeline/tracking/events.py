@@ -7,6 +7,7 @@ there exactly once.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
@@ -14,49 +15,74 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.runs.artifact import naming_disk_errors
+
 EVENTS = "events.jsonl"
 
 Event = dict[str, Any]
-"""`kind` (train, validation, checkpoint, evaluation, progress, ...), `time` (Unix seconds), and what the kind has."""
+"""`kind`, `time` (Unix seconds), and what the kind has:
+
+train       global_step, epoch, loss, lr, images_per_second       (written every tracking.log_every_steps)
+validation  global_step, epoch, loss, top1_error_percent, top5_error_percent, images
+checkpoint  global_step, path, seconds, bytes
+evaluation  plan, images, views, top1_error_percent, top5_error_percent, seconds
+progress    done, total, unit, rate, text                         (shown, never written)
+note        level (info or warning), text                         (shown, never written)
+"""
 Listener = Callable[[Event], None]
 
 
 class EventLog:
     """Appends events to a stage's file and tells the listeners of each."""
 
-    def __init__(self, directory: Path, listeners: Sequence[Listener] = ()) -> None:
-        self._file = (directory / EVENTS).open("ab")
-        self._listeners = list(listeners)
+    def __init__(self, directory: Path | None, listeners: Sequence[Listener] = ()) -> None:
+        """`directory` None keeps nothing: for the ranks that are not the main one."""
+        self._path = Path(os.devnull) if directory is None else directory / EVENTS
+        with naming_disk_errors(self._path):
+            self._file = self._path.open("a+b", buffering=0)
+            _cut_torn_line(self._file)
+        self._listeners = tuple(listeners)
 
     def write(self, kind: str, **fields: Any) -> None:
         """Append one event; it survives the death of this process."""
         event: Event = {"kind": kind, "time": round(time.time(), 3), **fields}
-        self._file.write(json.dumps(event).encode() + b"\n")
-        self._file.flush()
+        with naming_disk_errors(self._path):
+            self._file.write(json.dumps(event).encode() + b"\n")
         self._tell(event)
 
     def show(self, kind: str, **fields: Any) -> None:
-        """Tell the listeners of something that is not worth a line in the record (a step between logged ones)."""
+        """Tell the listeners of something that is not worth a line in the record."""
         self._tell({"kind": kind, "time": round(time.time(), 3), **fields})
 
     def position(self) -> int:
         """The file's length in bytes, with everything up to there on disk; a checkpoint remembers it."""
-        os.fsync(self._file.fileno())
-        return self._file.tell()
+        if self._path != Path(os.devnull):
+            os.fsync(self._file.fileno())
+        return self._file.seek(0, os.SEEK_END)
 
     def rewind(self, position: int) -> None:
         """Cut off what was written after `position`: those steps are about to be done again."""
-        self._file.truncate(min(position, self._file.seek(0, os.SEEK_END)))
-        self._file.seek(0, os.SEEK_END)
+        if self._path != Path(os.devnull):
+            self._file.truncate(min(position, self._file.seek(0, os.SEEK_END)))
 
     def close(self) -> None:
         """Flush to disk and close."""
-        os.fsync(self._file.fileno())
+        self.position()
         self._file.close()
 
     def _tell(self, event: Event) -> None:
         for listener in self._listeners:
             listener(event)
+
+
+def _cut_torn_line(file: io.FileIO) -> None:
+    """Remove what a killed process wrote of a line it could not finish."""
+    end = file.seek(0, os.SEEK_END)
+    start = max(0, end - 65536)
+    file.seek(start)
+    tail = file.read(end - start)
+    if tail and not tail.endswith(b"\n"):
+        file.truncate(start + tail.rfind(b"\n") + 1)
 
 
 def read_events(directory: Path, kind: str | None = None) -> Iterator[Event]:

@@ -1,0 +1,35 @@
+"""Which of the stage's processes this is. Never imports torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranks:
+    """This process's place among those that run the stage."""
+
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.rank == 0
+
+
+def read_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
+    """The place that the launcher gave: torchrun's variables, or SLURM's (one task per GPU), or a single process.
+
+    torchrun's come first, since an interactive SLURM shell that starts torchrun has both.
+    """
+    for rank, local_rank, world_size in (
+        ("RANK", "LOCAL_RANK", "WORLD_SIZE"),
+        ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS"),
+    ):
+        if world_size in environment:
+            return Ranks(int(environment[rank]), int(environment[local_rank]), int(environment[world_size]))
+    return Ranks()

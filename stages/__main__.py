@@ -1,0 +1,37 @@
+"""`python -m stages NAME --run RUN`: run one stage of a run that `launch` has set up."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from pipeline.config.reader import read_run_config
+from pipeline.errors import EXIT_USER_ERROR, UserError
+from stages import STAGES
+
+
+def main() -> int:
+    """Parse, read the run's config, run the stage."""
+    parser = argparse.ArgumentParser(prog="python -m stages", description="Run one stage of a run, and nothing else.")
+    parser.add_argument("stage", choices=[spec.name for spec in STAGES], help="the stage to run")
+    parser.add_argument("--run", type=Path, required=True, help="the run directory, as made by `python -m launch`")
+    parser.add_argument(
+        "--from-checkpoint", help="freeze_bn: go on from this checkpoint directory, also another run's"
+    )
+    arguments = parser.parse_args()
+    if arguments.from_checkpoint and arguments.stage != "freeze_bn":
+        parser.error("--from-checkpoint belongs to the stage freeze_bn")
+    overrides = [f"freeze_bn.from_checkpoint={arguments.from_checkpoint}"] if arguments.from_checkpoint else []
+    try:
+        config = read_run_config(arguments.run, overrides)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return EXIT_USER_ERROR
+    from stages.runner import run_stage
+
+    return run_stage(arguments.stage, config, arguments.run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""The life of one stage process: check its inputs, lock its directory, run it, declare it done, and end with the code
+that says how it went."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.config.schema import Config
+from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR
+from pipeline.errors import StopRequested, TrainingDiverged, UserError
+from pipeline.ranks import Ranks, read_ranks
+from pipeline.runs.artifact import naming_disk_errors, remove_leftovers
+from pipeline.runs.lock import exclusive
+from pipeline.runs.manifest import Manifest, describe_outputs, read_manifest, verify_outputs, write_manifest
+from pipeline.runs.outcome import Outcome, clear_outcome, write_outcome
+from pipeline.runs.preemption import StopFlag
+from pipeline.runs.provenance import collect_provenance
+from pipeline.runs.stage import PlacedStage, place_stages
+from pipeline.tracking.events import EventLog
+from pipeline.tracking.listeners import listening
+from stages import STAGES
+from stages.context import StageContext, StageResult
+
+LIVES = "lives.jsonl"
+
+
+def run_stage(name: str, config: Config, run: Path) -> int:
+    """Run one stage of `run` in this process; returns the exit code of the contract, with the message printed."""
+    ranks = read_ranks()
+    stop = StopFlag()
+    stop.install()
+    _die_with_parent()
+    placed: PlacedStage | None = None
+    try:
+        placed = _placed_stage(name, config, run)
+        if placed.is_done:
+            _say(ranks, f"{name}: already done in {placed.directory}")
+            return EXIT_DONE
+        _run(placed, config, run, ranks, stop)
+    except (UserError, TrainingDiverged, StopRequested, Exception) as error:
+        outcome = _outcome(error, ranks)
+        print(f"{name}: {outcome.message}", file=sys.stderr, flush=True)
+        if placed is not None and placed.directory.exists():
+            with contextlib.suppress(UserError):
+                write_outcome(placed.directory, outcome)
+        # Ranks that stop together leave with 0, or their launcher would kill those that are a moment later.
+        together = outcome.exit_code == EXIT_STOPPED and ranks.world_size > 1
+        return EXIT_DONE if together else outcome.exit_code
+    return EXIT_DONE
+
+
+def _placed_stage(name: str, config: Config, run: Path) -> PlacedStage:
+    placed = place_stages(config, run, STAGES)
+    if name not in placed:
+        raise UserError(f"this config has no stage '{name}' (it has: {', '.join(placed)})")
+    return placed[name]
+
+
+def _run(placed: PlacedStage, config: Config, run: Path, ranks: Ranks, stop: StopFlag) -> None:
+    with naming_disk_errors(placed.directory):
+        placed.directory.mkdir(parents=True, exist_ok=True)
+    inputs = _inputs(placed, config, run, ranks)
+    with contextlib.ExitStack() as stack:
+        if ranks.is_main:
+            stack.enter_context(exclusive(placed.directory))
+            clear_outcome(placed.directory)
+            remove_leftovers(placed.directory)
+            stack.enter_context(_recorded_life(placed.directory, ranks))
+            listeners = stack.enter_context(listening(config, placed, run))
+            events = EventLog(placed.directory, listeners)
+        else:
+            events = EventLog(None)
+        stack.callback(events.close)
+        context = StageContext(config, run, placed.directory, inputs, ranks, events, stop)
+        # Until its code is imported a stage cannot be asked to stop, only to die.
+        result: StageResult = importlib.import_module(f"stages.{placed.name}").run(context)
+        if ranks.is_main:
+            _finish(placed, result)
+        if placed.spec.distributed:
+            context.collective.barrier()
+            context.collective.close()
+
+
+def _inputs(placed: PlacedStage, config: Config, run: Path, ranks: Ranks) -> dict[str, Path]:
+    """Directories of the input stages; UserError unless each is done and holds what its manifest says."""
+    everything = place_stages(config, run, STAGES)
+    directories = {}
+    for name in placed.inputs:
+        directory = everything[name].directory
+        manifest = read_manifest(directory)
+        if manifest is None:
+            raise UserError(
+                f"stage '{name}' is not done yet ({directory} has no manifest); "
+                f"run it first: python -m stages {name} --run {run}"
+            )
+        if ranks.is_main:
+            verify_outputs(directory, manifest)
+        directories[name] = directory
+    return directories
+
+
+def _finish(placed: PlacedStage, result: StageResult) -> None:
+    manifest = Manifest(
+        stage=placed.name,
+        key=placed.key,
+        inputs=placed.input_keys,
+        outputs=describe_outputs(placed.directory, result.outputs),
+        config=placed.config_part,
+        provenance=collect_provenance(),
+        metrics=result.metrics,
+    )
+    write_manifest(placed.directory, manifest)
+
+
+@contextlib.contextmanager
+def _recorded_life(directory: Path, ranks: Ranks) -> Iterator[None]:
+    """One line when a process starts on the stage and one when it ends; a start without an end was killed."""
+
+    def record(kind: str, **fields: object) -> None:
+        with naming_disk_errors(directory / LIVES), (directory / LIVES).open("a") as file:
+            file.write(json.dumps({"kind": kind, "time": round(time.time(), 3), **fields}) + "\n")
+
+    record("start", world_size=ranks.world_size, pid=os.getpid(), **collect_provenance())
+    error: BaseException | None = None
+    try:
+        yield
+    except BaseException as caught:
+        error = caught
+        raise
+    finally:
+        with contextlib.suppress(UserError):
+            record("end", error=None if error is None else f"{type(error).__name__}: {error}")
+
+
+def _outcome(error: Exception, ranks: Ranks) -> Outcome:
+    if isinstance(error, UserError):
+        return Outcome(EXIT_USER_ERROR, str(error), ranks.rank)
+    if isinstance(error, StopRequested):
+        return Outcome(EXIT_STOPPED, str(error), ranks.rank)
+    if not isinstance(error, TrainingDiverged):
+        traceback.print_exc()
+    return Outcome(EXIT_FAILED, str(error) or type(error).__name__, ranks.rank)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to send SIGTERM when the starting process dies, so that killing a launcher leaves no orphans at work."""
+    set_parent_death_signal = 1
+    if sys.platform == "linux" and "SENET154_LAUNCHER" in os.environ:
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+
+
+def _say(ranks: Ranks, text: str) -> None:
+    if ranks.is_main:
+        print(text, flush=True)
