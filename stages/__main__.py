@@ -17,11 +17,9 @@ def main() -> int:
     parser.add_argument("stage", choices=[spec.name for spec in STAGES], help="the stage to run")
     parser.add_argument("--run", type=Path, required=True, help="the run directory, as made by `python -m launch`")
     parser.add_argument(
-        "--from-checkpoint", help="freeze_bn: go on from this checkpoint directory, also another run's"
+        "--from-checkpoint", help="freeze the batch norms of this checkpoint, also another run's"
     )
     arguments = parser.parse_args()
-    if arguments.from_checkpoint and arguments.stage != "freeze_bn":
-        parser.error("--from-checkpoint belongs to the stage freeze_bn")
     overrides = [f"freeze_bn.from_checkpoint={arguments.from_checkpoint}"] if arguments.from_checkpoint else []
     try:
         config = read_run_config(arguments.run, overrides)
