@@ -1,0 +1,103 @@
+"""Errors as the contest counts them, with a rule for ties, so that they never depend on how a sort is done.
+
+A class is ranked above the true one if its score is higher, or equal with a lower label. An image is correct among the
+top k if fewer than k classes are ranked above the true one. A score that is not a number ranks above every other and
+below none: a network that went wrong is never taken for right.
+
+Letters in shapes: N images, K classes.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pipeline.data.index import ImageClass
+
+_ROWS_AT_ONCE = 2048
+
+
+def label_ranks(scores_NK: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
+    """How many classes are ranked above the true one, (N,) int64: 0 where the network is right at its first guess."""
+    true_N1 = scores_NK.gather(1, labels_N[:, None])
+    classes_K = torch.arange(scores_NK.shape[1], device=scores_NK.device)
+    tied_before_NK = (scores_NK == true_N1) & (classes_K < labels_N[:, None])
+    # "Not lower or equal" rather than "higher": a comparison with NaN is false, and NaN must count against the network.
+    return (~(scores_NK <= true_N1) | tied_before_NK).sum(1)
+
+
+def error_percent(errors: int, images: int) -> float:
+    """Errors in percent of the images."""
+    return 100.0 * errors / images
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """What the errors of one set of scores are counted from; a row an image, in the order of the index."""
+
+    labels: npt.NDArray[np.int64]
+    ranks: npt.NDArray[np.int64]
+    """How many classes are ranked above the true one."""
+    predicted: npt.NDArray[np.int64]
+    """The class ranked first."""
+    probability: npt.NDArray[np.float32]
+    """That class's probability, 0 to 1."""
+
+    def errors(self, k: int) -> int:
+        """Images whose true class is not among the k ranked first."""
+        return int((self.ranks >= k).sum())
+
+
+def rank_scores(scores: npt.NDArray[np.float16], labels: npt.NDArray[np.int64]) -> Ranking:
+    """The ranking of (N, K) log-probabilities; of a memory-mapped file only a few thousand rows are read at once."""
+    ranks = np.empty(len(labels), np.int64)
+    predicted = np.empty(len(labels), np.int64)
+    probability = np.empty(len(labels), np.float32)
+    for start in range(0, len(labels), _ROWS_AT_ONCE):
+        rows = slice(start, min(start + _ROWS_AT_ONCE, len(labels)))
+        some = np.array(scores[rows])
+        ranks[rows] = label_ranks(torch.from_numpy(some), torch.from_numpy(labels[rows])).numpy()
+        # argmax takes the first of equals, which is the rule above.
+        predicted[rows] = some.argmax(axis=1)
+        probability[rows] = np.exp(some.max(axis=1).astype(np.float32))
+    return Ranking(labels, ranks, predicted, probability)
+
+
+def class_table(ranking: Ranking, classes: Sequence[ImageClass]) -> str:
+    """Tab-separated, one line a class in label order: label, folder, words, images, top1_errors, top5_errors."""
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+    writer.writerow(("label", "folder", "words", "images", "top1_errors", "top5_errors"))
+    images = np.bincount(ranking.labels, minlength=len(classes))
+    top1, top5 = (np.bincount(ranking.labels[ranking.ranks >= k], minlength=len(classes)) for k in (1, 5))
+    for image_class in classes:
+        label = image_class.label
+        writer.writerow((label, image_class.folder, image_class.words, images[label], top1[label], top5[label]))
+    return text.getvalue()
+
+
+def worst_mistakes(ranking: Ranking, count: int) -> list[dict[str, Any]]:
+    """The images that the network was surest and wrong about, surest first; fewer where there are fewer.
+
+    Each has its position in the index, label, predicted (label), probability (of the predicted class) and label_rank
+    (how many classes are ranked above the true one).
+    """
+    wrong = np.flatnonzero((ranking.ranks > 0) & np.isfinite(ranking.probability))
+    surest = wrong[np.lexsort((wrong, -ranking.probability[wrong]))][:count]
+    return [
+        {
+            "position": int(position),
+            "label": int(ranking.labels[position]),
+            "predicted": int(ranking.predicted[position]),
+            "probability": round(float(ranking.probability[position]), 6),
+            "label_rank": int(ranking.ranks[position]),
+        }
+        for position in surest
+    ]

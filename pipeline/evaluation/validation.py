@@ -1,0 +1,76 @@
+"""Validation during training: two errors and a loss, exact at any number of processes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+import torch.nn.functional
+from torch import nn
+
+from pipeline.config.schema import Config, CropPlan
+from pipeline.data.batch import ViewBatch
+from pipeline.data.index import ImageIndex
+from pipeline.data.loaders import build_view_loader
+from pipeline.data.normalisation import Preprocessor
+from pipeline.distributed import Collective
+from pipeline.evaluation.crops import expand
+from pipeline.evaluation.inference import ViewScorer, evaluating
+from pipeline.evaluation.metrics import error_percent, label_ranks
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """How the network does on the validation images."""
+
+    images: int
+    loss: float
+    """Mean cross-entropy, without label smoothing, of the probabilities averaged over the plan's views."""
+    top1_error_percent: float
+    top5_error_percent: float
+
+
+def validate(
+    model: nn.Module,
+    index: ImageIndex,
+    plan: CropPlan,
+    config: Config,
+    collective: Collective,
+    preprocessor: Preprocessor,
+) -> Validation:
+    """Evaluate `model`, the bare module and not its DDP wrapper; all ranks call it, and all get the same answer.
+
+    The index is cut into batches of train.max_micro_batch, the last one smaller where that does not divide it, and
+    batch i is rank i mod world size's. Nothing is padded, so every image counts once; a rank may have no batch at all.
+    Since the batches do not depend on the number of processes, on the CPU neither does the last bit of the answer.
+    The model goes back to the mode it was in, module by module.
+    """
+    size = config.train.max_micro_batch
+    num_batches = -(-len(index) // size)
+    own = np.arange(collective.ranks.rank, num_batches, collective.ranks.world_size)
+    positions = (own[:, None] * size + np.arange(size)).ravel()
+    positions = positions[positions < len(index)]
+    losses = torch.zeros(num_batches, dtype=torch.float64, device=collective.device)
+    errors = torch.zeros(2, dtype=torch.int64, device=collective.device)
+    with evaluating(model), contextlib.ExitStack() as stack:
+        scorer = ViewScorer(model, plan, config.execution, preprocessor, collective.device)
+        batches: Iterable[ViewBatch] = ()
+        if len(own):
+            loader = build_view_loader(index, positions, expand(plan)[0], size, config.loader, collective.device)
+            batches = stack.enter_context(contextlib.closing(loader))
+        for number, batch in zip(own.tolist(), batches, strict=True):
+            labels = batch.labels.to(collective.device, non_blocking=True)
+            log_probabilities = scorer.log_probabilities(batch.views)
+            losses[number] = torch.nn.functional.nll_loss(log_probabilities.double(), labels, reduction="sum")
+            ranks = label_ranks(log_probabilities, labels)
+            errors += torch.stack(((ranks >= 1).sum(), (ranks >= 5).sum()))
+    # A batch's loss travels as the integer that has its bits: all other ranks add 0, so no rounding depends on their
+    # number, and NaN stays NaN.
+    bits = collective.sum([*losses.cpu().view(torch.int64).tolist(), *errors.tolist()])
+    *loss_bits, top1_errors, top5_errors = bits
+    loss = math.fsum(np.array(loss_bits, dtype=np.int64).view(np.float64)) / len(index)
+    return Validation(len(index), loss, error_percent(top1_errors, len(index)), error_percent(top5_errors, len(index)))
