@@ -65,6 +65,14 @@ class Collective:
         """Elementwise sums over the ranks; exact, as counts must be."""
         return self._reduce(values, torch.distributed.ReduceOp.SUM)
 
+    def sum_floats(self, values: list[float]) -> list[float]:
+        """Elementwise sums over the ranks, in float64."""
+        if self._control is None:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64)
+        torch.distributed.all_reduce(tensor, group=self._control)
+        return [float(value) for value in tensor]
+
     def share(self, value: Any) -> Any:
         """The main rank's value, on every rank. For small plain values."""
         if self._control is None:

@@ -212,6 +212,10 @@ class TrainConfig(Section):
         resolve_plan(self.validation, "validation")
         return self
 
+    def resolved_validation(self) -> CropPlan:
+        """The crop plan of the validation, with a built-in name looked up."""
+        return resolve_plan(self.validation, "validation")
+
 
 class FreezeBnConfig(Section):
     """The paper's last epochs, in which "the parameters of all BN layers were frozen"."""

@@ -1,0 +1,40 @@
+"""The optimizer of the paper: synchronous SGD with momentum."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from pipeline.config.schema import OptimConfig
+
+
+def build_sgd(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
+    """SGD over the parameters that take gradients.
+
+    PyTorch keeps the learning rate out of the momentum buffer, where Caffe multiplied it in; the two differ only in the
+    steps just after the rate changes, and the buffer here needs no correction at a drop.
+    """
+    decayed, plain = [], []
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                (decayed if _decays(module, name, config) else plain).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    on_gpu = any(parameter.is_cuda for parameter in decayed)
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]],
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        fused=True if on_gpu else None,
+    )
+
+
+def _decays(module: nn.Module, name: str, config: OptimConfig) -> bool:
+    """By module type, never by name: a name filter misses the batch norm of a projection shortcut."""
+    if config.decay == "all":
+        return True
+    return isinstance(module, nn.Conv2d | nn.Linear) and name == "weight"

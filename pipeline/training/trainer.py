@@ -1,0 +1,288 @@
+"""The training loop: the same for the main phase and for the epochs with frozen batch norms."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.config.schema import Config
+from pipeline.data.batch import Batch
+from pipeline.data.index import Dataset
+from pipeline.data.loaders import build_train_loader
+from pipeline.data.normalisation import Preprocessor
+from pipeline.data.order import StreamOrder
+from pipeline.distributed import Collective
+from pipeline.engines.engine import Engine
+from pipeline.errors import StopRequested, TrainingDiverged, UserError
+from pipeline.evaluation.validation import Validation, validate
+from pipeline.runs.preemption import StopFlag
+from pipeline.seeds import derive_seed
+from pipeline.tracking.events import EventLog
+from pipeline.training.batching import BatchSplit
+from pipeline.training.bn_freeze import frozen_digest
+from pipeline.training.checkpoint import Checkpoint, CheckpointStore
+from pipeline.training.loss_watch import LossWatch
+from pipeline.training.schedule import LearningRate
+from pipeline.training.throughput import Throughput
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """The optimizer steps that a stage takes, counted from 0 over the whole run: first_step to last_step - 1."""
+
+    first_step: int
+    last_step: int
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where training stands, beside the weights: what a checkpoint holds of the trainer itself."""
+
+    global_step: int
+    best: dict[str, Any] | None = None
+    """Step and errors of the best validation of this stage."""
+    validation: dict[str, Any] | None = None
+    """The latest validation."""
+
+
+class Trainer:
+    """Trains one phase, from its start or from wherever an earlier life of the stage stopped."""
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        order: StreamOrder,
+        phase: Phase,
+        split: BatchSplit,
+        engine: Engine,
+        collective: Collective,
+        store: CheckpointStore,
+        events: EventLog,
+        stop: StopFlag,
+    ) -> None:
+        self._config = config
+        self._dataset = dataset
+        self._order = order
+        self._phase = phase
+        self._split = split
+        self._engine = engine
+        self._collective = collective
+        self._store = store
+        self._events = events
+        self._stop = stop
+        self._learning_rate = LearningRate(config.schedule, config.optim.lr, order, config.train.epochs)
+        self._preprocessor = Preprocessor(
+            config.data, config.augmentation, collective.device, config.execution.channels_last
+        )
+        self._criterion = nn.CrossEntropyLoss(label_smoothing=config.train.label_smoothing)
+        self._loader = build_train_loader(
+            dataset.train,
+            config,
+            collective.ranks,
+            collective.device,
+            micro_batch=split.micro_batch,
+            first_step=phase.first_step,
+            last_step=phase.last_step,
+        )
+        self._progress = Progress(global_step=phase.first_step)
+        self._watch = LossWatch(collective)
+        self._saved: Path | None = None
+        self._frozen = frozen_digest(engine.model)
+
+    def resume(self, checkpoint: Checkpoint, path: Path) -> None:
+        """Go on from a checkpoint of this very phase."""
+        self._engine.model.load_state_dict(dict(checkpoint.model))
+        self._engine.load_state_dict(checkpoint.optimizer)
+        self._loader.load_state_dict(checkpoint.state["loader"])
+        self._events.rewind(checkpoint.state["events_position"])
+        self._progress = Progress(
+            checkpoint.global_step, checkpoint.state["best"], checkpoint.state["validation"]
+        )
+        self._saved = path
+        self._frozen = frozen_digest(self._engine.model)
+
+    def run(self) -> Progress:
+        """Train to the end of the phase; returns where training then stands, its checkpoint written.
+
+        StopRequested after saving where a stop was asked for; TrainingDiverged where the loss is no longer finite.
+        """
+        throughput = Throughput(self._split.global_batch)
+        batches = iter(self._loader)
+        try:
+            while self._progress.global_step < self._phase.last_step:
+                loss = self._train_step(batches, throughput)
+                self._progress.global_step += 1
+                self._after_step(loss, throughput)
+        finally:
+            self._loader.close()
+        if self._saved is None or not self._is_saved():
+            self._save()
+        return self._progress
+
+    def _train_step(self, batches: Iterator[Batch], throughput: Throughput) -> torch.Tensor:
+        """One optimizer step on one global batch; returns this process's share of its mean loss, on the device."""
+        step = self._progress.global_step
+        # Dropout and pixel jitter draw from generators whose state depends on the step and rank alone.
+        torch.manual_seed(derive_seed(self._config.seed, "step", step, self._collective.ranks.rank))
+        total = torch.zeros((), device=self._collective.device)
+        for index in range(self._split.accumulation):
+            with throughput.waiting_for_data():
+                batch = next(batches)
+            images = self._preprocessor.training(batch)
+            labels = batch.labels.to(self._collective.device, non_blocking=True)
+            with self._engine.accumulating(last=index == self._split.accumulation - 1):
+                loss = self._criterion(self._engine.forward(images), labels) / self._split.accumulation
+                self._engine.backward(loss)
+            total += loss.detach()
+        self._watch.look(total, step + 1)
+        self._engine.step(self._learning_rate.at(step))
+        throughput.step_done()
+        return total
+
+    def _after_step(self, loss: torch.Tensor, throughput: Throughput) -> None:
+        """Log, validate, save and stop, each where it is due. The order matters: what is saved has been checked."""
+        done = self._progress.global_step
+        is_last = done == self._phase.last_step
+        ends_epoch = int(self._order.epoch_of(done)) > int(self._order.epoch_of(done - 1)) or is_last
+        if done % self._config.tracking.log_every_steps == 0 or done == self._phase.first_step + 1 or is_last:
+            self._log(loss, throughput)
+        self._show_progress(throughput)
+        epoch = int(self._order.epoch_of(done))
+        if is_last or (ends_epoch and epoch % self._config.train.validate_every_epochs == 0):
+            with throughput.paused():
+                self._validate()
+        every_steps = self._config.checkpoint.every_steps
+        is_due = is_last or (ends_epoch and epoch % self._config.checkpoint.every_epochs == 0)
+        if is_due or (every_steps is not None and done % every_steps == 0):
+            with throughput.paused():
+                self._save()
+        if self._collective.any(self._stop.is_set) and not is_last:
+            if not self._is_saved():
+                self._save()
+            raise StopRequested(
+                f"stopped on request ({self._stop.reason or 'another process was asked'}) after step {done}, saved in "
+                f"{self._saved}; the same command goes on from there"
+            )
+
+    def _log(self, loss: torch.Tensor, throughput: Throughput) -> None:
+        """One line of the record. Reads the loss from the device, so it waits for the step."""
+        self._check_loss()
+        (total,) = self._collective.sum_floats([float(loss)])
+        done = self._progress.global_step
+        speed = throughput.read()
+        self._events.write(
+            "train",
+            global_step=done,
+            epoch=round(float(self._order.epoch_of(done)), 4),
+            loss=total / self._collective.ranks.world_size,
+            lr=self._learning_rate.at(done - 1),
+            images_per_second=speed.images_per_second,
+            data_wait_percent=speed.data_wait_percent,
+        )
+
+    def _show_progress(self, throughput: Throughput) -> None:
+        self._events.show(
+            "progress",
+            done=self._progress.global_step - self._phase.first_step,
+            total=self._phase.last_step - self._phase.first_step,
+            unit="steps",
+            rate=throughput.recent,
+            text=f"epoch {float(self._order.epoch_of(self._progress.global_step)):.2f}",
+        )
+
+    def _validate(self) -> None:
+        self._check_loss()
+        self._engine.synchronise_buffers()
+        result: Validation = validate(
+            self._engine.model,
+            self._dataset.val,
+            self._config.train.resolved_validation(),
+            self._config,
+            self._collective,
+            self._preprocessor,
+        )
+        done = self._progress.global_step
+        fields = {"global_step": done, "epoch": round(float(self._order.epoch_of(done)), 4), **dataclasses.asdict(result)}
+        self._progress.validation = fields
+        best = self._progress.best
+        if best is None or fields["top1_error_percent"] < best["top1_error_percent"]:
+            self._progress.best = fields
+        self._events.write("validation", **fields)
+
+    def _save(self) -> None:
+        self._check_loss()
+        self._check_frozen()
+        done = self._progress.global_step
+        if self._collective.ranks.is_main:
+            started = time.monotonic()
+            checkpoint = Checkpoint(
+                global_step=done,
+                model=self._engine.model.state_dict(),
+                optimizer=self._engine.state_dict(),
+                state={
+                    "loader": self._loader.state_dict(),
+                    "events_position": self._events.position(),
+                    "best": self._progress.best,
+                    "validation": self._progress.validation,
+                    "processes": describe_processes(self._collective, self._split),
+                },
+            )
+            best_step = None if self._progress.best is None else self._progress.best["global_step"]
+            self._saved = self._store.save(checkpoint, best_step)
+            seconds = round(time.monotonic() - started, 3)
+            self._events.show("checkpoint", global_step=done, path=str(self._saved), seconds=seconds)
+        self._saved = Path(self._collective.share(str(self._saved)))
+
+    def _is_saved(self) -> bool:
+        return self._saved is not None and self._saved.name.endswith(f"{self._progress.global_step:08d}")
+
+    def _check_loss(self) -> None:
+        bad_step = self._watch.first_bad_step()
+        if bad_step is not None:
+            where = f"the last good checkpoint is {self._saved}" if self._saved else "no checkpoint was written yet"
+            raise TrainingDiverged(
+                f"the loss was NaN or infinite in step {bad_step}, so training stops and nothing more is saved; {where}"
+            )
+
+    def _check_frozen(self) -> None:
+        """The promise of the freeze_bn stage, checked at every save: not a bit of a frozen batch norm has changed."""
+        assert frozen_digest(self._engine.model) == self._frozen, "a frozen batch norm has changed"
+
+
+def describe_processes(collective: Collective, split: BatchSplit) -> dict[str, Any]:
+    """What the last bits of a result depend on beside the config, and (micro_batch) what the batch norms saw."""
+    return {
+        "world_size": split.world_size,
+        "micro_batch": split.micro_batch,
+        "device": collective.device.type,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def compare_processes(saved: dict[str, Any], now: dict[str, Any]) -> str | None:
+    """What to tell about going on with other processes than the checkpoint was written by; None where all is equal.
+
+    UserError where the result would be another one: the batch norms would see batches of another size.
+    """
+    if saved["micro_batch"] != now["micro_batch"]:
+        raise UserError(
+            f"the checkpoint was trained with {saved['micro_batch']} images per forward pass "
+            f"({saved['world_size']} processes), now it would be {now['micro_batch']} ({now['world_size']} processes), "
+            "and the batch norms would see other batches; choose a number of processes or train.max_micro_batch that "
+            f"gives {saved['micro_batch']} again"
+        )
+    changed = [f"{name} {saved[name]} -> {now[name]}" for name in now if saved[name] != now[name]]
+    if not changed:
+        return None
+    return (
+        f"going on with {', '.join(changed)}: the images and their order stay exactly the same, "
+        "the last bits of the weights need not"
+    )

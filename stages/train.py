@@ -1,0 +1,17 @@
+"""Train from the seeded initial weights to the epoch where the batch norms freeze."""
+
+from __future__ import annotations
+
+from pipeline.data.index import read_dataset
+from pipeline.models.weights import read_weights
+from pipeline.training.trainer import Phase
+from stages.context import StageContext, StageResult
+from stages.training import WEIGHTS, new_model, stream_order, train_phase
+
+
+def run(context: StageContext) -> StageResult:
+    """Synchronous SGD over train.epochs - freeze_bn.last_epochs epochs (section 5.1 and appendix of the paper)."""
+    dataset = read_dataset(context.inputs["prepare"])
+    last_step = stream_order(context, dataset).steps_for(context.config.train_stage_epochs)
+    weights = read_weights(context.inputs["build"] / WEIGHTS)
+    return train_phase(context, dataset, Phase(0, last_step), new_model(context), weights, optimizer=None)

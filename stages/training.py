@@ -1,0 +1,120 @@
+"""What the stages train and freeze_bn share: one phase of training, from where it starts to the weights it leaves."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pipeline.data.index import Dataset
+from pipeline.data.order import StreamOrder
+from pipeline.engines.engine import OptimizerState
+from pipeline.engines.native import NativeEngine
+from pipeline.models import create_model
+from pipeline.models.weights import load_state, save_weights
+from pipeline.tracking.events import read_events
+from pipeline.training.batching import split_batch
+from pipeline.training.checkpoint import CheckpointStore, checkpoint_files, read_checkpoint
+from pipeline.training.trainer import Phase, Trainer, compare_processes, describe_processes
+from stages.context import StageContext, StageResult
+
+WEIGHTS = "weights.safetensors"
+CHECKPOINTS = "checkpoints"
+
+
+def stream_order(context: StageContext, dataset: Dataset) -> StreamOrder:
+    """The order in which this run sees its training images."""
+    return StreamOrder(len(dataset.train), context.config.train.global_batch, context.config.seed)
+
+
+def new_model(context: StageContext) -> nn.Module:
+    """The recipe's network; its weights are still to be loaded."""
+    model = context.config.model
+    return create_model(model.name, model.num_classes, dropout=model.dropout, bn_momentum=model.bn_momentum)
+
+
+def train_phase(
+    context: StageContext,
+    dataset: Dataset,
+    phase: Phase,
+    model: nn.Module,
+    weights: Mapping[str, torch.Tensor],
+    optimizer: OptimizerState | None,
+) -> StageResult:
+    """Train `phase`, beginning with `weights` and `optimizer` or where an earlier life of this stage stopped.
+
+    Leaves weights.safetensors (parameters and batch norm statistics) and the last checkpoint.
+    """
+    started = time.monotonic()
+    config, collective = context.config, context.collective
+    if collective.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    split = split_batch(config.train.global_batch, collective.ranks.world_size, config.train.max_micro_batch)
+    _note(context, f"global batch {split.global_batch} = {split.world_size} processes x {split.micro_batch} images "
+          f"x {split.accumulation} accumulation steps; lr {config.optim.lr:g} is for the global batch")
+    engine = NativeEngine(model, config.optim, config.execution, collective)
+    size = config.train.image_size_px
+    engine.rehearse((split.micro_batch, 3, size, size))
+    load_state(model, weights, "the weights that the stage starts from")
+    if optimizer is not None:
+        engine.load_state_dict(optimizer)
+    store = CheckpointStore(
+        context.directory / CHECKPOINTS, config.checkpoint.keep_last, config.checkpoint.keep_best
+    )
+    order = stream_order(context, dataset)
+    trainer = Trainer(
+        config, dataset, order, phase, split, engine, collective, store, context.events, context.stop
+    )
+    _resume(context, trainer, store, describe_processes(collective, split))
+    progress = trainer.run()
+    engine.synchronise_buffers()
+    validation = progress.validation or {}
+    metrics = {
+        "global_step": progress.global_step,
+        "epochs": round(float(order.epoch_of(progress.global_step)), 4),
+        "top1_error_percent": validation.get("top1_error_percent"),
+        "top5_error_percent": validation.get("top5_error_percent"),
+        "best": progress.best,
+        "seconds": round(time.monotonic() - started, 1),
+        "images_per_second": _median_speed(context.directory),
+        "world_size": split.world_size,
+        "micro_batch": split.micro_batch,
+        "accumulation": split.accumulation,
+    }
+    last = context.directory / CHECKPOINTS / f"step-{progress.global_step:08d}"
+    if context.ranks.is_main:
+        metadata = {"model": config.model.name, "num_classes": str(config.model.num_classes)}
+        save_weights(context.directory / WEIGHTS, model.state_dict(), metadata)
+    return StageResult([WEIGHTS, *checkpoint_files(last, context.directory)], metrics)
+
+
+def _resume(context: StageContext, trainer: Trainer, store: CheckpointStore, processes: dict[str, object]) -> None:
+    """From the newest whole checkpoint of this stage, if there is one; the main rank chooses for all."""
+
+    def warn(text: str) -> None:
+        context.events.show("note", level="warning", text=text)
+
+    newest = store.newest(warn) if context.ranks.is_main else None
+    chosen = context.collective.share(None if newest is None else str(newest))
+    if chosen is None:
+        context.events.rewind(0)
+        return
+    checkpoint = read_checkpoint(Path(chosen))
+    difference = compare_processes(checkpoint.state["processes"], processes)
+    trainer.resume(checkpoint, Path(chosen))
+    _note(context, f"going on after step {checkpoint.global_step}, from {chosen}")
+    if difference:
+        _note(context, difference)
+
+
+def _median_speed(directory: Path) -> float | None:
+    speeds = [event["images_per_second"] for event in read_events(directory, "train")]
+    return statistics.median(speeds) if speeds else None
+
+
+def _note(context: StageContext, text: str) -> None:
+    context.events.show("note", level="info", text=text)
