@@ -1,0 +1,72 @@
+"""How events read: short lines of fields with units, the same on a terminal and in a log."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.tracking.events import Event
+
+
+def describe(stage: str, event: Event) -> str | None:
+    """The line of an event that is not progress; None for a kind that is not shown."""
+    match event["kind"]:
+        case "validation":
+            fields = ["validation", f"epoch {event['epoch']:.4g}", *_errors(event)]
+        case "evaluation":
+            fields = [
+                "evaluation",
+                event["plan"],
+                _count(event["images"], "image"),
+                _count(event["views"], "view"),
+                *_errors(event),
+                duration(event["seconds"]),
+            ]
+        case "checkpoint":
+            fields = [
+                "checkpoint",
+                f"step {event['global_step']}",
+                f"{event['bytes'] / 1e6:,.1f} MB in {event['seconds']:.1f} s",
+            ]
+        case "note":
+            fields = ["warning" if event["level"] == "warning" else stage, event["text"]]
+        case _:
+            return None
+    return "  ".join(fields)
+
+
+def describe_training(event: Event) -> list[str]:
+    """The fields of a train event, without the step."""
+    return [f"epoch {event['epoch']:.2f}", f"loss {event['loss']:.3f}", f"lr {event['lr']:.3g}"]
+
+
+def rate(value: float, unit: str) -> str:
+    """A rate, `412 images/s`; with decimals where it is small."""
+    singular = unit.removesuffix("s")
+    return f"{value:,.0f} {singular}s/s" if value >= 10 else f"{value:.2f} {singular}s/s"
+
+
+def duration(seconds: float) -> str:
+    """A length of time: `3.1 s` under a minute, else hours, minutes and seconds."""
+    return f"{seconds:.1f} s" if seconds < 60 else clock_time(seconds)
+
+
+def clock_time(seconds: float) -> str:
+    """Hours, minutes and seconds, `0:00:31`, with days where there are any, `2d 3:04:05`."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return (f"{days}d " if days else "") + f"{hour}:{minute:02}:{second:02}"
+
+
+def printable(text: str, encoding: str) -> str:
+    """`text` with everything escaped that could steer a terminal or that `encoding` cannot say; newlines stay."""
+    escaped = "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
+    return escaped.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _errors(event: dict[str, Any]) -> list[str]:
+    return [f"top-{k} error {event[f'top{k}_error_percent']:.2f} %" for k in (1, 5)]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
