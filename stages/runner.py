@@ -4,26 +4,29 @@ that says how it went."""
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
-import json
 import os
-import signal
 import sys
-import time
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config.schema import Config
-from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR
-from pipeline.errors import StopRequested, TrainingDiverged, UserError
+from pipeline.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_STOPPED,
+    EXIT_USER_ERROR,
+    StopRequested,
+    TrainingDiverged,
+    UserError,
+)
 from pipeline.ranks import Ranks, read_ranks
 from pipeline.runs.artifact import naming_disk_errors, remove_leftovers
-from pipeline.runs.lock import exclusive
+from pipeline.runs.life import recorded_life
+from pipeline.runs.lock import DirectoryBusy, exclusive
 from pipeline.runs.manifest import Manifest, describe_outputs, read_manifest, verify_outputs, write_manifest
 from pipeline.runs.outcome import Outcome, clear_outcome, write_outcome
-from pipeline.runs.preemption import StopFlag
+from pipeline.runs.preemption import StopFlag, stop_with_parent
 from pipeline.runs.provenance import collect_provenance
 from pipeline.runs.stage import PlacedStage, place_stages
 from pipeline.tracking.events import EventLog
@@ -31,15 +34,14 @@ from pipeline.tracking.listeners import listening
 from stages import STAGES
 from stages.context import StageContext, StageResult
 
-LIVES = "lives.jsonl"
-
 
 def run_stage(name: str, config: Config, run: Path) -> int:
     """Run one stage of `run` in this process; returns the exit code of the contract, with the message printed."""
     ranks = read_ranks()
     stop = StopFlag()
     stop.install()
-    _die_with_parent()
+    if "SENET154_LAUNCHER" in os.environ:
+        stop_with_parent()
     placed: PlacedStage | None = None
     try:
         placed = _placed_stage(name, config, run)
@@ -50,7 +52,8 @@ def run_stage(name: str, config: Config, run: Path) -> int:
     except (UserError, TrainingDiverged, StopRequested, Exception) as error:
         outcome = _outcome(error, ranks)
         print(f"{name}: {outcome.message}", file=sys.stderr, flush=True)
-        if placed is not None and placed.directory.exists():
+        # Who is refused at the door leaves no note in a directory where another process is at work.
+        if placed is not None and placed.directory.exists() and not isinstance(error, DirectoryBusy):
             with contextlib.suppress(UserError):
                 write_outcome(placed.directory, outcome)
         # Ranks that stop together leave with 0, or their launcher would kill those that are a moment later.
@@ -75,7 +78,7 @@ def _run(placed: PlacedStage, config: Config, run: Path, ranks: Ranks, stop: Sto
             stack.enter_context(exclusive(placed.directory))
             clear_outcome(placed.directory)
             remove_leftovers(placed.directory)
-            stack.enter_context(_recorded_life(placed.directory, ranks))
+            stack.enter_context(recorded_life(placed.directory, ranks.world_size))
             listeners = stack.enter_context(listening(config, placed, run))
             events = EventLog(placed.directory, listeners)
         else:
@@ -122,26 +125,6 @@ def _finish(placed: PlacedStage, result: StageResult) -> None:
     write_manifest(placed.directory, manifest)
 
 
-@contextlib.contextmanager
-def _recorded_life(directory: Path, ranks: Ranks) -> Iterator[None]:
-    """One line when a process starts on the stage and one when it ends; a start without an end was killed."""
-
-    def record(kind: str, **fields: object) -> None:
-        with naming_disk_errors(directory / LIVES), (directory / LIVES).open("a") as file:
-            file.write(json.dumps({"kind": kind, "time": round(time.time(), 3), **fields}) + "\n")
-
-    record("start", world_size=ranks.world_size, pid=os.getpid(), **collect_provenance())
-    error: BaseException | None = None
-    try:
-        yield
-    except BaseException as caught:
-        error = caught
-        raise
-    finally:
-        with contextlib.suppress(UserError):
-            record("end", error=None if error is None else f"{type(error).__name__}: {error}")
-
-
 def _outcome(error: Exception, ranks: Ranks) -> Outcome:
     if isinstance(error, UserError):
         return Outcome(EXIT_USER_ERROR, str(error), ranks.rank)
@@ -150,13 +133,6 @@ def _outcome(error: Exception, ranks: Ranks) -> Outcome:
     if not isinstance(error, TrainingDiverged):
         traceback.print_exc()
     return Outcome(EXIT_FAILED, str(error) or type(error).__name__, ranks.rank)
-
-
-def _die_with_parent() -> None:
-    """Ask Linux to send SIGTERM when the starting process dies, so that killing a launcher leaves no orphans at work."""
-    set_parent_death_signal = 1
-    if sys.platform == "linux" and "SENET154_LAUNCHER" in os.environ:
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 def _say(ranks: Ranks, text: str) -> None:

@@ -1,0 +1,1 @@
+"""Run directories: stages, their keys, manifests, locks and provenance. Never imports torch."""

@@ -1,0 +1,70 @@
+"""The lives of a stage: a line when a process starts on it and one when it ends; a start without an end was killed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.runs.artifact import naming_disk_errors
+from pipeline.runs.provenance import collect_provenance
+
+LIVES = "lives.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Life:
+    """One process's work on a stage."""
+
+    start: float
+    """Unix seconds."""
+    end: float | None
+    """None where the process still lives or was killed."""
+    error: str | None
+    """How it ended; None where it ended well or has not ended."""
+    world_size: int
+
+
+@contextlib.contextmanager
+def recorded_life(directory: Path, world_size: int) -> Iterator[None]:
+    """Record that this process starts on the stage in `directory`, on what, and how that ends."""
+
+    def record(kind: str, **fields: object) -> None:
+        with naming_disk_errors(directory / LIVES), (directory / LIVES).open("a") as file:
+            file.write(json.dumps({"kind": kind, "time": round(time.time(), 3), **fields}) + "\n")
+
+    record("start", world_size=world_size, pid=os.getpid(), **collect_provenance())
+    error: BaseException | None = None
+    try:
+        yield
+    except BaseException as caught:
+        error = caught
+        raise
+    finally:
+        # Where the disk is full, the error that said so is on its way; a second one would hide it.
+        with contextlib.suppress(UserError):
+            record("end", error=None if error is None else f"{type(error).__name__}: {error}")
+
+
+def read_lives(directory: Path) -> list[Life]:
+    """The lives of a stage directory in order; lines that a full disk or a kill tore are left out."""
+    lives: list[Life] = []
+    try:
+        lines = (directory / LIVES).read_text().splitlines()
+    except FileNotFoundError:
+        return lives
+    for line in lines:
+        try:
+            fields = json.loads(line)
+        except ValueError:
+            continue
+        if fields["kind"] == "start":
+            lives.append(Life(fields["time"], None, None, fields["world_size"]))
+        elif lives:
+            lives[-1] = dataclasses.replace(lives[-1], end=fields["time"], error=fields["error"])
+    return lives
