@@ -1,0 +1,205 @@
+"""From a recipe and `key=value` overrides to one frozen Config, or to all that is wrong with them at once."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
+
+from pipeline.config.document import COMMAND_LINE, Entry, Place, Problem, parse_document, read_document
+from pipeline.config.keys import resolve_short_key
+from pipeline.config.problems import explain, in_order, take_out_unknown_keys
+from pipeline.config.schema import Config
+from pipeline.errors import UserError
+from pipeline.runs.artifact import naming_disk_errors, write_bytes
+
+RUN_CONFIG = "config.yaml"
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The recipe at `path`, on top of those it extends, with the overrides on top of all.
+
+    A recipe is a YAML 1.2 file. `extends: other.yaml` (relative to the file) takes everything from another recipe that
+    this one does not set itself, key by key; lists are replaced whole. An override is `train.epochs=3`, or
+    `epochs=3` where only one key ends so; its value is YAML too, and empty stands for null.
+
+    Raises UserError with every mistake, each as `file:line: key: what must hold (given ...)`.
+    """
+    problems: list[Problem] = []
+    sources: list[str] = []
+    merged = _read_extended(path, problems, sources)
+    for override in overrides:
+        merged = _overridden(merged, override, problems)
+    merged, unknown = take_out_unknown_keys(merged)
+    problems += unknown
+    try:
+        config = Config.model_validate(merged.plain())
+    except ValidationError as error:
+        problems += explain(error, merged)
+    if problems:
+        raise UserError("\n".join(str(problem) for problem in in_order(problems, sources)))
+    return config
+
+
+def write_run_config(run: Path, config: Config) -> None:
+    """Write RUN/config.yaml: every key with its value, defaults included."""
+    with naming_disk_errors(run):
+        run.mkdir(parents=True, exist_ok=True)
+    yaml = YAML()
+    yaml.width = 120
+    yaml.representer.add_representer(type(None), _represent_null)
+    text = io.StringIO()
+    yaml.dump(_in_flow_style(config.model_dump(mode="json")), text)
+    write_bytes(run / RUN_CONFIG, text.getvalue().encode())
+
+
+def read_run_config(run: Path, overrides: Sequence[str] = ()) -> Config:
+    """The config that a run was set up with; UserError if `run` is no run directory."""
+    path = run / RUN_CONFIG
+    if not path.is_file():
+        raise UserError(
+            f"{path}: must be there (this is not a run directory; "
+            "`python -m launch run configs/RECIPE.yaml` sets one up and runs it)"
+        )
+    return load_config(path, overrides)
+
+
+def config_differences(old: Config, new: Config) -> list[str]:
+    """Every key whose value differs, as `train.epochs: 100 -> 90`; empty for equal configs."""
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    return [
+        f"{key}: {_shown(before, key)} -> {_shown(after, key)}"
+        for key in [*before, *(key for key in after if key not in before)]
+        if _shown(before, key) != _shown(after, key)
+    ]
+
+
+def _read_extended(path: Path, problems: list[Problem], sources: list[str], chain: tuple[Path, ...] = ()) -> Entry:
+    """The file's entries on top of those of the file it extends, and so on; without their `extends`."""
+    if not path.is_file():
+        raise UserError(_not_there(path))
+    document = read_document(path)
+    sources.append(str(path))
+    problems += document.problems
+    if document.root is None:
+        raise UserError(f"{path}:1: the file is empty; a recipe has at least the sections data, model, optim ...")
+    if not isinstance(document.root.value, dict):
+        raise UserError(f"{document.root.place}: a recipe must be `key: value` lines (given {document.root.text})")
+    entries = dict(document.root.value)
+    root = Entry(entries, Place(str(path), 1), document.root.text)
+    extends = entries.pop("extends", None)
+    if extends is None:
+        return root
+    if not isinstance(extends.value, str):
+        raise UserError(f"{extends.place}: extends: must be the path of another recipe (given {extends.text})")
+    base = Path(os.path.normpath(path.parent / extends.value))
+    chain = (*chain, path)
+    if base.resolve() in [file.resolve() for file in chain]:
+        circle = " -> ".join(str(file) for file in (*chain, base))
+        raise UserError(f"{extends.place}: extends: must not lead back to a file that extends this one ({circle})")
+    if not base.is_file():
+        raise UserError(f"{extends.place}: extends: {_not_there(base)}")
+    return _merged(_read_extended(base, problems, sources, chain), root)
+
+
+def _not_there(path: Path) -> str:
+    if path.is_dir():
+        return f"{path} is a folder, a recipe is a file"
+    if not path.parent.is_dir():
+        return f"{path}: no such file (there is no folder {path.parent})"
+    recipes = sorted(file.name for file in path.parent.iterdir() if file.suffix in (".yaml", ".yml"))
+    close = difflib.get_close_matches(path.name, recipes, n=1) or [
+        name for name in recipes if Path(name).stem == path.name
+    ]
+    if close:
+        return f"{path}: no such file (did you mean {path.with_name(close[0])}?)"
+    there = f"there are: {', '.join(recipes)}" if recipes else "there are no recipes in this folder"
+    return f"{path}: no such file ({there})"
+
+
+def _merged(base: Entry, top: Entry) -> Entry:
+    if not (isinstance(base.value, dict) and isinstance(top.value, dict)):
+        return top
+    entries = dict(base.value)
+    for name, entry in top.value.items():
+        entries[name] = _merged(entries[name], entry) if name in entries else entry
+    return Entry(entries, top.place, top.text)
+
+
+def _overridden(root: Entry, override: str, problems: list[Problem]) -> Entry:
+    given, equals, text = override.partition("=")
+    given = given.strip()
+    if not equals or not given:
+        problems.append(Problem(COMMAND_LINE, override, "must be key=value, as in train.epochs=3"))
+        return root
+    try:
+        key = resolve_short_key(given)
+    except ValueError as error:
+        problems.append(Problem(COMMAND_LINE, given, str(error)))
+        return root
+    try:
+        document = parse_document(text, COMMAND_LINE.source)
+    except UserError:
+        problems.append(
+            Problem(COMMAND_LINE, key, f"must be a YAML value; put special characters in quotes (given {text})")
+        )
+        return root
+    problems += [Problem(COMMAND_LINE, key, problem.text) for problem in document.problems]
+    value = Entry(None, COMMAND_LINE, "nothing") if document.root is None else _from_command_line(document.root)
+    return _with_value(root, key.split("."), value)
+
+
+def _with_value(entry: Entry, names: list[str], value: Entry) -> Entry:
+    if not names:
+        return _merged(entry, value)
+    # A section keeps its own place: what it lacks is not the command line's fault.
+    entries = dict(entry.value) if isinstance(entry.value, dict) else {}
+    entries[names[0]] = _with_value(entries.get(names[0], Entry({}, COMMAND_LINE, "nothing")), names[1:], value)
+    return Entry(entries, entry.place, entry.text)
+
+
+def _from_command_line(entry: Entry) -> Entry:
+    value = entry.value
+    if isinstance(value, dict):
+        value = {name: _from_command_line(inner) for name, inner in value.items()}
+    elif isinstance(value, list):
+        value = [_from_command_line(inner) for inner in value]
+    return Entry(value, COMMAND_LINE, entry.text)
+
+
+def _flat(value: Any, key: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {key: value}
+    return {
+        inner_key: inner
+        for name, item in value.items()
+        for inner_key, inner in _flat(item, f"{key}.{name}" if key else name).items()
+    }
+
+
+def _shown(values: dict[str, Any], key: str) -> str:
+    return json.dumps(values[key]) if key in values else "absent"
+
+
+def _represent_null(representer: Any, value: None) -> Any:
+    return representer.represent_scalar("tag:yaml.org,2002:null", "null")  # ruamel would leave the place empty
+
+
+def _in_flow_style(value: Any) -> Any:
+    """Sections as blocks, lists of plain values in one line."""
+    if isinstance(value, dict):
+        return {name: _in_flow_style(item) for name, item in value.items()}
+    if isinstance(value, list):
+        items = CommentedSeq(_in_flow_style(item) for item in value)
+        if not any(isinstance(item, dict) for item in value):
+            items.fa.set_flow_style()
+        return items
+    return value
