@@ -1,1 +1,34 @@
-"""The networks, built from specifications that are plain data."""
+"""The networks. Importing this package does not import torch; `create_model` does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.errors import UserError
+from pipeline.models.spec import SPECS
+
+if TYPE_CHECKING:
+    from pipeline.models.senet import SENet
+
+
+def create_model(
+    name: str, num_classes: int, *, dropout: float = 0.2, bn_momentum: float = 0.1, seed: int = 0
+) -> SENet:
+    """The network `name` of `SPECS`, in training mode, on torch's current default device.
+
+    It holds the initial weights of `seed` (see `senet.initialise`), except under `torch.device("meta")`, where it costs
+    neither time nor memory: for looking at it, or for loading weights into it. UserError for an unknown name.
+    """
+    import torch
+
+    from pipeline.models.senet import SENet, initialise
+
+    if name not in SPECS:
+        raise UserError(f"model.name: there is no network '{name}' (there are: {', '.join(SPECS)})")
+    device = torch.get_default_device()
+    with torch.device("meta"):
+        model = SENet(SPECS[name], num_classes, dropout=dropout, bn_momentum=bn_momentum)
+    if device.type != "meta":
+        model.to_empty(device=device)
+        initialise(model, seed)
+    return model
