@@ -29,13 +29,11 @@ class Collective:
                 )
             self.device = torch.device("cuda", ranks.local_rank)
             torch.cuda.set_device(self.device)
-        self._control: torch.distributed.ProcessGroup | None = None
+        self._control: Any = None
         if ranks.world_size > 1:
             timeout = datetime.timedelta(seconds=timeout_seconds)
             backend = "nccl" if self.device.type == "cuda" else "gloo"
-            torch.distributed.init_process_group(
-                backend, rank=ranks.rank, world_size=ranks.world_size, timeout=timeout
-            )
+            torch.distributed.init_process_group(backend, rank=ranks.rank, world_size=ranks.world_size, timeout=timeout)
             # Flags and barriers travel over the CPU, so that agreeing to stop never makes the host wait for the GPU.
             self._control = torch.distributed.new_group(backend="gloo", timeout=timeout)
 

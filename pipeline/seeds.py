@@ -1,7 +1,8 @@
 """Seeds that depend on what they are for, and on nothing else.
 
 Everything random in a run derives from the run's seed and the thing it is drawn for (an epoch, an image, a step and
-rank). No generator has a state that a checkpoint would have to carry: a resumed run draws what the uninterrupted one drew.
+rank). No generator has a state that a checkpoint would have to carry: a resumed run draws what the uninterrupted one
+drew.
 """
 
 from __future__ import annotations

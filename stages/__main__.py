@@ -16,9 +16,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m stages", description="Run one stage of a run, and nothing else.")
     parser.add_argument("stage", choices=[spec.name for spec in STAGES], help="the stage to run")
     parser.add_argument("--run", type=Path, required=True, help="the run directory, as made by `python -m launch`")
-    parser.add_argument(
-        "--from-checkpoint", help="freeze the batch norms of this checkpoint, also another run's"
-    )
+    parser.add_argument("--from-checkpoint", help="freeze the batch norms of this checkpoint, also another run's")
     arguments = parser.parse_args()
     overrides = [f"freeze_bn.from_checkpoint={arguments.from_checkpoint}"] if arguments.from_checkpoint else []
     try:

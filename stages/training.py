@@ -54,21 +54,20 @@ def train_phase(
     if collective.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     split = split_batch(config.train.global_batch, collective.ranks.world_size, config.train.max_micro_batch)
-    _note(context, f"global batch {split.global_batch} = {split.world_size} processes x {split.micro_batch} images "
-          f"x {split.accumulation} accumulation steps; lr {config.optim.lr:g} is for the global batch")
+    _note(
+        context,
+        f"global batch {split.global_batch} = {split.world_size} processes x {split.micro_batch} images "
+        f"x {split.accumulation} accumulation steps; lr {config.optim.lr:g} is for the global batch",
+    )
     engine = NativeEngine(model, config.optim, config.execution, collective)
     size = config.train.image_size_px
     engine.rehearse((split.micro_batch, 3, size, size))
     load_state(model, weights, "the weights that the stage starts from")
     if optimizer is not None:
         engine.load_state_dict(optimizer)
-    store = CheckpointStore(
-        context.directory / CHECKPOINTS, config.checkpoint.keep_last, config.checkpoint.keep_best
-    )
+    store = CheckpointStore(context.directory / CHECKPOINTS, config.checkpoint.keep_last, config.checkpoint.keep_best)
     order = stream_order(context, dataset)
-    trainer = Trainer(
-        config, dataset, order, phase, split, engine, collective, store, context.events, context.stop
-    )
+    trainer = Trainer(config, dataset, order, phase, split, engine, collective, store, context.events, context.stop)
     _resume(context, trainer, store, describe_processes(collective, split))
     progress = trainer.run()
     engine.synchronise_buffers()

@@ -1,8 +1,8 @@
 """The order in which training sees the images: an endless stream of whole epochs, cut into global batches.
 
 Epoch e of the stream is a permutation of all images drawn from (seed, e). Step k takes the images k·B to (k+1)·B of the
-stream, B being the global batch; so where B does not divide the number of images a batch begins in one epoch and ends in
-the next, and in every epoch each image is seen exactly once: none is dropped to fill a last batch, none is repeated.
+stream, B being the global batch; so where B does not divide the number of images a batch begins in one epoch and ends
+in the next, and in every epoch each image is seen exactly once: none is dropped to fill a last batch, none is repeated.
 The images of a step do not depend on the number of processes.
 """
 

@@ -25,7 +25,7 @@ class NativeEngine:
         self._collective = collective
         self._dtype = getattr(torch, execution.precision)
         layout = torch.channels_last if execution.channels_last else torch.contiguous_format
-        self.model = model.to(device=collective.device, memory_format=layout).train()
+        self.model = model.to(collective.device).to(memory_format=layout).train()
         self._optimizer = build_sgd(self.model, optim)
         # Autocast without a narrower type would still cost a pass through its dispatch.
         self._scaler = torch.amp.GradScaler(collective.device.type, enabled=execution.precision == "float16")
@@ -60,20 +60,24 @@ class NativeEngine:
         self._optimizer.zero_grad(set_to_none=not self._is_distributed)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits in float32, computed under autocast where the recipe asks for a narrower type."""
         with self._autocast():
             logits: torch.Tensor = self._runner(images)
         return logits.float()
 
     def accumulating(self, *, last: bool) -> contextlib.AbstractContextManager[Any]:
+        """Without reduction for all but the last micro-batch."""
         if last or not self._is_distributed:
             return contextlib.nullcontext()
         assert isinstance(self._runner, nn.parallel.DistributedDataParallel)
         return self._runner.no_sync()
 
     def backward(self, loss: torch.Tensor) -> None:
+        """Gradients, scaled in float16."""
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def step(self, learning_rate: float) -> None:
+        """One SGD step; in float16 it is left out, and the scale lowered, where a gradient overflowed."""
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._scaler.step(self._optimizer)
@@ -82,11 +86,13 @@ class NativeEngine:
         self._optimizer.zero_grad(set_to_none=not self._is_distributed)
 
     def synchronise_buffers(self) -> None:
+        """Broadcast from the main rank."""
         if self._is_distributed:
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
     def state_dict(self) -> OptimizerState:
+        """Momentum by parameter name, and the gradient scaler's values."""
         momentum = {
             name: self._optimizer.state[parameter]["momentum_buffer"]
             for name, parameter in self.model.named_parameters()
@@ -95,6 +101,7 @@ class NativeEngine:
         return OptimizerState(momentum, {"scaler": self._scaler.state_dict()})
 
     def load_state_dict(self, state: OptimizerState) -> None:
+        """Momentum is matched by name; what no longer learns is left out."""
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad and name in state.tensors:
                 momentum = torch.empty_like(parameter, requires_grad=False).copy_(state.tensors[name])

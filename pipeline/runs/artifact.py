@@ -1,4 +1,4 @@
-"""Files that are either complete or not there: written under a temporary name, flushed, renamed; and their checksums."""
+"""Files that are complete or not there: written under a temporary name, flushed, renamed; and their checksums."""
 
 from __future__ import annotations
 

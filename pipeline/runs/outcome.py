@@ -1,7 +1,7 @@
 """How the last life of a stage ended, for whoever started it.
 
-A process's exit code does not survive torchrun (always 1) nor a group of SLURM tasks, so the first rank that ends badly,
-or the main rank when all stop on request, leaves a note.
+A process's exit code does not survive torchrun (always 1) nor a group of SLURM tasks, so the first rank that ends
+badly, or the main rank when all stop on request, leaves a note.
 """
 
 from __future__ import annotations

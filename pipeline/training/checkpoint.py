@@ -97,7 +97,9 @@ class CheckpointStore:
                 return path
         if broken:
             raise UserError(
-                "\n".join([*broken, f"no whole checkpoint is left; delete {self.directory} to start from the beginning"])
+                "\n".join(
+                    [*broken, f"no whole checkpoint is left; delete {self.directory} to start from the beginning"]
+                )
             )
         return None
 

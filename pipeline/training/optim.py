@@ -14,15 +14,13 @@ def build_sgd(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
     PyTorch keeps the learning rate out of the momentum buffer, where Caffe multiplied it in; the two differ only in the
     steps just after the rate changes, and the buffer here needs no correction at a drop.
     """
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
                 (decayed if _decays(module, name, config) else plain).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     on_gpu = any(parameter.is_cuda for parameter in decayed)
     return torch.optim.SGD(
         [group for group in groups if group["params"]],

@@ -102,9 +102,7 @@ class Trainer:
         self._engine.load_state_dict(checkpoint.optimizer)
         self._loader.load_state_dict(checkpoint.state["loader"])
         self._events.rewind(checkpoint.state["events_position"])
-        self._progress = Progress(
-            checkpoint.global_step, checkpoint.state["best"], checkpoint.state["validation"]
-        )
+        self._progress = Progress(checkpoint.global_step, checkpoint.state["best"], checkpoint.state["validation"])
         self._saved = path
         self._frozen = frozen_digest(self._engine.model)
 
@@ -209,7 +207,11 @@ class Trainer:
             self._preprocessor,
         )
         done = self._progress.global_step
-        fields = {"global_step": done, "epoch": round(float(self._order.epoch_of(done)), 4), **dataclasses.asdict(result)}
+        fields = {
+            "global_step": done,
+            "epoch": round(float(self._order.epoch_of(done)), 4),
+            **dataclasses.asdict(result),
+        }
         self._progress.validation = fields
         best = self._progress.best
         if best is None or fields["top1_error_percent"] < best["top1_error_percent"]:
