@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -13,26 +13,32 @@ from pipeline.config.schema import CropPlan, ExecutionConfig
 from pipeline.data.normalisation import Preprocessor
 from pipeline.evaluation.crops import count_views, expand
 
+Network = Callable[[torch.Tensor], torch.Tensor]
+"""A model, compiled or not: (N, 3, S, S) to (N, K) logits."""
+
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class ViewScorer:
-    """Scores batches of decoded windows, with the model as it stands: in eval mode, on the preprocessor's device."""
+    """Scores batches of decoded windows, with the model as it stands: it should be in eval mode, on `device`."""
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Network,
         plan: CropPlan,
         execution: ExecutionConfig,
         preprocessor: Preprocessor,
         device: torch.device,
+        fill_up_to: int = 0,
     ) -> None:
+        """Smaller batches are filled with black images up to `fill_up_to`: a compiled model wants one size of batch."""
         self._model = model
         self._mirrored = expand(plan)[1]
         self._log_views = math.log(count_views(plan))
         self._precision = execution.precision
         self._preprocessor = preprocessor
         self._device = device
+        self._fill_up_to = fill_up_to
 
     def log_probabilities(self, views: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """Logarithm of the mean, over the plan's views, of the softmax probabilities: (N, K) float32, on the device.
@@ -51,10 +57,13 @@ class ViewScorer:
         return total - self._log_views
 
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
+        num_images = len(images)
+        if num_images < self._fill_up_to:
+            images = torch.cat((images, images.new_zeros(self._fill_up_to - num_images, *images.shape[1:])))
         pixels = self._preprocessor.evaluation(images)
         with torch.autocast(self._device.type, _DTYPES[self._precision], enabled=self._precision != "float32"):
-            logits: torch.Tensor = self._model(pixels)
-        return logits.float().log_softmax(1)
+            logits = self._model(pixels)
+        return logits[:num_images].float().log_softmax(1)
 
 
 @contextlib.contextmanager

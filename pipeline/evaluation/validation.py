@@ -68,9 +68,7 @@ def validate(
             losses[number] = torch.nn.functional.nll_loss(log_probabilities.double(), labels, reduction="sum")
             ranks = label_ranks(log_probabilities, labels)
             errors += torch.stack(((ranks >= 1).sum(), (ranks >= 5).sum()))
-    # A batch's loss travels as the integer that has its bits: all other ranks add 0, so no rounding depends on their
-    # number, and NaN stays NaN.
-    bits = collective.sum([*losses.cpu().view(torch.int64).tolist(), *errors.tolist()])
-    *loss_bits, top1_errors, top5_errors = bits
-    loss = math.fsum(np.array(loss_bits, dtype=np.int64).view(np.float64)) / len(index)
+    # One number a batch, to which all other ranks add 0: so no rounding depends on how many they are.
+    loss = math.fsum(collective.sum_floats(losses.tolist())) / len(index)
+    top1_errors, top5_errors = collective.sum(errors.tolist())
     return Validation(len(index), loss, error_percent(top1_errors, len(index)), error_percent(top5_errors, len(index)))
