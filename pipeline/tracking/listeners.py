@@ -8,19 +8,37 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config.schema import Config
+from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, StopRequested, UserError
 from pipeline.runs.stage import PlacedStage
 from pipeline.tracking.events import Listener
 from pipeline.tracking.progress import open_display
+from pipeline.tracking.wandb import WandbMirror, choose_mode
 
 
 @contextlib.contextmanager
 def listening(config: Config, placed: PlacedStage, run: Path) -> Iterator[tuple[Listener, ...]]:
     """The listeners of a stage's main process, closed in the end whatever happened and within a bounded time.
 
-    No listener ever raises into the stage.
+    No listener ever raises into the stage. W&B is told the exit code that the stage is about to end with.
     """
     display = open_display(placed.name, sys.stdout)
+
+    def warn(text: str) -> None:
+        display({"kind": "note", "time": 0.0, "level": "warning", "text": text})
+
+    mode = choose_mode(config.tracking.wandb)
+    mirror = None if mode == "disabled" else WandbMirror(config, placed, run, mode, warn)
+    exit_code = EXIT_FAILED
     try:
-        yield (display,)
+        yield (display,) if mirror is None else (display, mirror)
+        exit_code = EXIT_DONE
+    except UserError:
+        exit_code = EXIT_USER_ERROR
+        raise
+    except StopRequested:
+        exit_code = EXIT_STOPPED
+        raise
     finally:
+        if mirror is not None:
+            mirror.close(exit_code)
         display.close()
