@@ -1,0 +1,79 @@
+"""The random part of what is done to a training image, drawn for each (run seed, epoch, image) and nothing else.
+
+The loaders only carry out what is drawn here. So an image is cut, mirrored and turned alike whichever loader, process,
+batch or thread decodes it, and a resumed run needs no generator's state. Never imports torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.config.schema import AugmentationConfig
+from pipeline.seeds import derive_seed, uniform
+
+Integers = npt.NDArray[np.int64]
+
+_ATTEMPTS = 10
+# The numbers of an image's own random stream; the attempts at a crop take the first 2 * _ATTEMPTS.
+_TOP, _LEFT, _MIRROR, _ANGLE = range(2 * _ATTEMPTS, 2 * _ATTEMPTS + 4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What is done to each of N images. Crops are in pixels of the stored image, whatever its EXIF orientation says."""
+
+    tops: Integers
+    lefts: Integers
+    heights: Integers
+    widths: Integers
+    mirrored: npt.NDArray[np.bool_]
+    angles: npt.NDArray[np.float32]
+    """Degrees, counter-clockwise; carried out on the device after cropping and mirroring."""
+
+
+def draw_augmentation(
+    config: AugmentationConfig, seed: int, positions: Integers, epochs: Integers, heights: Integers, widths: Integers
+) -> Augmentation:
+    """Draw for images at `positions` of the index, seen in `epochs`, of the given sizes in pixels; all (N,)."""
+    seed = derive_seed(seed, "augmentation")
+    keys = (epochs << 32) + positions
+    tops, lefts, crop_heights, crop_widths = _draw_crops(config, seed, keys, heights, widths)
+    mirrored = uniform(seed, keys, _MIRROR) < 0.5 if config.flip else np.zeros(len(keys), dtype=np.bool_)
+    angles = config.rotation_degrees * (2.0 * uniform(seed, keys, _ANGLE) - 1.0)
+    return Augmentation(tops, lefts, crop_heights, crop_widths, mirrored, angles.astype(np.float32))
+
+
+def _draw_crops(
+    config: AugmentationConfig, seed: int, keys: Integers, heights: Integers, widths: Integers
+) -> tuple[Integers, Integers, Integers, Integers]:
+    """The random resized crop of torchvision: up to ten attempts at area and aspect, else the largest central crop."""
+    crop_heights, crop_widths, tops, lefts = _central_crops(config, heights, widths)
+    waiting = np.arange(len(keys))
+    (low, high), (log_low, log_high) = config.area, map(math.log, config.aspect)
+    for attempt in range(_ATTEMPTS):
+        share = low + (high - low) * uniform(seed, keys[waiting], 2 * attempt)
+        aspect = np.exp(log_low + (log_high - log_low) * uniform(seed, keys[waiting], 2 * attempt + 1))
+        area = heights[waiting] * widths[waiting] * share
+        width = np.rint(np.sqrt(area * aspect)).astype(np.int64)
+        height = np.rint(np.sqrt(area / aspect)).astype(np.int64)
+        fits = (width > 0) & (width <= widths[waiting]) & (height > 0) & (height <= heights[waiting])
+        chosen = waiting[fits]
+        crop_heights[chosen], crop_widths[chosen] = height[fits], width[fits]
+        tops[chosen] = uniform(seed, keys[chosen], _TOP) * (heights[chosen] - height[fits] + 1)
+        lefts[chosen] = uniform(seed, keys[chosen], _LEFT) * (widths[chosen] - width[fits] + 1)
+        waiting = waiting[~fits]
+    return tops, lefts, crop_heights, crop_widths
+
+
+def _central_crops(
+    config: AugmentationConfig, heights: Integers, widths: Integers
+) -> tuple[Integers, Integers, Integers, Integers]:
+    """The largest central crop of an allowed aspect: heights, widths, tops, lefts."""
+    low, high = config.aspect
+    crop_widths = np.where(widths / heights > high, np.maximum(np.rint(heights * high), 1), widths).astype(np.int64)
+    crop_heights = np.where(widths / heights < low, np.maximum(np.rint(widths / low), 1), heights).astype(np.int64)
+    return crop_heights, crop_widths, (heights - crop_heights) // 2, (widths - crop_widths) // 2

@@ -1,0 +1,178 @@
+"""Reading, decoding, cropping and resizing by NVIDIA DALI: on the GPU, or on the CPU without any GPU.
+
+DALI carries out what it is given: the files in their order, and for each image the crop and mirroring in numbers. None
+of its operators is random and it neither shuffles nor shards, so its own checkpoints are not needed: a pipeline that
+starts at a later image yields exactly the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.utils.dlpack
+from nvidia.dali import fn, types
+from nvidia.dali.pipeline import Pipeline
+
+from pipeline.config.schema import LoaderConfig
+from pipeline.data.augmentation import Augmentation
+from pipeline.data.index import ImageIndex
+from pipeline.data.verification import changed_files, require_sizes
+from pipeline.data.window import Window, resized_sizes
+from pipeline.errors import UserError
+
+Integers = npt.NDArray[np.int64]
+_RESIZE = {"interp_type": types.INTERP_LINEAR, "antialias": True}
+_DECODE = {"output_type": types.RGB, "adjust_orientation": False}
+
+
+def decode_crops(
+    index: ImageIndex,
+    positions: Integers,
+    augmentation: Augmentation,
+    size_px: int,
+    batch: int,
+    loader: LoaderConfig,
+    gpu: int | None,
+) -> Iterator[torch.Tensor]:
+    """Crop, resize and mirror the images at `positions`, `batch` at a time; their number is a multiple of `batch`.
+
+    Yields (batch, 3, size_px, size_px) uint8, channels-last in memory, on GPU number `gpu` where one is given.
+    """
+    anchors_N2 = np.stack([augmentation.tops, augmentation.lefts], axis=1).astype(np.int32)
+    shapes_N2 = np.stack([augmentation.heights, augmentation.widths], axis=1).astype(np.int32)
+    mirrored_N = augmentation.mirrored.astype(np.int32)
+
+    def graph(files: Any) -> list[Any]:
+        anchors, shapes, mirrored = _parameters([anchors_N2, shapes_N2, mirrored_N], batch)
+        images = fn.decoders.image_slice(
+            files,
+            anchors,
+            shapes,
+            axes=[0, 1],
+            normalized_anchor=False,
+            normalized_shape=False,
+            device="cpu" if gpu is None else "mixed",
+            **_DECODE,
+        )
+        images = fn.resize(images, size=[size_px, size_px], **_RESIZE)
+        return [fn.flip(images, horizontal=mirrored)]
+
+    for (images,) in _run(index, positions, graph, batch, loader, gpu):
+        yield images
+
+
+def decode_windows(
+    index: ImageIndex,
+    positions: Integers,
+    windows: Sequence[Window],
+    batch: int,
+    loader: LoaderConfig,
+    gpu: int | None,
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Decode each image once and cut every window from it; `batch` images at a time, in the last batch what is left.
+
+    Yields for each window (N, 3, crop_px, crop_px) uint8, channels-last in memory.
+    """
+    # DALI's batches are all of one size: the last is filled up with its last image, and what is too much cut off again.
+    batch = min(batch, len(positions))
+    padded = np.concatenate([positions, np.repeat(positions[-1:], -len(positions) % batch)])
+    heights, widths = index.heights[padded], index.widths[padded]
+    sizes = {px: resized_sizes(heights, widths, px) for px in dict.fromkeys(window.resize_px for window in windows)}
+    columns = [np.stack(size, axis=1).astype(np.float32) for size in sizes.values()]
+    columns += [window.anchors(*sizes[window.resize_px]).astype(np.int32) for window in windows]
+
+    def graph(files: Any) -> list[Any]:
+        images = fn.decoders.image(files, device="cpu" if gpu is None else "mixed", **_DECODE)
+        parameters = _parameters(columns, batch)
+        resized = {
+            px: fn.resize(images, size=size, **_RESIZE)
+            for px, size in zip(sizes, parameters[: len(sizes)], strict=True)
+        }
+        return [
+            fn.slice(
+                resized[window.resize_px],
+                anchor,
+                [window.crop_px, window.crop_px],
+                axes=[0, 1],
+                normalized_anchor=False,
+                normalized_shape=False,
+            )
+            for window, anchor in zip(windows, parameters[len(sizes) :], strict=True)
+        ]
+
+    for start, views in zip(range(0, len(padded), batch), _run(index, padded, graph, batch, loader, gpu), strict=True):
+        yield tuple(view[: len(positions) - start] for view in views)
+
+
+def _parameters(columns: list[npt.NDArray[Any]], batch: int) -> Any:
+    """The rows of each column, `batch` at a time, as DALI inputs; the pipeline ends with the columns."""
+
+    def rows(iteration: int) -> list[npt.NDArray[Any]]:
+        start = iteration * batch
+        if start >= len(columns[0]):
+            raise StopIteration
+        return [column[start : start + batch] for column in columns]
+
+    return fn.external_source(rows, num_outputs=len(columns), batch=True, batch_info=False)
+
+
+def _run(
+    index: ImageIndex,
+    positions: Integers,
+    graph: Callable[[Any], list[Any]],
+    batch: int,
+    loader: LoaderConfig,
+    gpu: int | None,
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Run the graph over the files at `positions`; UserError names those that are not as `prepare` read them."""
+    pipeline = _build(index, positions, graph, batch, loader, gpu)
+    for start in range(0, len(positions), batch):
+        # Given PyTorch's stream, DALI orders its work before what is queued there next, and the host need not wait.
+        streams = () if gpu is None else (torch.cuda.current_stream(gpu),)
+        try:
+            *images, rows, sizes = pipeline.run(*streams)
+        except RuntimeError as error:
+            # DALI seldom names the file, and the failure may lie anywhere in what it has begun.
+            ahead = positions[start : start + (loader.prefetch + 3) * batch]
+            if changed := changed_files(index, ahead):
+                raise UserError(changed) from error
+            raise
+        assert np.array_equal(_column(rows), np.arange(start, start + batch)), "files and parameters are out of step"
+        require_sizes(index, positions[start : start + batch], _column(sizes))
+        # DALI's dynamic executor hands the memory over; it is not written to again while a tensor refers to it.
+        yield tuple(torch.utils.dlpack.from_dlpack(image.as_tensor()).permute(0, 3, 1, 2) for image in images)
+
+
+def _build(
+    index: ImageIndex,
+    positions: Integers,
+    graph: Callable[[Any], list[Any]],
+    batch: int,
+    loader: LoaderConfig,
+    gpu: int | None,
+) -> Any:
+    paths = [index.file(position) for position in positions]
+    for path in paths:
+        if not path.isascii() and "\udc80" <= max(path) <= "\udcff":
+            raise UserError(f"{path!r}: DALI cannot open a name that is not UTF-8; rename it and run prepare again")
+    pipeline = Pipeline(
+        batch_size=batch,
+        num_threads=loader.threads,
+        device_id=gpu,
+        prefetch_queue_depth=loader.prefetch,
+        exec_dynamic=True,
+    )
+    with pipeline:
+        # Mapped files would end the process (SIGBUS) where one is cut short while it is read.
+        files, rows = fn.readers.file(files=paths, labels=list(range(len(paths))), dont_use_mmap=True)
+        pipeline.set_outputs(*graph(files), rows, files.shape(dtype=types.INT64))
+    pipeline.build()
+    return pipeline
+
+
+def _column(output: Any) -> Integers:
+    return np.asarray(output.as_tensor()).reshape(-1).astype(np.int64)

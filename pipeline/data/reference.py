@@ -1,0 +1,111 @@
+"""The same images by torchvision: the loader that DALI is compared with, and a way to train without DALI.
+
+Decodes on the CPU, one image a thread at a time (torchvision releases the interpreter while it decodes).
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms import v2
+
+from pipeline.config.schema import LoaderConfig
+from pipeline.data.augmentation import Augmentation
+from pipeline.data.index import ImageIndex
+from pipeline.data.verification import changed_files, require_sizes
+from pipeline.data.window import Window, resized_sizes
+from pipeline.errors import UserError
+
+Integers = npt.NDArray[np.int64]
+
+
+def decode_crops(
+    index: ImageIndex,
+    positions: Integers,
+    augmentation: Augmentation,
+    size_px: int,
+    batch: int,
+    loader: LoaderConfig,
+) -> Iterator[torch.Tensor]:
+    """What `pipeline.data.dali.decode_crops` promises, on the CPU."""
+
+    def crop(row: int) -> tuple[torch.Tensor, ...]:
+        top, left = int(augmentation.tops[row]), int(augmentation.lefts[row])
+        height, width = int(augmentation.heights[row]), int(augmentation.widths[row])
+        image = _decode(index, positions[row])[:, top : top + height, left : left + width]
+        image = _resize(image, size_px, size_px)
+        return (image.flip(-1) if augmentation.mirrored[row] else image,)
+
+    for (images,) in _run(crop, len(positions), batch, loader):
+        yield images
+
+
+def decode_windows(
+    index: ImageIndex, positions: Integers, windows: Sequence[Window], batch: int, loader: LoaderConfig
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """What `pipeline.data.dali.decode_windows` promises, on the CPU."""
+    heights, widths = index.heights[positions], index.widths[positions]
+    sizes = {window.resize_px: resized_sizes(heights, widths, window.resize_px) for window in windows}
+    anchors = [window.anchors(*sizes[window.resize_px]) for window in windows]
+
+    def cut(row: int) -> tuple[torch.Tensor, ...]:
+        image = _decode(index, positions[row])
+        resized = {px: _resize(image, int(size[0][row]), int(size[1][row])) for px, size in sizes.items()}
+        views = []
+        for window, anchor in zip(windows, anchors, strict=True):
+            top, left = anchor[row].tolist()
+            views.append(resized[window.resize_px][:, top : top + window.crop_px, left : left + window.crop_px])
+        return tuple(views)
+
+    yield from _run(cut, len(positions), batch, loader)
+
+
+def _decode(index: ImageIndex, position: int) -> torch.Tensor:
+    """(3, H, W) uint8; UserError where the file is not the one that `prepare` read."""
+    here = np.array([position], dtype=np.int64)
+    try:
+        content = Path(index.file(position)).read_bytes()
+        require_sizes(index, here, np.array([len(content)], dtype=np.int64))
+        encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        image: torch.Tensor = decode_image(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=False)
+        return image
+    except (OSError, RuntimeError) as error:
+        if changed := changed_files(index, here):
+            raise UserError(changed) from error
+        raise
+
+
+def _resize(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    bilinear = v2.InterpolationMode.BILINEAR
+    resized: torch.Tensor = v2.functional.resize(image, [height, width], interpolation=bilinear, antialias=True)
+    return resized
+
+
+def _run(
+    work: Callable[[int], tuple[torch.Tensor, ...]], num_images: int, batch: int, loader: LoaderConfig
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Work on rows 0, 1, ... in threads, at most `loader.prefetch` batches ahead, and stack the results in order."""
+    with ThreadPoolExecutor(loader.threads) as threads:
+        begun: collections.deque[list[Future[tuple[torch.Tensor, ...]]]] = collections.deque()
+        try:
+            for start in range(0, num_images, batch):
+                begun.append([threads.submit(work, row) for row in range(start, min(start + batch, num_images))])
+                if len(begun) > loader.prefetch:
+                    yield _stack(begun.popleft())
+            while begun:
+                yield _stack(begun.popleft())
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+
+def _stack(rows: list[Future[tuple[torch.Tensor, ...]]]) -> tuple[torch.Tensor, ...]:
+    """One (N, 3, S, S) tensor for each output, channels-last in memory."""
+    outputs = zip(*(row.result() for row in rows), strict=True)
+    return tuple(torch.stack(output).contiguous(memory_format=torch.channels_last) for output in outputs)
