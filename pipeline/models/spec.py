@@ -9,9 +9,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Literal
-
-Kind = Literal["conv", "max_pool_ceil", "global_avg_pool", "scale_add_relu", "dropout", "fc"]
 
 _INDEX_BYTES = 8
 
@@ -57,7 +54,8 @@ class Layer:
     """
 
     name: str
-    kind: Kind
+    kind: str
+    """conv, max_pool_ceil, global_avg_pool, scale_add_relu, dropout or fc; the authors' own table has two more."""
     inputs: str
     out_size: int
     in_channels: int | None = None
@@ -81,7 +79,8 @@ class Layer:
     @property
     def stage(self) -> str:
         """The part of the network that it belongs to: conv1, pool1, conv2 ... or classifier."""
-        return "classifier" if self.kind in ("fc", "dropout") else self.name.partition("_")[0].partition("/")[0]
+        part = self.name.partition("_")[0].partition("/")[0]
+        return part if part.startswith("conv") or part == "pool1" else "classifier"
 
     def activation_bytes(self, bytes_per_value: int) -> int:
         """Bytes per image that backward needs again."""

@@ -1,0 +1,118 @@
+"""Weight files: safetensors, which is a JSON header and plain numbers, so that loading one cannot run code."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from pipeline.errors import UserError
+from pipeline.runs.artifact import replacing
+
+_DTYPES = {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float64: "F64",
+    torch.int64: "I64",
+}
+_PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
+_IS_PICKLE = "this is a pickle (.pth), which could run code when loaded; it must be converted to safetensors"
+_SHOWN = 3
+
+
+def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
+    """Write named tensors and what is to be known about them; the file appears whole or not at all.
+
+    The same tensors and metadata give the same bytes. The safetensors package reads the file, but does not write it:
+    it orders the metadata at random, reports a full disk as an error of its own kind, and when it is killed leaves
+    temporary files that no one would remove.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    # Large values first keeps every tensor aligned in the file.
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    for name in names:
+        tensor = tensors[name]
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for name in names:
+            file.write(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file by name, on the CPU. UserError where it is missing, damaged or not safetensors."""
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What the file says about its tensors; UserError as for `read_weights`."""
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Put a file's tensors into the network, which may be on the meta device (then it is made on torch's default one).
+
+    UserError that names the file and the first differing tensors where it is another network's; the network is then
+    as before. Batch counters may be missing, as they are in weights older than PyTorch 0.4.1: they start at 0.
+    """
+    load_tensors(model, read_weights(path), str(path))
+
+
+def load_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
+    """The same for tensors that are already read; `source` names where from, for the error."""
+    expected, tensors = model.state_dict(), dict(tensors)
+    for name, tensor in expected.items():
+        if name.endswith(".num_batches_tracked"):
+            tensors.setdefault(name, torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu"))
+    problems = _differences(expected, tensors)
+    if problems:
+        raise UserError("\n  ".join([f"{source}: these weights are not this network's", *problems]))
+    if any(tensor.is_meta for tensor in expected.values()):
+        model.to_empty(device=torch.get_default_device())
+    model.load_state_dict(tensors)
+
+
+def _differences(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> list[str]:
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
+    shapes, kinds = [], []
+    for name, tensor in expected.items():
+        if name in found and found[name].shape != tensor.shape:
+            shapes.append(f"{name} is {tuple(found[name].shape)}, not {tuple(tensor.shape)}")
+        elif name in found and found[name].is_floating_point() != tensor.is_floating_point():
+            kinds.append(f"{name} is {found[name].dtype}, not {tensor.dtype}")
+    counted = {"missing": missing, "unexpected": unexpected, "of another shape": shapes, "of another type": kinds}
+    return [
+        f"{len(names)} of {len(expected)} tensors {what}: {', '.join(names[:_SHOWN])}"
+        + (", ..." if len(names) > _SHOWN else "")
+        for what, names in counted.items()
+        if names
+    ]
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+        with safe_open(path, framework="pt", device="cpu") as opened:
+            yield opened
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read as a weight file ({error.strerror or error})") from error
+    except SafetensorError as error:
+        hint = _IS_PICKLE if start.startswith(_PICKLE_STARTS) else f"not a readable safetensors file ({error})"
+        raise UserError(f"{path}: {hint}") from error

@@ -1,0 +1,114 @@
+"""Make the network from the recipe, check it against what the recipe claims, and write its initial weights."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from pipeline.config.schema import Config
+from pipeline.errors import UserError
+from pipeline.models import create_model
+from pipeline.models.inspection import differences_from_authors, observe_layers
+from pipeline.models.senet import SENet
+from pipeline.models.spec import SPECS
+from pipeline.models.summary import format_summary, summarise
+from pipeline.models.weights import save_weights
+from pipeline.runs.artifact import write_bytes, write_json
+from stages.context import StageContext, StageResult
+
+_SMALLEST_IMAGE_PX = 3
+_SHOWN_DIFFERENCES = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """A claim of the recipe and what the network says to it."""
+
+    claim: str
+    found: str
+    passed: bool
+
+
+def run(context: StageContext) -> StageResult:
+    """Check first, on a network without memory, so that a false claim costs nothing."""
+    config = context.config
+    with torch.device("meta"):
+        model = _create(config)
+    parameters, macs = _measure(model, config)
+    checks = _check(model, config, parameters, macs)
+    failed = [f"{check.claim}, {check.found}" for check in checks if not check.passed]
+    if failed:
+        raise UserError("\n  ".join(["model.expect: the network is not what the recipe claims", *failed]))
+
+    summary = summarise(SPECS[config.model.name], config.model.num_classes, config.train.image_size_px)
+    assert (summary["parameters"], summary["macs"]) == (parameters, macs), "the layer table is not the network's"
+    text = format_summary(summary) + "\n\n" + _format_checks(checks)
+    context.events.show("note", level="info", text=text)
+
+    model = _create(config)
+    metadata = {
+        "model": config.model.name,
+        "num_classes": str(config.model.num_classes),
+        "stage": "build",
+        "seed": str(config.seed),
+    }
+    save_weights(context.directory / "weights.safetensors", model.state_dict(), metadata)
+    write_bytes(context.directory / "summary.txt", (text + "\n").encode())
+    write_json(
+        context.directory / "summary.json", {**summary, "checks": [dataclasses.asdict(check) for check in checks]}
+    )
+    return StageResult(
+        outputs=["summary.json", "summary.txt", "weights.safetensors"],
+        metrics={"parameters": parameters, "gmacs": macs / 1e9},
+    )
+
+
+def _create(config: Config) -> SENet:
+    model = config.model
+    return create_model(
+        model.name, model.num_classes, dropout=model.dropout, bn_momentum=model.bn_momentum, seed=config.seed
+    )
+
+
+def _measure(model: SENet, config: Config) -> tuple[int, int]:
+    """Parameters and multiply-adds of the network itself."""
+    size = config.train.image_size_px
+    if size < _SMALLEST_IMAGE_PX:
+        raise UserError(f"train.image_size_px: must be at least {_SMALLEST_IMAGE_PX} (given {size})")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return parameters, sum(layer.macs for layer in observe_layers(model, size).values())
+
+
+def _check(model: SENet, config: Config, parameters: int, macs: int) -> list[Check]:
+    """Every claim of model.expect; none where the recipe claims nothing."""
+    expect = config.model.expect
+    if expect is None:
+        return []
+    gmacs = macs / 1e9
+    # To 0.01, as figures of this size are given; to one percent for a network that has less than one.
+    tolerance = 0.01 * min(1.0, expect.gmacs)
+    checks = [
+        Check(f"parameters: {expect.parameters:,} claimed", f"{parameters:,} found", parameters == expect.parameters),
+        Check(
+            f"gmacs: {expect.gmacs:g} claimed at {config.train.image_size_px} px",
+            f"{gmacs:.4g} found",
+            abs(gmacs - expect.gmacs) <= tolerance,
+        ),
+    ]
+    if expect.layer_table:
+        differences = differences_from_authors(model)
+        shown = differences[:_SHOWN_DIFFERENCES]
+        if len(differences) > len(shown):
+            shown.append(f"and {len(differences) - len(shown)} more")
+        found = (
+            "\n    ".join([f"{len(differences)} differences found", *shown]) if differences else "every layer agrees"
+        )
+        checks.append(Check("layer_table: the authors' claimed", found, not differences))
+    return checks
+
+
+def _format_checks(checks: list[Check]) -> str:
+    if not checks:
+        return "Nothing was checked: the recipe has no model.expect."
+    return "\n".join(["Checked against model.expect:", *(f"  {check.claim}, {check.found}" for check in checks)])
