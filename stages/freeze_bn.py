@@ -21,7 +21,8 @@ def run(context: StageContext) -> StageResult:
     """
     dataset = read_dataset(context.inputs["prepare"])
     order = stream_order(context, dataset)
-    start = _starting_point(context)
+    path = _starting_point(context)
+    start = read_checkpoint(path)
     last_step = order.steps_for(context.config.train.epochs)
     if start.global_step >= last_step:
         raise UserError(
@@ -38,18 +39,18 @@ def run(context: StageContext) -> StageResult:
         f"after step {start.global_step}",
     )
     phase = Phase(start.global_step, last_step)
-    return train_phase(context, dataset, phase, model, start.model, start.optimizer)
+    return train_phase(context, dataset, phase, model, start.model, str(path), start.optimizer)
 
 
-def _starting_point(context: StageContext) -> Checkpoint:
+def _starting_point(context: StageContext) -> Path:
     named = context.config.freeze_bn.from_checkpoint
     if named is not None:
-        return read_checkpoint(Path(named))
+        return Path(named)
     store = CheckpointStore(context.inputs["train"] / CHECKPOINTS, keep_last=1, keep_best=False)
     path = store.newest(warn=lambda text: context.events.show("note", level="warning", text=text))
     if path is None:
         raise UserError(f"{store.directory}: the finished train stage has no checkpoint left to go on from")
-    return read_checkpoint(path)
+    return path
 
 
 def _check_same_stream(start: Checkpoint, order: StreamOrder) -> None:
@@ -57,7 +58,7 @@ def _check_same_stream(start: Checkpoint, order: StreamOrder) -> None:
     saved = start.state["loader"]["fingerprint"]
     differences = [
         f"{name}: {saved[name]} there, {here} here"
-        for name, here in (("num_images", order.num_images), ("global_batch", order.global_batch))
+        for name, here in (("images", order.num_images), ("train.global_batch", order.global_batch))
         if saved.get(name) != here
     ]
     if differences:

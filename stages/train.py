@@ -13,5 +13,6 @@ def run(context: StageContext) -> StageResult:
     """Synchronous SGD over train.epochs - freeze_bn.last_epochs epochs (section 5.1 and appendix of the paper)."""
     dataset = read_dataset(context.inputs["prepare"])
     last_step = stream_order(context, dataset).steps_for(context.config.train_stage_epochs)
-    weights = read_weights(context.inputs["build"] / WEIGHTS)
-    return train_phase(context, dataset, Phase(0, last_step), new_model(context), weights, optimizer=None)
+    path = context.inputs["build"] / WEIGHTS
+    phase = Phase(0, last_step)
+    return train_phase(context, dataset, phase, new_model(context), read_weights(path), str(path), optimizer=None)

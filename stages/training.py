@@ -15,7 +15,7 @@ from pipeline.data.order import StreamOrder
 from pipeline.engines.engine import OptimizerState
 from pipeline.engines.native import NativeEngine
 from pipeline.models import create_model
-from pipeline.models.weights import load_state, save_weights
+from pipeline.models.weights import load_tensors, save_weights
 from pipeline.tracking.events import read_events
 from pipeline.training.batching import split_batch
 from pipeline.training.checkpoint import CheckpointStore, checkpoint_files, read_checkpoint
@@ -43,9 +43,10 @@ def train_phase(
     phase: Phase,
     model: nn.Module,
     weights: Mapping[str, torch.Tensor],
+    source: str,
     optimizer: OptimizerState | None,
 ) -> StageResult:
-    """Train `phase`, beginning with `weights` and `optimizer` or where an earlier life of this stage stopped.
+    """Train `phase`, beginning with `weights` (from `source`) and `optimizer`, or where an earlier life of this stage stopped.
 
     Leaves weights.safetensors (parameters and batch norm statistics) and the last checkpoint.
     """
@@ -62,7 +63,7 @@ def train_phase(
     engine = NativeEngine(model, config.optim, config.execution, collective)
     size = config.train.image_size_px
     engine.rehearse((split.micro_batch, 3, size, size))
-    load_state(model, weights, "the weights that the stage starts from")
+    load_tensors(model, weights, source)
     if optimizer is not None:
         engine.load_state_dict(optimizer)
     store = CheckpointStore(context.directory / CHECKPOINTS, config.checkpoint.keep_last, config.checkpoint.keep_best)

@@ -16,16 +16,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 
 from pipeline.engines.engine import OptimizerState
 from pipeline.errors import UserError
+from pipeline.models.weights import read_weights, save_weights
 from pipeline.runs.artifact import remove_leftovers, replacing_directory, sha256_of, write_json
 
 LATEST = "latest.json"
 _MANIFEST = "manifest.json"
 _MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+_FILES = (_MODEL, _OPTIMIZER, _STATE)
 
 
 class BrokenCheckpoint(Exception):
@@ -62,19 +63,15 @@ class CheckpointStore:
         path = self.directory / _name(checkpoint.global_step)
         _remove(path)
         with replacing_directory(path) as temporary:
+            save_weights(temporary / _MODEL, checkpoint.model, {})
+            save_weights(temporary / _OPTIMIZER, checkpoint.optimizer.tensors, {})
+            write_json(temporary / _STATE, {"optimizer": dict(checkpoint.optimizer.values), **checkpoint.state})
             files = {
-                _MODEL: safetensors.torch.save(_plain(checkpoint.model)),
-                _OPTIMIZER: safetensors.torch.save(_plain(checkpoint.optimizer.tensors)),
-                _STATE: json.dumps({"optimizer": dict(checkpoint.optimizer.values), **checkpoint.state}).encode(),
+                name: {"size": (temporary / name).stat().st_size, "sha256": sha256_of(temporary / name)}
+                for name in _FILES
             }
-            for name, content in files.items():
-                (temporary / name).write_bytes(content)
-            described = {
-                name: {"size": len(content), "sha256": sha256_of(temporary / name)} for name, content in files.items()
-            }
-            manifest = {"global_step": checkpoint.global_step, "files": described}
-            (temporary / _MANIFEST).write_text(json.dumps(manifest, indent=2))
-        size = sum(len(content) for content in files.values())
+            write_json(temporary / _MANIFEST, {"global_step": checkpoint.global_step, "files": files})
+        size = sum(file.stat().st_size for file in path.iterdir())
         latest = {"checkpoint": path.name, "seconds": round(time.monotonic() - started, 3), "bytes": size}
         write_json(self.directory / LATEST, latest)
         self._remove_old(best_step)
@@ -144,23 +141,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
     values = state.pop("optimizer")
     return Checkpoint(
         global_step=manifest["global_step"],
-        model=safetensors.torch.load_file(path / _MODEL),
-        optimizer=OptimizerState(safetensors.torch.load_file(path / _OPTIMIZER), values),
+        model=read_weights(path / _MODEL),
+        optimizer=OptimizerState(read_weights(path / _OPTIMIZER), values),
         state=state,
     )
-
-
-_FILES = (_MODEL, _OPTIMIZER, _STATE)
 
 
 def checkpoint_files(path: Path, below: Path) -> list[str]:
     """The files of a checkpoint, relative to `below`."""
     return [str((path / name).relative_to(below)) for name in (*_FILES, _MANIFEST)]
-
-
-def _plain(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """On the host, in the default layout: a checkpoint says nothing about how the run laid out its memory."""
-    return {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
 
 
 def _name(global_step: int) -> str:

@@ -113,7 +113,7 @@ def test_a_damaged_file_is_named_and_the_previous_checkpoint_is_used(tmp_path: P
     assert checkpoints.newest(warnings.append) == good
     assert len(warnings) == 1
     assert str(bad) in warnings[0]
-    with pytest.raises(UserError, match="not a whole checkpoint: .*step-00000002"):
+    with pytest.raises(UserError, match=r"not a whole checkpoint: .*step-00000002"):
         read_checkpoint(bad)
 
 
