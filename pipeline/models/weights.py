@@ -64,26 +64,29 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Put a file's tensors into the network, which may be on the meta device (then it is made on torch's default one).
-
-    UserError that names the file and the first differing tensors where it is another network's; the network is then
-    as before. Batch counters may be missing, as they are in weights older than PyTorch 0.4.1: they start at 0.
-    """
+    """Put a file's tensors into the network; UserError as for `read_weights` and `load_tensors`."""
     load_tensors(model, read_weights(path), str(path))
 
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
-    """The same for tensors that are already read; `source` names where from, for the error."""
-    expected, tensors = model.state_dict(), dict(tensors)
-    for name, tensor in expected.items():
-        if name.endswith(".num_batches_tracked"):
-            tensors.setdefault(name, torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu"))
-    problems = _differences(expected, tensors)
+    """Copy named tensors into the network; one on the meta device is first made on torch's default device.
+
+    UserError that names `source` and the first differing tensors where they are another network's; the network is then
+    as before. Batch counters may be missing, as they are in weights older than PyTorch 0.4.1: they start at 0.
+    """
+    expected = model.state_dict()
+    counters = {
+        name: torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")
+        for name, tensor in expected.items()
+        if name.endswith(".num_batches_tracked")
+    }
+    found = counters | dict(tensors)
+    problems = _differences(expected, found)
     if problems:
         raise UserError("\n  ".join([f"{source}: these weights are not this network's", *problems]))
     if any(tensor.is_meta for tensor in expected.values()):
         model.to_empty(device=torch.get_default_device())
-    model.load_state_dict(tensors)
+    model.load_state_dict(found)
 
 
 def _differences(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> list[str]:
