@@ -43,6 +43,14 @@ def split_batch(global_batch: int, world_size: int, max_micro_batch: int) -> Bat
     return BatchSplit(world_size, local_batch, micro_batch, local_batch // micro_batch)
 
 
+def describe_batch(split: BatchSplit, lr: float) -> str:
+    """How the global batch is made up, and which batch the learning rate is for."""
+    processes = "1 process" if split.world_size == 1 else f"{split.world_size} processes"
+    images = "1 image" if split.micro_batch == 1 else f"{split.micro_batch} images"
+    steps = "1 accumulation step" if split.accumulation == 1 else f"{split.accumulation} accumulation steps"
+    return f"global batch {split.global_batch} = {processes} x {images} x {steps}; lr {lr} is for the global batch"
+
+
 def _nearest(fitting: list[int], wanted: int) -> str:
     """The closest numbers below and above."""
     below = [number for number in fitting if number < wanted][-1:]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.training.batching import BatchSplit, split_batch
+from pipeline.training.batching import BatchSplit, describe_batch, split_batch
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,14 @@ def test_global_batch_that_does_not_divide_is_refused_with_numbers_that_fit():
 def test_more_processes_than_images_are_refused():
     with pytest.raises(UserError, match=r"4 images .* 8 processes .* use 4 processes, or a global batch of 8$"):
         split_batch(4, 8, 32)
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        (BatchSplit(64, 32, 32, 1), "global batch 2048 = 64 processes x 32 images x 1 accumulation step; lr 1.0"),
+        (BatchSplit(1, 4, 1, 4), "global batch 4 = 1 process x 1 image x 4 accumulation steps; lr 1.0"),
+    ],
+)
+def test_description_spells_the_expansion_out(split, expected):
+    assert describe_batch(split, 1.0) == f"{expected} is for the global batch"

@@ -1,0 +1,40 @@
+"""`python -m launch`, also installed as `senet154`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from launch.command import parse
+from pipeline.errors import EXIT_FAILED, EXIT_USER_ERROR, UserError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, and do what was asked for; returns the exit code of the contract."""
+    arguments = parse(sys.argv[1:] if argv is None else argv)
+    # Each command imports what it needs: `--help` and a misspelt option are answered at once.
+    try:
+        match arguments.command:
+            case "plan":
+                from launch.plan import print_plan
+
+                return print_plan(arguments.config, arguments.overrides, arguments.run)
+            case "status":
+                from launch.status import print_status
+
+                return print_status(arguments.run)
+            case _:
+                from launch.run import RunRequest, run_stages
+
+                return run_stages(RunRequest.of(arguments))
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return EXIT_USER_ERROR
+    except BrokenPipeError:  # `... | head` has seen enough; Python would complain once more when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

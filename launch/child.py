@@ -1,0 +1,104 @@
+"""The process, or the group of processes, that runs a stage; and handing requests to stop on to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import types
+from collections.abc import Mapping
+from pathlib import Path
+
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
+_SECONDS_TO_SAVE = 300
+
+
+def stage_command(name: str, run: Path, processes: int) -> list[str]:
+    """What starts the stage, as `processes` processes."""
+    stage = ["stages", name, "--run", str(run)]
+    if processes == 1:
+        return [sys.executable, "-m", *stage]
+    group = ["--standalone", "--nproc-per-node", str(processes)]
+    return [sys.executable, "-m", "launch.torchrun", *group, "-m", *stage]
+
+
+def stage_environment(environment: Mapping[str, str], processes: int) -> dict[str, str]:
+    """The child's environment: it dies with launch, and its processes share the cores."""
+    child = dict(environment)
+    child["SENET154_LAUNCHER"] = "1"
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    child.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    # OpenMP's threads would burn the cores that the decoding threads need while they wait for work.
+    child.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    child.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_SECONDS_TO_SAVE))
+    # A shell inside a SLURM job has variables of its own; how many processes there are is decided here.
+    child.update({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"} if processes == 1 else {})
+    return child
+
+
+class Supervisor:
+    """Runs one child at a time. Whoever asks this process to stop, asks the child, and this process waits for it."""
+
+    def __init__(self) -> None:
+        self.stop_reason: str | None = None
+        """The signal that asked to stop; None while nobody did."""
+        self._child: subprocess.Popen[bytes] | None = None
+        self._has_told = False
+
+    def install(self) -> None:
+        """Take the signals, but for those that whoever started this process had it ignore (nohup, `&`)."""
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._on_signal)
+
+    def run(self, command: list[str], environment: Mapping[str, str]) -> int:
+        """Start the child and wait for its end; its exit code as `subprocess` has it, negative for a signal."""
+        # In a group of its own: Ctrl-C then reaches it through here, exactly once. torchrun would take a second
+        # signal for an order to kill its workers while they save.
+        self._has_told = False
+        self._child = subprocess.Popen(command, env=dict(environment), stdin=subprocess.DEVNULL, start_new_session=True)
+        try:
+            if self.stop_reason is not None:
+                self._tell()
+            return self._child.wait()
+        finally:
+            self._child = None
+
+    def _on_signal(self, number: int, frame: types.FrameType | None) -> None:
+        if self.stop_reason is None:
+            self.stop_reason = signal.Signals(number).name
+            again = "; Ctrl-C again ends it without saving" if number == signal.SIGINT else ""
+            _note(f"stopping on {self.stop_reason}: the running stage saves its work first{again}\n")
+            self._tell()
+        elif number == signal.SIGINT:
+            self._kill()
+
+    def _tell(self) -> None:
+        # SIGTERM whatever was received: a stage takes it like the others, and torchrun leaves orphans on those.
+        if self._child is not None and not self._has_told:
+            self._has_told = True
+            self._child.terminate()
+
+    def _kill(self) -> None:
+        if self._child is not None:
+            for process in [*_descendants(self._child.pid), self._child.pid]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+
+
+def _descendants(process: int) -> list[int]:
+    """All processes below this one; torchrun's workers are in sessions of their own, so no group has them all."""
+    found = []
+    for children in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in map(int, children.read_text().split()):
+                found += [child, *_descendants(child)]
+    return found
+
+
+def _note(text: str) -> None:
+    """Write from a signal handler, past Python's buffers, which the interrupted code may be using."""
+    with contextlib.suppress(OSError):
+        os.write(sys.stderr.fileno(), text.encode())

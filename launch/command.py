@@ -1,0 +1,93 @@
+"""The command line: what may be asked for, and its help."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+_EPILOG = """examples:
+  python -m launch plan configs/senet154_8gpu.yaml
+  python -m launch run configs/demo.yaml
+  python -m launch run configs/demo.yaml epochs=20 processes=2 --run runs/longer
+  python -m launch status runs/demo
+
+exit codes:
+  0 done; 75 stopped on request, the same command goes on; 2 the recipe, the data or the command is wrong; 1 anything else
+"""
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments; exits with 2 and a message where they are wrong. `key=value` may stand anywhere."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if arguments.command != "status":
+        # argparse gives up a list of positional arguments at the first option between them.
+        overrides = [argument for argument in rest if "=" in argument and not argument.startswith("-")]
+        arguments.overrides += overrides
+        rest = [argument for argument in rest if argument not in overrides]
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments
+
+
+def command_line(*arguments: str | Path) -> str:
+    """What to type for `python -m launch` with these arguments, with the Python that runs now."""
+    executable = Path(sys.executable)
+    found = shutil.which("python")
+    if found is not None and Path(found) == executable:
+        python = "python"
+    else:
+        here = Path.cwd()
+        python = str(executable.relative_to(here) if executable.is_relative_to(here) else executable)
+    return shlex.join([python, "-m", "launch", *map(str, arguments)])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m launch",
+        description="Plan, run and look after a run of the SENet-154 pipeline.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{plan,run,status}")
+    plan = commands.add_parser("plan", help="say what a run would do, on what, and how long it would take")
+    _add_recipe(plan)
+    run = commands.add_parser("run", help="run the stages that are not done, on this machine")
+    _add_recipe(run)
+    some = run.add_mutually_exclusive_group()
+    some.add_argument("--only", metavar="STAGE", help="run this one stage; the stages it reads must be done")
+    some.add_argument(
+        "--from", dest="first", metavar="STAGE", help="start at this stage; the stages before it must be done"
+    )
+    run.add_argument(
+        "--from-checkpoint",
+        metavar="PATH",
+        help="freeze the batch norms of this checkpoint directory, also another run's (freeze_bn.from_checkpoint)",
+    )
+    run.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="go on in a run directory of another config: stages that the changes concern run again, in new "
+        "directories; nothing is overwritten",
+    )
+    status = commands.add_parser("status", help="say how far a run is")
+    status.add_argument("run", type=Path, metavar="RUN", help="the run directory")
+    return parser
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="the recipe, as configs/demo.yaml")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="a key of the recipe and its new value, as train.epochs=3 or epochs=3",
+    )
+    parser.add_argument(
+        "--run", type=Path, metavar="DIR", help="the run directory (default: runs/<name of the recipe>)"
+    )

@@ -1,0 +1,48 @@
+"""What launch prints: lines that survive a reader that has gone, and tables that are whole also in a pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+_PIPE_WIDTH = 1000
+
+
+def say(text: str) -> None:
+    """Print a line at once. Running stages must not end because the pipe or terminal was closed."""
+    with contextlib.suppress(OSError):
+        print(text, flush=True)
+
+
+def complain(text: str) -> None:
+    """Like `say`, on stderr."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def table(*columns: str) -> Table:
+    """An empty table; what does not fit a terminal is folded, never cut."""
+    from rich.table import Table
+
+    result = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    for column in columns:
+        result.add_column(column, overflow="fold")
+    return result
+
+
+def show(renderable: RenderableType) -> None:
+    """Print a table: as wide as the terminal, or as wide as it needs to be where there is none."""
+    from rich.console import Console
+
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    # Rich fills a table's lines with blanks up to the width of their columns; logs do without.
+    with console.capture() as captured:
+        console.print(renderable)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()), flush=True)

@@ -1,0 +1,34 @@
+"""The GPUs of this machine, without importing torch."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+from pipeline.errors import UserError
+
+
+def count_visible_gpus() -> int:
+    """How many GPUs the stages will see: those in CUDA_VISIBLE_DEVICES, or all that the driver lists."""
+    if shutil.which("nvidia-smi") is None:
+        return 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+
+
+def advise(processes: int, gpus: int) -> str | None:
+    """What to tell about the number of processes; None where it suits. UserError where GPUs are missing."""
+    if 0 < gpus < processes:
+        raise UserError(
+            f"resources.processes: must be at most the {gpus} visible GPUs, one for each process (given {processes})"
+        )
+    if gpus > 1 and processes < gpus:
+        return f"{gpus} GPUs are visible and this run uses {processes}; processes={gpus} uses them all"
+    return None

@@ -1,0 +1,156 @@
+"""Say what a run would do, on what, and what it would take; nothing is written and nothing started."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+from launch.chain import Stages, needed_stages
+from launch.console import say, show, table
+from launch.estimate import (
+    Span,
+    checkpoint_bytes,
+    kept_checkpoints,
+    process_memory,
+    step_spans,
+    steps_done,
+    stream_order,
+    training_images,
+    training_rate,
+)
+from launch.run_directory import default_run, describe_changes
+from launch.state import last_checkpoint, stage_state
+from pipeline.config.reader import load_config
+from pipeline.config.schema import Config
+from pipeline.data.order import StreamOrder
+from pipeline.errors import EXIT_DONE
+from pipeline.runs.stage import PlacedStage, place_stages
+from pipeline.tracking.wording import clock_time
+from pipeline.training.batching import BatchSplit, describe_batch, split_batch
+from stages import STAGES
+
+Row = tuple[str, str]
+
+
+def print_plan(recipe: Path, overrides: Sequence[str], run: Path | None) -> int:
+    """Print the plan; returns the exit code."""
+    config = load_config(recipe, overrides)
+    run = run or default_run(config)
+    placed = place_stages(config, run, STAGES)
+    needed = needed_stages(placed)
+    split = split_batch(config.train.global_batch, config.resources.processes, config.train.max_micro_batch)
+    stages = table("stage", "state", "directory", "why")
+    for name, stage in needed.items():
+        stages.add_row(name, *_state(stage, placed))
+    figures = table("", "")
+    for row in _figures(config, placed, needed, split):
+        figures.add_row(*row)
+    say(f"{recipe} in {run}\n")
+    show(stages)
+    say("")
+    figures.show_header = False
+    show(figures)
+    changes = describe_changes(run, config)
+    if changes is not None:
+        say(f"\n{changes}\n`run` will want --accept-changes")
+    return EXIT_DONE
+
+
+def _state(stage: PlacedStage, placed: Stages) -> tuple[str, str, str]:
+    """State, directory and why."""
+    state = stage_state(stage, placed)
+    directory = str(stage.directory)
+    if state.condition in ("done", "running", "to run"):
+        return state.condition, directory, state.detail
+    waits_for = [name for name in stage.inputs if not placed[name].is_done]
+    if waits_for:
+        return "blocked", directory, f"waits for {', '.join(waits_for)}"
+    saved = last_checkpoint(stage.directory)
+    where = "" if saved is None else f", saved after step {saved[0]:,}"
+    return "resumes", directory, f"unfinished work{where} ({state.condition})"
+
+
+def _figures(config: Config, placed: Stages, needed: Stages, split: BatchSplit) -> list[Row]:
+    """The numbers of the run by name, as text."""
+    images = training_images(config, placed)
+    count = "unknown number of" if images.count is None else f"{images.count:,}"
+    rows = [("batch", describe_batch(split, config.optim.lr)), ("images", f"{count} training images ({images.source})")]
+    if images.count is not None:
+        order = stream_order(config, images.count)
+        spans = step_spans(config, order, needed)
+        rows.append(("steps", _steps(config, order, spans)))
+        rows.append(("time", _time(config, placed, needed, spans)))
+    rows.append(("lr", describe_schedule(config)))
+    rows.append(("memory", _memory(config, split)))
+    size, kept = checkpoint_bytes(config), kept_checkpoints(config)
+    best = " and the best" if config.checkpoint.keep_best else ""
+    rows.append(
+        (
+            "checkpoint",
+            f"{_size(size)} (weights, momentum, running statistics); the last {config.checkpoint.keep_last}{best} are "
+            f"kept: {_size(size * kept)} a training stage",
+        )
+    )
+    return rows
+
+
+def describe_schedule(config: Config) -> str:
+    """The learning rate over the run, in one line."""
+    schedule, lr, epochs = config.schedule, config.optim.lr, config.train.epochs
+    span = "the first epoch" if schedule.warmup_epochs == 1 else f"the first {schedule.warmup_epochs:g} epochs"
+    warmup = f"linear up to {lr} over {span}, then " if schedule.warmup_epochs else ""
+    if schedule.kind == "cosine":
+        return f"{warmup}{lr} falling as a cosine to 0 at epoch {epochs}"
+    if not schedule.drop_epochs:
+        return f"{warmup}{lr} throughout"
+    drops = [
+        f"{lr * schedule.drop_factor ** (i + 1):g} from epoch {drop:g}" for i, drop in enumerate(schedule.drop_epochs)
+    ]
+    return f"{warmup}{', '.join([str(lr), *drops])}; {epochs} epochs in all"
+
+
+def _steps(config: Config, order: StreamOrder, spans: dict[str, Span]) -> str:
+    per_epoch = Fraction(order.num_images, order.global_batch)
+    exact = f"{per_epoch.numerator}" if per_epoch.denominator == 1 else f"{float(per_epoch):,.2f}"
+    total = order.steps_for(config.train.epochs)
+    parts = [
+        f"; {name} takes steps {span.first + 1:,} to {span.last:,}, the end of epoch {span.until_epoch}"
+        for name, span in spans.items()
+    ]
+    return f"{exact} an epoch, {total:,} in {_counted(config.train.epochs, 'epoch')}{''.join(parts)}"
+
+
+def _time(config: Config, placed: Stages, needed: Stages, spans: dict[str, Span]) -> str:
+    if not spans:
+        return "nothing to train"
+    rate = training_rate(config, placed)
+    if rate is None:
+        return "unknown; resources.expected_images_per_second is not set and nothing was measured in this run yet"
+    processes = config.resources.processes
+    speed = rate.images_per_second * processes
+    total = sum(span.last - span.first for span in spans.values())
+    left = total - sum(steps_done(needed[name], span) for name, span in spans.items())
+    seconds, seconds_left = (steps * config.train.global_batch / speed for steps in (total, left))
+    rest = "" if left == total else f", {clock_time(seconds_left)} of it left"
+    return (
+        f"about {clock_time(seconds)} of training{rest}, at {processes} x {rate.images_per_second:,.4g} images/s "
+        f"({rate.source}); validation and checkpoints come on top"
+    )
+
+
+def _memory(config: Config, split: BatchSplit) -> str:
+    memory = process_memory(config, split.micro_batch)
+    return (
+        f"at least {_size(memory.total)} a process: {_size(memory.parameters)} for weights, gradients and momentum, "
+        f"{_size(memory.activations)} for the activations of {_counted(split.micro_batch, 'image')} "
+        f"({config.execution.precision})"
+    )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"

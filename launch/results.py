@@ -1,0 +1,26 @@
+"""The results of a finished run, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from launch.console import say, show, table
+from pipeline.runs.manifest import read_manifest
+from pipeline.runs.stage import PlacedStage
+
+REPORT = "report.html"
+
+
+def print_results(placed: Mapping[str, PlacedStage]) -> None:
+    """Errors under each crop plan, and where the report is."""
+    manifest = read_manifest(placed["evaluate"].directory)
+    assert manifest is not None, "results of a run that is not done"
+    results = table("crop plan", "views", "top-1 error", "top-5 error")
+    for column in results.columns[1:]:
+        column.justify = "right"
+    for plan, metrics in manifest.metrics.items():
+        errors = (f"{metrics[f'top{k}_error_percent']:.2f} %" for k in (1, 5))
+        results.add_row(plan, str(metrics["views"]), *errors)
+    say("")
+    show(results)
+    say(f"\nreport: {(placed['report'].directory / REPORT).absolute()}")

@@ -1,0 +1,164 @@
+"""Run the stages of a recipe that are not done, one after another, on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+from launch.chain import Stages, choose_stages, needed_stages
+from launch.child import Supervisor, stage_command, stage_environment
+from launch.command import command_line
+from launch.console import complain, say
+from launch.gpu import advise, count_visible_gpus
+from launch.results import print_results
+from launch.run_directory import default_run, set_up
+from pipeline.config.reader import load_config
+from pipeline.config.schema import Config
+from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR
+from pipeline.runs.lock import DirectoryBusy, busy_message, lock_holder
+from pipeline.runs.manifest import read_manifest
+from pipeline.runs.outcome import clear_outcome, read_outcome
+from pipeline.runs.stage import PlacedStage, place_stages
+from pipeline.tracking.wording import clock_time
+from pipeline.training.batching import split_batch
+from stages import STAGES
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRequest:
+    """What was asked for on the command line."""
+
+    config: Path
+    overrides: tuple[str, ...] = ()
+    run: Path | None = None
+    only: str | None = None
+    first: str | None = None
+    from_checkpoint: str | None = None
+    accept_changes: bool = False
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> RunRequest:
+        """From parsed arguments."""
+        fields = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(cls)}
+        return cls(**{**fields, "overrides": tuple(arguments.overrides)})
+
+    def all_overrides(self) -> list[str]:
+        """Those given, and what an option stands for."""
+        checkpoint = (
+            [] if self.from_checkpoint is None else [f"freeze_bn.from_checkpoint={json.dumps(self.from_checkpoint)}"]
+        )
+        return [*self.overrides, *checkpoint]
+
+    def recipe(self) -> tuple[str, ...]:
+        """The part of the command line that says what to run and where, without which stages."""
+        run = () if self.run is None else ("--run", str(self.run))
+        checkpoint = () if self.from_checkpoint is None else ("--from-checkpoint", self.from_checkpoint)
+        return (str(self.config), *self.overrides, *run, *checkpoint)
+
+
+def run_stages(request: RunRequest) -> int:
+    """Set the run up and run what is asked for; returns the exit code of the contract."""
+    config = load_config(request.config, request.all_overrides())
+    run = request.run or default_run(config)
+    placed = place_stages(config, run, STAGES)
+    chosen = choose_stages(placed, request.only, request.first, request.recipe())
+    _check(config, chosen)
+    set_up(run, config, chosen.values(), request.accept_changes)
+    supervisor = Supervisor()
+    supervisor.install()
+    needed = needed_stages(placed)
+    order = [*needed, *(name for name in chosen if name not in needed)]
+    for name, stage in chosen.items():
+        header = f"[{order.index(name) + 1}/{len(order)}] {name}"
+        if stage.is_done:
+            say(f"{header}: already done in {stage.directory}")
+            continue
+        if supervisor.stop_reason is not None:
+            complain(f"stopped on {supervisor.stop_reason} before stage {name}")
+            return _ended(EXIT_STOPPED, request)
+        say(f"{header}: {stage.spec.summary}")
+        code = _run_stage(header, stage, run, config, supervisor)
+        if code != EXIT_DONE:
+            return _ended(code, request)
+    if all(stage.is_done for stage in needed.values()):
+        print_results(placed)
+    return EXIT_DONE
+
+
+def _check(config: Config, chosen: Stages) -> None:
+    """What would otherwise end a stage later: processes that do not fit, a directory in use, a broken manifest."""
+    processes = config.resources.processes
+    split_batch(config.train.global_batch, processes, config.train.max_micro_batch)
+    for stage in chosen.values():
+        if read_manifest(stage.directory) is None:
+            holder = lock_holder(stage.directory)
+            if holder is not None:
+                raise DirectoryBusy(busy_message(stage.directory, holder))
+    if any(stage.spec.distributed and not stage.is_done for stage in chosen.values()):
+        advice = advise(processes, count_visible_gpus())
+        if advice is not None:
+            say(advice)
+
+
+def _run_stage(header: str, stage: PlacedStage, run: Path, config: Config, supervisor: Supervisor) -> int:
+    """Run one stage to its end, tell how it went, and return its code."""
+    processes = config.resources.processes if stage.spec.distributed else 1
+    clear_outcome(stage.directory)
+    started = time.monotonic()
+    code = supervisor.run(stage_command(stage.name, run, processes), stage_environment(os.environ, processes))
+    took = clock_time(time.monotonic() - started)
+    if stage.is_done:
+        say(f"{header}: done in {took}")
+        return EXIT_DONE
+    ending = _ending(stage, code, supervisor.stop_reason, is_group=processes > 1)
+    if ending.exit_code == EXIT_STOPPED:
+        complain(f"{header}: stopped after {took}")
+    else:
+        complain(f"{header}: failed after {took}; {ending.message or f'its directory is {stage.directory}'}")
+    return ending.exit_code
+
+
+@dataclasses.dataclass(frozen=True)
+class _Ending:
+    """How a stage ended that is not done."""
+
+    exit_code: int
+    message: str = ""
+    """What there is to say; empty where the stage's last line said it."""
+
+
+def _ending(stage: PlacedStage, code: int, stop_reason: str | None, is_group: bool) -> _Ending:
+    """By the note that the stage left; else by what is known of its process."""
+    noted = read_outcome(stage.directory)
+    if noted is not None:
+        # Of several processes each prints something, and one's error is another's consequence: say which came first.
+        return _Ending(noted.exit_code, f"rank {noted.rank}: {noted.message}" if is_group else "")
+    if stop_reason is not None:
+        return _Ending(EXIT_STOPPED)
+    if code == EXIT_USER_ERROR:
+        return _Ending(code)
+    if code < 0:
+        name = signal.Signals(-code).name
+        return _Ending(EXIT_FAILED, f"its process was killed by {name}" + " (out of memory?)" * (name == "SIGKILL"))
+    return _Ending(EXIT_FAILED, f"it ended with code {code} and left no message" if is_group else "")
+
+
+def _ended(code: int, request: RunRequest) -> int:
+    """Say what to do next."""
+    command = command_line("run", *request.recipe(), *_options(request))
+    if code == EXIT_STOPPED:
+        complain(f"to go on: {command}")
+    else:
+        complain(f"when the cause is removed, go on with: {command}")
+    return code
+
+
+def _options(request: RunRequest) -> tuple[str, ...]:
+    only = () if request.only is None else ("--only", request.only)
+    first = () if request.first is None else ("--from", request.first)
+    return (*only, *first)

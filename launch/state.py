@@ -1,0 +1,85 @@
+"""Where each stage of a run stands, read from its directory's files alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.errors import EXIT_STOPPED, UserError
+from pipeline.runs.life import read_lives
+from pipeline.runs.lock import lock_holder
+from pipeline.runs.manifest import read_manifest
+from pipeline.runs.outcome import read_outcome
+from pipeline.runs.stage import PlacedStage
+from pipeline.tracking.wording import clock_time
+
+Condition = Literal["done", "running", "stopped", "failed", "killed", "waiting", "to run"]
+
+
+@dataclasses.dataclass(frozen=True)
+class StageState:
+    """What became of a stage so far."""
+
+    condition: Condition
+    """stopped, failed and killed have unfinished work, which the next start goes on with."""
+    detail: str
+    metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """A finished stage's own figures."""
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether there is work to go on with, and nobody at it."""
+        return self.condition in ("stopped", "failed", "killed")
+
+
+def stage_state(stage: PlacedStage, placed: Mapping[str, PlacedStage]) -> StageState:
+    """The state of one stage among all stages of its run."""
+    try:
+        manifest = read_manifest(stage.directory)
+    except UserError as error:
+        return StageState("failed", str(error))
+    if manifest is not None:
+        return StageState("done", _finished(stage.directory, manifest.provenance["time"]), manifest.metrics)
+    holder = lock_holder(stage.directory)
+    lives = read_lives(stage.directory)
+    if holder is not None:
+        since = f" since {_clock(lives[-1].start)}" if lives else ""
+        return StageState("running", f"{holder}{since}")
+    outcome = read_outcome(stage.directory)
+    if outcome is not None:
+        condition: Condition = "stopped" if outcome.exit_code == EXIT_STOPPED else "failed"
+        return StageState(condition, outcome.message)
+    if lives and lives[-1].end is not None:
+        return StageState("failed", lives[-1].error or "ended without a manifest")
+    if lives:
+        return StageState("killed", f"its process, started {_clock(lives[-1].start)}, ended without a word")
+    waits_for = [name for name in stage.inputs if not placed[name].is_done]
+    if waits_for:
+        return StageState("waiting", f"for {', '.join(waits_for)}")
+    return StageState("to run", "its inputs are done" if stage.inputs else "nothing was done yet")
+
+
+def last_checkpoint(directory: Path) -> tuple[int, float] | None:
+    """Step of a training stage's newest checkpoint and the Unix time it was written; None where it has none."""
+    latest = directory / "checkpoints" / "latest.json"
+    try:
+        name = json.loads(latest.read_text())["checkpoint"]
+        return int(name.rpartition("-")[2]), latest.stat().st_mtime
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+
+
+def _finished(directory: Path, written: str) -> str:
+    lives = read_lives(directory)
+    worked = sum(life.end - life.start for life in lives if life.end is not None)
+    text = f"{_clock(datetime.datetime.fromisoformat(written).timestamp())}, took {clock_time(worked)}"
+    return text if len(lives) < 2 else f"{text} in {len(lives)} starts"
+
+
+def _clock(seconds: float) -> str:
+    """Local time."""
+    return datetime.datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")
