@@ -174,7 +174,7 @@ _CORNERS: tuple[Position, ...] = ("top_left", "top_right", "bottom_left", "botto
 BUILTIN_PLANS: dict[str, CropPlan] = {
     plan.name: plan
     for plan in (
-        # Section 4.1 of the paper: shorter side 256, centre 224.
+        # Section 5.1 of the paper: shorter side 256, centre 224.
         CropPlan(name="center224", views=(CropView(resize_px=256, crop_px=224),)),
         # The paper does not say what its 320 crops were resized from; 320 of 320 is what its reference [15] did.
         CropPlan(name="center320", views=(CropView(resize_px=320, crop_px=320),)),
