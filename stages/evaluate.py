@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import torch
 from torch import nn
 
 from pipeline.config.schema import CropPlan
-from pipeline.data.batch import ViewBatch
 from pipeline.data.index import Dataset, read_dataset
 from pipeline.data.loaders import build_view_loader
 from pipeline.data.normalisation import Preprocessor
@@ -81,7 +79,8 @@ def _weights_file(context: StageContext) -> Path:
 
 def _load_model(context: StageContext, weights: Path) -> nn.Module:
     config, device = context.config, context.collective.device
-    model = create_model(config.model.name, config.model.num_classes)
+    with torch.device("meta"):
+        model = create_model(config.model.name, config.model.num_classes)
     load_weights(model, weights)
     layout = torch.channels_last if config.execution.channels_last else torch.contiguous_format
     return model.to(memory_format=layout).to(device)
@@ -201,14 +200,16 @@ class _Scoring:
             return
         preprocessor = Preprocessor(config.data, config.augmentation, device, config.execution.channels_last)
         fill_up_to = config.evaluate.batch if config.execution.compile else 0
+        pending_images = sum(len(self._parts.positions(number)) for number in pending)
         scorer = ViewScorer(model, self._plan, config.execution, preprocessor, device, fill_up_to)
         windows = expand(self._plan)[0]
         positions = np.concatenate([self._parts.positions(number) for number in numbers])
-        total = sum(len(self._parts.positions(number)) for number in pending)
-        started = time.perf_counter()
+        # All ranks are taken to be as far as this one, which saves them from talking about it.
+        progress = _Progress(self._context, self._plan, len(positions), pending_images / len(positions))
         loader = build_view_loader(self._dataset.val, positions, windows, config.evaluate.batch, config.loader, device)
         with contextlib.closing(loader):
-            batches = self._shown(iter(loader), len(positions), total)
+            batches = iter(loader)
+            started = time.perf_counter()
             for number in numbers:
                 rows = []
                 # The index is cut at multiples of the batch, so no batch belongs to two parts.
@@ -217,18 +218,33 @@ class _Scoring:
                         return
                     # Rounded on the device: half as much to copy.
                     rows.append(scorer.log_probabilities(next(batches).views).half())
+                    progress.add(len(rows[-1]))
                 scores = torch.cat(rows).cpu().numpy()
                 ended = time.perf_counter()
                 self._parts.write(number, Part(scores, (ended - started) / ranks.world_size))
                 started = ended
 
-    def _shown(self, batches: Iterator[ViewBatch], own: int, total: int) -> Iterator[ViewBatch]:
-        """The batches; each that is done is shown as progress: all ranks are taken to be as far as this one."""
-        started = time.perf_counter()
-        seen = 0
-        for batch in batches:
-            yield batch
-            seen += len(batch.positions)
-            done = total * seen // own
-            rate = done / (time.perf_counter() - started)
-            self._context.events.show("progress", done=done, total=total, unit="images", rate=rate, text=self.name)
+
+class _Progress:
+    """How far the scoring of a plan is, as the main rank sees it."""
+
+    def __init__(self, context: StageContext, plan: CropPlan, images: int, scale: float) -> None:
+        """`images` are this rank's, `scale` times as many everybody's."""
+        self._events = context.events
+        self._plan = plan
+        self._images = images
+        self._scale = scale
+        self._seen = 0
+        self._started = time.perf_counter()
+
+    def add(self, images: int) -> None:
+        """Show that so many more images are done."""
+        self._seen += images
+        self._events.show(
+            "progress",
+            done=round(self._seen * self._scale),
+            total=round(self._images * self._scale),
+            unit="images",
+            rate=self._seen * self._scale / (time.perf_counter() - self._started),
+            text=self._plan.name,
+        )
