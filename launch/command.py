@@ -16,7 +16,7 @@ _EPILOG = """examples:
   python -m launch status runs/demo
 
 exit codes:
-  0 done; 75 stopped on request, the same command goes on; 2 the recipe, the data or the command is wrong; 1 anything else
+  0 done; 75 stopped on request, the same command goes on; 2 the recipe, data or command is wrong; 1 anything else
 """
 
 

@@ -24,7 +24,7 @@ from pipeline.runs.lock import DirectoryBusy, busy_message, lock_holder
 from pipeline.runs.manifest import read_manifest
 from pipeline.runs.outcome import clear_outcome, read_outcome
 from pipeline.runs.stage import PlacedStage, place_stages
-from pipeline.tracking.wording import clock_time
+from pipeline.tracking.wording import duration
 from pipeline.training.batching import split_batch
 from stages import STAGES
 
@@ -111,7 +111,7 @@ def _run_stage(header: str, stage: PlacedStage, run: Path, config: Config, super
     clear_outcome(stage.directory)
     started = time.monotonic()
     code = supervisor.run(stage_command(stage.name, run, processes), stage_environment(os.environ, processes))
-    took = clock_time(time.monotonic() - started)
+    took = duration(time.monotonic() - started)
     if stage.is_done:
         say(f"{header}: done in {took}")
         return EXIT_DONE

@@ -15,7 +15,7 @@ from pipeline.runs.lock import lock_holder
 from pipeline.runs.manifest import read_manifest
 from pipeline.runs.outcome import read_outcome
 from pipeline.runs.stage import PlacedStage
-from pipeline.tracking.wording import clock_time
+from pipeline.tracking.wording import duration
 
 Condition = Literal["done", "running", "stopped", "failed", "killed", "waiting", "to run"]
 
@@ -76,7 +76,7 @@ def last_checkpoint(directory: Path) -> tuple[int, float] | None:
 def _finished(directory: Path, written: str) -> str:
     lives = read_lives(directory)
     worked = sum(life.end - life.start for life in lives if life.end is not None)
-    text = f"{_clock(datetime.datetime.fromisoformat(written).timestamp())}, took {clock_time(worked)}"
+    text = f"{_clock(datetime.datetime.fromisoformat(written).timestamp())}, took {duration(worked)}"
     return text if len(lives) < 2 else f"{text} in {len(lives)} starts"
 
 

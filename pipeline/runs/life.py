@@ -36,7 +36,7 @@ def recorded_life(directory: Path, world_size: int) -> Iterator[None]:
 
     def record(kind: str, **fields: object) -> None:
         with naming_disk_errors(directory / LIVES), (directory / LIVES).open("a") as file:
-            file.write(json.dumps({"kind": kind, "time": round(time.time(), 3), **fields}) + "\n")
+            file.write(json.dumps({"kind": kind, **fields, "time": round(time.time(), 3)}) + "\n")
 
     record("start", world_size=world_size, pid=os.getpid(), **collect_provenance())
     error: BaseException | None = None
