@@ -31,7 +31,7 @@ from pipeline.tracking.events import Event, read_events
 MIRRORED = ("train", "validation", "evaluation")
 TABLES = "tables.json"
 """Where a stage leaves tables for W&B: {name: {"columns": [...], "rows": [[...], ...]}}."""
-CLOSE_SECONDS = 25.0
+CLOSE_SECONDS = 30.0
 _SOURCE = Path(__file__).parents[2]
 
 Warn = Callable[[str], None]
@@ -77,17 +77,14 @@ class WandbMirror:
     def __init__(self, config: Config, placed: PlacedStage, run: Path, mode: str, warn: Warn) -> None:
         """`warn` shows one line to the user; it may be called from another thread."""
         self._placed = placed
-        self._run = run
         self._warn = warn
-        self._is_offline = mode == "offline"
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._process: subprocess.Popen[str] | None = None
-        self._send(begin=_description(config, placed, run, mode))
         try:
             # What earlier lives wrote and W&B may have missed; the other end knows what it has.
             for event in read_events(placed.directory):
                 self(event)
-            self._process = _start_process()
+            self._process = _start_process(mode, _description(config, placed, run))
         except (OSError, ValueError) as error:
             warn(f"Weights & Biases gets no copy of this stage: {error}")
             return
@@ -123,8 +120,8 @@ class WandbMirror:
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._warn(
-                f"Weights & Biases did not finish within {CLOSE_SECONDS:.0f} s and was left behind; "
-                "the run's own event files have everything"
+                f"Weights & Biases did not finish within {CLOSE_SECONDS:.0f} s and was left behind; the run's own "
+                "event files have everything, and `wandb sync` can upload what is in the run's wandb folder"
             )
         self._listener.join(1.0)
 
@@ -143,11 +140,11 @@ class WandbMirror:
             self._warn(json.loads(line)["warning"])
 
 
-def _start_process() -> subprocess.Popen[str]:
+def _start_process(mode: str, description: dict[str, Any]) -> subprocess.Popen[str]:
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_SOURCE), os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "pipeline.tracking.wandb_process"],
+        [sys.executable, "-P", "-m", "pipeline.tracking.wandb_process", mode, json.dumps(description)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -157,9 +154,9 @@ def _start_process() -> subprocess.Popen[str]:
     )
 
 
-def _description(config: Config, placed: PlacedStage, run: Path, mode: str) -> dict[str, Any]:
+def _description(config: Config, placed: PlacedStage, run: Path) -> dict[str, Any]:
+    """What the other end has to know, as the fields of its `Description`."""
     return {
-        "mode": mode,
         "directory": str(placed.directory.absolute()),
         "run": str(run.absolute()),
         "project": config.tracking.project,

@@ -15,74 +15,42 @@ import fcntl
 import json
 import os
 import queue
-import secrets
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from pipeline.runs.artifact import write_json
 from pipeline.tracking.events import Event
 from pipeline.tracking.wandb import CLOSE_SECONDS
+from pipeline.tracking.wandb_state import read_state, write_state
 
-STATE = "wandb.json"
-INIT_SECONDS = 15.0
+INIT_SECONDS = 12.0
+_MODULE = "pipeline.tracking.wandb_process"
+_RECORD = "the run's own event files have everything"
 _PREFIXES = {"train": "train", "validation": "val"}
 
-
-@dataclasses.dataclass
-class Cursor:
-    """What W&B has been given: the last step of each kind of event, and the crop plans."""
-
-    train: int = 0
-    validation: int = 0
-    evaluation: tuple[str, ...] = ()
-
-    def advance(self, event: Event) -> bool:
-        """Move past the event; False where it was passed before."""
-        if event["kind"] == "evaluation":
-            if event["plan"] in self.evaluation:
-                return False
-            self.evaluation = (*self.evaluation, event["plan"])
-            return True
-        if event["global_step"] <= getattr(self, event["kind"]):
-            return False
-        setattr(self, event["kind"], event["global_step"])
-        return True
+Mode = Literal["online", "offline"]
 
 
-@dataclasses.dataclass
-class State:
-    """The content of `wandb.json`."""
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """The stage and where it belongs in W&B."""
 
-    id: str
-    url: str | None = None
-    sent: Cursor = dataclasses.field(default_factory=Cursor)
-    open_fragment: str | None = None
-    """Folder below the run's of an offline file that is being written."""
-    sent_before: Cursor = dataclasses.field(default_factory=Cursor)
-    """What had been sent when the offline file was begun."""
-
-
-def read_state(directory: Path) -> State:
-    """The state that earlier lives left, or a new one with an id of its own."""
-    try:
-        fields = json.loads((directory / STATE).read_text())
-        cursors = {name: Cursor(**_tupled(fields[name])) for name in ("sent", "sent_before")}
-        return State(**{**fields, **cursors})
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return State(id=secrets.token_hex(6))
-
-
-def write_state(directory: Path, state: State) -> None:
-    """Replace the file in one step."""
-    write_json(directory / STATE, dataclasses.asdict(state))
-
-
-def _tupled(fields: dict[str, Any]) -> dict[str, Any]:
-    return {**fields, "evaluation": tuple(fields["evaluation"])}
+    directory: str
+    run: str
+    project: str
+    entity: str | None
+    group: str
+    job_type: str
+    config: dict[str, Any]
+    trained_steps: int
+    """The step of the weights that the stage reads, for results that have no step of their own."""
+    watch_pid: int | None
+    """The process whose load is sampled; None for no sampling."""
 
 
 def metrics_of(event: Event, trained_steps: int) -> dict[str, Any]:
@@ -95,15 +63,23 @@ def metrics_of(event: Event, trained_steps: int) -> dict[str, Any]:
 
 
 class WandbRun:
-    """One life of a stage in W&B."""
+    """One life of a stage in W&B; a wandb.Error where the server cannot be reached."""
 
-    def __init__(self, begin: dict[str, Any], warnings: IO[str]) -> None:
-        self._begin = begin
-        self._directory = Path(begin["directory"])
-        self._warnings = warnings
+    def __init__(self, description: Description, mode: Mode) -> None:
+        self._description = description
+        self._directory = Path(description.directory)
+        self._folder = Path(description.run)
         self._state = read_state(self._directory)
         self._discard_torn_fragment()
-        self._run = self._init()
+        write_state(self._directory, self._state)
+        self._run = self._init(mode)
+        self._run.define_metric("global_step", hidden=True)
+        self._run.define_metric("*", step_metric="global_step")
+        self._state.url = self._run.url or self._state.url
+        if mode == "offline":
+            self._state.open_fragment = str(Path(self._run.dir).parent.relative_to(self._folder))
+            self._state.sent_before = dataclasses.replace(self._state.sent)
+        write_state(self._directory, self._state)
 
     def send(self, events: list[Event]) -> None:
         """Log the events that W&B does not have yet; they count as sent just before, rather one missing than two."""
@@ -111,7 +87,7 @@ class WandbRun:
         if fresh:
             write_state(self._directory, self._state)
         for event in fresh:
-            self._run.log(metrics_of(event, self._begin["trained_steps"]))
+            self._run.log(metrics_of(event, self._description.trained_steps))
 
     def finish(self, exit_code: int, summary: dict[str, Any], tables: dict[str, Any]) -> None:
         """Hand over the results, and wait until everything is uploaded, or (offline) on disk."""
@@ -124,112 +100,82 @@ class WandbRun:
         self._state.open_fragment = None
         write_state(self._directory, self._state)
 
-    def _init(self) -> Any:
+    def _init(self, mode: Mode) -> Any:
         import wandb
 
-        mode: Literal["online", "offline"] = self._begin["mode"]
-        try:
-            run = self._init_as(mode)
-        except wandb.Error as error:
-            if mode == "offline":
-                raise
-            self._warn(
-                f"Weights & Biases cannot be reached ({_first_line(error)}); this stage is logged offline, "
-                f"to be uploaded later with `wandb sync`"
-            )
-            mode = "offline"
-            run = self._init_as(mode)
-        run.define_metric("global_step", hidden=True)
-        run.define_metric("*", step_metric="global_step")
-        self._state.url = run.url or self._state.url
-        if mode == "offline":
-            fragment = Path(run.dir).parent
-            self._state.open_fragment = str(fragment.relative_to(self._begin["run"]))
-            self._state.sent_before = dataclasses.replace(self._state.sent)
-        write_state(self._directory, self._state)
-        return run
-
-    def _init_as(self, mode: Literal["online", "offline"]) -> Any:
-        import wandb
-
-        watch_pid = self._begin["watch_pid"]
+        about = self._description
         settings = wandb.Settings(
             init_timeout=INIT_SECONDS,
             silent=True,
             console="off",
             disable_git=True,
             disable_code=True,
-            x_disable_stats=watch_pid is None,
-            x_stats_pid=watch_pid or os.getpid(),
+            x_disable_stats=about.watch_pid is None,
+            x_stats_pid=about.watch_pid or os.getpid(),
         )
-        return wandb.init(
-            mode=mode,
-            dir=self._begin["run"],
-            project=self._begin["project"],
-            entity=self._begin["entity"],
-            group=self._begin["group"],
-            job_type=self._begin["job_type"],
-            name=f"{self._begin['group']}/{self._begin['job_type']}",
-            id=self._state.id,
-            resume="allow",
-            config=self._begin["config"],
-            settings=settings,
-        )
+        local = set(self._folder.glob("wandb/run-*"))
+        try:
+            return wandb.init(
+                mode=mode,
+                dir=about.run,
+                project=about.project,
+                entity=about.entity,
+                group=about.group,
+                job_type=about.job_type,
+                name=f"{about.group}/{about.job_type}",
+                id=self._state.id,
+                resume="allow",
+                config=about.config,
+                settings=settings,
+            )
+        except wandb.Error:
+            for empty in set(self._folder.glob("wandb/run-*")) - local:
+                shutil.rmtree(empty, ignore_errors=True)
+            raise
 
     def _discard_torn_fragment(self) -> None:
         """Remove the offline file that a killed life left behind, unless it was uploaded, and begin again before it."""
         if self._state.open_fragment is None:
             return
-        folder = Path(self._begin["run"], self._state.open_fragment)
+        folder = self._folder / self._state.open_fragment
         if not list(folder.glob("*.synced")):
             shutil.rmtree(folder, ignore_errors=True)
             self._state.sent = self._state.sent_before
         self._state.open_fragment = None
 
-    def _warn(self, text: str) -> None:
-        warn(self._warnings, text)
-
-
-def warn(pipe: IO[str], text: str) -> None:
-    """Ask the stage to show a line; it may be gone."""
-    with contextlib.suppress(OSError):
-        pipe.write(json.dumps({"warning": text}) + "\n")
-        pipe.flush()
-
 
 def main() -> None:
     """Mirror the stage at the other end of standard input until it says how it ended, or dies."""
+    mode: Mode = "online" if sys.argv[1] == "online" else "offline"
+    description = Description(**json.loads(sys.argv[2]))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     orders, warnings = _take_pipes()
-    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(orders, lines), daemon=True).start()
-    first = lines.get()
-    if first is None:
-        return
-    begin = json.loads(first)["begin"]
     try:
-        import wandb  # noqa: F401
+        import wandb
     except ImportError as error:
-        warn(warnings, f"Weights & Biases is not installed ({error}); the run's own event files have everything")
+        _warn(warnings, f"Weights & Biases is not installed ({error}); {_RECORD}")
         return
     try:
-        with _only_one(Path(begin["directory"])):
-            _mirror(WandbRun(begin, warnings), lines)
+        with _only_one(Path(description.directory)):
+            _mirror(WandbRun(description, mode), orders)
+    except wandb.Error as error:
+        if mode == "online":
+            _warn(warnings, f"Weights & Biases cannot be reached ({_first_line(error)}); this stage is logged offline")
+            os._exit(_start_again_offline(orders, warnings))
+        _give_up(warnings, error)
     except Exception as error:
-        warn(
-            warnings,
-            f"Weights & Biases gets no copy of this stage ({type(error).__name__}: {_first_line(error)}); "
-            "the run's own event files have everything",
-        )
+        _give_up(warnings, error)
 
 
-def _mirror(run: WandbRun, lines: queue.SimpleQueue[str | None]) -> None:
-    killed = {"finish": {"exit_code": 1, "summary": {}, "tables": {}}}
+def _mirror(run: WandbRun, orders: IO[bytes]) -> None:
+    lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(orders, lines), daemon=True).start()
     while True:
-        messages = [_parse(lines.get(), killed)]
+        batch = [lines.get()]
         while not lines.empty():
-            messages.append(_parse(lines.get(), killed))
+            batch.append(lines.get())
+        messages = [_DEATH if line is None else json.loads(line) for line in batch]
         run.send([message["event"] for message in messages if "event" in message])
         for message in messages:
             if "finish" in message:
@@ -237,23 +183,32 @@ def _mirror(run: WandbRun, lines: queue.SimpleQueue[str | None]) -> None:
                 return
 
 
-def _parse(line: str | None, at_the_end: dict[str, Any]) -> dict[str, Any]:
-    return at_the_end if line is None else json.loads(line)
+_DEATH = {"finish": {"exit_code": 1, "summary": {}, "tables": {}}}
+"""What a stage that was killed would have said."""
 
 
-def _read(orders: IO[str], lines: queue.SimpleQueue[str | None]) -> None:
+def _read(orders: IO[bytes], lines: queue.SimpleQueue[bytes | None]) -> None:
     """Pass the lines on. When the stage has nothing more to say, this process has to come to its end too."""
     for line in orders:
-        if line.endswith("\n"):
+        if line.endswith(b"\n"):
             lines.put(line)
     lines.put(None)
     threading.Event().wait(CLOSE_SECONDS)
     os._exit(1)
 
 
-def _take_pipes() -> tuple[IO[str], IO[str]]:
+def _start_again_offline(orders: IO[bytes], warnings: IO[str]) -> int:
+    """Do it all in another process, since the client's service goes on trying to reach the server for this run.
+
+    Nothing was read from the pipe yet.
+    """
+    os.environ.pop("WANDB_SERVICE", None)
+    return subprocess.call([sys.executable, "-P", "-m", _MODULE, "offline", sys.argv[2]], stdin=orders, stdout=warnings)
+
+
+def _take_pipes() -> tuple[IO[bytes], IO[str]]:
     """Keep standard input and output for the stage alone: the client and its service get the null device."""
-    orders, warnings = os.fdopen(os.dup(0), "r"), os.fdopen(os.dup(1), "w")
+    orders, warnings = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "w")
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
     os.dup2(null, 1)
@@ -266,6 +221,21 @@ def _only_one(directory: Path) -> Iterator[None]:
     with (directory / ".wandb.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _warn(pipe: IO[str], text: str) -> None:
+    """Ask the stage to show a line; it may be gone."""
+    with contextlib.suppress(OSError):
+        pipe.write(json.dumps({"warning": text}) + "\n")
+        pipe.flush()
+
+
+def _give_up(warnings: IO[str], error: Exception) -> None:
+    _warn(
+        warnings,
+        f"Weights & Biases gets no copy of this stage ({type(error).__name__}: {_first_line(error)}); {_RECORD}",
+    )
+    os._exit(1)  # the client would wait for its service at a normal exit
 
 
 def _first_line(error: Exception) -> str:
