@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -65,6 +64,16 @@ class Entry:
         return self.value
 
 
+def merged(base: Entry, top: Entry) -> Entry:
+    """`top` laid over `base`: mappings key by key, anything else whole."""
+    if not (isinstance(base.value, dict) and isinstance(top.value, dict)):
+        return top
+    entries = dict(base.value)
+    for name, entry in top.value.items():
+        entries[name] = merged(entries[name], entry) if name in entries else entry
+    return Entry(entries, top.place, top.text)
+
+
 @dataclasses.dataclass(frozen=True)
 class Document:
     """A parsed text, and the mistakes that did not keep it from being parsed."""
@@ -74,18 +83,14 @@ class Document:
     problems: list[Problem]
 
 
-def read_document(path: Path) -> Document:
-    """Parse a file; UserError with file and line where it is not UTF-8 or not YAML."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+def decode_document(content: bytes, source: str) -> Document:
+    """Parse a file's content; UserError with file and line where it is not UTF-8 or not YAML."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}:{line}: must be UTF-8 text (given the byte 0x{content[error.start]:02x})") from error
-    return parse_document(text, str(path))
+        place = Place(source, content.count(b"\n", 0, error.start) + 1)
+        raise UserError(f"{place}: must be UTF-8 text (given the byte 0x{content[error.start]:02x})") from error
+    return parse_document(text, source)
 
 
 def parse_document(text: str, source: str) -> Document:
@@ -98,9 +103,9 @@ def parse_document(text: str, source: str) -> Document:
         raise UserError(f"{Place(source, mark.line + 1) if mark else source}: not valid YAML: {reason}") from error
     except ReaderError as error:
         place = Place(source, text.count("\n", 0, error.position) + 1)
-        raise UserError(f"{place}: not valid YAML: holds the control character {error.character!r}") from error
-    except YAMLError as error:
-        raise UserError(f"{source}: not valid YAML: {error}") from error
+        raise UserError(f"{place}: not valid YAML: holds the control character U+{error.character:04X}") from error
+    except RecursionError:
+        raise UserError(f"{source}: not a recipe: hundreds of brackets within each other") from None
     walk = _Walk(source)
     root = None if node is None else walk.entry(node, node.start_mark.line + 1, "")
     return Document(root, walk.problems)
@@ -136,7 +141,7 @@ class _Walk:
         if node in self._open:
             return self._wrong(line, key, "must not contain itself (an alias to what encloses it)")
         if node.tag not in (_SCALARS if isinstance(node, ScalarNode) else _COLLECTIONS):
-            return self._wrong(line, key, f"must be a plain value (given the tag {node.tag})")
+            return self._wrong(line, key, f"must be a plain value (given the tag {_tag(node)})")
         if isinstance(node, ScalarNode):
             return self._scalar(node, line, key)
         self._open.append(node)
@@ -150,7 +155,7 @@ class _Walk:
             # No key of a recipe is a date, and a run may well be named like one.
             value = node.value if node.tag == _DATE else self._constructor.construct_object(node)
         except (ValueError, IndexError, YAMLError):
-            return self._wrong(line, key, f"must be what its tag says (given {node.tag} {text})")
+            return self._wrong(line, key, f"must be what its tag says (given {_tag(node)} {text})")
         return Entry(value, Place(self.source, line), _shortened(text))
 
     def _sequence(self, node: SequenceNode, line: int, key: str) -> Entry:
@@ -170,7 +175,7 @@ class _Walk:
             dotted = f"{key}.{name}" if key else name
             entry = self.entry(value_node, name_line, dotted)
             if name in entries:
-                self._wrong(name_line, dotted, f"must be given once (given in line {entries[name].place.line} already)")
+                self._wrong(name_line, dotted, f"must be given once (line {entries[name].place.line} has it already)")
                 continue
             entries[name] = entry
         shown = ", ".join(f"{name}: {entry.text}" for name, entry in entries.items())
@@ -180,6 +185,10 @@ class _Walk:
         place = Place(self.source, line)
         self.problems.append(Problem(place, key, text))
         return Entry(None, place, "nothing")
+
+
+def _tag(node: Node) -> str:
+    return str(node.tag).replace("tag:yaml.org,2002:", "!!")
 
 
 def _shortened(text: str) -> str:

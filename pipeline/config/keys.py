@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pipeline.config.schema import Config, Section
 
 _SIMILAR = 0.7
+_TOP_LEVEL = f"the top level has: {', '.join(Config.model_fields)}"
 
 
 @functools.cache
@@ -73,7 +74,7 @@ def expectation(annotation: Any) -> str:
     if origin is typing.Literal:
         return f"one of {', '.join(arguments)}"
     if origin is tuple and arguments[-1] is Ellipsis:
-        return f"a list (each: {expectation(arguments[0])})"
+        return f"a list, each item {expectation(arguments[0])}"
     if origin is tuple:
         return f"a list of {len(arguments)} numbers"
     if origin in (typing.Union, types.UnionType):
@@ -82,44 +83,42 @@ def expectation(annotation: Any) -> str:
     return f"a section with the keys {', '.join(section.model_fields)}"
 
 
-def similar_key(name: str, section: type[Section]) -> str | None:
-    """The key of this very section that `name` is a misspelling of."""
+def explain_unknown(name: str, section: type[Section]) -> tuple[str, str | None]:
+    """What to tell about the key `name`, which `section` does not have, and the section's own key that was meant."""
+    elsewhere = _keys_by_last_name()
+    if name in elsewhere:
+        return f"unknown key here (it belongs to {_homes(elsewhere[name])})", None
     close = difflib.get_close_matches(name, section.model_fields, n=1, cutoff=_SIMILAR)
-    return close[0] if close else None
-
-
-def explain_unknown(name: str, section: type[Section], similar: str | None) -> str:
-    """What to write instead of the key `name`, which `section` does not have."""
-    elsewhere = [key for key in all_keys() if key.rpartition(".")[2] == name]
-    if elsewhere:
-        return f"unknown key here (it belongs to {_places(elsewhere)})"
-    if similar is not None:
-        return f"unknown key (did you mean '{similar}'?)"
-    last_names = {key.rpartition(".")[2]: key for key in reversed(all_keys())}
-    close = difflib.get_close_matches(name, last_names, n=1, cutoff=_SIMILAR)
     if close:
-        return f"unknown key (did you mean '{close[0]}'? It belongs to {_places([last_names[close[0]]])})"
-    return f"unknown key (there are: {', '.join(section.model_fields)})"
+        return f"unknown key (did you mean '{close[0]}'?)", close[0]
+    close = difflib.get_close_matches(name, elsewhere, n=1, cutoff=_SIMILAR)
+    if close:
+        return f"unknown key (did you mean '{close[0]}'? It belongs to {_homes(elsewhere[close[0]])})", None
+    return f"unknown key (there are: {', '.join(section.model_fields)})", None
 
 
-def _places(keys: list[str]) -> str:
+@functools.cache
+def _keys_by_last_name() -> dict[str, list[str]]:
+    keys: dict[str, list[str]] = {}
+    for key in all_keys():
+        keys.setdefault(key.rpartition(".")[2], []).append(key)
+    return keys
+
+
+def _homes(keys: list[str]) -> str:
     return " or ".join(key.rpartition(".")[0] or "the top level" for key in keys)
 
 
 def resolve_short_key(given: str) -> str:
     """The full name of a key given in full or by its end (`processes`); ValueError unless that is exactly one."""
-    if given in all_keys() or _leads_into_plan(given):
+    if given in all_keys():
         return given
     endings = [key for key in all_keys() if key.endswith(f".{given}")]
     if len(endings) == 1:
         return endings[0]
     if endings:
         raise ValueError(f"ambiguous key (it may be {' or '.join(endings)})")
-    last_names = {key.rpartition(".")[2]: key for key in reversed(all_keys())}
     close = difflib.get_close_matches(given, all_keys(), n=1, cutoff=_SIMILAR)
-    close = close or [last_names[name] for name in difflib.get_close_matches(given.rpartition(".")[2], last_names, n=1)]
-    raise ValueError(f"unknown key (did you mean '{close[0]}'?)" if close else "unknown key")
-
-
-def _leads_into_plan(given: str) -> bool:
-    return field_at(tuple(given.split("."))) is not None
+    last_names = difflib.get_close_matches(given.rpartition(".")[2], _keys_by_last_name(), n=1, cutoff=_SIMILAR)
+    close += [key for name in last_names for key in _keys_by_last_name()[name]]
+    raise ValueError(f"unknown key (did you mean '{close[0]}'?)" if close else f"unknown key ({_TOP_LEVEL})")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import typing
 from collections.abc import Iterator
 from typing import Any
 
 from pydantic import ValidationError
 
 from pipeline.config.document import Entry, Place, Problem
-from pipeline.config.keys import expectation, explain_unknown, field_at, inner_section, similar_key
+from pipeline.config.keys import expectation, explain_unknown, field_at, inner_section
 from pipeline.config.schema import Config, Section
 
 Path = tuple[int | str, ...]
@@ -45,9 +46,9 @@ def _with_known_keys(entry: Entry, section: type[Section], path: Path, problems:
     for name, inner in entry.value.items():
         meant: str | None = name
         if name not in section.model_fields:
-            similar = similar_key(name, section)
-            problems.append(Problem(inner.place, dotted((*path, name)), explain_unknown(name, section, similar)))
-            meant = None if similar in entry.value else similar
+            text, meant = explain_unknown(name, section)
+            problems.append(Problem(inner.place, dotted((*path, name)), text))
+            meant = None if meant in entry.value else meant
         if meant is None:
             continue
         deeper = inner_section(section.model_fields[meant].annotation)
@@ -94,7 +95,7 @@ def _in_plain_words(kind: str, path: Path, context: dict[str, Any], message: str
         bound, words = _COMPARISONS[kind]
         return f"must be {words} {context[bound]:g} {given}"
     if kind in _TYPE_ERRORS or (kind == "too_long" and expectation(annotation).startswith("a list of")):
-        return f"must be {expectation(annotation)} {given}{_hint(kind, context, entry)}"
+        return f"must be {expectation(annotation)} (given {entry.text}{_hint(kind, entry, annotation)})"
     if kind == "finite_number":
         return f"must be a finite number {given}"
     if kind == "too_short":
@@ -104,16 +105,14 @@ def _in_plain_words(kind: str, path: Path, context: dict[str, Any], message: str
     return f"{message[0].lower()}{message[1:]} {given}"
 
 
-def _hint(kind: str, context: dict[str, Any], entry: Entry) -> str:
+def _hint(kind: str, entry: Entry, annotation: Any) -> str:
     if kind == "bool_type" and str(entry.value).lower() in ("yes", "no", "on", "off", "y", "n"):
-        return ": in YAML 1.2 this is text"
-    if kind == "string_type" and isinstance(entry.value, bool | int | float):
-        return ": put it in quotes"
+        return ", which is text in YAML 1.2"
+    if kind == "string_type" and isinstance(entry.value, bool | int | float) and inner_section(annotation) is None:
+        return "; put it in quotes"
     if kind == "literal_error" and isinstance(entry.value, str):
-        close = difflib.get_close_matches(
-            entry.value, context["expected"].replace("'", "").replace(",", "").split(), n=1
-        )
-        return f": did you mean {close[0]}?" if close else ""
+        close = difflib.get_close_matches(entry.value, typing.get_args(annotation), n=1)
+        return f"; did you mean {close[0]}?" if close else ""
     return ""
 
 

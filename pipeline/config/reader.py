@@ -13,9 +13,10 @@ from typing import Any
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
+from ruamel.yaml.representer import RoundTripRepresenter
 
-from pipeline.config.document import COMMAND_LINE, Entry, Place, Problem, parse_document, read_document
-from pipeline.config.keys import resolve_short_key
+from pipeline.config.document import Entry, Place, Problem, decode_document, merged
+from pipeline.config.overrides import apply_override
 from pipeline.config.problems import explain, in_order, take_out_unknown_keys
 from pipeline.config.schema import Config
 from pipeline.errors import UserError
@@ -28,22 +29,23 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """The recipe at `path`, on top of those it extends, with the overrides on top of all.
 
     A recipe is a YAML 1.2 file. `extends: other.yaml` (relative to the file) takes everything from another recipe that
-    this one does not set itself, key by key; lists are replaced whole. An override is `train.epochs=3`, or
-    `epochs=3` where only one key ends so; its value is YAML too, and empty stands for null.
+    this one does not set itself, key by key; lists are replaced whole. An override is `train.epochs=3`, or `epochs=3`
+    where only one key ends so; its value is YAML too, except that text needs no quotes. Empty stands for null.
 
     Raises UserError with every mistake, each as `file:line: key: what must hold (given ...)`.
     """
     problems: list[Problem] = []
     sources: list[str] = []
-    merged = _read_extended(path, problems, sources)
+    entry = _read_extended(path, problems, sources)
     for override in overrides:
-        merged = _overridden(merged, override, problems)
-    merged, unknown = take_out_unknown_keys(merged)
+        entry = apply_override(entry, override, problems)
+    entry, unknown = take_out_unknown_keys(entry)
     problems += unknown
     try:
-        config = Config.model_validate(merged.plain())
+        config = Config.model_validate(entry.plain())
     except ValidationError as error:
-        problems += explain(error, merged)
+        known = {(problem.place, problem.key) for problem in problems}
+        problems += [problem for problem in explain(error, entry) if (problem.place, problem.key) not in known]
     if problems:
         raise UserError("\n".join(str(problem) for problem in in_order(problems, sources)))
     return config
@@ -52,10 +54,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 def write_run_config(run: Path, config: Config) -> None:
     """Write RUN/config.yaml: every key with its value, defaults included."""
     with naming_disk_errors(run):
-        run.mkdir(parents=True, exist_ok=True)
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(f"{run}: must be a folder, or a path where one can be made (given a file)") from error
     yaml = YAML()
     yaml.width = 120
-    yaml.representer.add_representer(type(None), _represent_null)
+    yaml.Representer = _Representer
     text = io.StringIO()
     yaml.dump(_in_flow_style(config.model_dump(mode="json")), text)
     write_bytes(run / RUN_CONFIG, text.getvalue().encode())
@@ -84,9 +89,7 @@ def config_differences(old: Config, new: Config) -> list[str]:
 
 def _read_extended(path: Path, problems: list[Problem], sources: list[str], chain: tuple[Path, ...] = ()) -> Entry:
     """The file's entries on top of those of the file it extends, and so on; without their `extends`."""
-    if not path.is_file():
-        raise UserError(_not_there(path))
-    document = read_document(path)
+    document = decode_document(_content(path), str(path))
     sources.append(str(path))
     problems += document.problems
     if document.root is None:
@@ -107,7 +110,16 @@ def _read_extended(path: Path, problems: list[Problem], sources: list[str], chai
         raise UserError(f"{extends.place}: extends: must not lead back to a file that extends this one ({circle})")
     if not base.is_file():
         raise UserError(f"{extends.place}: extends: {_not_there(base)}")
-    return _merged(_read_extended(base, problems, sources, chain), root)
+    return merged(_read_extended(base, problems, sources, chain), root)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise UserError(_not_there(path)) from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _not_there(path: Path) -> str:
@@ -125,56 +137,6 @@ def _not_there(path: Path) -> str:
     return f"{path}: no such file ({there})"
 
 
-def _merged(base: Entry, top: Entry) -> Entry:
-    if not (isinstance(base.value, dict) and isinstance(top.value, dict)):
-        return top
-    entries = dict(base.value)
-    for name, entry in top.value.items():
-        entries[name] = _merged(entries[name], entry) if name in entries else entry
-    return Entry(entries, top.place, top.text)
-
-
-def _overridden(root: Entry, override: str, problems: list[Problem]) -> Entry:
-    given, equals, text = override.partition("=")
-    given = given.strip()
-    if not equals or not given:
-        problems.append(Problem(COMMAND_LINE, override, "must be key=value, as in train.epochs=3"))
-        return root
-    try:
-        key = resolve_short_key(given)
-    except ValueError as error:
-        problems.append(Problem(COMMAND_LINE, given, str(error)))
-        return root
-    try:
-        document = parse_document(text, COMMAND_LINE.source)
-    except UserError:
-        problems.append(
-            Problem(COMMAND_LINE, key, f"must be a YAML value; put special characters in quotes (given {text})")
-        )
-        return root
-    problems += [Problem(COMMAND_LINE, key, problem.text) for problem in document.problems]
-    value = Entry(None, COMMAND_LINE, "nothing") if document.root is None else _from_command_line(document.root)
-    return _with_value(root, key.split("."), value)
-
-
-def _with_value(entry: Entry, names: list[str], value: Entry) -> Entry:
-    if not names:
-        return _merged(entry, value)
-    # A section keeps its own place: what it lacks is not the command line's fault.
-    entries = dict(entry.value) if isinstance(entry.value, dict) else {}
-    entries[names[0]] = _with_value(entries.get(names[0], Entry({}, COMMAND_LINE, "nothing")), names[1:], value)
-    return Entry(entries, entry.place, entry.text)
-
-
-def _from_command_line(entry: Entry) -> Entry:
-    value = entry.value
-    if isinstance(value, dict):
-        value = {name: _from_command_line(inner) for name, inner in value.items()}
-    elif isinstance(value, list):
-        value = [_from_command_line(inner) for inner in value]
-    return Entry(value, COMMAND_LINE, entry.text)
-
-
 def _flat(value: Any, key: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {key: value}
@@ -189,8 +151,12 @@ def _shown(values: dict[str, Any], key: str) -> str:
     return json.dumps(values[key]) if key in values else "absent"
 
 
-def _represent_null(representer: Any, value: None) -> Any:
-    return representer.represent_scalar("tag:yaml.org,2002:null", "null")  # ruamel would leave the place empty
+class _Representer(RoundTripRepresenter):
+    def represent_none(self, data: None) -> Any:
+        return self.represent_scalar("tag:yaml.org,2002:null", "null")  # ruamel would leave the place empty
+
+
+_Representer.add_representer(type(None), _Representer.represent_none)
 
 
 def _in_flow_style(value: Any) -> Any:

@@ -1,8 +1,8 @@
 """Every key of a recipe: its type, its default and what it means.
 
-A `Config` is frozen and complete: code takes the section it needs and never looks a key up by name or invents a default.
-Keys under `loader`, `checkpoint`, `tracking` and `resources` are operations: they change how a run is carried out and
-never what it computes, so they are no part of any stage's key.
+A `Config` is frozen and complete: code takes the section it needs and never looks a key up by name or invents a
+default. Keys under `loader`, `checkpoint`, `tracking` and `resources` are operations: they change how a run is carried
+out and never what it computes, so they are no part of any stage's key.
 """
 
 from __future__ import annotations
