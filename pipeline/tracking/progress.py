@@ -225,14 +225,13 @@ class _Progress:
         """The stage, what it says, how far it is, its rate, and the time left (or at the end, taken)."""
         assert self._event is not None
         unit = self._event["unit"].removesuffix("s")
-        position = f"{unit} {self.done:,}/{self.total:,}"
         said = [self._event["text"]] if self._event["text"] else []
-        speed = [] if self._event["rate"] is None else [rate(self._event["rate"], unit)]
+        position = f"{unit} {self.done:,}/{self.total:,}"
         if self.train is not None and unit == "step":
-            epoch, *numbers = describe_training(self.train)
-            said, speed = [epoch], [rate(self.train["images_per_second"], "image")]
-            return [self._stage, *said, position, *numbers, *speed, *self._time()]
-        return [self._stage, *said, position, *speed, *self._time()]
+            numbers = describe_training(self.train)
+        else:
+            numbers = [] if self._event["rate"] is None else [rate(self._event["rate"], unit)]
+        return [self._stage, *said, position, *numbers, *self._time()]
 
     def _time(self) -> list[str]:
         counted = self._count.done - self._count.first_done

@@ -22,11 +22,7 @@ def describe(stage: str, event: Event) -> str | None:
                 duration(event["seconds"]),
             ]
         case "checkpoint":
-            fields = [
-                "checkpoint",
-                f"step {event['global_step']}",
-                f"{event['bytes'] / 1e6:,.1f} MB in {event['seconds']:.1f} s",
-            ]
+            fields = ["checkpoint", f"step {event['global_step']:,}", f"saved in {event['seconds']:.1f} s"]
         case "note":
             fields = ["warning" if event["level"] == "warning" else stage, event["text"]]
         case _:
@@ -35,8 +31,8 @@ def describe(stage: str, event: Event) -> str | None:
 
 
 def describe_training(event: Event) -> list[str]:
-    """The fields of a train event, without the step."""
-    return [f"epoch {event['epoch']:.2f}", f"loss {event['loss']:.3f}", f"lr {event['lr']:.3g}"]
+    """What a train event adds to the progress of the steps."""
+    return [f"loss {event['loss']:.3f}", f"lr {event['lr']:.3g}", rate(event["images_per_second"], "image")]
 
 
 def rate(value: float, unit: str) -> str:
