@@ -24,7 +24,7 @@ def count_visible_gpus() -> int:
 
 
 def advise(processes: int, gpus: int) -> str | None:
-    """What to tell about the number of processes; None where it suits. UserError where GPUs are missing."""
+    """What to tell about the number of processes; None where it suits. UserError where some would have no GPU."""
     if 0 < gpus < processes:
         raise UserError(
             f"resources.processes: must be at most the {gpus} visible GPUs, one for each process (given {processes})"

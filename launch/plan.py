@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from launch.chain import Stages, needed_stages
-from launch.console import say, show, table
+from launch.console import byte_size, say, show, table
 from launch.estimate import (
     Span,
     checkpoint_bytes,
@@ -88,8 +88,8 @@ def _figures(config: Config, placed: Stages, needed: Stages, split: BatchSplit) 
     rows.append(
         (
             "checkpoint",
-            f"{_size(size)} (weights, momentum, running statistics); the last {config.checkpoint.keep_last}{best} are "
-            f"kept: {_size(size * kept)} a training stage",
+            f"{byte_size(size)} (weights, momentum, running statistics); the last {config.checkpoint.keep_last}{best} are "
+            f"kept: {byte_size(size * kept)} a training stage",
         )
     )
     return rows
@@ -142,15 +142,11 @@ def _time(config: Config, placed: Stages, needed: Stages, spans: dict[str, Span]
 def _memory(config: Config, split: BatchSplit) -> str:
     memory = process_memory(config, split.micro_batch)
     return (
-        f"at least {_size(memory.total)} a process: {_size(memory.parameters)} for weights, gradients and momentum, "
-        f"{_size(memory.activations)} for the activations of {_counted(split.micro_batch, 'image')} "
+        f"at least {byte_size(memory.total)} a process: {byte_size(memory.parameters)} for weights, gradients and momentum, "
+        f"{byte_size(memory.activations)} for the activations of {_counted(split.micro_batch, 'image')} "
         f"({config.execution.precision})"
     )
 
 
 def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"

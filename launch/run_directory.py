@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from launch.chain import changed_stages, covers
+from launch.console import byte_size
 from launch.estimate import TRAINING_STAGES, checkpoint_bytes, kept_checkpoints
 from pipeline.config.reader import RUN_CONFIG, config_differences, read_run_config, write_run_config
 from pipeline.config.schema import Config
@@ -79,7 +80,7 @@ def _check_space(run: Path, config: Config, stages: Iterable[PlacedStage]) -> No
     free = shutil.disk_usage(run).free
     if needed > free:
         raise UserError(
-            f"{run}: the checkpoints will need {needed / 1e9:,.1f} GB (each {checkpoint_bytes(config) / 1e6:,.1f} MB, "
-            f"{kept_checkpoints(config)} kept by each training stage and one being written), and {free / 1e9:,.1f} GB "
+            f"{run}: the checkpoints will need {byte_size(needed)} (each {byte_size(checkpoint_bytes(config))}, "
+            f"{kept_checkpoints(config)} kept by each training stage and one being written), and {byte_size(free)} "
             "are free there; free some space, choose another --run DIR, or lower checkpoint.keep_last"
         )

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.command import command_line, parse
+from tests.conftest import REPOSITORY
+
+
+def test_help_answers_without_importing_anything_heavy():
+    code = (
+        "import runpy, sys; sys.argv = ['launch', 'run', '--help']\n"
+        "try: runpy.run_module('launch', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'numpy', 'pydantic', 'rich', 'ruamel', 'wandb') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert "--accept-changes" in done.stdout
+    assert done.stdout.endswith("[]\n")
+
+
+def test_overrides_may_stand_before_and_after_options():
+    arguments = parse(["run", "a.yaml", "epochs=1", "--run", "there", "processes=2", "--only", "train", "seed=3"])
+    assert arguments.overrides == ["epochs=1", "processes=2", "seed=3"]
+    assert arguments.run == Path("there")
+    assert arguments.only == "train"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["run"], "required: CONFIG"),
+        (["run", "a.yaml", "--from", "train", "--only", "build"], "not allowed with argument"),
+        (["run", "a.yaml", "--speed=1"], "unrecognized arguments: --speed=1"),
+        (["run", "a.yaml", "--run", "x", "stray"], "unrecognized arguments: stray"),
+        (["status", "runs/demo", "epochs=1"], "unrecognized arguments: epochs=1"),
+        (["train", "a.yaml"], "invalid choice: 'train'"),
+        ([], "required: {plan,run,status}"),
+    ],
+)
+def test_wrong_command_lines_end_with_2_and_a_message(argv, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(argv)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_suggested_commands_name_the_python_that_runs_and_quote_what_must_be(monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(Path.cwd() / ".venv" / "bin" / "python"))
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/python")
+    assert command_line("run", Path("my recipe.yaml")) == ".venv/bin/python -m launch run 'my recipe.yaml'"
+    monkeypatch.setattr("shutil.which", lambda name: sys.executable)
+    assert command_line("status", "runs/demo") == "python -m launch status runs/demo"

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from launch.plan import describe_schedule, print_plan
+from pipeline.config.reader import load_config, write_run_config
+from pipeline.errors import UserError
+from pipeline.runs.stage import place_stages
+from stages import STAGES
+from tests.conftest import REPOSITORY
+from tests.recipes import small_recipe
+
+CONFIGS = REPOSITORY / "configs"
+
+
+def plan_rows(capsys: pytest.CaptureFixture[str], recipe: Path, overrides: list[str], run: Path) -> dict[str, str]:
+    """The printed plan, each line by its first word."""
+    assert print_plan(recipe, overrides, run) == 0
+    lines = capsys.readouterr().out.splitlines()
+    return dict(line.split(maxsplit=1) for line in lines if line.strip())
+
+
+def test_plan_of_the_winning_recipe_has_its_numbers(capsys, tmp_path):
+    run = tmp_path / ("long-" * 40)
+    rows = plan_rows(
+        capsys, CONFIGS / "senet154_ilsvrc2017.yaml", ["processes=64", "expected_images_per_second=300"], run
+    )
+    assert rows["batch"] == (
+        "global batch 2048 = 64 processes x 32 images x 1 accumulation step; lr 1.0 is for the global batch"
+    )
+    assert rows["images"] == "1,281,167 training images (as published; prepare is to check it)"
+    assert rows["steps"] == (
+        "625.57 an epoch, 62,557 in 100 epochs; train takes steps 1 to 59,430, the end of epoch 95; "
+        "freeze_bn takes steps 59,431 to 62,557, the end of epoch 100"
+    )
+    # 62,557 steps x 2048 images / (64 x 300 images/s) = 6,672.7 s
+    assert rows["time"] == (
+        "about 1:51:13 of training, at 64 x 300 images/s (resources.expected_images_per_second); "
+        "validation and checkpoints come on top"
+    )
+    assert rows["lr"] == (
+        "linear up to 1.0 over the first 5 epochs, then 1.0, 0.1 from epoch 30, 0.01 from epoch 60, "
+        "0.001 from epoch 90; 100 epochs in all"
+    )
+    # 12 bytes x 115,088,984 parameters; 4 x (2 x 115,088,984 + 247,552) bytes
+    assert "1.38 GB for weights, gradients and momentum" in rows["memory"]
+    assert "activations of 32 images (bfloat16)" in rows["memory"]
+    assert rows["checkpoint"] == (
+        "921.7 MB (weights, momentum, running statistics); the last 2 and the best are kept: 2.77 GB a training stage"
+    )
+    assert rows["prepare"].startswith("to run")
+    assert rows["prepare"].endswith("nothing was done yet")
+    assert str(run) in rows["train"], "a long path is cut off"
+    assert rows["train"].startswith("blocked")
+    assert rows["train"].endswith("waits for prepare, build")
+
+
+@pytest.mark.parametrize(
+    ("processes", "expansion"),
+    [(1, "1 process x 32 images x 64 accumulation steps"), (8, "8 processes x 32 images x 8 accumulation steps")],
+)
+def test_fewer_gpus_keep_the_global_batch_by_accumulation(capsys, tmp_path, processes, expansion):
+    recipe = CONFIGS / f"senet154_{processes}gpu.yaml"
+    rows = plan_rows(capsys, recipe, [], tmp_path)
+    assert rows["batch"] == f"global batch 2048 = {expansion}; lr 1.0 is for the global batch"
+
+
+def test_plan_of_the_demo_at_two_processes(capsys, tmp_path):
+    overrides = ["processes=2", "epochs=10", "freeze_bn.last_epochs=2", "global_batch=64", "optim.lr=0.05"]
+    overrides += ["warmup_epochs=1", "schedule.kind=cosine", "expected_images_per_second=400"]
+    rows = plan_rows(capsys, CONFIGS / "demo.yaml", overrides, tmp_path)
+    assert rows["batch"].startswith("global batch 64 = 2 processes x 32 images x 1 accumulation step; lr 0.05 is")
+    assert rows["images"] == "1,437 training images (as published; prepare is to check it)"
+    assert rows["steps"] == (
+        "22.45 an epoch, 225 in 10 epochs; train takes steps 1 to 180, the end of epoch 8; "
+        "freeze_bn takes steps 181 to 225, the end of epoch 10"
+    )
+    assert rows["lr"] == "linear up to 0.05 over the first epoch, then 0.05 falling as a cosine to 0 at epoch 10"
+    assert rows["memory"].startswith("at least 21.5 MB a process: 6.7 MB for weights")
+    assert rows["time"].startswith("about 0:00:18 of training, at 2 x 400 images/s")
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_the_numbers(tmp_path):
+    with pytest.raises(UserError, match=r"64 images cannot be shared equally by 3 processes .* use 2 or 4 processes"):
+        print_plan(CONFIGS / "demo.yaml", ["processes=3", "global_batch=64"], tmp_path)
+
+
+def test_what_is_not_known_is_said_to_be_unknown(capsys, tmp_path):
+    write_run_config(tmp_path / "recipe", small_recipe(tmp_path))
+    rows = plan_rows(capsys, tmp_path / "recipe" / "config.yaml", [], tmp_path / "run")
+    assert rows["images"] == "unknown number of training images (unknown until prepare is done)"
+    assert "steps" not in rows
+
+
+def test_a_plan_writes_nothing(capsys, tmp_path):
+    plan_rows(capsys, CONFIGS / "demo.yaml", [], tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_measured_speed_replaces_the_expected_one_and_done_steps_are_taken_off(capsys, tmp_path):
+    overrides = ["processes=1", "epochs=10", "freeze_bn.last_epochs=2", "global_batch=64"]
+    config = load_config(CONFIGS / "demo.yaml", overrides)
+    train = place_stages(config, tmp_path, STAGES)["train"].directory
+    train.mkdir()
+    events = [{"kind": "train", "time": 1.0, "global_step": 45 + i, "images_per_second": 320.0} for i in range(1, 46)]
+    (train / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    life = {"kind": "start", "time": 1.0, "world_size": 2}
+    (train / "lives.jsonl").write_text(json.dumps(life) + "\n")
+    rows = plan_rows(capsys, CONFIGS / "demo.yaml", overrides, tmp_path)
+    # 225 steps x 64 images / 160 images/s = 90 s; 90 of the steps are done
+    assert rows["time"].startswith(
+        "about 0:01:30 of training, 0:00:54 of it left, at 1 x 160 images/s (measured in this run's train)"
+    )
+    assert rows["train"].startswith("blocked")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ({"kind": "step", "drop_epochs": (), "warmup_epochs": 0.0}, "0.05 throughout"),
+        (
+            {"kind": "step", "drop_epochs": (2.0, 4.5), "warmup_epochs": 0.0},
+            "0.05, 0.005 from epoch 2, 0.0005 from epoch 4.5; 6 epochs in all",
+        ),
+        (
+            {"kind": "cosine", "drop_epochs": (), "warmup_epochs": 0.5},
+            "linear up to 0.05 over the first 0.5 epochs, then 0.05 falling as a cosine to 0 at epoch 6",
+        ),
+    ],
+)
+def test_schedule_in_one_line(tmp_path, schedule, expected):
+    assert describe_schedule(small_recipe(tmp_path, schedule=schedule)) == expected
