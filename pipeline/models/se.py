@@ -9,8 +9,7 @@ from torch import nn
 class SEModule(nn.Module):
     """The gate of section 3 of the paper: global average pool, C to C/r, ReLU, C/r to C, sigmoid; layers with bias.
 
-    Takes maps (N, C, H, W) and returns gates (N, C, 1, 1) in 0 to 1. Multiplying is left to the caller, which does it
-    in one pass with the sum that follows.
+    Takes maps (N, C, H, W) and returns gates (N, C, 1, 1) in 0 to 1; multiplying is left to the caller.
     """
 
     def __init__(self, channels: int, reduction: int) -> None:
