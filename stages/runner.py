@@ -51,11 +51,12 @@ def run_stage(name: str, config: Config, run: Path) -> int:
         _run(placed, config, run, ranks, stop)
     except (UserError, TrainingDiverged, StopRequested, Exception) as error:
         outcome = _outcome(error, ranks)
-        print(f"{name}: {outcome.message}", file=sys.stderr, flush=True)
+        is_first = True
         # Who is refused at the door leaves no note in a directory where another process is at work.
         if placed is not None and placed.directory.exists() and not isinstance(error, DirectoryBusy):
             with contextlib.suppress(UserError):
-                write_outcome(placed.directory, outcome)
+                is_first = write_outcome(placed.directory, outcome)
+        _explain(name, error, outcome, ranks, is_first)
         # Ranks that stop together leave with 0, or their launcher would kill those that are a moment later.
         together = outcome.exit_code == EXIT_STOPPED and ranks.world_size > 1
         return EXIT_DONE if together else outcome.exit_code
@@ -85,7 +86,6 @@ def _run(placed: PlacedStage, config: Config, run: Path, ranks: Ranks, stop: Sto
             events = EventLog(None)
         stack.callback(events.close)
         context = StageContext(config, run, placed.directory, inputs, ranks, events, stop)
-        # Until its code is imported a stage cannot be asked to stop, only to die.
         result: StageResult = importlib.import_module(f"stages.{placed.name}").run(context)
         if ranks.is_main:
             _finish(placed, result)
@@ -130,9 +130,17 @@ def _outcome(error: Exception, ranks: Ranks) -> Outcome:
         return Outcome(EXIT_USER_ERROR, str(error), ranks.rank)
     if isinstance(error, StopRequested):
         return Outcome(EXIT_STOPPED, str(error), ranks.rank)
-    if not isinstance(error, TrainingDiverged):
-        traceback.print_exc()
     return Outcome(EXIT_FAILED, str(error) or type(error).__name__, ranks.rank)
+
+
+def _explain(name: str, error: Exception, outcome: Outcome, ranks: Ranks, is_first: bool) -> None:
+    """One message, from the rank where the trouble began; what it then does to the others is not worth a word."""
+    is_expected = isinstance(error, UserError | StopRequested | TrainingDiverged)
+    if not is_first and not (is_expected and ranks.is_main):
+        return
+    if not is_expected:
+        traceback.print_exception(error)
+    print(f"{name}: {outcome.message}", file=sys.stderr, flush=True)
 
 
 def _say(ranks: Ranks, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from typing import Any
 
 import torch
@@ -13,6 +14,15 @@ from pipeline.config.schema import ExecutionConfig, OptimConfig
 from pipeline.distributed import Collective
 from pipeline.engines.engine import OptimizerState
 from pipeline.training.optim import build_sgd
+
+
+# The batch norm statistics are each process's own, as in 2017; `synchronise_buffers` hands them on where needed.
+# PyTorch is renaming the argument that says so.
+_OWN_STATISTICS: dict[str, Any] = {
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(nn.parallel.DistributedDataParallel).parameters
+    else "broadcast_buffers": False
+}
 
 
 class NativeEngine:
@@ -36,9 +46,8 @@ class NativeEngine:
             self._runner = nn.parallel.DistributedDataParallel(
                 self._runner,
                 device_ids=[collective.device] if collective.device.type == "cuda" else None,
-                # The statistics are each process's own, as in 2017; `synchronise_buffers` hands them on where needed.
-                broadcast_buffers=False,
                 gradient_as_bucket_view=True,
+                **_OWN_STATISTICS,
             )
 
     def rehearse(self, image_shape: tuple[int, int, int, int]) -> None:

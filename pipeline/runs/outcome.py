@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 from pipeline.runs.artifact import write_json
@@ -24,10 +25,21 @@ class Outcome:
     rank: int
 
 
-def write_outcome(directory: Path, outcome: Outcome) -> None:
-    """Leave the note; the first one stands, since what follows is usually its consequence."""
-    if not (directory / OUTCOME).exists():
-        write_json(directory / OUTCOME, dataclasses.asdict(outcome))
+def write_outcome(directory: Path, outcome: Outcome) -> bool:
+    """Leave the note unless another rank has: the first one stands, since what follows is its consequence.
+
+    Returns whether this is the one that stands.
+    """
+    path = directory / OUTCOME
+    draft = directory / f".tmp-{os.getpid()}-{OUTCOME}"
+    try:
+        write_json(draft, dataclasses.asdict(outcome))
+        os.link(draft, path)
+    except FileExistsError:
+        return False
+    finally:
+        draft.unlink(missing_ok=True)
+    return True
 
 
 def read_outcome(directory: Path) -> Outcome | None:

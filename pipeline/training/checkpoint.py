@@ -44,6 +44,16 @@ class Checkpoint:
     """The trainer's own plain values: the loader's state, the event log's position, the best result so far."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was just written, and what that took."""
+
+    path: Path
+    seconds: float
+    size: int
+    """Bytes on disk."""
+
+
 class CheckpointStore:
     """The checkpoints of one stage."""
 
@@ -52,7 +62,7 @@ class CheckpointStore:
         self._keep_last = keep_last
         self._keep_best = keep_best
 
-    def save(self, checkpoint: Checkpoint, best_step: int | None) -> Path:
+    def save(self, checkpoint: Checkpoint, best_step: int | None) -> Saved:
         """Write one, then move `latest.json`, then remove what need not be kept. Main rank only.
 
         UserError where the disk is full; the earlier checkpoints are unharmed then.
@@ -72,10 +82,10 @@ class CheckpointStore:
             }
             write_json(temporary / _MANIFEST, {"global_step": checkpoint.global_step, "files": files})
         size = sum(file.stat().st_size for file in path.iterdir())
-        latest = {"checkpoint": path.name, "seconds": round(time.monotonic() - started, 3), "bytes": size}
-        write_json(self.directory / LATEST, latest)
+        saved = Saved(path, round(time.monotonic() - started, 3), size)
+        write_json(self.directory / LATEST, {"checkpoint": path.name, "seconds": saved.seconds, "bytes": saved.size})
         self._remove_old(best_step)
-        return path
+        return saved
 
     def newest(self, warn: Callable[[str], None]) -> Path | None:
         """The newest whole checkpoint; each broken one passed over on the way is named to `warn`.

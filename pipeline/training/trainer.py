@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -223,7 +222,6 @@ class Trainer:
         self._check_frozen()
         done = self._progress.global_step
         if self._collective.ranks.is_main:
-            started = time.monotonic()
             checkpoint = Checkpoint(
                 global_step=done,
                 model=self._engine.model.state_dict(),
@@ -237,9 +235,11 @@ class Trainer:
                 },
             )
             best_step = None if self._progress.best is None else self._progress.best["global_step"]
-            self._saved = self._store.save(checkpoint, best_step)
-            seconds = round(time.monotonic() - started, 3)
-            self._events.show("checkpoint", global_step=done, path=str(self._saved), seconds=seconds)
+            saved = self._store.save(checkpoint, best_step)
+            self._saved = saved.path
+            self._events.show(
+                "checkpoint", global_step=done, path=str(saved.path), seconds=saved.seconds, bytes=saved.size
+            )
         self._saved = Path(self._collective.share(str(self._saved)))
 
     def _is_saved(self) -> bool:

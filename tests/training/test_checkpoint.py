@@ -45,7 +45,7 @@ def test_what_is_read_is_bit_for_bit_what_was_saved(tmp_path: Path) -> None:
     saved = checkpoint(3)
     # A channels-last weight is stored like any other.
     saved.model["conv"] = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)  # type: ignore[index]
-    path = store(tmp_path).save(saved, best_step=None)
+    path = store(tmp_path).save(saved, best_step=None).path
     read = read_checkpoint(path)
     assert read.global_step == 3
     assert read.state == saved.state
@@ -102,8 +102,8 @@ def damage(path: Path, how: str) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_named_and_the_previous_checkpoint_is_used(tmp_path: Path, name: str, how: str) -> None:
     checkpoints = store(tmp_path)
-    good = checkpoints.save(checkpoint(1), best_step=None)
-    bad = checkpoints.save(checkpoint(2), best_step=None)
+    good = checkpoints.save(checkpoint(1), best_step=None).path
+    bad = checkpoints.save(checkpoint(2), best_step=None).path
     damage(bad / name, how)
     if name == "manifest.json" and how == "one bit flipped":
         # Whatever the flipped bit says now, it is not what the files are.
@@ -119,7 +119,7 @@ def test_a_damaged_file_is_named_and_the_previous_checkpoint_is_used(tmp_path: P
 
 def test_refuses_to_start_over_when_every_checkpoint_is_broken(tmp_path: Path) -> None:
     checkpoints = store(tmp_path)
-    damage(checkpoints.save(checkpoint(1), best_step=None) / "model.safetensors", "cut short")
+    damage(checkpoints.save(checkpoint(1), best_step=None).path / "model.safetensors", "cut short")
     with pytest.raises(
         UserError, match=r"no whole checkpoint is left; delete .*checkpoints to start from the beginning"
     ):
@@ -133,15 +133,15 @@ def test_leftovers_of_a_killed_save_are_no_checkpoint_and_are_removed(tmp_path: 
     leftover.mkdir()
     (leftover / "model.safetensors").write_bytes(b"half")
     assert checkpoints.newest(no_warning) is None
-    checkpoints.save(checkpoint(8), best_step=None)
+    checkpoints.save(checkpoint(8), best_step=None).path
     assert not leftover.exists()
 
 
 def test_a_step_saved_again_replaces_a_broken_one(tmp_path: Path) -> None:
     checkpoints = store(tmp_path)
-    path = checkpoints.save(checkpoint(4), best_step=None)
+    path = checkpoints.save(checkpoint(4), best_step=None).path
     damage(path / "state.json", "empty")
-    checkpoints.save(checkpoint(4), best_step=None)
+    checkpoints.save(checkpoint(4), best_step=None).path
     verify_checkpoint(path)
 
 
@@ -152,7 +152,7 @@ def test_a_pickle_in_place_of_a_file_is_not_run(tmp_path: Path) -> None:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.system, (f"touch {marker}",)
 
-    path = store(tmp_path).save(checkpoint(1), best_step=None)
+    path = store(tmp_path).save(checkpoint(1), best_step=None).path
     content = pickle.dumps(Hostile())
     for name in FILES:
         (path / name).write_bytes(content)

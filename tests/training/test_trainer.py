@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.config.reader import read_run_config, write_run_config
+from pipeline.config.schema import Config
+from pipeline.data.index import read_dataset
+from pipeline.data.loaders import build_train_loader
+from pipeline.data.normalisation import Preprocessor
+from pipeline.data.order import StreamOrder
+from pipeline.models import create_model
+from pipeline.models.weights import read_weights
+from pipeline.ranks import Ranks
+from pipeline.runs.manifest import read_manifest
+from pipeline.runs.stage import PlacedStage, place_stages
+from pipeline.seeds import derive_seed
+from pipeline.tracking.events import read_events
+from pipeline.training.schedule import LearningRate
+from stages import STAGES
+from tests.images import write_image_folders
+from tests.processes import finish, run_stage_to_end, start_stage
+from tests.recipes import small_recipe
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_image_folders(tmp_path_factory.mktemp("images"), num_classes=4, train_per_class=20, val_per_class=5)
+
+
+def start_run(run: Path, config: Config) -> dict[str, PlacedStage]:
+    run.mkdir()
+    write_run_config(run, config)
+    for stage in ("prepare", "build"):
+        run_stage_to_end(run, stage)
+    return place_stages(config, run, STAGES)
+
+
+def plain_loop(config: Config, placed: dict[str, PlacedStage], first_step: int, last_step: int) -> nn.Module:
+    """What the train stage must come to, without any of its machinery: one process, one batch of everything."""
+    dataset = read_dataset(placed["prepare"].directory)
+    order = StreamOrder(len(dataset.train), config.train.global_batch, config.seed)
+    rate = LearningRate(config.schedule, config.optim.lr, order, config.train.epochs)
+    preprocessor = Preprocessor(config.data, config.augmentation, CPU, channels_last=False)
+    model = create_model(config.model.name, config.model.num_classes, dropout=config.model.dropout)
+    model.load_state_dict(read_weights(placed["build"].directory / "weights.safetensors"))
+    optimizer = torch.optim.SGD(model.parameters(), 1.0, config.optim.momentum, weight_decay=config.optim.weight_decay)
+    loader = build_train_loader(
+        dataset.train, config, Ranks(), CPU, micro_batch=24, first_step=first_step, last_step=last_step
+    )
+    for step, batch in enumerate(loader, first_step):
+        torch.manual_seed(derive_seed(config.seed, "step", step, 0))
+        optimizer.param_groups[0]["lr"] = rate.at(step)
+        optimizer.zero_grad()
+        logits = model(preprocessor.training(batch))
+        nn.functional.cross_entropy(logits, batch.labels, label_smoothing=config.train.label_smoothing).backward()
+        optimizer.step()
+    return model
+
+
+def test_train_stage_agrees_with_a_plain_loop(tmp_path: Path, images: Path) -> None:
+    """One micro-batch a step, so that batch norms and dropout see the same in both; only the memory layout differs."""
+    config = small_recipe(images, train={"max_micro_batch": 24, "epochs": 4})
+    placed = start_run(tmp_path / "run", config)
+    run_stage_to_end(tmp_path / "run", "train")
+    order = StreamOrder(80, 24, config.seed)
+    expected = plain_loop(config, placed, 0, order.steps_for(2)).state_dict()
+    found = read_weights(placed["train"].directory / "weights.safetensors")
+    assert expected.keys() == found.keys()
+    for name, value in expected.items():
+        # Seven float32 steps that sum in another order (channels-last) stay within a few units in the last place.
+        torch.testing.assert_close(
+            found[name], value, rtol=2e-4, atol=2e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+def test_accumulated_micro_batches_are_one_global_batch(tmp_path: Path, images: Path) -> None:
+    """With the batch norms frozen and nothing random per process, 4 x 6 images are 1 x 24 images."""
+    run = tmp_path / "run"
+    config = small_recipe(images, model={"dropout": 0.0}, augmentation={"pixel_jitter": 0.0})
+    placed = start_run(run, config)
+    run_stage_to_end(run, "train")
+    checkpoint = placed["train"].directory / "checkpoints" / "step-00000014"
+    results = []
+    for micro_batch in (6, 24):
+        overrides = (f"freeze_bn.from_checkpoint={checkpoint}", f"train.max_micro_batch={micro_batch}")
+        run_stage_to_end(run, "freeze_bn", overrides=overrides)
+        directory = place_stages(read_run_config(run, overrides), run, STAGES)["freeze_bn"].directory
+        manifest = read_manifest(directory)
+        assert manifest is not None
+        assert manifest.metrics["accumulation"] == 24 // micro_batch
+        results.append(read_weights(directory / "weights.safetensors"))
+    for name, value in results[0].items():
+        torch.testing.assert_close(results[1][name], value, rtol=2e-4, atol=2e-5)
+
+
+def test_events_tell_every_logged_step_once_and_the_manifest_the_result(tmp_path: Path, images: Path) -> None:
+    config = small_recipe(images)
+    placed = start_run(tmp_path / "run", config)
+    run_stage_to_end(tmp_path / "run", "train")
+    directory = placed["train"].directory
+    last = StreamOrder(80, 24, config.seed).steps_for(4)
+    assert last == 14
+    train = list(read_events(directory, "train"))
+    assert [event["global_step"] for event in train] == [1, 3, 6, 9, 12, 14]
+    assert all(math.isfinite(event["loss"]) for event in train)
+    assert [event["epoch"] for event in train][-1] == pytest.approx(14 * 24 / 80)
+    validations = list(read_events(directory, "validation"))
+    assert [event["global_step"] for event in validations] == [4, 7, 10, 14]
+    assert {event["images"] for event in validations} == {20}
+    manifest = read_manifest(directory)
+    assert manifest is not None
+    assert manifest.metrics["global_step"] == 14
+    assert manifest.metrics["top1_error_percent"] == validations[-1]["top1_error_percent"]
+    assert (manifest.metrics["world_size"], manifest.metrics["micro_batch"], manifest.metrics["accumulation"]) == (
+        1,
+        6,
+        4,
+    )
+
+
+def test_a_loss_that_is_no_number_stops_the_run_before_anything_is_saved(
+    tmp_path: Path, images: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = small_recipe(images, optim={"lr": 1e30}, schedule={"warmup_epochs": 0.0}, checkpoint={"every_steps": 1})
+    placed = start_run(tmp_path / "run", config)
+    assert finish(start_stage(tmp_path / "run", "train")) == [1]
+    message = capfd.readouterr().err
+    assert "the loss was NaN or infinite in step" in message
+    assert "the last good checkpoint is" in message
+    assert "Traceback" not in message
+    saved = sorted((placed["train"].directory / "checkpoints").glob("step-*/model.safetensors"))
+    assert saved
+    for path in saved:
+        assert all(torch.isfinite(value).all() for value in read_weights(path).values())
+
+
+def test_freeze_bn_goes_on_with_the_same_optimizer_and_schedule(tmp_path: Path, images: Path) -> None:
+    config = small_recipe(images)
+    placed = start_run(tmp_path / "run", config)
+    for stage in ("train", "freeze_bn"):
+        run_stage_to_end(tmp_path / "run", stage)
+    frozen = list(read_events(placed["freeze_bn"].directory, "train"))
+    assert frozen[0]["global_step"] == 15
+    assert frozen[-1]["global_step"] == 20
+    before = read_weights(placed["train"].directory / "weights.safetensors")
+    after = read_weights(placed["freeze_bn"].directory / "weights.safetensors")
+    for name in before:
+        in_batch_norm = ".bn" in name or ".downsample.1." in name
+        assert torch.equal(before[name], after[name]) == in_batch_norm, name
