@@ -155,7 +155,9 @@ def _build(
     loader: LoaderConfig,
     gpu: int | None,
 ) -> Any:
-    paths = [index.file(position) for position in positions]
+    # Joined here, not one by one as `index.file` does: there can be a hundred thousand.
+    root = str(index.root)
+    paths = [f"{root}/{index.paths[position]}" for position in positions]
     for path in paths:
         if not path.isascii() and "\udc80" <= max(path) <= "\udcff":
             raise UserError(f"{path!r}: DALI cannot open a name that is not UTF-8; rename it and run prepare again")

@@ -1,0 +1,433 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config.schema import Config, LoaderConfig
+from pipeline.data import dali, loaders
+from pipeline.data.batch import Batch
+from pipeline.data.index import ImageIndex
+from pipeline.data.loaders import StreamLoader, build_train_loader, build_view_loader
+from pipeline.data.window import Window
+from pipeline.errors import UserError
+from pipeline.ranks import Ranks
+from tests.data.indexing import index_files, write_pictures
+from tests.recipes import small_recipe
+
+pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")
+
+CPU = torch.device("cpu")
+ALONE = Ranks()
+NUM_IMAGES = 50
+GLOBAL_BATCH = 24
+"""Does not divide the images, and can be shared by 1, 2, 3 and 8 processes."""
+WINDOWS = (Window(40, 32, "center"), Window(40, 32, "bottom_right"), Window(56, 48, "center"))
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
+    return index_files(write_pictures(tmp_path_factory.mktemp("pictures"), NUM_IMAGES))
+
+
+def recipe(index: ImageIndex, backend: str = "dali", **sections: dict[str, Any] | int) -> Config:
+    return small_recipe(index.root, loader={"backend": backend}, **sections)  # type: ignore[arg-type]
+
+
+def train_loader(
+    index: ImageIndex,
+    ranks: Ranks = ALONE,
+    micro_batch: int = 3,
+    first_step: int = 0,
+    last_step: int = 8,
+    config: Config | None = None,
+) -> StreamLoader:
+    return build_train_loader(
+        index,
+        config or recipe(index),
+        ranks,
+        CPU,
+        micro_batch=micro_batch,
+        first_step=first_step,
+        last_step=last_step,
+    )
+
+
+def contents(batches: list[Batch]) -> list[tuple[int, int, float, bytes]]:
+    """Position, label, angle and pixels of every image, in order."""
+    return [
+        (int(position), int(label), float(angle), image.numpy().tobytes())
+        for batch in batches
+        for image, label, position, angle in zip(batch.images, batch.labels, batch.positions, batch.angles, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(index: ImageIndex) -> list[tuple[int, int, float, bytes]]:
+    """All images of the first 8 steps, by one process that was never stopped."""
+    return contents(list(train_loader(index)))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+def test_every_epoch_holds_each_image_once_at_any_world_size(index: ImageIndex, world_size: int) -> None:
+    # 25 steps of 24 images are 12 epochs of 50.
+    local = GLOBAL_BATCH // world_size
+    ranks = [Ranks(rank, rank, world_size) for rank in range(world_size)]
+    positions = [
+        np.concatenate([batch.positions for batch in train_loader(index, rank, local, last_step=25)]) for rank in ranks
+    ]
+    stream = np.concatenate([share.reshape(25, local) for share in positions], axis=1).reshape(12, NUM_IMAGES)
+    for epoch in stream:
+        assert sorted(epoch.tolist()) == list(range(NUM_IMAGES))
+
+
+@pytest.mark.parametrize(("world_size", "micro_batch"), [(1, 24), (1, 1), (2, 4), (3, 8), (8, 3)])
+def test_a_steps_images_do_not_depend_on_world_size_or_micro_batch(
+    index: ImageIndex, whole: list[tuple[int, int, float, bytes]], world_size: int, micro_batch: int
+) -> None:
+    local = GLOBAL_BATCH // world_size
+    shares = [
+        contents(list(train_loader(index, Ranks(rank, rank, world_size), micro_batch))) for rank in range(world_size)
+    ]
+    steps = [share[step * local : (step + 1) * local] for step in range(8) for share in shares]
+    assert [image for step in steps for image in step] == whole
+
+
+def test_batches_are_as_the_contract_says(index: ImageIndex) -> None:
+    batches = list(train_loader(index, micro_batch=6))
+    assert len(batches) == 8 * GLOBAL_BATCH // 6
+    for batch in batches:
+        assert batch.images.shape == (6, 3, 32, 32)
+        assert batch.images.dtype == torch.uint8
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+        assert batch.labels.dtype == batch.positions.dtype == torch.int64
+        assert batch.angles.dtype == torch.float32
+        assert batch.labels.tolist() == index.labels[batch.positions.numpy()].tolist()
+
+
+@pytest.mark.parametrize("backend", ["dali", "reference"])
+@pytest.mark.parametrize("stop", [0, 1, 2, 3, 7, 8])
+def test_resumed_loader_yields_exactly_the_rest(
+    index: ImageIndex, whole: list[tuple[int, int, float, bytes]], backend: str, stop: int
+) -> None:
+    """Steps 2 and 4 hold the end of one epoch and the beginning of the next."""
+    first = train_loader(index, config=recipe(index, backend))
+    running = iter(first)
+    before = contents([next(running) for _ in range(stop * 8)])
+    state = json.loads(json.dumps(first.state_dict()))
+    first.close()
+    resumed = train_loader(index, micro_batch=8, config=recipe(index, backend))
+    resumed.load_state_dict(state)
+    after = contents(list(resumed))
+    assert state["next_step"] == stop
+    assert len(before) == stop * GLOBAL_BATCH
+    if backend == "dali":
+        assert before + after == whole
+    else:
+        assert before + after == contents(list(train_loader(index, config=recipe(index, backend))))
+
+
+def test_resume_at_another_world_size_goes_on_with_the_same_images(
+    index: ImageIndex, whole: list[tuple[int, int, float, bytes]]
+) -> None:
+    first = train_loader(index)
+    running = iter(first)
+    for _ in range(3 * 8):
+        next(running)
+    shares = []
+    for rank in range(2):
+        resumed = train_loader(index, Ranks(rank, rank, 2), micro_batch=12)
+        resumed.load_state_dict(first.state_dict())
+        shares.append([contents([batch]) for batch in resumed])
+    rest = [image for parts in zip(*shares, strict=True) for part in parts for image in part]
+    assert rest == whole[3 * GLOBAL_BATCH :]
+
+
+def test_loader_that_begins_later_yields_exactly_the_rest(
+    index: ImageIndex, whole: list[tuple[int, int, float, bytes]]
+) -> None:
+    assert contents(list(train_loader(index, first_step=5))) == whole[5 * GLOBAL_BATCH :]
+
+
+def test_nothing_is_decoded_that_is_not_used(index: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    decode = dali.decode_crops
+    monkeypatch.setattr(
+        dali, "decode_crops", lambda index, positions, *rest: asked.extend(positions) or decode(index, positions, *rest)
+    )
+    list(train_loader(index, first_step=5, last_step=7))
+    assert len(asked) == 2 * GLOBAL_BATCH
+
+
+def test_a_long_run_is_planned_in_segments_without_a_seam(
+    index: ImageIndex, whole: list[tuple[int, int, float, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned: list[int] = []
+    decode = dali.decode_crops
+    monkeypatch.setattr(
+        dali,
+        "decode_crops",
+        lambda index, positions, *rest: planned.append(len(positions)) or decode(index, positions, *rest),
+    )
+    monkeypatch.setattr(loaders, "SEGMENT_IMAGES", 3 * GLOBAL_BATCH + 5)
+    loader = train_loader(index)
+    running = iter(loader)
+    batches, next_steps = [], []
+    for _ in range(8):
+        batches += [next(running) for _ in range(8)]
+        next_steps.append(loader.state_dict()["next_step"])
+    assert contents(batches) == whole
+    assert next_steps == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert planned == [72, 72, 48]
+
+
+def test_state_is_refused_in_the_middle_of_a_step(index: ImageIndex) -> None:
+    loader = train_loader(index)
+    running = iter(loader)
+    next(running)
+    with pytest.raises(AssertionError, match="middle of a step"):
+        loader.state_dict()
+    loader.close()
+
+
+def test_iterating_anew_begins_at_the_step_that_was_not_finished(
+    index: ImageIndex, whole: list[tuple[int, int, float, bytes]]
+) -> None:
+    loader = train_loader(index)
+    running = iter(loader)
+    for _ in range(8 + 3):
+        next(running)
+    assert contents(list(loader)) == whole[GLOBAL_BATCH:]
+    assert list(running) == []
+
+
+def change_digest(index: ImageIndex) -> ImageIndex:
+    return ImageIndex(**{**vars(index), "digest": "0" * 64})
+
+
+@pytest.mark.parametrize(
+    ("sections", "difference"),
+    [
+        ({"seed": 12}, "seed: was 11, is 12"),
+        ({"train": {"global_batch": 48}}, "train.global_batch: was 24, is 48"),
+        ({"train": {"image_size_px": 48}}, "train.image_size_px: was 32, is 48"),
+        ({"augmentation": {"area": [0.5, 1.0]}}, r"augmentation.area: was \[0.08, 1.0\], is \[0.5, 1.0\]"),
+        ({"augmentation": {"aspect": [1.0, 1.0]}}, r"augmentation.aspect: was \[0.75, 1.3.*\], is \[1.0, 1.0\]"),
+        ({"augmentation": {"flip": False}}, "augmentation.flip: was True, is False"),
+        ({"augmentation": {"rotation_degrees": 0.0}}, "augmentation.rotation_degrees: was 5.0, is 0.0"),
+        ({"augmentation": {"pixel_jitter": 0.0}}, "augmentation.pixel_jitter: was 8.0, is 0.0"),
+        ({"backend": "reference"}, "loader.backend: was dali, is reference"),
+    ],
+)
+def test_state_of_another_recipe_is_refused(index: ImageIndex, sections: dict[str, Any], difference: str) -> None:
+    other = train_loader(index, config=recipe(index, **sections))
+    with pytest.raises(UserError, match=difference):
+        other.load_state_dict(train_loader(index).state_dict())
+
+
+def test_state_of_other_data_or_another_version_is_refused_with_all_differences(
+    index: ImageIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = json.loads(json.dumps(train_loader(index).state_dict()))
+    state["fingerprint"]["nvidia-dali-cuda130"] = "1.0"
+    monkeypatch.setattr(loaders, "STREAM_VERSION", 99)
+    other = train_loader(change_digest(index))
+    with pytest.raises(UserError, match="another stream of images") as caught:
+        other.load_state_dict(state)
+    for line in (
+        f"index: was {index.digest}, is 000",
+        "nvidia-dali-cuda130: was 1.0, is ",
+        "stream_version: was 1, is 99",
+    ):
+        assert line in str(caught.value)
+    assert other.state_dict()["next_step"] == 0
+
+
+def test_state_does_not_depend_on_how_the_work_is_shared(index: ImageIndex) -> None:
+    alone, shared = train_loader(index), train_loader(index, Ranks(1, 1, 2), micro_batch=4)
+    assert alone.state_dict() == shared.state_dict()
+
+
+def test_a_batch_that_is_kept_does_not_change(index: ImageIndex) -> None:
+    kept = [(batch.images, batch.images.clone()) for batch in train_loader(index, last_step=20)]
+    assert all(torch.equal(images, copy) for images, copy in kept)
+
+
+def test_two_loaders_at_once_do_not_disturb_each_other(
+    index: ImageIndex, whole: list[tuple[int, int, float, bytes]]
+) -> None:
+    views = build_view_loader(index, np.arange(NUM_IMAGES), WINDOWS, 7, LoaderConfig(), CPU)
+    expected = [view for batch in views for view in batch.views]
+    pairs = list(zip(train_loader(index), train_loader(index), strict=True))
+    between: list[torch.Tensor] = []
+    trained = []
+    for batch in train_loader(index):
+        trained.append(batch)
+        if len(trained) == 5:
+            between = [view for part in views for view in part.views]
+    assert contents([one for one, _ in pairs]) == contents([two for _, two in pairs]) == contents(trained) == whole
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(between, expected, strict=True))
+
+
+def remove(file: Path) -> None:
+    file.unlink()
+
+
+def cut_short(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def zero_the_end(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[:200] + bytes(len(content) - 200))
+
+
+def replace(file: Path) -> None:
+    write_pictures(file.parent / "other", 1)[0].replace(file)
+
+
+@pytest.mark.parametrize("backend", ["dali", "reference"])
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (remove, r"cannot be read \(No such file or directory\)"),
+        (cut_short, "[0-9,]+ bytes, .* when prepare read it"),
+        (empty, "0 bytes, .* when prepare read it"),
+        (replace, "[0-9,]+ bytes, .* when prepare read it"),
+        (zero_the_end, r"its content has changed \(SHA-256 differs\)"),
+    ],
+)
+def test_a_file_that_changed_since_prepare_is_named(
+    tmp_path: Path, backend: str, damage: Callable[[Path], None], problem: str
+) -> None:
+    index = index_files(write_pictures(tmp_path / "pictures", 12))
+    damage(tmp_path / "pictures" / "007.JPEG")
+    config = small_recipe(tmp_path, train={"global_batch": 12}, loader={"backend": backend})
+    loader = train_loader(index, config=config)
+    with pytest.raises(UserError, match=f"pictures/007.JPEG: {problem}(.|\n)*run prepare again"):
+        list(loader)
+    views = build_view_loader(index, np.arange(12), WINDOWS, 5, LoaderConfig(backend=config.loader.backend), CPU)
+    with pytest.raises(UserError, match=f"pictures/007.JPEG: {problem}(.|\n)*run prepare again"):
+        list(views)
+
+
+@pytest.mark.parametrize("backend", ["dali", "reference"])
+def test_a_failure_on_unchanged_files_is_not_blamed_on_them(tmp_path: Path, backend: str) -> None:
+    files = write_pictures(tmp_path / "pictures", 6)
+    files[3].write_bytes(b"<html>not found</html>" * 20)
+    good = index_files([files[0]] * 6)
+    content = files[3].read_bytes()
+    num_bytes, paths = good.num_bytes.copy(), list(good.paths)
+    num_bytes[3], paths[3] = len(content), "003.JPEG"
+    sha256 = [*good.sha256[:3], hashlib.sha256(content).hexdigest()[:16], *good.sha256[4:]]
+    index = ImageIndex(**{**vars(good), "num_bytes": num_bytes, "paths": tuple(paths), "sha256": tuple(sha256)})
+    loader = train_loader(index, config=small_recipe(tmp_path, loader={"backend": backend}))
+    with pytest.raises(RuntimeError):
+        list(loader)
+
+
+def test_a_file_name_that_dali_cannot_open_is_named(tmp_path: Path) -> None:
+    files = write_pictures(tmp_path / "pictures", 3)
+    files[1] = files[1].rename(files[1].with_name("caf\udce9.JPEG"))
+    index = index_files(files)
+    with pytest.raises(UserError, match=r"caf\\udce9.JPEG'.*not UTF-8"):
+        list(train_loader(index))
+
+
+def test_file_names_may_hold_spaces_and_any_utf8(tmp_path: Path) -> None:
+    files = write_pictures(tmp_path / "pictures", 3)
+    files[1] = files[1].rename(files[1].with_name("un café \t北.JPEG"))
+    assert len(list(train_loader(index_files(files)))) == 64
+
+
+@pytest.mark.parametrize(
+    ("backend", "message"),
+    [
+        ("dali", "loader.decode: no GPU is visible"),
+        ("reference", "loader.decode: the reference loader decodes on the CPU"),
+    ],
+)
+def test_decoding_on_a_gpu_that_is_not_there_is_refused(index: ImageIndex, backend: Any, message: str) -> None:
+    loader = LoaderConfig(backend=backend, decode="gpu")
+    with pytest.raises(UserError, match=message):
+        build_view_loader(index, np.arange(3), WINDOWS, 2, loader, CPU)
+
+
+@pytest.mark.parametrize("backend", ["dali", "reference"])
+@pytest.mark.parametrize(
+    ("num_images", "batch", "sizes"), [(11, 4, [4, 4, 3]), (8, 4, [4, 4]), (3, 16, [3]), (0, 4, [])]
+)
+def test_views_hold_each_position_once_and_in_order(
+    index: ImageIndex, backend: Any, num_images: int, batch: int, sizes: list[int]
+) -> None:
+    positions = np.random.default_rng(1).permutation(NUM_IMAGES)[:num_images]
+    views = build_view_loader(index, positions, WINDOWS, batch, LoaderConfig(backend=backend), CPU)
+    batches = list(views)
+    assert len(views) == len(batches)
+    assert [len(part.positions) for part in batches] == sizes
+    assert [position for part in batches for position in part.positions.tolist()] == positions.tolist()
+    for part in batches:
+        assert part.labels.tolist() == index.labels[part.positions.numpy()].tolist()
+        for view, window in zip(part.views, WINDOWS, strict=True):
+            assert view.shape == (len(part.positions), 3, window.crop_px, window.crop_px)
+            assert view.dtype == torch.uint8
+            assert view.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_views_do_not_depend_on_the_batch_or_the_time(index: ImageIndex) -> None:
+    views = build_view_loader(index, np.arange(11), WINDOWS, 4, LoaderConfig(), CPU)
+    alone = build_view_loader(index, np.arange(11), WINDOWS, 1, LoaderConfig(threads=1, prefetch=1), CPU)
+    for number in range(len(WINDOWS)):
+        first, again, single = (torch.cat([part.views[number] for part in loader]) for loader in (views, views, alone))
+        assert torch.equal(first, again)
+        assert torch.equal(first, single)
+
+
+def test_view_loader_can_be_closed_half_way(index: ImageIndex) -> None:
+    views = build_view_loader(index, np.arange(11), WINDOWS, 4, LoaderConfig(), CPU)
+    running = iter(views)
+    next(running)
+    views.close()
+    assert list(running) == []
+    assert len(list(views)) == 3
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_images_decoded_on_the_gpu_are_those_of_the_cpu(index: ImageIndex) -> None:
+    gpu = torch.device("cuda", 0)
+    config = recipe(index)
+    on_gpu = build_train_loader(index, config, Ranks(), gpu, micro_batch=6, first_step=0, last_step=8)
+    for ours, theirs in zip(on_gpu, train_loader(index, micro_batch=6), strict=True):
+        assert ours.images.device == gpu
+        assert ours.labels.is_pinned()
+        assert ours.positions.tolist() == theirs.positions.tolist()
+        assert (ours.images.cpu().float() - theirs.images.float()).abs().mean() < 2
+    views = zip(
+        *(build_view_loader(index, np.arange(11), WINDOWS, 4, LoaderConfig(), device) for device in (gpu, CPU)),
+        strict=True,
+    )
+    for ours, theirs in views:
+        for one, two in zip(ours.views, theirs.views, strict=True):
+            assert one.device == gpu
+            assert (one.cpu().float() - two.float()).abs().mean() < 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_images_kept_on_the_gpu_do_not_change(index: ImageIndex) -> None:
+    loader = build_train_loader(
+        index, recipe(index), Ranks(), torch.device("cuda", 0), micro_batch=6, first_step=0, last_step=20
+    )
+    kept = [(batch.images, batch.images.clone()) for batch in loader]
+    assert all(torch.equal(images, copy) for images, copy in kept)

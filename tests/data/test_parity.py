@@ -1,0 +1,191 @@
+"""DALI against torchvision, given the same crops: the difference is stated here, and bounded.
+
+Decoding and resizing agree to rounding: at most 2 of 255 anywhere but in the outermost pixels of a crop, where the two
+weigh the antialiasing filter's missing neighbours differently, and less than 0.5 of 255 on average.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms import v2
+
+from pipeline.config.schema import AugmentationConfig, LoaderConfig
+from pipeline.data import dali, reference
+from pipeline.data.augmentation import Augmentation, draw_augmentation
+from pipeline.data.index import ImageIndex
+from pipeline.data.window import Window
+from tests.data.indexing import index_files, picture, write_pictures
+
+pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")
+
+MEAN_DIFFERENCE = 0.5
+INNER_DIFFERENCE = 2
+EDGE_DIFFERENCE = 40
+LOADER = LoaderConfig()
+WINDOWS = (
+    Window(256, 224, "center"),
+    Window(256, 224, "top_left"),
+    Window(256, 224, "bottom_right"),
+    Window(320, 320, "center"),
+    Window(352, 299, "top_right"),
+)
+
+
+def draw(index: ImageIndex, positions: np.ndarray, epoch: int = 0) -> Augmentation:
+    epochs = np.full(len(positions), epoch)
+    sizes = index.heights[positions], index.widths[positions]
+    return draw_augmentation(AugmentationConfig(), 5, positions, epochs, *sizes)
+
+
+def require_alike(ours: torch.Tensor, theirs: torch.Tensor, mean: float = MEAN_DIFFERENCE) -> None:
+    difference = (ours.int() - theirs.int()).abs()
+    assert difference.float().mean(dim=(1, 2, 3)).max() < mean
+    assert difference[..., 2:-2, 2:-2].max() <= INNER_DIFFERENCE
+    assert difference.max() <= EDGE_DIFFERENCE
+
+
+def require_crops_alike(index: ImageIndex, size_px: int, batch: int, epochs: int = 1) -> None:
+    positions = np.arange(len(index)).repeat(epochs)
+    drawn = draw_augmentation(
+        AugmentationConfig(),
+        5,
+        positions,
+        np.tile(np.arange(epochs), len(index)),
+        index.heights[positions],
+        index.widths[positions],
+    )
+    ours = dali.decode_crops(index, positions, drawn, size_px, batch, LOADER, None)
+    theirs = reference.decode_crops(index, positions, drawn, size_px, batch, LOADER)
+    for one, two in zip(ours, theirs, strict=True):
+        require_alike(one, two)
+
+
+def require_windows_alike(index: ImageIndex, windows: tuple[Window, ...], batch: int) -> None:
+    positions = np.arange(len(index))
+    ours = dali.decode_windows(index, positions, windows, batch, LOADER, None)
+    theirs = reference.decode_windows(index, positions, windows, batch, LOADER)
+    for views in zip(ours, theirs, strict=True):
+        for one, two in zip(*views, strict=True):
+            require_alike(one, two)
+
+
+@pytest.fixture(scope="module")
+def imagenet(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
+    """48 ImageNet files of 5 classes."""
+    folder = tmp_path_factory.mktemp("imagenet")
+    with tarfile.open(shared_data / "imagenet_sample.tar") as archive:
+        members = [member for member in archive if member.name.endswith(".JPEG")][::10][:48]
+        archive.extractall(folder, members=members, filter="data")
+    return index_files(sorted(folder.rglob("*.JPEG")))
+
+
+def test_training_crops_of_imagenet_agree(imagenet: ImageIndex) -> None:
+    require_crops_alike(imagenet, size_px=224, batch=8, epochs=2)
+
+
+def test_windows_of_imagenet_agree(imagenet: ImageIndex) -> None:
+    require_windows_alike(imagenet, WINDOWS, batch=8)
+
+
+def test_training_crops_of_small_images_agree(tmp_path: Path) -> None:
+    index = index_files(write_pictures(tmp_path / "pictures", 30))
+    require_crops_alike(index, size_px=32, batch=6, epochs=3)
+    require_crops_alike(index, size_px=224, batch=6)
+
+
+def test_windows_of_small_images_agree(tmp_path: Path) -> None:
+    index = index_files(write_pictures(tmp_path / "pictures", 10))
+    require_windows_alike(index, (Window(40, 32, "center"), Window(41, 33, "bottom_left"), *WINDOWS), batch=4)
+
+
+def rotated_by_exif(image: Image.Image, file: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(file, "JPEG", exif=exif)
+
+
+def with_alpha(image: Image.Image, file: Path) -> None:
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    image.save(file, "PNG")
+
+
+def sixteen_bits(image: Image.Image, file: Path) -> None:
+    Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257).save(file, "PNG")
+
+
+@pytest.mark.parametrize(
+    "save",
+    [
+        lambda image, file: image.convert("L").save(file, "JPEG"),
+        lambda image, file: image.convert("CMYK").save(file, "JPEG"),
+        lambda image, file: image.save(file, "JPEG", progressive=True, subsampling=0),
+        rotated_by_exif,
+        lambda image, file: image.save(file, "PNG"),
+        lambda image, file: image.convert("L").save(file, "PNG"),
+        lambda image, file: image.quantize(32).save(file, "PNG"),
+        with_alpha,
+        sixteen_bits,
+        lambda image, file: image.crop((0, 0, 1, image.height)).save(file, "JPEG"),
+        lambda image, file: image.crop((0, 0, image.width, 1)).save(file, "JPEG"),
+        lambda image, file: image.crop((0, 0, 1, 1)).save(file, "JPEG"),
+    ],
+    ids=[
+        *("grey", "cmyk", "progressive", "exif_rotated", "png", "grey_png", "palette_png"),
+        *("alpha_png", "sixteen_bit_png", "one_wide", "one_high", "one_pixel"),
+    ],
+)
+def test_unusual_images_agree(tmp_path: Path, save: Callable[[Image.Image, Path], None]) -> None:
+    file = tmp_path / "unusual.JPEG"
+    save(picture(90, 120, seed=4), file)
+    index = index_files([file])
+    require_crops_alike(index, size_px=48, batch=5, epochs=10)
+    require_windows_alike(index, (Window(40, 32, "center"), Window(40, 32, "top_right")), batch=1)
+
+
+def test_both_loaders_ignore_the_exif_orientation(tmp_path: Path) -> None:
+    image = picture(90, 120, seed=4)
+    rotated_by_exif(image, tmp_path / "rotated.JPEG")
+    image.save(tmp_path / "upright.JPEG")
+    index = index_files([tmp_path / "rotated.JPEG", tmp_path / "upright.JPEG"])
+    for decode in (
+        dali.decode_windows(index, np.arange(2), WINDOWS, 2, LOADER, None),
+        reference.decode_windows(index, np.arange(2), WINDOWS, 2, LOADER),
+    ):
+        for ((rotated, upright),) in zip(next(iter(decode)), strict=True):
+            assert torch.equal(rotated, upright)
+
+
+def test_windows_are_those_of_torchvisions_own_resize_and_crop(tmp_path: Path) -> None:
+    """Not through the reference loader, so that a mistake in what both share would show."""
+    files = write_pictures(tmp_path / "pictures", 6)
+    index = index_files(files)
+    (views,) = dali.decode_windows(
+        index, np.arange(6), (Window(40, 32, "center"), Window(64, 50, "bottom_left")), 6, LOADER, None
+    )
+    for row, file in enumerate(files):
+        image = decode_image(str(file), mode=ImageReadMode.RGB)
+        centre = v2.functional.center_crop(v2.functional.resize(image, [40]), [32, 32])
+        corner = v2.functional.five_crop(v2.functional.resize(image, [64]), [50, 50])[2]
+        require_alike(views[0][row : row + 1], centre[None])
+        require_alike(views[1][row : row + 1], corner[None])
+
+
+def test_crops_are_those_of_torchvisions_own_resized_crop(tmp_path: Path) -> None:
+    files = write_pictures(tmp_path / "pictures", 12)
+    index = index_files(files)
+    drawn = draw(index, np.arange(12))
+    (images,) = dali.decode_crops(index, np.arange(12), drawn, 32, 12, LOADER, None)
+    assert 0 < drawn.mirrored.sum() < 12
+    for row, file in enumerate(files):
+        window = [int(column[row]) for column in (drawn.tops, drawn.lefts, drawn.heights, drawn.widths)]
+        expected = v2.functional.resized_crop(decode_image(str(file), mode=ImageReadMode.RGB), *window, [32, 32])
+        expected = v2.functional.horizontal_flip(expected) if drawn.mirrored[row] else expected
+        require_alike(images[row : row + 1], expected[None])
