@@ -88,8 +88,8 @@ def _figures(config: Config, placed: Stages, needed: Stages, split: BatchSplit) 
     rows.append(
         (
             "checkpoint",
-            f"{byte_size(size)} (weights, momentum, running statistics); the last {config.checkpoint.keep_last}{best} are "
-            f"kept: {byte_size(size * kept)} a training stage",
+            f"{byte_size(size)} (weights, momentum, running statistics); the last {config.checkpoint.keep_last}{best} "
+            f"are kept: {byte_size(size * kept)} a training stage",
         )
     )
     return rows
@@ -142,8 +142,8 @@ def _time(config: Config, placed: Stages, needed: Stages, spans: dict[str, Span]
 def _memory(config: Config, split: BatchSplit) -> str:
     memory = process_memory(config, split.micro_batch)
     return (
-        f"at least {byte_size(memory.total)} a process: {byte_size(memory.parameters)} for weights, gradients and momentum, "
-        f"{byte_size(memory.activations)} for the activations of {_counted(split.micro_batch, 'image')} "
+        f"at least {byte_size(memory.total)} a process: {byte_size(memory.parameters)} for weights, gradients and "
+        f"momentum, {byte_size(memory.activations)} for the activations of {_counted(split.micro_batch, 'image')} "
         f"({config.execution.precision})"
     )
 

@@ -1,0 +1,143 @@
+"""The rules that hold the packages apart, read from the source itself."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.reader import load_config
+from stages import STAGES
+from tests.conftest import REPOSITORY
+
+SOURCES = sorted(path for package in ("pipeline", "stages", "launch") for path in (REPOSITORY / package).rglob("*.py"))
+LOGIN_NODE = (
+    "launch/**/*.py",
+    "stages/__init__.py",
+    "pipeline/config/*.py",
+    "pipeline/runs/*.py",
+    "pipeline/tracking/*.py",
+    "pipeline/data/index.py",
+    "pipeline/data/order.py",
+    "pipeline/models/__init__.py",
+    "pipeline/models/spec.py",
+    "pipeline/training/batching.py",
+    "pipeline/errors.py",
+    "pipeline/ranks.py",
+    "pipeline/seeds.py",
+)
+"""What must answer at once where there is no GPU, and perhaps no torch."""
+VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "tools"}
+
+
+def package_of(path: Path) -> str:
+    return path.relative_to(REPOSITORY).parts[0]
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    """Dotted names of all modules that a file imports, inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute here"
+            yield node.module or ""
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [("pipeline", {"stages", "launch", "tests"}), ("stages", {"launch", "tests"}), ("launch", {"tests"})],
+)
+def test_imports_run_one_way(package, forbidden):
+    for path in SOURCES:
+        if package_of(path) == package:
+            wrong = {module for module in imported_modules(path) if module.partition(".")[0] in forbidden}
+            assert not wrong, f"{path} imports {wrong}"
+
+
+def test_launch_knows_the_stages_by_their_declarations_only():
+    for path in SOURCES:
+        if package_of(path) == "launch":
+            modules = {module for module in imported_modules(path) if module.partition(".")[0] == "stages"}
+            assert modules <= {"stages"}, path
+
+
+def test_what_runs_on_a_login_node_does_not_import_torch():
+    modules = sorted(module_of(path) for pattern in LOGIN_NODE for path in REPOSITORY.glob(pattern))
+    code = f"""
+import importlib, sys
+for name in {modules}:
+    importlib.import_module(name)
+    loaded = {{"torch", "torchvision", "nvidia", "wandb", "matplotlib", "sklearn"}} & sys.modules.keys()
+    assert not loaded, f"{{name}} imports {{loaded}}"
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_file_is_named_by_what_it_is_about():
+    for path in SOURCES:
+        assert not VAGUE_NAMES & set(path.relative_to(REPOSITORY).with_suffix("").parts), path
+
+
+@pytest.mark.parametrize("stage", [spec.name for spec in STAGES])
+def test_every_declared_stage_has_a_module_that_runs_it(stage):
+    run = importlib.import_module(f"stages.{stage}").run
+    assert list(inspect.signature(run).parameters) == ["context"]
+
+
+@pytest.mark.parametrize("recipe", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_stage_reads_only_stages_declared_before_it(recipe):
+    config = load_config(recipe)
+    names = [spec.name for spec in STAGES]
+    for position, spec in enumerate(STAGES):
+        assert set(spec.inputs(config)) <= set(names[:position])
+
+
+def test_nothing_that_is_loaded_can_run_code():
+    for path in SOURCES:
+        text = path.read_text()
+        loaders = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"} & set(imported_modules(path))
+        assert not loaders, f"{path} imports {loaders}"
+        for call in re.findall(r"torch\.load\([^)]*\)", text):
+            assert "weights_only=True" in call, f"{path}: {call}"
+        assert not re.search(r"allow_pickle\s*=\s*True", text), path
+
+
+def lock_lines() -> list[str]:
+    lines = (REPOSITORY / "requirements.lock").read_text().splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_lock_pins_every_package_exactly():
+    assert lock_lines()
+    for line in lock_lines():
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+( ;.*)?", line), line
+
+
+def test_lock_has_every_dependency_of_the_project():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    names = {normal(re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0]) for line in wanted}
+    assert names <= {normal(line.partition("==")[0]) for line in lock_lines()}
+
+
+@pytest.mark.parametrize("name", ["Makefile", ".ci/run", "pyproject.toml", "requirements.lock"])
+def test_the_set_up_leaves_the_choice_of_registry_to_the_machine(name):
+    assert not re.search(r"index-url|find-links|https?://", (REPOSITORY / name).read_text())

@@ -1,0 +1,104 @@
+"""What the README tells people to click and to type exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from launch.command import parse
+from pipeline.config.reader import load_config
+from stages import STAGES
+from tests.conftest import REPOSITORY
+
+README = REPOSITORY / "README.md"
+COMMAND = re.compile(r"^(?:\$ )?((?:[A-Z_]+=\S+ )*(?:\S*python3?|senet154|make)\b.*)$")
+
+
+@pytest.fixture(scope="module")
+def text() -> str:
+    return README.read_text()
+
+
+def commands(text: str) -> list[list[str]]:
+    """Every command in a code block that is ours to check, as words; continued lines joined, comments cut."""
+    blocks = re.findall(r"^```(?:bash|sh|console|shell)?\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    found = [shlex.split(match[1], comments=True) for line in lines if (match := COMMAND.match(line))]
+    return [[word for word in words if not re.fullmatch(r"[A-Z_]+=\S*", word) or words[0] == "make"] for words in found]
+
+
+def launch_arguments(words: list[str]) -> list[str] | None:
+    """What follows `python -m launch` or `senet154`; None for another command."""
+    if words[0] == "senet154":
+        return words[1:]
+    return words[3:] if words[1:3] == ["-m", "launch"] else None
+
+
+def anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_lead_to_files_and_headings_that_exist(text):
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = REPOSITORY / path if path else README
+        assert file.exists(), f"link to {target}"
+        if anchor and file.suffix == ".md":
+            assert anchor in anchors(file.read_text()), f"link to {target}"
+
+
+def test_paths_of_the_project_that_are_named_exist(text):
+    for name in re.findall(r"`((?:configs|launch|pipeline|stages|tests)/[\w./-]+)`", text):
+        assert (REPOSITORY / name).exists(), name
+
+
+def test_recipes_that_are_named_exist(text):
+    names = set(re.findall(r"configs/[\w.-]+\.ya?ml", text))
+    assert names, "the README names no recipe"
+    for name in names:
+        assert (REPOSITORY / name).is_file(), name
+
+
+def test_every_recipe_is_named(text):
+    for recipe in sorted((REPOSITORY / "configs").glob("*.yaml")):
+        assert recipe.name in text, recipe.name
+
+
+def test_make_targets_that_are_named_exist(text):
+    targets = set(re.findall(r"^([a-z][a-z_-]*):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE))
+    named = set(re.findall(r"`make ([a-z_-]+)", text)) | {
+        word for words in commands(text) if words[0] == "make" for word in words[1:] if re.fullmatch("[a-z_-]+", word)
+    }
+    assert {"demo", "test"} <= named
+    assert named <= targets
+
+
+def test_launch_commands_are_understood(text):
+    checked = 0
+    for words in commands(text):
+        arguments = launch_arguments(words)
+        if arguments is None or not arguments:
+            continue
+        parsed = parse(arguments)
+        checked += 1
+        if parsed.command != "status" and (REPOSITORY / parsed.config).is_file():
+            overrides = [override for override in parsed.overrides if "..." not in override]
+            load_config(REPOSITORY / parsed.config, overrides)
+    assert checked, "the README shows no launch command"
+
+
+def test_stage_commands_name_stages(text):
+    names = {spec.name for spec in STAGES}
+    for words in commands(text):
+        if words[1:3] == ["-m", "stages"] and not words[3].isupper():
+            assert words[3] in names, shlex.join(words)
+
+
+def test_scratch_paths_of_one_machine_are_not_in_it(text):
+    assert not re.search(rf"(?<![\w.]){re.escape(str(Path.home()))}/", text)
