@@ -1,0 +1,198 @@
+"""ILSVRC 2012: its classes, its counts and the order of its validation labels.
+
+Two orders of the 1000 classes are in use, and no class has the same place in both. Labels here follow the sorted WordNet
+ids, as PyTorch's folders do; the contest's own files, and the authors' Caffe network, follow the ILSVRC2012_ID (1 to 1000)
+of the devkit. Labels read in the wrong order give a network of 0.1 % accuracy and no error, so they are compared with a
+digest of the devkit's.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from pipeline.data.index import ImageClass
+from pipeline.data.tree import SplitTree, name_some
+from pipeline.errors import UserError
+
+_VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
+_NUM_VAL = 50_000
+_GROUND_TRUTH_DIGEST = "323ca84ec5546dccc4dd11dbd2b3fc0094818728b5613f6089bd2f1428a04eaf"
+"""`digest_ids` of the devkit's ILSVRC2012_validation_ground_truth.txt."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Synset:
+    """A class of the contest."""
+
+    wnid: str
+    ilsvrc2012_id: int
+    num_train: int
+    words: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Ilsvrc:
+    """What the data set must be."""
+
+    synsets: tuple[Synset, ...]
+    """In the sorted order of the WordNet ids: a class's place is its label."""
+    num_val: int
+    ground_truth_digest: str
+
+    @property
+    def num_train(self) -> int:
+        """How many training images there are."""
+        return sum(synset.num_train for synset in self.synsets)
+
+    def classes(self) -> list[ImageClass]:
+        """The classes as the index lists them."""
+        return [
+            ImageClass(label, synset.wnid, synset.words, synset.ilsvrc2012_id)
+            for label, synset in enumerate(self.synsets)
+        ]
+
+
+def read_ilsvrc2012() -> Ilsvrc:
+    """The data set of the contest: 1,281,167 training and 50,000 validation images in 1000 classes."""
+    with (files("pipeline.data") / "ilsvrc2012_synsets.csv").open(encoding="utf-8", newline="") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: int(row["sorted_wnid_index"]))
+    synsets = [
+        Synset(row["wnid"], int(row["ilsvrc2012_id"]), int(row["num_train_images"]), row["words"]) for row in rows
+    ]
+    return Ilsvrc(tuple(synsets), _NUM_VAL, _GROUND_TRUTH_DIGEST)
+
+
+def digest_ids(ids: Sequence[int]) -> str:
+    """SHA-256 of ILSVRC2012_IDs in the order of the validation images' numbers, one a line."""
+    return hashlib.sha256("\n".join(map(str, ids)).encode()).hexdigest()
+
+
+def check_training_images(tree: SplitTree, table: Ilsvrc) -> list[str]:
+    """What is wrong with the classes and counts of the training images: problems, none where all is as it must be."""
+    problems = check_class_folders(tree, table)
+    expected = {synset.wnid: synset.num_train for synset in table.synsets}
+    counts = {wnid: (len(tree.folders[wnid]), number) for wnid, number in expected.items() if wnid in tree.folders}
+    wrong = [f"{wnid} ({here:,} of {number:,})" for wnid, (here, number) in counts.items() if here != number]
+    if tree.num_files != table.num_train:
+        problems.append(f"data.train: {tree.root} holds {tree.num_files:,} images, ILSVRC 2012 has {table.num_train:,}")
+    if wrong:
+        problems.append(f"data.train: other numbers of images than ILSVRC 2012 has in {name_some(wrong)}")
+    return problems
+
+
+def check_class_folders(tree: SplitTree, table: Ilsvrc) -> list[str]:
+    """Classes missing from a split and folders that are none of the contest's."""
+    wnids = {synset.wnid for synset in table.synsets}
+    problems = []
+    if missing := wnids - set(tree.folders):
+        problems.append(
+            f"data.{tree.split}: {tree.root} holds {len(wnids) - len(missing):,} of the {len(wnids):,} classes of "
+            f"ILSVRC 2012; missing: {name_some(missing)}"
+        )
+    if unknown := set(tree.folders) - wnids:
+        problems.append(f"data.{tree.split}: not classes of ILSVRC 2012 in {tree.root}: {name_some(unknown)}")
+    return problems
+
+
+def read_validation_labels(tree: SplitTree, ground_truth: Path | None, table: Ilsvrc) -> dict[str, int]:
+    """Label of each class folder or, where the split is flat, of each file name.
+
+    UserError with everything that is wrong: class folders, names and numbers of the images, their order, and what
+    order the labels seem to be in.
+    """
+    label_of_id = {synset.ilsvrc2012_id: label for label, synset in enumerate(table.synsets)}
+    listed = None if ground_truth is None else _read_ground_truth(ground_truth, table)
+    paths = _by_number(tree, table)
+    if not tree.is_flat:
+        if problems := check_class_folders(tree, table):
+            raise UserError("\n".join(problems))
+        id_of_wnid = {synset.wnid: synset.ilsvrc2012_id for synset in table.synsets}
+        listed = [id_of_wnid[path.split("/")[0]] for path in paths]
+        _check_order(f"data.val: the class folders in {tree.root}", listed, table)
+    elif listed is None:
+        raise UserError(
+            f"data.val_ground_truth: needed, since the validation images in {tree.root} are not in class folders; "
+            "give the devkit's ILSVRC2012_validation_ground_truth.txt"
+        )
+    return {path.split("/")[0]: label_of_id[ilsvrc2012_id] for path, ilsvrc2012_id in zip(paths, listed, strict=True)}
+
+
+def _by_number(tree: SplitTree, table: Ilsvrc) -> list[str]:
+    """The paths of images 1 to N, in this order."""
+    by_number: dict[int, str] = {}
+    problems = []
+    for path in tree.paths():
+        match = _VAL_NAME.fullmatch(path.rsplit("/", 1)[-1])
+        number = int(match[1]) if match else 0
+        if not 1 <= number <= table.num_val:
+            problems.append(f"{path} is not named ILSVRC2012_val_00000001.JPEG to {table.num_val:08d}")
+        elif number in by_number:
+            problems.append(f"{path} has the number of {by_number[number]}")
+        else:
+            by_number[number] = path
+    if missing := [str(number) for number in range(1, table.num_val + 1) if number not in by_number]:
+        problems.append(f"no image of number {', '.join(missing[:10])}" + (" ..." if len(missing) > 10 else ""))
+    if problems:
+        more = f"\n... and {len(problems) - 10:,} more such files" if len(problems) > 10 else ""
+        raise UserError(
+            f"data.val: {tree.root} holds {tree.num_files:,} images, ILSVRC 2012 has {table.num_val:,}:\n"
+            + "\n".join([*problems[:9], problems[-1]] if len(problems) > 10 else problems)
+            + more
+        )
+    return [by_number[number] for number in range(1, table.num_val + 1)]
+
+
+def _read_ground_truth(path: Path, table: Ilsvrc) -> list[int]:
+    """The ILSVRC2012_IDs of the validation images in order. UserError that says what the file is instead."""
+    place = f"data.val_ground_truth: {path}"
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{place} cannot be read ({error})") from error
+    labels = []
+    for number, line in enumerate(lines, start=1):
+        # The last word, so that lists of names with labels can be told apart by what their labels are.
+        try:
+            labels.append(int(line.split()[-1]))
+        except (IndexError, ValueError):
+            raise UserError(f"{place}:{number}: must be one ILSVRC2012_ID a line (given {line[:60]!r})") from None
+    if len(labels) != table.num_val:
+        raise UserError(
+            f"{place} must have {table.num_val:,} lines, one for each validation image (it has {len(labels):,})"
+        )
+    _check_order(place, labels, table)
+    return labels
+
+
+def _check_order(place: str, labels: Sequence[int], table: Ilsvrc) -> None:
+    """UserError unless the labels are the devkit's; it names the order they are in where it is a known one."""
+    if digest_ids(labels) == table.ground_truth_digest:
+        return
+    num_classes = len(table.synsets)
+    known_orders: dict[str, Callable[[int], int]] = {
+        "0-based ILSVRC2012_IDs, as in the authors' ILSVRC2017_val.txt": lambda label: label + 1,
+        "places in the sorted order of the WordNet ids, from 0": lambda label: table.synsets[label].ilsvrc2012_id,
+        "places in the sorted order of the WordNet ids, from 1": lambda label: table.synsets[label - 1].ilsvrc2012_id,
+    }
+    for order, as_id in known_orders.items():
+        first = 1 if order.endswith("from 1") else 0
+        if all(first <= label < first + num_classes for label in labels):
+            if digest_ids([as_id(label) for label in labels]) == table.ground_truth_digest:
+                raise UserError(
+                    f"{place} must have the devkit's ILSVRC2012_IDs, 1 to {num_classes:,} (they are {order})"
+                )
+    smallest, largest = min(labels), max(labels)
+    if not (smallest >= 1 and largest <= num_classes):
+        raise UserError(
+            f"{place} must have the devkit's ILSVRC2012_IDs, 1 to {num_classes:,} (given {smallest} to {largest})"
+        )
+    raise UserError(
+        f"{place} give other labels than the devkit's ILSVRC2012_validation_ground_truth.txt; "
+        "images or labels are out of order"
+    )

@@ -1,0 +1,104 @@
+"""One folder a class: what lies in a split's folder, before any image is opened."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+
+from pipeline.data.findings import Finding
+from pipeline.errors import UserError
+
+_DROPPINGS = frozenset({"Thumbs.db", "desktop.ini"})
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitTree:
+    """The files of a split by class folder, both in sorted order; a flat split has the one folder "" (empty name)."""
+
+    split: str
+    """train or val."""
+    root: Path
+    folders: Mapping[str, tuple[str, ...]]
+    findings: tuple[Finding, ...]
+    """Notices about what is passed over: hidden files, a desktop's droppings, files beside the class folders."""
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the images lie in the split's folder itself."""
+        return "" in self.folders
+
+    @property
+    def num_files(self) -> int:
+        """How many files the class folders hold."""
+        return sum(len(names) for names in self.folders.values())
+
+    def paths(self) -> Iterator[str]:
+        """Each file relative to root, with forward slashes."""
+        for folder, names in self.folders.items():
+            for name in names:
+                yield join_path(folder, name)
+
+    def without(self, paths: Collection[str]) -> SplitTree:
+        """The tree less some files, given by their paths below root."""
+        left = dict(self.folders)
+        for path in paths:
+            folder, _, name = path.rpartition("/")
+            left[folder] = tuple(other for other in left[folder] if other != name)
+        return dataclasses.replace(self, folders=left)
+
+
+def read_tree(split: str, root: Path, *, flat_allowed: bool) -> SplitTree:
+    """List a split. UserError where the folder is missing, empty or has no class folders (unless it may be flat)."""
+    if not root.is_dir():
+        raise UserError(f"data.{split}: {root} is not a folder")
+    try:
+        folders, files, passed_over = _list(root)
+        findings = [_ignored(split, name, "hidden") for name in passed_over]
+        if not folders and files and flat_allowed:
+            return SplitTree(split, root, {"": tuple(files)}, tuple(findings))
+        findings += [_ignored(split, name, "not in a class folder") for name in files]
+        contents: dict[str, tuple[str, ...]] = {}
+        for folder in folders:
+            inner_folders, inner_files, inner_passed_over = _list(root / folder)
+            # A folder in an image's place is listed like one, so that the scan reports it.
+            contents[folder] = tuple(sorted([*inner_folders, *inner_files]))
+            findings += [_ignored(split, f"{folder}/{name}", "hidden") for name in inner_passed_over]
+    except PermissionError as error:
+        raise UserError(f"data.{split}: {error.filename} cannot be listed ({error.strerror})") from error
+    if not folders:
+        found = f"{len(files):,} files and no folder" if files else "nothing"
+        raise UserError(f"data.{split}: {root} must hold one folder per class (it holds {found})")
+    if not any(contents.values()):
+        raise UserError(f"data.{split}: no images in {root} (all of its {len(folders):,} class folders are empty)")
+    return SplitTree(split, root, contents, tuple(findings))
+
+
+def _list(folder: Path) -> tuple[list[str], list[str], list[str]]:
+    """Names of the folders, of the other entries, and of what is passed over, each sorted."""
+    folders, files, passed_over = [], [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name in _DROPPINGS:
+                passed_over.append(entry.name)
+            elif entry.is_dir():
+                folders.append(entry.name)
+            else:
+                files.append(entry.name)
+    return sorted(folders), sorted(files), sorted(passed_over)
+
+
+def _ignored(split: str, path: str, why: str) -> Finding:
+    return Finding(split, path, "ignored", "notice", f"{why}: no loader reads it")
+
+
+def join_path(folder: str, name: str) -> str:
+    """Path of a file below its split's folder."""
+    return f"{folder}/{name}" if folder else name
+
+
+def name_some(names: Collection[str], limit: int = 10) -> str:
+    """The names in sorted order, the first `limit` of them with the number of the others."""
+    shown = ", ".join(sorted(names)[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit:,} more"

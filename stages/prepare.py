@@ -1,0 +1,120 @@
+"""Check every image, once, and write the index that all loaders read."""
+
+from __future__ import annotations
+
+import collections
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.findings import Finding, count_findings, find_duplicates, write_findings
+from pipeline.data.index import ImageRecord, write_dataset
+from pipeline.data.layout import Layout, lay_out
+from pipeline.data.scan import Chunk, count_cpus, plan_chunks, read_inspections, scan
+from pipeline.data.tree import join_path
+from pipeline.errors import UserError
+from stages.context import StageContext, StageResult
+
+_PARTS = "scan"
+_DIGITS = "images"
+_ERRORS_SHOWN = 20
+_PROGRESS_SECONDS = 0.5
+
+
+def run(context: StageContext) -> StageResult:
+    """Write dataset.json, train.tsv, val.tsv and findings.tsv.
+
+    UserError where the data are not what the config promises, or an image is bad that `data.exclude` does not name;
+    findings.tsv then has the whole list. A scan that was stopped or killed goes on where it was.
+    """
+    config = context.config
+    layout = lay_out(config.data, config.model.num_classes, context.directory / _DIGITS)
+    parts = context.directory / _PARTS
+    chunks = {split: plan_chunks(tree.root, tree.folders, parts) for split, tree in layout.trees.items()}
+    _scan(context, [chunk for split_chunks in chunks.values() for chunk in split_chunks], parts)
+    records: dict[str, list[ImageRecord]] = {}
+    findings = list(layout.findings)
+    for split in chunks:
+        records[split], found = _judge(split, chunks[split], layout)
+        findings += found
+    findings += find_duplicates(records)
+    outputs = [write_findings(context.directory, findings)]
+    _refuse_bad_images(findings, config.data.exclude, context.directory / outputs[0])
+    _tell(context, findings)
+    roots = {split: tree.root for split, tree in layout.trees.items()}
+    outputs += write_dataset(context.directory, config.data.dataset, layout.classes, roots, records)
+    shutil.rmtree(parts)
+    return StageResult(outputs, _metrics(layout, records, findings))
+
+
+def _scan(context: StageContext, chunks: Sequence[Chunk], parts: Path) -> None:
+    shown = -_PROGRESS_SECONDS
+
+    def show(done: int, total: int, rate: float) -> None:
+        nonlocal shown
+        if done == total or time.monotonic() - shown >= _PROGRESS_SECONDS:
+            shown = time.monotonic()
+            context.events.show(
+                "progress", done=done, total=total, unit="images", rate=rate, text="checking every image"
+            )
+
+    scan(chunks, parts, context.stop, show, count_cpus())
+
+
+def _judge(split: str, chunks: Sequence[Chunk], layout: Layout) -> tuple[list[ImageRecord], list[Finding]]:
+    """Index rows of the good images, and findings about the bad and the odd ones, in the order of the files."""
+    records, findings = [], []
+    for chunk, inspections in read_inspections(chunks):
+        for name, image in inspections.items():
+            path = join_path(chunk.folder, name)
+            if image.finding:
+                findings.append(Finding(split, path, image.finding, "error", image.detail))
+                continue
+            label = layout.label_of(split, chunk.folder, name)
+            records.append(
+                ImageRecord(path, label, image.num_bytes, image.width, image.height, image.sha256, image.flags)
+            )
+            if "cmyk" in image.flags:
+                findings.append(Finding(split, path, "cmyk", "notice", "all decoders read it alike"))
+            inside = {"png", "webp"}.intersection(image.flags)
+            if inside and name.lower().endswith((".jpg", ".jpeg")):
+                findings.append(Finding(split, path, "not_jpeg_inside", "notice", f"it is a {inside.pop().upper()}"))
+    return records, findings
+
+
+def _refuse_bad_images(findings: Sequence[Finding], excluded: Sequence[str], table: Path) -> None:
+    bad = [found for found in findings if found.severity == "error"]
+    if not bad:
+        return
+    lines = [f"  {found.name}: {found.finding} ({found.detail})" for found in bad[:_ERRORS_SHOWN]]
+    if len(bad) > _ERRORS_SHOWN:
+        lines.append(f"  ... and {len(bad) - _ERRORS_SHOWN:,} more")
+    names = ", ".join([*excluded, *(found.name for found in bad[:_ERRORS_SHOWN])])
+    raise UserError(
+        f"data: {len(bad):,} images cannot be used ({table} lists all):\n"
+        + "\n".join(lines)
+        + "\nRepair them and run the same command again, or leave them out: "
+        + (f"data.exclude=[{names}]" if len(bad) <= _ERRORS_SHOWN else f"name them in data.exclude, as {table} does")
+    )
+
+
+def _tell(context: StageContext, findings: Sequence[Finding]) -> None:
+    counts = collections.Counter(found.finding for found in findings if found.severity == "warning")
+    for finding, count in sorted(counts.items()):
+        text = f"{count:,} images: {finding} (see {context.directory / 'findings.tsv'})"
+        context.events.show("note", level="warning", text=text)
+
+
+def _metrics(
+    layout: Layout, records: Mapping[str, Sequence[ImageRecord]], findings: Sequence[Finding]
+) -> dict[str, Any]:
+    flags = collections.Counter(flag for rows in records.values() for record in rows for flag in record.flags)
+    return {
+        "train_images": len(records["train"]),
+        "val_images": len(records["val"]),
+        "classes": len(layout.classes),
+        "findings": count_findings(findings),
+        "flags": dict(sorted(flags.items())),
+    }
