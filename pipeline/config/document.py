@@ -98,9 +98,8 @@ def parse_document(text: str, source: str) -> Document:
     try:
         node = _yaml().compose(text)
     except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        reason = _in_plain_words(error)
-        raise UserError(f"{Place(source, mark.line + 1) if mark else source}: not valid YAML: {reason}") from error
+        mark, reason = _in_plain_words(error)
+        raise UserError(f"{Place(source, mark.line + 1)}: not valid YAML: {reason}") from error
     except ReaderError as error:
         place = Place(source, text.count("\n", 0, error.position) + 1)
         raise UserError(f"{place}: not valid YAML: holds the control character U+{error.character:04X}") from error
@@ -116,15 +115,21 @@ def _yaml() -> Any:
     return YAML(typ="safe", pure=True)
 
 
-def _in_plain_words(error: MarkedYAMLError) -> str:
-    problem = str(error.problem)
+def _in_plain_words(error: MarkedYAMLError) -> tuple[Any, str]:
+    """The mark of the place that is to be mended, and the reason."""
+    problem, context = str(error.problem), str(error.context or "")
     if r"'\t'" in problem:
-        return "tabs cannot indent; use spaces"
+        return error.problem_mark, "tabs cannot indent; use spaces"
     if "mapping values are not allowed" in problem:
-        return "a second ': ' in the line, or wrong indentation (put text that holds ': ' in quotes)"
+        reason = "a second ': ' in the line, or wrong indentation (put text that holds ': ' in quotes)"
+        return error.problem_mark, reason
     if "another document" in problem:
-        return "'---' begins a second document; a recipe is a single one"
-    return f"{error.context}, {problem}" if error.context else problem
+        return error.problem_mark, "'---' begins a second document; a recipe is a single one"
+    if "flow" in context and error.context_mark:
+        return error.context_mark, "a bracket that opens here is not closed, or its items lack a comma"
+    if "quoted scalar" in context and error.context_mark:
+        return error.context_mark, "a quote that opens here is not closed"
+    return error.problem_mark or error.context_mark, f"{context}, {problem}".removeprefix(", ")
 
 
 class _Walk:

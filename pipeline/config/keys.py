@@ -88,9 +88,10 @@ def explain_unknown(name: str, section: type[Section]) -> tuple[str, str | None]
     elsewhere = _keys_by_last_name()
     if name in elsewhere:
         return f"unknown key here (it belongs to {_homes(elsewhere[name])})", None
-    close = difflib.get_close_matches(name, section.model_fields, n=1, cutoff=_SIMILAR)
+    own = [*section.model_fields, "extends"] if section is Config else [*section.model_fields]
+    close = difflib.get_close_matches(name, own, n=1, cutoff=_SIMILAR)
     if close:
-        return f"unknown key (did you mean '{close[0]}'?)", close[0]
+        return f"unknown key (did you mean '{close[0]}'?)", close[0] if close[0] in section.model_fields else None
     close = difflib.get_close_matches(name, elsewhere, n=1, cutoff=_SIMILAR)
     if close:
         return f"unknown key (did you mean '{close[0]}'? It belongs to {_homes(elsewhere[close[0]])})", None

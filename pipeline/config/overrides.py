@@ -8,6 +8,8 @@ from pipeline.config.document import COMMAND_LINE, Entry, Problem, merged, parse
 from pipeline.config.keys import field_at, resolve_short_key
 from pipeline.errors import UserError
 
+_NULLS = ("", "null", "~")
+
 
 def apply_override(root: Entry, override: str, problems: list[Problem]) -> Entry:
     """The tree with one override on top; a mistake in it is added to `problems` and changes nothing."""
@@ -32,18 +34,13 @@ def apply_override(root: Entry, override: str, problems: list[Problem]) -> Entry
 
 
 def _parse(text: str, key: str, problems: list[Problem]) -> Entry:
-    """The value as YAML; but for keys that hold nothing but text whatever is given is text, quotes and null apart."""
-    try:
-        document = parse_document(text, COMMAND_LINE.source)
-    except UserError:
-        if _holds_text(key):
-            return Entry(text, COMMAND_LINE, text)
-        raise
+    """The value as YAML; but for a key that holds text, what is neither null nor quoted is that text as it stands."""
+    text = text.strip()
+    if _holds_text(key) and text not in _NULLS and text[0] not in "'\"":
+        return Entry(text, COMMAND_LINE, text)
+    document = parse_document(text, COMMAND_LINE.source)
     if document.root is None:
         return Entry(None, COMMAND_LINE, "nothing")
-    is_quoted = text.lstrip()[:1] in ("'", '"')
-    if _holds_text(key) and document.root.value is not None and not is_quoted:
-        return Entry(text.strip(), COMMAND_LINE, text.strip())
     problems += [Problem(COMMAND_LINE, key, problem.text) for problem in document.problems]
     return _from_command_line(document.root)
 

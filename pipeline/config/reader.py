@@ -79,12 +79,15 @@ def read_run_config(run: Path, overrides: Sequence[str] = ()) -> Config:
 
 def config_differences(old: Config, new: Config) -> list[str]:
     """Every key whose value differs, as `train.epochs: 100 -> 90`; empty for equal configs."""
-    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
-    return [
-        f"{key}: {_shown(before, key)} -> {_shown(after, key)}"
-        for key in [*before, *(key for key in after if key not in before)]
-        if _shown(before, key) != _shown(after, key)
-    ]
+    return _differences(old.model_dump(mode="json"), new.model_dump(mode="json"), "")
+
+
+def _differences(old: Any, new: Any, key: str) -> list[str]:
+    if old == new:
+        return []
+    if not (isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys()):
+        return [f"{key}: {json.dumps(old)} -> {json.dumps(new)}"]
+    return [line for name in old for line in _differences(old[name], new[name], f"{key}.{name}" if key else name)]
 
 
 def _read_extended(path: Path, problems: list[Problem], sources: list[str], chain: tuple[Path, ...] = ()) -> Entry:
@@ -135,20 +138,6 @@ def _not_there(path: Path) -> str:
         return f"{path}: no such file (did you mean {path.with_name(close[0])}?)"
     there = f"there are: {', '.join(recipes)}" if recipes else "there are no recipes in this folder"
     return f"{path}: no such file ({there})"
-
-
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {key: value}
-    return {
-        inner_key: inner
-        for name, item in value.items()
-        for inner_key, inner in _flat(item, f"{key}.{name}" if key else name).items()
-    }
-
-
-def _shown(values: dict[str, Any], key: str) -> str:
-    return json.dumps(values[key]) if key in values else "absent"
 
 
 class _Representer(RoundTripRepresenter):

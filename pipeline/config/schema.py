@@ -17,15 +17,15 @@ def _tuple(value: object) -> object:
 
 
 class Section(BaseModel):
-    """A part of the recipe: strict types, no unknown keys, frozen."""
+    """A part of the recipe: strict types, finite numbers, no unknown keys, frozen."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Natural = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Triple = Annotated[tuple[float, float, float], BeforeValidator(_tuple)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
@@ -123,12 +123,18 @@ class OptimConfig(Section):
     decay: Literal["all", "weights"] = "all"
     """all: every parameter decays, as Caffe and fb.resnet.torch did. weights: batch norms and biases do not."""
 
+    @model_validator(mode="after")
+    def _nesterov_has_momentum(self) -> Self:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov: needs a momentum (given optim.momentum 0)")
+        return self
+
 
 class ScheduleConfig(Section):
     """The learning rate over the run, as a function of the epoch (fractional, so it changes at every step)."""
 
     kind: Literal["step", "cosine"] = "step"
-    drop_epochs: Annotated[tuple[float, ...], BeforeValidator(_tuple)] = ()
+    drop_epochs: Annotated[tuple[PositiveFloat, ...], BeforeValidator(_tuple)] = ()
     """Epochs after which the rate is multiplied by drop_factor; kind step."""
     drop_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     warmup_epochs: NonNegative = 0.0

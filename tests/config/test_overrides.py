@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import pytest
+
+from pipeline.config.reader import load_config
+from tests.config.written import SMALL, mistakes
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("train.epochs=3", "train.epochs", 3),
+        ("epochs=3", "train.epochs", 3),
+        (" epochs = 3", "train.epochs", 3),
+        ("processes=2", "resources.processes", 2),
+        ("lr=1e-4", "optim.lr", 1e-4),
+        ("lr=1", "optim.lr", 1.0),
+        ("flip=false", "augmentation.flip", False),
+        ("area=[0.5, 1]", "augmentation.area", (0.5, 1.0)),
+        ("schedule={kind: cosine, drop_epochs: []}", "schedule.kind", "cosine"),
+        ("plans=[center320, 10crop]", "evaluate.plans", ("center320", "10crop")),
+        ("validation=center320", "train.validation", "center320"),
+        ("every_steps=null", "checkpoint.every_steps", None),
+        ("evaluate.weights=", "evaluate.weights", None),
+        ("weights=runs/a=b.safetensors", "evaluate.weights", "runs/a=b.safetensors"),
+        ("expect={parameters: 1, gmacs: 1}", "model.expect.parameters", 1),
+    ],
+)
+def test_override_sets_its_key(write, override, key, value):
+    config = load_config(write(), [override])
+    for name in key.split("."):
+        config = getattr(config, name)
+    assert config == value
+    assert type(config) is type(value)
+
+
+@pytest.mark.parametrize(
+    "text", ["2017", "true", "1e-4", "2018-01-01", "a: b", "a #b", "@a", "[a", "*a", "&a", "~/a", "!a", "# a"]
+)
+def test_text_needs_no_quotes(write, text):
+    assert load_config(write(), [f"weights={text}"]).evaluate.weights == text
+
+
+def test_quotes_around_text_are_taken_off(write):
+    assert load_config(write(), ["project='null'"]).tracking.project == "null"
+
+
+def test_later_override_wins(write):
+    assert load_config(write(), ["lr=1", "optim.lr=2"]).optim.lr == 2
+
+
+def test_section_given_as_override_is_laid_over_the_file_key_by_key(write):
+    config = load_config(write(), ["train={epochs: 3}"])
+    assert (config.train.epochs, config.train.global_batch) == (3, 64)
+
+
+def test_key_of_the_top_level_wins_over_equal_names_below(write):
+    config = load_config(write(), ["name=other"])
+    assert (config.name, config.model.name) == ("other", "senet_nano")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("epochs", "command line: epochs: must be key=value, as in train.epochs=3"),
+        ("=3", "command line: =3: must be key=value, as in train.epochs=3"),
+        ("epochs=x", "command line: train.epochs: must be a whole number (given x)"),
+        ("epochs=", "command line: train.epochs: must be a whole number (given nothing)"),
+        ("epochs=[1", "command line: train.epochs: must be a YAML value (given [1; put special characters in quotes)"),
+        ("momentum=1", "command line: optim.momentum: must be less than 1 (given 1)"),
+        ("data.mean=[1, 2]", "command line: data.mean: must be a list of 3 numbers (given [1, 2])"),
+        ("label_smothing=0", "command line: label_smothing: unknown key (did you mean 'train.label_smoothing'?)"),
+        ("train.epoch=1", "command line: train.epoch: unknown key (did you mean 'train.epochs'?)"),
+        ("optim.epochs=1", "command line: optim.epochs: unknown key (did you mean 'train.epochs'?)"),
+        ("data.root.x=1", "command line: data.root.x: unknown key (did you mean 'data.root'?)"),
+        (
+            "area=[0.1, *x]",
+            "command line: augmentation.area: must be a YAML value (given [0.1, *x]; put special characters in quotes)",
+        ),
+        ("lr=!rate 1", "command line: optim.lr: must be a plain value (given the tag !rate)"),
+        ("schedule.knd=step", "command line: schedule.knd: unknown key (did you mean 'schedule.kind'?)"),
+        ("last_epochs=4", "command line: freeze_bn.last_epochs: must be less than train.epochs = 4 (given 4)"),
+    ],
+)
+def test_wrong_override_is_named(write, override, message):
+    assert mistakes(write(), [override]) == [message]
+
+
+def test_short_name_of_several_keys_lists_them(write, monkeypatch):
+    monkeypatch.setattr("pipeline.config.keys.all_keys", lambda: ("train.batch", "evaluate.batch"))
+    assert mistakes(write(), ["batch=3"]) == [
+        "command line: batch: ambiguous key (it may be train.batch or evaluate.batch)"
+    ]
+
+
+def test_override_that_resembles_nothing_lists_the_top_level(write):
+    assert mistakes(write(), ["qqqq=1"])[0].startswith(
+        "command line: qqqq: unknown key (the top level has: name, seed, data, model, "
+    )
+
+
+def test_wrong_override_does_not_take_the_blame_for_the_file(write):
+    text = SMALL.replace("  global_batch: 64\n", "")
+    assert mistakes(write(text), ["epochs=0"]) == [
+        "small.yaml:11: train.global_batch: must be given: a whole number",
+        "command line: train.epochs: must be greater than 0 (given 0)",
+    ]
+
+
+def test_override_mends_what_is_wrong_in_the_file(write):
+    assert load_config(write(SMALL.replace("epochs: 4", "epochs: 0")), ["epochs=3"]).train.epochs == 3

@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.reader import config_differences, load_config, read_run_config, write_run_config
+from pipeline.errors import UserError
+from tests.config.written import SMALL, mistakes
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def test_what_a_recipe_leaves_out_has_its_default(write):
+    config = load_config(write())
+    assert (config.train.epochs, config.optim.momentum, config.seed) == (4, 0.9, 2017)
+
+
+def test_all_mistakes_of_a_file_are_told_at_once_in_the_order_of_their_lines(write):
+    path = write(
+        """\
+name: de mo
+seed: -1
+data:
+  dataset: digts
+  mean: [1, 2, x]
+  std: [1, 2]
+  exclude: a.jpg
+model:
+  name: senet_nano
+  num_clases: yes
+  dropout: 1
+  expect: {gmacs: .inf}
+augmentation:
+  area: [0.6, 1.0, 3]
+  rotation_degrees: 90
+optim:
+  label_smoothing: 0.1
+  warmup_epoch: 1
+  lr: {a: 1}
+schedule:
+train:
+  global_batch: [64]
+  max_micro_batch: 24:00:00
+  colour: red
+evaluate:
+  plans: []
+loader: 5
+checkpoint:
+  every_steps: 0.5
+tracking:
+  wandb: of
+  entity: 5
+"""
+    )
+    assert mistakes(path, ["batch=0"]) == [
+        "small.yaml:1: name: must begin with a letter or digit and go on with letters, digits, '_', '.' or '-' "
+        "(given de mo)",
+        "small.yaml:1: freeze_bn: must be given: a section with the keys last_epochs, scope, from_checkpoint",
+        "small.yaml:2: seed: must be at least 0 (given -1)",
+        "small.yaml:4: data.dataset: must be one of imagenet, folder, digits (given digts; did you mean digits?)",
+        "small.yaml:5: data.mean[2]: must be a number (given x)",
+        "small.yaml:6: data.std: must be a list of 3 numbers (given [1, 2])",
+        "small.yaml:7: data.exclude: must be a list, each item text (given a.jpg)",
+        "small.yaml:10: model.num_clases: unknown key (did you mean 'num_classes'?)",
+        "small.yaml:10: model.num_classes: must be a whole number (given yes)",
+        "small.yaml:11: model.dropout: must be less than 1 (given 1)",
+        "small.yaml:12: model.expect.parameters: must be given: a whole number",
+        "small.yaml:12: model.expect.gmacs: must be a finite number (given .inf)",
+        "small.yaml:14: augmentation.area: must be a list of 2 numbers (given [0.6, 1.0, 3])",
+        "small.yaml:15: augmentation.rotation_degrees: must be at most 45 (given 90)",
+        "small.yaml:17: optim.label_smoothing: unknown key here (it belongs to train)",
+        "small.yaml:18: optim.warmup_epoch: unknown key (did you mean 'warmup_epochs'? It belongs to schedule)",
+        "small.yaml:19: optim.lr: must be a number (given {a: 1})",
+        "small.yaml:20: schedule: must be a section with the keys kind, drop_epochs, drop_factor, warmup_epochs "
+        "(given nothing)",
+        "small.yaml:21: train.epochs: must be given: a whole number",
+        "small.yaml:22: train.global_batch: must be a whole number (given [64])",
+        "small.yaml:23: train.max_micro_batch: must be a whole number (given 24:00:00)",
+        "small.yaml:24: train.colour: unknown key (there are: epochs, global_batch, max_micro_batch, image_size_px, "
+        "label_smoothing, validate_every_epochs, validation)",
+        "small.yaml:26: evaluate.plans: must have at least 1 item (given [])",
+        "small.yaml:27: loader: must be a section with the keys backend, threads, prefetch, decode (given 5)",
+        "small.yaml:29: checkpoint.every_steps: must be a whole number or null (given 0.5)",
+        "small.yaml:31: tracking.wandb: must be one of auto, online, offline, disabled (given of)",
+        "small.yaml:32: tracking.entity: must be text or null (given 5; put it in quotes)",
+        "command line: evaluate.batch: must be greater than 0 (given 0)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("epochs: 3", "epochs: unknown key here (it belongs to train)"),
+        ("epoch: 3", "epoch: unknown key (did you mean 'epochs'? It belongs to train)"),
+        ("sheduler: {}", "sheduler: unknown key (did you mean 'schedule'?)"),
+        ("trian: {}", "trian: unknown key (did you mean 'train'?)"),
+        ("extend: base.yaml", "extend: unknown key (did you mean 'extends'?)"),
+        ("1: 2", "1: unknown key (there are: name, seed, data, model, augmentation, optim, schedule, train, freeze_bn, "
+         "execution, evaluate, loader, checkpoint, tracking, resources)"),
+    ],
+)  # fmt: skip
+def test_unknown_key_is_told_what_was_meant(write, key, message):
+    assert mistakes(write(f"{SMALL}{key}\n")) == [f"small.yaml:17: {message}"]
+
+
+def test_misspelt_key_still_has_its_value_checked(write):
+    assert mistakes(write(SMALL.replace("epochs: 4", "epoch: 0"))) == [
+        "small.yaml:12: train.epoch: unknown key (did you mean 'epochs'?)",
+        "small.yaml:12: train.epochs: must be greater than 0 (given 0)",
+    ]
+
+
+def test_sections_that_do_not_agree_are_told_together_at_the_keys_they_name(write):
+    text = SMALL.replace("last_epochs: 1", "last_epochs: 4").replace("drop_epochs: [2]", "drop_epochs: [2, 4]")
+    text = text.replace("num_classes: 10", "num_classes: 11")
+    assert mistakes(write(text)) == [
+        "small.yaml:6: model.num_classes: there are 10 digits (given 11)",
+        "small.yaml:10: schedule.drop_epochs: must come before train.epochs = 4 (given [4.0])",
+        "small.yaml:16: freeze_bn.last_epochs: must be less than train.epochs = 4 (given 4)",
+    ]
+
+
+PLANS = """\
+evaluate:
+  plans:
+    - center224
+    - 5
+    - name: x y
+      views: []
+    - name: second
+      views:
+        - {resize_px: 3, crop_px: 4}
+        - {resize_px: 4, crop_px: 4, positions: [left], mirrored: true}
+    - views: {resize_px: 4, crop_px: 4}
+"""
+
+
+def test_crop_plan_written_out_wrongly_is_told_as_a_plan(write):
+    assert mistakes(write(SMALL + PLANS)) == [
+        "small.yaml:20: evaluate.plans[1]: must be text or a section with the keys name, views (given 5)",
+        "small.yaml:21: evaluate.plans[2].name: must begin with a letter or digit and go on with letters, digits, "
+        "'_', '.' or '-' (given x y)",
+        "small.yaml:22: evaluate.plans[2].views: must have at least 1 item (given [])",
+        "small.yaml:25: evaluate.plans[3].views[0].crop_px: must not exceed resize_px (given crop_px 4, resize_px 3)",
+        "small.yaml:26: evaluate.plans[3].views[1].mirrored: unknown key (did you mean 'mirror'?)",
+        "small.yaml:26: evaluate.plans[3].views[1].positions[0]: must be one of center, top_left, top_right, "
+        "bottom_left, bottom_right (given left; did you mean top_left?)",
+        "small.yaml:27: evaluate.plans[4].name: must be given: text",
+        "small.yaml:27: evaluate.plans[4].views: must be a list, each item a section with the keys resize_px, crop_px, "
+        "positions, mirror (given {resize_px: 4, crop_px: 4})",
+    ]
+
+
+def test_unknown_crop_plan_is_told_with_those_there_are(write):
+    path = write(SMALL.replace("max_micro_batch: 32", "max_micro_batch: 32\n  validation: center"))
+    assert mistakes(path) == [
+        "small.yaml:15: train.validation: no built-in crop plan 'center' (there are: center224, center320, 10crop)"
+    ]
+
+
+def test_extending_recipe_sets_key_by_key_and_replaces_lists_whole(write):
+    write(SMALL.replace("drop_epochs: [2]", "drop_epochs: [1, 2, 3]"), "base/small.yaml")
+    write("extends: ../base/small.yaml\ntrain: {epochs: 8}\nseed: 1\n", "middle/middle.yaml")
+    config = load_config(write("extends: middle/middle.yaml\nschedule:\n  drop_epochs: [5]\n", "top.yaml"))
+    assert (config.train.epochs, config.train.global_batch, config.seed) == (8, 64, 1)
+    assert config.schedule.drop_epochs == (5.0,)
+
+
+def test_null_in_an_extending_recipe_takes_an_optional_section_away(write):
+    write(SMALL.replace("num_classes: 10", "num_classes: 10\n  expect: {parameters: 1, gmacs: 1}"), "base.yaml")
+    path = write("extends: base.yaml\nmodel:\n  expect: null\n", "top.yaml")
+    assert load_config(Path("base.yaml")).model.expect is not None
+    assert load_config(path).model.expect is None
+
+
+def test_mistake_is_told_at_the_file_that_has_it_own_file_first(write):
+    write(SMALL.replace("lr: 0.1", "lr: -1").replace("global_batch: 64", "global_batchs: 64"), "configs/base.yaml")
+    path = write("extends: base.yaml\nseed: x\ntrain:\n  epochs: 0\n", "configs/top.yaml")
+    assert mistakes(path, ["momentum=1"]) == [
+        "configs/top.yaml:2: seed: must be a whole number (given x)",
+        "configs/top.yaml:4: train.epochs: must be greater than 0 (given 0)",
+        "configs/base.yaml:8: optim.lr: must be greater than 0 (given -1)",
+        "configs/base.yaml:13: train.global_batchs: unknown key (did you mean 'global_batch'?)",
+        "command line: optim.momentum: must be less than 1 (given 1)",
+    ]
+
+
+def test_mistake_that_the_extending_recipe_mends_is_none(write):
+    write(SMALL.replace("lr: 0.1", "lr: -1"), "base.yaml")
+    assert load_config(write("extends: base.yaml\noptim: {lr: 1}\n")).optim.lr == 1
+
+
+@pytest.mark.parametrize(
+    ("extends", "message"),
+    [
+        ("a.yaml", "extends: must not lead back to a file that extends this one (a.yaml -> a.yaml)"),
+        ("b.yaml", "extends: must not lead back to a file that extends this one (a.yaml -> b.yaml -> ./../x/a.yaml)"),
+        ("smal.yaml", "extends: smal.yaml: no such file (did you mean small.yaml?)"),
+        ("none/a.yaml", "extends: none/a.yaml: no such file (there is no folder none)"),
+        (".", "extends: . is a folder, a recipe is a file"),
+        ("3", "extends: must be the path of another recipe (given 3)"),
+        ("", "extends: must be the path of another recipe (given nothing)"),
+        ("[small.yaml]", "extends: must be the path of another recipe (given [small.yaml])"),
+    ],
+)
+def test_extends_that_leads_nowhere_is_refused(write, extends, message):
+    write()
+    write("extends: a.yaml\n", "b.yaml")
+    lines = mistakes(write(f"name: a\nextends: {extends}\n", "a.yaml"))
+    place = "b.yaml:1" if extends == "b.yaml" else "a.yaml:2"
+    assert lines == [f"{place}: {message}".replace("./../x/", "")]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("smal.yaml", "smal.yaml: no such file (did you mean small.yaml?)"),
+        ("small", "small: no such file (did you mean small.yaml?)"),
+        ("other.yaml", "other.yaml: no such file (there are: small.yaml)"),
+        ("bare/x.yaml", "bare/x.yaml: no such file (there are no recipes in this folder)"),
+        ("none/small.yaml", "none/small.yaml: no such file (there is no folder none)"),
+        ("bare", "bare is a folder, a recipe is a file"),
+    ],
+)
+def test_missing_recipe_is_told_with_those_near_by(write, path, message):
+    write()
+    Path("bare").mkdir()
+    assert mistakes(Path(path)) == [message]
+
+
+def test_unreadable_recipe_is_refused(write):
+    write()
+    Path("loop.yaml").symlink_to("loop.yaml")
+    assert mistakes(Path("loop.yaml")) == ["loop.yaml: cannot be read (Too many levels of symbolic links)"]
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in (REPOSITORY / "configs").glob("*.yaml")))
+def test_run_config_is_read_back_as_it_was(tmp_path, name):
+    config = load_config(REPOSITORY / "configs" / name)
+    write_run_config(tmp_path / "run", config)
+    assert read_run_config(tmp_path / "run") == config
+
+
+def test_run_config_holds_awkward_values_unchanged(write):
+    overrides = [
+        "weights=@a: 'b' #c",
+        "project='null'",
+        "entity=2018-01-01",
+        "weight_decay=1e-17",
+        "lr=0.1234567890123456",
+    ]
+    overrides += ["exclude=['true', '1e-4', '']", "root=null"]
+    config = load_config(write(), [*overrides, "data.train=café ✓"])
+    write_run_config(Path("run"), config)
+    assert read_run_config(Path("run")) == config
+
+
+def test_run_config_is_complete_and_plain(write):
+    write_run_config(Path("run"), load_config(write()))
+    text = Path("run/config.yaml").read_text()
+    assert text.startswith("name: small\nseed: 2017\ndata:\n  dataset: digits\n  root: null\n  train: train\n")
+    assert "  mean: [123.675, 116.28, 103.53]\n" in text
+    assert "#" not in text
+    assert "extends" not in text
+
+
+def test_run_config_takes_overrides(write):
+    write_run_config(Path("run"), load_config(write()))
+    assert read_run_config(Path("run"), ["freeze_bn.from_checkpoint=runs/a"]).freeze_bn.from_checkpoint == "runs/a"
+
+
+def test_folder_that_is_no_run_is_refused_with_the_way_to_make_one(tmp_path):
+    with pytest.raises(
+        UserError, match=r"run/config\.yaml: must be there \(this is not a run directory; `python -m launch"
+    ):
+        read_run_config(tmp_path / "run")
+
+
+def test_run_directory_that_is_a_file_is_refused(write):
+    config = load_config(write())
+    with pytest.raises(
+        UserError, match=r"^small\.yaml: must be a folder, or a path where one can be made \(given a file\)"
+    ):
+        write_run_config(Path("small.yaml"), config)
+
+
+def test_equal_configs_do_not_differ(write):
+    assert config_differences(load_config(write()), load_config(Path("small.yaml"), ["lr=0.1"])) == []
+
+
+def test_differences_name_each_key_with_both_values(write):
+    old = load_config(write())
+    new = load_config(Path("small.yaml"), ["epochs=5", "flip=false", "weights=a", "expect={parameters: 1, gmacs: 2}"])
+    assert config_differences(old, new) == [
+        'model.expect: null -> {"parameters": 1, "gmacs": 2.0, "layer_table": false}',
+        "augmentation.flip: true -> false",
+        "train.epochs: 4 -> 5",
+        'evaluate.weights: null -> "a"',
+    ]
+
+
+def test_reading_a_recipe_does_not_import_torch():
+    code = "import sys, pipeline.config.reader; print({'torch', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

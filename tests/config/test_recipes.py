@@ -1,0 +1,89 @@
+"""The recipes that come with the project: they load, say what they should, and change only on purpose."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.reader import config_differences, load_config, write_run_config
+
+REPOSITORY = Path(__file__).parents[2]
+RECIPES = sorted((REPOSITORY / "configs").glob("*.yaml"))
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def recipe(name: str):
+    return load_config(REPOSITORY / "configs" / f"{name}.yaml")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_loads_and_is_named_like_its_file(path):
+    assert load_config(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_opens_with_source_hardware_time_expectation_and_command(path):
+    header = path.read_text().split("\n\n")[0]
+    assert all(line.startswith("#") for line in header.splitlines())
+    for word in ("Source", "Hardware", "Time", "Expected", "Command"):
+        assert re.search(rf"^# {word} +\S", header, re.MULTILINE), word
+    assert f"python -m launch run configs/{path.name}" in header
+
+
+@pytest.mark.parametrize("name", ["senet154_ilsvrc2017", "demo"])
+def test_resolved_recipe_changes_only_on_purpose(tmp_path, name):
+    write_run_config(tmp_path, recipe(name))
+    resolved, golden = (tmp_path / "config.yaml").read_text(), (GOLDEN / f"{name}.yaml").read_text()
+    changes = difflib.unified_diff(golden.splitlines(), resolved.splitlines(), "golden", "now", lineterm="", n=1)
+    assert resolved == golden, "\n".join(
+        [
+            f"configs/{name}.yaml, or a default of the schema, now means something else:",
+            *changes,
+            "If that is meant, accept it (and raise the version of every stage whose result it changes):",
+            f"""python -c "from pathlib import Path; from pipeline.config.reader import *; write_run_config("""
+            f"""Path('/tmp/accept'), load_config(Path('configs/{name}.yaml')))" && """
+            f"cp /tmp/accept/config.yaml tests/config/golden/{name}.yaml",
+        ]
+    )
+
+
+def test_senet154_has_what_the_paper_gives():
+    config = recipe("senet154_ilsvrc2017")
+    assert (config.train.global_batch, config.optim.lr, config.optim.momentum) == (2048, 1.0, 0.9)
+    assert config.train.global_batch == config.resources.processes * config.train.max_micro_batch
+    assert (config.model.dropout, config.train.label_smoothing) == (0.2, 0.1)
+    assert (config.train.image_size_px, config.augmentation.area, config.augmentation.flip) == (224, (0.08, 1.0), True)
+
+
+@pytest.mark.parametrize(("name", "processes"), [("senet154_8gpu", 8), ("senet154_1gpu", 1)])
+def test_fewer_gpus_change_no_number_of_the_training(name, processes):
+    config = recipe(name)
+    assert config.resources.processes == processes
+    changed = {line.split(":")[0] for line in config_differences(recipe("senet154_ilsvrc2017"), config)}
+    assert changed <= {"name", "resources.processes", "checkpoint.every_steps"}
+
+
+def test_320_px_recipe_changes_nothing_but_the_size():
+    changed = config_differences(recipe("senet154_ilsvrc2017"), recipe("senet154_320"))
+    assert [line for line in changed if not line.startswith("evaluate.plans")] == [
+        'name: "senet154_ilsvrc2017" -> "senet154_320"',
+        "model.expect.gmacs: 20.69 -> 42.21",
+        "train.image_size_px: 224 -> 320",
+        'train.validation: "center224" -> "center320"',
+    ]
+
+
+def test_multiscale_plan_has_forty_views():
+    plans = {plan.name: plan for plan in recipe("senet154_ilsvrc2017").evaluate.resolved_plans()}
+    assert list(plans) == ["center224", "center320", "center320of352", "center320of366", "10crop", "multiscale"]
+    assert [view.resize_px for view in plans["multiscale"].views] == [256, 288, 320, 352]
+    assert sum(len(view.positions) * (1 + view.mirror) for view in plans["multiscale"].views) == 40
+
+
+def test_no_digit_is_ever_mirrored():
+    config = recipe("demo")
+    assert not config.augmentation.flip
+    assert not any(view.mirror for plan in config.evaluate.resolved_plans() for view in plan.views)

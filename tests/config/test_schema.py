@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline.config.reader import load_config
+from pipeline.config.schema import BUILTIN_PLANS, Config, CropPlan, CropView, resolve_plan
+from tests.config.written import mistakes
+
+
+def test_config_is_frozen(write):
+    config = load_config(write())
+    with pytest.raises(ValidationError, match="frozen"):
+        config.train.epochs = 5
+
+
+def test_every_section_forbids_unknown_keys_and_wrong_types():
+    rules = {"strict": True, "frozen": True, "extra": "forbid", "allow_inf_nan": False}
+    sections: list[Any] = [Config, *(field.annotation for field in Config.model_fields.values())]
+    for section in sections:
+        if hasattr(section, "model_config"):
+            assert section.model_config == rules, section
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["root=x"], "data.root: the digits come with scikit-learn; leave data.root out"),
+        (["dataset=folder"], "data.root: the folder with the images is needed for dataset 'folder'"),
+        (
+            ["dataset=folder", "root=x", "val_ground_truth=y"],
+            "data.val_ground_truth: only dataset 'imagenet' has a ground-truth file",
+        ),
+        (["dataset=imagenet", "root=x"], "model.num_classes: ImageNet has 1000 classes (given 10)"),
+        (["std=[1, 0, 1]"], "data.std: must be positive (given [1.0, 0.0, 1.0])"),
+        (["area=[0, 1]"], "augmentation.area: must satisfy 0 < low <= high <= 1 (given [0.0, 1.0])"),
+        (["area=[0.5, 0.4]"], "augmentation.area: must satisfy 0 < low <= high <= 1 (given [0.5, 0.4])"),
+        (["area=[0.5, 1.1]"], "augmentation.area: must satisfy 0 < low <= high <= 1 (given [0.5, 1.1])"),
+        (["aspect=[2, 1]"], "augmentation.aspect: must satisfy 0 < low <= high (given [2.0, 1.0])"),
+        (["kind=cosine"], "schedule.drop_epochs: kind 'cosine' has no drops"),
+        (["drop_epochs=[2, 1]"], "schedule.drop_epochs: must increase (given [2.0, 1.0])"),
+        (["drop_epochs=[2, 2]"], "schedule.drop_epochs: must increase (given [2.0, 2.0])"),
+        (["drop_epochs=[1, 4]"], "schedule.drop_epochs: must come before train.epochs = 4 (given [4.0])"),
+        (["warmup_epochs=4"], "schedule.warmup_epochs: must be less than train.epochs = 4 (given 4.0)"),
+        (["last_epochs=4"], "freeze_bn.last_epochs: must be less than train.epochs = 4 (given 4)"),
+        (["plans=[center224, center224]"], "evaluate.plans: each name once (given ['center224', 'center224'])"),
+        (
+            ["plans=[11crop]"],
+            "evaluate.plans: no built-in crop plan '11crop' (there are: center224, center320, 10crop)",
+        ),
+        (
+            ["validation={name: x, views: [{resize_px: 8, crop_px: 8, positions: []}]}"],
+            "train.validation.views[0].positions: at least one, each once (given [])",
+        ),
+        (
+            ["validation={name: x, views: [{resize_px: 8, crop_px: 8, positions: [center, center]}]}"],
+            "train.validation.views[0].positions: at least one, each once (given ['center', 'center'])",
+        ),
+        (["nesterov=true", "momentum=0"], "optim.nesterov: needs a momentum (given optim.momentum 0)"),
+        (["dropout=.nan"], "model.dropout: must be a finite number (given .nan)"),
+        (["std=[1, .inf, 1]"], "data.std[1]: must be a finite number (given .inf)"),
+        (["drop_epochs=[0]"], "schedule.drop_epochs[0]: must be greater than 0 (given 0)"),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused(write, overrides, message):
+    lines = mistakes(write(), overrides)
+    assert [line.partition(": ")[2] for line in lines] == [message]
+
+
+def test_plan_is_found_by_name_or_taken_as_written():
+    written = CropPlan(name="mine", views=(CropView(resize_px=8, crop_px=8),))
+    assert resolve_plan(written, "plans") is written
+    assert resolve_plan("10crop", "plans") is BUILTIN_PLANS["10crop"]
+
+
+def test_builtin_plans_are_those_of_the_literature():
+    views = {
+        name: [(v.resize_px, v.crop_px, len(v.positions), v.mirror) for v in p.views]
+        for name, p in BUILTIN_PLANS.items()
+    }
+    assert views == {
+        "center224": [(256, 224, 1, False)],
+        "center320": [(320, 320, 1, False)],
+        "10crop": [(256, 224, 5, True)],
+    }
+
+
+def test_train_stage_ends_where_the_batch_norms_freeze(write):
+    assert load_config(write(), ["epochs=10", "last_epochs=3"]).train_stage_epochs == 7
