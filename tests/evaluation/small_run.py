@@ -1,0 +1,164 @@
+"""A run small enough for tests: 37 generated JPEGs of many shapes, a small network of the real blocks, two plans."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from pipeline.config.reader import write_run_config
+from pipeline.config.schema import Config, CropPlan, CropView
+from pipeline.data.index import ImageClass, ImageRecord, read_dataset, write_dataset
+from pipeline.data.normalisation import Preprocessor
+from pipeline.distributed import Collective
+from pipeline.evaluation.validation import validate
+from pipeline.models import create_model
+from pipeline.models.weights import load_weights, save_weights
+from pipeline.ranks import read_ranks
+from pipeline.runs.manifest import Manifest, describe_outputs, write_manifest
+from pipeline.runs.stage import place_stages
+from stages import STAGES
+from tests.processes import finish, fork_context
+
+NUM_IMAGES = 37
+NUM_CLASSES = 7
+CENTER = CropPlan(name="center", views=(CropView(resize_px=36, crop_px=32),))
+CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right", "center")
+MANY = CropPlan(
+    name="many",
+    views=(
+        CropView(resize_px=40, crop_px=32, positions=CORNERS, mirror=True),
+        CropView(resize_px=48, crop_px=48, positions=("center",)),
+    ),
+)
+
+
+def make_config(folder: Path, **evaluate: object) -> Config:
+    """A recipe for the images and weights below `folder`."""
+    return Config.model_validate(
+        {
+            "name": "small",
+            "data": {"dataset": "folder", "root": str(folder / "images")},
+            "model": {"name": "senet_nano", "num_classes": NUM_CLASSES},
+            "optim": {"lr": 0.1},
+            "schedule": {},
+            "train": {
+                "epochs": 2,
+                "global_batch": 30,
+                "max_micro_batch": 5,
+                "image_size_px": 32,
+                "validation": CENTER,
+            },
+            "freeze_bn": {"last_epochs": 0},
+            "evaluate": {
+                "weights": str(folder / "weights.safetensors"),
+                "plans": [CENTER, MANY],
+                # 3 batches of 3 and one of 1 in the last part: 12 + 12 + 12 + 1 images.
+                "batch": 3,
+                **evaluate,
+            },
+            "tracking": {"wandb": "disabled"},
+            "resources": {"collective_timeout_seconds": 60},
+        }
+    )
+
+
+def make_images(root: Path) -> list[ImageRecord]:
+    """Soft blobs of colour, seeded, wide, tall and square; their records in index order."""
+    generator = np.random.default_rng(5)
+    records = []
+    for number in range(NUM_IMAGES):
+        label = number % NUM_CLASSES
+        width, height = (int(size) for size in generator.integers(40, 90, size=2))
+        coarse = Image.fromarray(generator.integers(0, 256, size=(5, 5, 3), dtype=np.uint8))
+        path = root / f"class{label}" / f"{number:02d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse.resize((width, height), Image.Resampling.BICUBIC).save(path, quality=95)
+        content = path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()[:16]
+        records.append(ImageRecord(str(path.relative_to(root)), label, len(content), width, height, digest))
+    return records
+
+
+def make_weights(path: Path, seed: int = 3, num_classes: int = NUM_CLASSES) -> None:
+    """Weights whose answers differ from image to image: random, with batch norms that have seen something."""
+    model = create_model("senet_nano", num_classes, dropout=0.0, bn_momentum=1.0, seed=seed)
+    torch.manual_seed(seed)
+    blobs = torch.nn.functional.interpolate(torch.rand(64, 3, 5, 5), size=40, mode="bicubic")[..., 4:36, 4:36]
+    with torch.no_grad():
+        model.train()(4 * blobs - 2)
+        model.last_linear.weight.normal_(0, 1).sub_(model.last_linear.weight.mean(1, keepdim=True))
+    save_weights(path, model.state_dict(), {})
+
+
+def make_run(folder: Path, name: str = "run", **evaluate: object) -> Path:
+    """A run below `folder` whose prepare stage is done, to be evaluated with the weights of `folder`."""
+    root = folder / "images"
+    if not root.exists():
+        (folder / "records.json").write_text(json.dumps([vars(record) for record in make_images(root)]))
+        make_weights(folder / "weights.safetensors")
+    records = [ImageRecord(**fields) for fields in json.loads((folder / "records.json").read_text())]
+    config = make_config(folder, **evaluate)
+    run = folder / name
+    run.mkdir()
+    write_run_config(run, config)
+    prepare = place_stages(config, run, STAGES)["prepare"]
+    prepare.directory.mkdir(parents=True)
+    classes = [ImageClass(label, f"class{label}", f"words {label}", None) for label in range(NUM_CLASSES)]
+    outputs = write_dataset(
+        prepare.directory, "folder", classes, {"train": root, "val": root}, {"train": records, "val": records}
+    )
+    described = describe_outputs(prepare.directory, outputs)
+    write_manifest(prepare.directory, Manifest("prepare", prepare.key, {}, described, prepare.config_part, {}, {}))
+    return run
+
+
+def prepare_directory(run: Path, config: Config) -> Path:
+    """Where the run's index is."""
+    return place_stages(config, run, STAGES)["prepare"].directory
+
+
+def evaluate_directory(run: Path, config: Config) -> Path:
+    """Where the run's evaluate stage works."""
+    return place_stages(config, run, STAGES)["evaluate"].directory
+
+
+def validate_at(folder: Path, run: Path, world_size: int, max_micro_batch: int = 5) -> list[dict[str, object]]:
+    """What `validate` says on every rank of so many real processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    outputs = [folder / f"validation-{world_size}-{rank}.json" for rank in range(world_size)]
+    processes = [
+        fork_context().Process(
+            target=_validate, args=(folder, run, max_micro_batch, rank, world_size, port, output), daemon=True
+        )
+        for rank, output in enumerate(outputs)
+    ]
+    for process in processes:
+        process.start()
+    assert finish(processes) == [0] * world_size
+    return [json.loads(output.read_text()) for output in outputs]
+
+
+def _validate(
+    folder: Path, run: Path, max_micro_batch: int, rank: int, world_size: int, port: int, output: Path
+) -> None:
+    environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+    os.environ.update(environment, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    config = make_config(folder)
+    dataset = read_dataset(prepare_directory(run, config))
+    config = config.model_copy(update={"train": config.train.model_copy(update={"max_micro_batch": max_micro_batch})})
+    collective = Collective(read_ranks(), 60)
+    model = create_model("senet_nano", NUM_CLASSES)
+    load_weights(model, folder / "weights.safetensors")
+    preprocessor = Preprocessor(config.data, config.augmentation, collective.device, channels_last=True)
+    result = validate(model, dataset.val, MANY, config, collective, preprocessor)
+    output.write_text(json.dumps(vars(result)))
+    collective.close()

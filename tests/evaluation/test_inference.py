@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.config.schema import AugmentationConfig, CropPlan, CropView, DataConfig, ExecutionConfig
+from pipeline.data.normalisation import Preprocessor
+from pipeline.evaluation.inference import ViewScorer, evaluating
+
+CPU = torch.device("cpu")
+PLAN = CropPlan(
+    name="three",
+    views=(CropView(resize_px=10, crop_px=8, mirror=True), CropView(resize_px=8, crop_px=6)),
+)
+
+
+def make_scorer(network: nn.Module, precision: str = "float32", fill_up_to: int = 0) -> ViewScorer:
+    data = DataConfig(dataset="folder", root="nowhere")
+    preprocessor = Preprocessor(data, AugmentationConfig(), CPU, channels_last=True)
+    execution = ExecutionConfig(precision=precision)  # type: ignore[arg-type]
+    return ViewScorer(network, PLAN, execution, preprocessor, CPU, fill_up_to)
+
+
+def make_views(images: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    big, small = (torch.randint(0, 256, (images, 3, size, size), generator=generator) for size in (8, 6))
+    return big.to(torch.uint8), small.to(torch.uint8)
+
+
+class LeftHalf(nn.Module):
+    """Answers differ for a mirrored image; remembers the sizes of batch it met."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[int] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.batches.append(len(images))
+        return 3 * images[..., : images.shape[-1] // 2].mean((2, 3))
+
+
+def test_score_is_the_logarithm_of_the_mean_probability_over_views_and_mirrored_views() -> None:
+    big, small = make_views(4)
+    data = DataConfig(dataset="folder", root="nowhere")
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (data.mean, data.std))
+    network = LeftHalf()
+    probabilities = [
+        network((view.float() - mean) / std).softmax(1) for view in (big, torch.flip(big, dims=[3]), small)
+    ]
+    expected = torch.stack(probabilities).mean(0).log()
+    torch.testing.assert_close(make_scorer(network).log_probabilities((big, small)), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_classes_far_behind_keep_their_order() -> None:
+    class Sure(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return torch.tensor([[0.0, -300.0, -200.0]]).expand(len(images), 3)
+
+    scores = make_scorer(Sure()).log_probabilities(make_views(2))
+    torch.testing.assert_close(scores[0], torch.tensor([0.0, -300.0, -200.0]))
+
+
+def test_filling_up_a_small_batch_changes_no_score() -> None:
+    views = make_views(3)
+    network = LeftHalf()
+    scores = make_scorer(network).log_probabilities(views)
+    network.batches.clear()
+    filled = make_scorer(network, fill_up_to=5).log_probabilities(views)
+    assert network.batches == [5, 5, 5]
+    torch.testing.assert_close(filled, scores)
+
+
+def test_network_computes_in_the_precision_of_the_recipe_and_scores_are_float32() -> None:
+    class Linear(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(3, 4)
+            self.dtypes: list[torch.dtype] = []
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.linear(images.mean((2, 3)))
+            self.dtypes.append(logits.dtype)
+            return logits
+
+    network = Linear()
+    scores = make_scorer(network, precision="bfloat16").log_probabilities(make_views(2))
+    assert network.dtypes == [torch.bfloat16] * 3
+    assert scores.dtype == torch.float32
+
+
+def test_evaluating_gives_every_module_its_own_mode_back() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Dropout())
+    network.train()
+    network[1].eval()  # as a frozen batch norm is, in a model that trains
+    with evaluating(network):
+        assert not any(module.training for module in network.modules())
+        assert torch.is_inference_mode_enabled()
+    assert [module.training for module in network] == [True, False, True]
+    assert network.training
+
+    with pytest.raises(RuntimeError, match="in the middle"), evaluating(network):
+        raise RuntimeError("in the middle")
+    assert [module.training for module in network] == [True, False, True]

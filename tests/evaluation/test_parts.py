@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.evaluation.parts import BrokenPart, Part, PartFolder
+
+MADE_FROM = {"weights": "a", "plan": "center"}
+
+
+def make_folder(path: Path, made_from: dict[str, str] = MADE_FROM) -> PartFolder:
+    return PartFolder(path / "parts", made_from, num_images=10, num_classes=3, images_per_part=4)
+
+
+def fill(folder: PartFolder, numbers: list[int]) -> None:
+    for number in numbers:
+        positions = folder.positions(number)
+        folder.write(number, Part(np.outer(positions, [1, 2, 3]).astype(np.float16), seconds=0.5))
+
+
+def test_parts_cover_the_index_once_and_the_last_is_smaller(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    assert [folder.positions(number).tolist() for number in range(len(folder))] == [
+        [0, 1, 2, 3],
+        [4, 5, 6, 7],
+        [8, 9],
+    ]
+
+
+def test_a_part_is_read_as_it_was_written(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    assert folder.survey() == ([0, 1, 2], [])
+    fill(folder, [2])
+    part = folder.read(2)
+    assert part.seconds == 0.5
+    np.testing.assert_array_equal(part.scores, np.array([[8, 16, 24], [9, 18, 27]], dtype=np.float16))
+    assert folder.survey() == ([0, 1], [])
+
+
+def test_every_flipped_bit_and_every_cut_is_noticed(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    folder.survey()
+    fill(folder, [2])
+    (path,) = (tmp_path / "parts").iterdir()
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        for damaged in (whole[:place], whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]):
+            path.write_bytes(damaged)
+            with pytest.raises(BrokenPart, match=r"00000002\.part: damaged"):
+                folder.read(2)
+
+
+def test_survey_names_the_broken_part_and_wants_it_again(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    folder.survey()
+    fill(folder, [0, 1, 2])
+    path = tmp_path / "parts" / "00000001.part"
+    path.write_bytes(b"")
+    assert folder.survey() == ([1], [f"{path}: damaged (its checksum does not fit)"])
+
+
+def test_parts_of_other_weights_are_not_taken(tmp_path: Path) -> None:
+    mine = make_folder(tmp_path)
+    mine.survey()
+    fill(make_folder(tmp_path, {**MADE_FROM, "weights": "b"}), [0])
+    fill(mine, [1])
+    pending, problems = mine.survey()
+    assert pending == [0, 2]
+    assert problems == [f"{tmp_path / 'parts' / '00000000.part'}: made from other weights, images or settings"]
+
+
+def test_a_part_under_another_parts_name_is_not_taken(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    folder.survey()
+    fill(folder, [0])
+    (tmp_path / "parts" / "00000000.part").rename(tmp_path / "parts" / "00000001.part")
+    assert folder.survey()[0] == [0, 1, 2]

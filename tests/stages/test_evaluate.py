@@ -1,0 +1,395 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.config.reader import write_run_config
+from pipeline.config.schema import Config, CropPlan
+from pipeline.data.index import read_dataset
+from pipeline.data.normalisation import Preprocessor
+from pipeline.distributed import Collective
+from pipeline.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER_ERROR
+from pipeline.evaluation.parts import Part, PartFolder
+from pipeline.evaluation.validation import validate
+from pipeline.models import create_model
+from pipeline.models.weights import load_weights
+from pipeline.ranks import Ranks
+from pipeline.runs.artifact import sha256_of
+from pipeline.runs.manifest import Manifest, describe_outputs, read_manifest, write_manifest
+from pipeline.runs.outcome import read_outcome
+from pipeline.runs.stage import place_stages
+from pipeline.tracking.events import read_events
+from stages import STAGES
+from stages.runner import run_stage
+from tests.evaluation.small_run import (
+    CENTER,
+    MANY,
+    NUM_CLASSES,
+    NUM_IMAGES,
+    evaluate_directory,
+    make_config,
+    make_run,
+    make_weights,
+    prepare_directory,
+)
+from tests.processes import finish, run_stage_to_end, start_stage
+
+PLANS = (CENTER, MANY)
+
+
+@pytest.fixture(autouse=True)
+def restored_signals() -> Iterator[None]:
+    """A stage that runs inside the test process takes its signals."""
+    numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+    handlers = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images and weights that all runs of this file share."""
+    return tmp_path_factory.mktemp("evaluate")
+
+
+@pytest.fixture(scope="module")
+def finished(folder: Path) -> dict[int, Path]:
+    """The evaluate directory of a run at each of several world sizes."""
+    directories = {}
+    for world_size in (1, 2, 3, 5):
+        run = make_run(folder, f"world-{world_size}")
+        run_stage_to_end(run, "evaluate", world_size)
+        directories[world_size] = evaluate_directory(run, make_config(folder))
+    return directories
+
+
+@pytest.fixture(scope="module")
+def killed(folder: Path) -> Path:
+    """A run whose evaluation, in parts of 4 images, was killed when some parts of its second plan were there."""
+    run = make_run(folder, "killed", batch=1)
+    (process,) = start_stage(run, "evaluate")
+    wait_for_parts(evaluate_directory(run, make_config(folder, batch=1)) / "parts-many", 2)
+    process.kill()
+    assert finish([process]) == [-signal.SIGKILL]
+    return run
+
+
+@pytest.fixture(scope="module")
+def unbroken(folder: Path) -> Path:
+    """The evaluate directory of the same evaluation, never interrupted."""
+    run = make_run(folder, "unbroken", batch=1)
+    run_stage_to_end(run, "evaluate")
+    return evaluate_directory(run, make_config(folder, batch=1))
+
+
+def wait_for_parts(parts: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(list(parts.glob("*.part"))) < count:
+        assert time.monotonic() < deadline, f"no {count} parts appeared in {parts}"
+        time.sleep(0.001)
+
+
+def copy_run(run: Path, target: Path) -> Path:
+    return Path(shutil.copytree(run, target / run.name))
+
+
+def read_scores(directory: Path, plan: CropPlan) -> npt.NDArray[np.float16]:
+    scores: npt.NDArray[np.float16] = np.load(directory / f"scores-{plan.name}.npy", allow_pickle=False)
+    return scores
+
+
+def read_results(directory: Path) -> dict[str, Any]:
+    """results.json without the times."""
+    results: dict[str, Any] = json.loads((directory / "results.json").read_text())
+    for plan in results["plans"]:
+        del plan["seconds"]
+    return results
+
+
+def assert_same_outcome(directory: Path, expected: Path) -> None:
+    for plan in PLANS:
+        name = f"scores-{plan.name}.npy"
+        assert (directory / name).read_bytes() == (expected / name).read_bytes()
+    assert read_results(directory) == read_results(expected)
+    assert [event["plan"] for event in read_events(directory, "evaluation")] == [plan.name for plan in PLANS]
+    assert not list(directory.glob("parts-*"))
+
+
+def test_scores_and_counts_are_the_same_bits_at_1_2_3_and_5_processes(finished: dict[int, Path]) -> None:
+    for directory in finished.values():
+        assert_same_outcome(directory, finished[1])
+
+
+@pytest.mark.parametrize(
+    # Bounds on the mean difference of probabilities. Omitting one of the eleven views, or adding one, makes 0.015. The
+    # reference loader rounds a few pixels otherwise than PIL does, DALI more of them (see the loaders' parity tests).
+    ("backend", "bound"),
+    [("reference", 0.003), ("dali", 0.012)],
+)
+def test_scores_are_those_of_pil_crops_one_by_one_through_the_network(
+    folder: Path, finished: dict[int, Path], tmp_path: Path, backend: str, bound: float
+) -> None:
+    config = with_section(make_config(folder), "loader", backend=backend)
+    run = copy_run(folder / "world-1", tmp_path)
+    assert run_stage("evaluate", config, run) == EXIT_DONE
+    index = read_dataset(prepare_directory(run, config)).val
+    model = create_model("senet_nano", NUM_CLASSES)
+    load_weights(model, folder / "weights.safetensors")
+    model.eval()
+    for plan in PLANS:
+        by_hand = np.array([score_by_hand(model, config, plan, index.file(row)) for row in range(len(index))])
+        stored = np.exp(read_scores(evaluate_directory(run, config), plan).astype(np.float64))
+        assert np.abs(stored - by_hand).mean() < bound
+
+
+def with_section(config: Config, section: str, **keys: object) -> Config:
+    return config.model_copy(update={section: getattr(config, section).model_copy(update=keys)})
+
+
+def score_by_hand(model: torch.nn.Module, config: Config, plan: CropPlan, path: str) -> npt.NDArray[np.float64]:
+    """Mean class probabilities, written down from the definition of a crop plan and nothing else."""
+    image = Image.open(path).convert("RGB")
+    probabilities = []
+    for view in plan.views:
+        scale = view.resize_px / min(image.size)
+        width, height = (view.resize_px if side == min(image.size) else int(side * scale) for side in image.size)
+        resized = image.resize((width, height), Image.Resampling.BILINEAR)
+        right, bottom = width - view.crop_px, height - view.crop_px
+        corner = {
+            "top_left": (0, 0),
+            "top_right": (right, 0),
+            "bottom_left": (0, bottom),
+            "bottom_right": (right, bottom),
+            "center": (round(right / 2), round(bottom / 2)),
+        }
+        for position in view.positions:
+            left, top = corner[position]
+            crop = np.array(resized.crop((left, top, left + view.crop_px, top + view.crop_px)), dtype=np.float32)
+            for seen in (crop, crop[:, ::-1]) if view.mirror else (crop,):
+                pixels = (seen - np.array(config.data.mean)) / np.array(config.data.std)
+                with torch.no_grad():
+                    logits = model(torch.from_numpy(pixels.transpose(2, 0, 1)[None].astype(np.float32)))
+                probabilities.append(logits.double().softmax(1)[0].numpy())
+    return np.mean(probabilities, axis=0)
+
+
+def test_errors_and_loss_agree_with_validation_during_training(folder: Path, finished: dict[int, Path]) -> None:
+    config = make_config(folder)
+    index = read_dataset(prepare_directory(folder / "world-1", config)).val
+    model = create_model("senet_nano", NUM_CLASSES)
+    load_weights(model, folder / "weights.safetensors")
+    preprocessor = Preprocessor(config.data, config.augmentation, torch.device("cpu"), channels_last=True)
+    validation = validate(model, index, MANY, config, Collective(Ranks(), 60), preprocessor)
+    many = read_results(finished[1])["plans"][1]
+    assert many["top1_error_percent"] == validation.top1_error_percent
+    assert many["top5_error_percent"] == validation.top5_error_percent
+    stored = read_scores(finished[1], MANY).astype(np.float64)[np.arange(NUM_IMAGES), index.labels]
+    assert -stored.mean() == pytest.approx(validation.loss, rel=1e-3)
+
+
+def test_report_and_manifest_are_counted_from_the_stored_scores(folder: Path, finished: dict[int, Path]) -> None:
+    directory = finished[1]
+    labels = read_dataset(prepare_directory(folder / "world-1", make_config(folder))).val.labels
+    results = read_results(directory)
+    assert results["weights"]["sha256"] == sha256_of(folder / "weights.safetensors")
+    assert (results["images"], results["classes"]) == (NUM_IMAGES, NUM_CLASSES)
+    manifest = read_manifest(directory)
+    assert manifest is not None
+    for plan, views, result in zip(PLANS, (1, 11), results["plans"], strict=True):
+        order = np.argsort(-read_scores(directory, plan).astype(np.float64), axis=1, kind="stable")
+        errors = [int((order[:, :k] != labels[:, None]).all(axis=1).sum()) for k in (1, 5)]
+        assert [result["top1_errors"], result["top5_errors"]] == errors
+        assert manifest.metrics[plan.name] == {
+            "top1_error_percent": 100 * errors[0] / NUM_IMAGES,
+            "top5_error_percent": 100 * errors[1] / NUM_IMAGES,
+            "views": views,
+        }
+        assert result["scores"]["sha256"] == manifest.outputs[f"scores-{plan.name}.npy"].sha256
+        table = (directory / result["per_class"]).read_text().splitlines()
+        assert len(table) == 1 + NUM_CLASSES
+        assert sum(int(line.split("\t")[4]) for line in table[1:]) == errors[0]
+        worst = result["mistakes"][0]
+        assert worst["label"] == labels[worst["position"]]
+        assert worst["predicted"] == order[worst["position"], 0] != worst["label"]
+    assert {"results.json", "scores-many.npy", "scores-many.json", "per-class-many.tsv"} <= set(manifest.outputs)
+
+
+def test_killed_evaluation_goes_on_to_the_same_bits(folder: Path, killed: Path, unbroken: Path, tmp_path: Path) -> None:
+    run = copy_run(killed, tmp_path)
+    # Goes on with another number of processes than it began with.
+    run_stage_to_end(run, "evaluate", world_size=2)
+    assert_same_outcome(evaluate_directory(run, make_config(folder, batch=1)), unbroken)
+
+
+def test_finished_parts_are_not_computed_again(
+    folder: Path, killed: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = copy_run(killed, tmp_path)
+    config = make_config(folder, batch=1)
+    directory = evaluate_directory(run, config)
+    marker = np.full((4, NUM_CLASSES), -1.5, dtype=np.float16)
+    made_from = json.loads((directory / "scores-center.json").read_text())["made_from"]
+    made_from["plan"] = MANY.model_dump(mode="json")
+    parts = PartFolder(directory / "parts-many", made_from, NUM_IMAGES, NUM_CLASSES, 4)
+    pending, problems = parts.survey()
+    assert 0 not in pending
+    assert not problems
+    parts.write(0, Part(marker, seconds=1.0))
+    assert run_stage("evaluate", config, run) == EXIT_DONE
+    np.testing.assert_array_equal(read_scores(directory, MANY)[:4], marker)
+    assert f"plan 'many': going on with {len(pending)} of 10 parts to do" in "".join(capfd.readouterr())
+
+
+def test_damaged_part_is_named_and_computed_again(
+    folder: Path, killed: Path, unbroken: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = copy_run(killed, tmp_path)
+    config = make_config(folder, batch=1)
+    part = evaluate_directory(run, config) / "parts-many" / "00000000.part"
+    content = bytearray(part.read_bytes())
+    content[-40] ^= 1
+    part.write_bytes(content)
+    assert run_stage("evaluate", config, run) == EXIT_DONE
+    shown = "".join(capfd.readouterr())
+    assert f"{part}: damaged (its checksum does not fit); it is computed again" in shown
+    assert_same_outcome(evaluate_directory(run, config), unbroken)
+
+
+def test_part_of_other_weights_is_named_and_computed_again(
+    folder: Path, killed: Path, unbroken: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = copy_run(killed, tmp_path)
+    config = make_config(folder, batch=1)
+    parts = evaluate_directory(run, config) / "parts-many"
+    foreign = PartFolder(parts, {"weights_sha256": "another"}, NUM_IMAGES, NUM_CLASSES, 4)
+    foreign.write(1, Part(np.zeros((4, NUM_CLASSES), np.float16), seconds=1.0))
+    assert run_stage("evaluate", config, run) == EXIT_DONE
+    expected = f"{parts / '00000001.part'}: made from other weights, images or settings; it is computed again"
+    assert expected in "".join(capfd.readouterr())
+    assert_same_outcome(evaluate_directory(run, config), unbroken)
+
+
+@pytest.mark.parametrize("moment", ["scores", "description", "first event", "results", "manifest"])
+def test_killed_between_any_two_files_it_ends_the_same(
+    folder: Path, finished: dict[int, Path], tmp_path: Path, moment: str
+) -> None:
+    """`moment`: the last thing that was written before the process died."""
+    run = copy_run(folder / "world-1", tmp_path)
+    config = make_config(folder)
+    directory = evaluate_directory(run, config)
+    if moment != "manifest":
+        (directory / "manifest.json").unlink()
+    if moment in ("scores", "description", "first event"):
+        (directory / "results.json").unlink()
+        # In the plans' order: the second was not there yet.
+        (directory / "scores-many.npy").unlink()
+        (directory / "scores-many.json").unlink()
+        first, _second = (directory / "events.jsonl").read_bytes().splitlines(keepends=True)
+        (directory / "events.jsonl").write_bytes(first if moment == "first event" else b"")
+    if moment == "scores":
+        (directory / "scores-center.json").unlink()
+    assert run_stage("evaluate", config, run) == EXIT_DONE
+    assert_same_outcome(directory, finished[1])
+
+
+def test_event_of_scores_that_are_gone_is_not_kept(folder: Path, finished: dict[int, Path], tmp_path: Path) -> None:
+    run = copy_run(folder / "world-1", tmp_path)
+    config = make_config(folder)
+    directory = evaluate_directory(run, config)
+    (directory / "manifest.json").unlink()
+    (directory / "scores-center.npy").write_bytes(b"junk")
+    lines = (directory / "events.jsonl").read_text().splitlines()
+    stale = [json.dumps({**json.loads(line), "top1_error_percent": -1.0}) for line in lines]
+    (directory / "events.jsonl").write_text("\n".join(stale) + "\n")
+    assert run_stage("evaluate", config, run) == EXIT_DONE
+    assert_same_outcome(directory, finished[1])
+    assert all(event["top1_error_percent"] >= 0 for event in read_events(directory, "evaluation"))
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_asked_to_stop_it_stops_at_the_next_batch_and_the_same_command_goes_on(
+    folder: Path, unbroken: Path, tmp_path: Path, world_size: int
+) -> None:
+    empty = make_run(folder, f"stopped-{world_size}", batch=1)
+    run = copy_run(empty, tmp_path)
+    directory = evaluate_directory(run, make_config(folder, batch=1))
+    processes = start_stage(run, "evaluate", world_size)
+    wait_for_parts(directory / "parts-many", 1)
+    pid = processes[-1].pid
+    assert pid is not None
+    os.kill(pid, signal.SIGTERM)  # one rank hears of it, all stop
+    # Ranks that stop together leave with 0; the note says how it ended.
+    assert finish(processes) == ([EXIT_STOPPED] if world_size == 1 else [EXIT_DONE, EXIT_DONE])
+    outcome = read_outcome(directory)
+    assert outcome is not None
+    assert outcome.exit_code == EXIT_STOPPED
+    assert outcome.message == "stopped on request while scoring plan 'many'; the same command goes on"
+    assert read_manifest(directory) is None
+    run_stage_to_end(run, "evaluate", world_size)
+    assert_same_outcome(directory, unbroken)
+
+
+def test_weights_of_another_network_end_it_with_the_first_differing_tensors(
+    folder: Path, finished: dict[int, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.safetensors"
+    make_weights(other, num_classes=NUM_CLASSES + 1)
+    run = make_run(folder, "other-weights", weights=str(other))
+    config = make_config(folder, weights=str(other))
+    assert run_stage("evaluate", config, run) == EXIT_USER_ERROR
+    assert read_manifest(evaluate_directory(run, config)) is None
+    said = capfd.readouterr().err
+    assert str(other) in said
+    assert "last_linear.weight is (8, " in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("last_epochs", [0, 1])
+def test_weights_are_those_of_the_last_training_stage(
+    folder: Path, finished: dict[int, Path], tmp_path: Path, last_epochs: int
+) -> None:
+    fields = make_config(folder, weights=None, plans=[CENTER]).model_dump()
+    fields["freeze_bn"]["last_epochs"] = last_epochs
+    config = Config.model_validate(fields)
+    run = copy_run(folder / "world-1", tmp_path)
+    write_run_config(run, config)
+    placed = place_stages(config, run, STAGES)
+    trained = [name for name in ("train", "freeze_bn") if name in placed]
+    for seed, name in enumerate(trained):
+        stage = placed[name]
+        stage.directory.mkdir()
+        make_weights(stage.directory / "weights.safetensors", seed=seed)
+        outputs = describe_outputs(stage.directory, ["weights.safetensors"])
+        write_manifest(stage.directory, Manifest(name, stage.key, {}, outputs, {}, {}, {}))
+    assert run_stage("evaluate", config, run) == EXIT_DONE
+    last = placed[trained[-1]].directory / "weights.safetensors"
+    weights = read_results(placed["evaluate"].directory)["weights"]
+    assert weights == {"path": str(last), "sha256": sha256_of(last)}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_compiled_bfloat16_on_the_gpu_agrees_with_float32(folder: Path, tmp_path: Path) -> None:
+    probabilities = {}
+    for name, keys in {
+        "plain": {"precision": "float32", "channels_last": False, "compile": False},
+        "fast": {"precision": "bfloat16", "channels_last": True, "compile": True},
+    }.items():
+        run = make_run(folder, f"gpu-{name}")
+        config = with_section(make_config(folder), "execution", **keys)
+        assert run_stage("evaluate", config, run) == EXIT_DONE
+        probabilities[name] = np.exp(read_scores(evaluate_directory(run, config), MANY).astype(np.float64))
+    assert np.abs(probabilities["fast"] - probabilities["plain"]).mean() < 0.02
