@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.runs.artifact import flush_directory, flush_file, naming_disk_errors
+from pipeline.runs.artifact import naming_disk_errors
 from pipeline.seeds import derive_seed
 
 CLASS_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -37,6 +38,8 @@ def write_digits(folder: Path) -> None:
             num_train = round(_TRAIN_SHARE * len(rows))
             _write_class(folder / "train" / str(digit), digits.images, rows[:num_train])
             _write_class(folder / "val" / str(digit), digits.images, rows[num_train:])
+        # To disk before the stage can be declared done; one by one it would take seconds.
+        os.sync()
 
 
 def _write_class(folder: Path, images: npt.NDArray[np.float64], rows: npt.NDArray[np.int64]) -> None:
@@ -44,7 +47,4 @@ def _write_class(folder: Path, images: npt.NDArray[np.float64], rows: npt.NDArra
     for row in sorted(rows.tolist()):
         grey = Image.fromarray((images[row] * (255 / _BRIGHTEST)).round().astype(np.uint8))
         image = grey.resize((_SIZE_PX, _SIZE_PX), Image.Resampling.BICUBIC).convert("RGB")
-        path = folder / f"digit_{row:04d}.JPEG"
-        image.save(path, quality=_JPEG_QUALITY)
-        flush_file(path)
-    flush_directory(folder)
+        image.save(folder / f"digit_{row:04d}.JPEG", quality=_JPEG_QUALITY)

@@ -36,7 +36,7 @@ class Finding:
 
 
 def write_findings(directory: Path, findings: Iterable[Finding]) -> str:
-    """Write findings.tsv, errors first, then by split and path; returns its name. Paths and details are JSON strings."""
+    """Write findings.tsv, errors first, then by split and path; returns its name. Paths and details are JSON."""
     order = {"error": 0, "warning": 1, "notice": 2}
     rows = ["\t".join(_COLUMNS)]
     for found in sorted(findings, key=lambda found: (order[found.severity], found.split, found.path, found.finding)):
@@ -65,8 +65,8 @@ def count_findings(findings: Iterable[Finding]) -> dict[str, int]:
 def find_duplicates(records: Mapping[str, Sequence[ImageRecord]]) -> list[Finding]:
     """Warnings about files whose bytes are those of an earlier one, in the order of the splits given and of their rows.
 
-    duplicate_across_splits weighs most: such a validation image was trained on. duplicate_across_classes: one of the two
-    labels is wrong. duplicate: the same image twice in one class.
+    duplicate_across_splits weighs most: such a validation image was trained on. duplicate_across_classes: one of the
+    two labels is wrong. duplicate: the same image twice in one class.
     """
     counts = collections.Counter(record.sha256 for rows in records.values() for record in rows)
     repeated = {digest for digest, count in counts.items() if count > 1}

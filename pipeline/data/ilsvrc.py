@@ -1,9 +1,9 @@
 """ILSVRC 2012: its classes, its counts and the order of its validation labels.
 
-Two orders of the 1000 classes are in use, and no class has the same place in both. Labels here follow the sorted WordNet
-ids, as PyTorch's folders do; the contest's own files, and the authors' Caffe network, follow the ILSVRC2012_ID (1 to 1000)
-of the devkit. Labels read in the wrong order give a network of 0.1 % accuracy and no error, so they are compared with a
-digest of the devkit's.
+Two orders of the 1000 classes are in use, and no class has the same place in both. Labels here follow the sorted
+WordNet ids, as PyTorch's folders do; the contest's own files, and the authors' Caffe network, follow the ILSVRC2012_ID
+(1 to 1000) of the devkit. Labels read in the wrong order give a network of 0.1 % accuracy and no error, so they are
+compared with a digest of the devkit's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import csv
 import dataclasses
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from pipeline.data.tree import SplitTree, name_some
 from pipeline.errors import UserError
 
 _VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
+_PROBLEMS_SHOWN = 10
 _NUM_VAL = 50_000
 _GROUND_TRUTH_DIGEST = "323ca84ec5546dccc4dd11dbd2b3fc0094818728b5613f6089bd2f1428a04eaf"
 """`digest_ids` of the devkit's ILSVRC2012_validation_ground_truth.txt."""
@@ -136,14 +137,15 @@ def _by_number(tree: SplitTree, table: Ilsvrc) -> list[str]:
             problems.append(f"{path} has the number of {by_number[number]}")
         else:
             by_number[number] = path
-    if missing := [str(number) for number in range(1, table.num_val + 1) if number not in by_number]:
-        problems.append(f"no image of number {', '.join(missing[:10])}" + (" ..." if len(missing) > 10 else ""))
+    if missing := [f"{number:08d}" for number in range(1, table.num_val + 1) if number not in by_number]:
+        problems.insert(0, f"no image of number {name_some(missing)}")
     if problems:
-        more = f"\n... and {len(problems) - 10:,} more such files" if len(problems) > 10 else ""
+        shown = problems[:_PROBLEMS_SHOWN]
+        if len(problems) > len(shown):
+            shown.append(f"and {len(problems) - len(shown):,} more such problems")
         raise UserError(
-            f"data.val: {tree.root} holds {tree.num_files:,} images, ILSVRC 2012 has {table.num_val:,}:\n"
-            + "\n".join([*problems[:9], problems[-1]] if len(problems) > 10 else problems)
-            + more
+            f"data.val: {tree.root} holds {tree.num_files:,} images, ILSVRC 2012 has {table.num_val:,}:\n  "
+            + "\n  ".join(shown)
         )
     return [by_number[number] for number in range(1, table.num_val + 1)]
 
@@ -174,25 +176,17 @@ def _check_order(place: str, labels: Sequence[int], table: Ilsvrc) -> None:
     """UserError unless the labels are the devkit's; it names the order they are in where it is a known one."""
     if digest_ids(labels) == table.ground_truth_digest:
         return
-    num_classes = len(table.synsets)
-    known_orders: dict[str, Callable[[int], int]] = {
-        "0-based ILSVRC2012_IDs, as in the authors' ILSVRC2017_val.txt": lambda label: label + 1,
-        "places in the sorted order of the WordNet ids, from 0": lambda label: table.synsets[label].ilsvrc2012_id,
-        "places in the sorted order of the WordNet ids, from 1": lambda label: table.synsets[label - 1].ilsvrc2012_id,
+    by_label = [synset.ilsvrc2012_id for synset in table.synsets]
+    ids = sorted(by_label)
+    known_orders = {
+        "0-based ILSVRC2012_IDs, as in the authors' ILSVRC2017_val.txt": dict(enumerate(ids)),
+        "places in the sorted order of the WordNet ids, from 0": dict(enumerate(by_label)),
+        "places in the sorted order of the WordNet ids, from 1": dict(enumerate(by_label, start=1)),
     }
-    for order, as_id in known_orders.items():
-        first = 1 if order.endswith("from 1") else 0
-        if all(first <= label < first + num_classes for label in labels):
-            if digest_ids([as_id(label) for label in labels]) == table.ground_truth_digest:
-                raise UserError(
-                    f"{place} must have the devkit's ILSVRC2012_IDs, 1 to {num_classes:,} (they are {order})"
-                )
-    smallest, largest = min(labels), max(labels)
-    if not (smallest >= 1 and largest <= num_classes):
-        raise UserError(
-            f"{place} must have the devkit's ILSVRC2012_IDs, 1 to {num_classes:,} (given {smallest} to {largest})"
-        )
-    raise UserError(
-        f"{place} give other labels than the devkit's ILSVRC2012_validation_ground_truth.txt; "
-        "images or labels are out of order"
-    )
+    must = f"{place} must give the devkit's ILSVRC2012_IDs, {ids[0]} to {ids[-1]:,}"
+    for order, id_of in known_orders.items():
+        if digest_ids([id_of.get(label, 0) for label in labels]) == table.ground_truth_digest:
+            raise UserError(f"{must} (these look like {order})")
+    if min(labels) < ids[0] or max(labels) > ids[-1]:
+        raise UserError(f"{must} (given {min(labels)} to {max(labels)})")
+    raise UserError(f"{must}, in the order of the images' numbers (these are other labels, or out of order)")

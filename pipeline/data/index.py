@@ -6,7 +6,9 @@ import dataclasses
 import hashlib
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -33,15 +35,15 @@ class ImageIndex:
     """One split: parallel columns, one row an image. An image's *position* is its row."""
 
     root: Path
-    paths: tuple[str, ...]
+    paths: Sequence[str]
     """Relative to root, with forward slashes."""
     labels: npt.NDArray[np.int64]
     num_bytes: npt.NDArray[np.int64]
     widths: npt.NDArray[np.int64]
     heights: npt.NDArray[np.int64]
-    sha256: tuple[str, ...]
+    sha256: Sequence[str]
     """First 16 hex digits of each file's SHA-256."""
-    flags: tuple[str, ...]
+    flags: Sequence[str]
     """Comma-separated: png, cmyk, grey, exif_rotated ...; empty for an ordinary colour JPEG."""
     digest: str
     """SHA-256 of the table itself."""
@@ -64,7 +66,7 @@ class Dataset:
     val: ImageIndex
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class ImageRecord:
     """One row of an index, before it is a table."""
 
@@ -128,18 +130,61 @@ def _table(records: list[ImageRecord]) -> bytes:
 
 def _read_table(path: Path, root: Path) -> ImageIndex:
     content = path.read_bytes()
-    header, *lines = content.decode("utf-8", "surrogateescape").split("\n")[:-1]
-    assert header.split("\t") == list(_COLUMNS), header
-    columns: list[tuple[str, ...]] = list(zip(*(line.split("\t") for line in lines), strict=True)) or [()] * len(_COLUMNS)
-    paths, labels, num_bytes, widths, heights, sha256, flags = columns
+    header, _, _ = content.partition(b"\n")
+    assert header.decode().split("\t") == list(_COLUMNS), header
+    # Every process of a run reads the table, for ImageNet 1.3 million rows: cells become objects when asked for.
+    characters = np.frombuffer(content, dtype=np.uint8)
+    row_ends = np.flatnonzero(characters == ord("\n"))
+    tabs = np.flatnonzero(characters == ord("\t")).reshape(len(row_ends), len(_COLUMNS) - 1)[1:]
+    starts = np.column_stack([row_ends[:-1] + 1, tabs + 1]).T
+    ends = np.column_stack([tabs, row_ends[1:]]).T
+    label, num_bytes, width, height = (_parse_integers(characters, starts[i], ends[i]) for i in range(1, 5))
     return ImageIndex(
         root=root,
-        paths=tuple(json.loads(name) for name in paths),
-        labels=np.array(labels, dtype=np.int64),
-        num_bytes=np.array(num_bytes, dtype=np.int64),
-        widths=np.array(widths, dtype=np.int64),
-        heights=np.array(heights, dtype=np.int64),
-        sha256=sha256,
-        flags=flags,
+        paths=_TextColumn(content, starts[0], ends[0], is_json=True),
+        labels=label,
+        num_bytes=num_bytes,
+        widths=width,
+        heights=height,
+        sha256=_TextColumn(content, starts[5], ends[5]),
+        flags=_TextColumn(content, starts[6], ends[6]),
         digest=hashlib.sha256(content).hexdigest(),
     )
+
+
+def _parse_integers(
+    characters: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """The decimal numbers written from `starts` to before `ends`."""
+    numbers = np.zeros(len(starts), dtype=np.int64)
+    for place in range(int((ends - starts).max(initial=0))):
+        left = starts + place < ends
+        numbers[left] = numbers[left] * 10 + (characters[starts[left] + place] - ord("0"))
+    return numbers
+
+
+class _TextColumn(Sequence[str]):
+    """Cells of a table as strings that are made when asked for."""
+
+    def __init__(
+        self, content: bytes, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], *, is_json: bool = False
+    ) -> None:
+        self._content = content
+        self._starts = starts
+        self._ends = ends
+        self._is_json = is_json
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> Sequence[str]: ...
+
+    def __getitem__(self, row: int | slice) -> str | Sequence[str]:
+        if isinstance(row, slice):
+            return _TextColumn(self._content, self._starts[row], self._ends[row], is_json=self._is_json)
+        text = self._content[self._starts[row] : self._ends[row]].decode("utf-8", "surrogateescape")
+        return str(json.loads(text)) if self._is_json else text

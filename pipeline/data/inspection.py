@@ -1,7 +1,7 @@
 """One image file: is it whole, and do all decoders here read the same pixels from it?
 
-The stage `prepare` asks this of every file once, because nobody does later: DALI cannot skip a bad image, cuts windows out
-of truncated and zero-tailed JPEGs without noticing, and takes 12 GB for one of 400 megapixels.
+The stage `prepare` asks this of every file once, because nobody does later: DALI cannot skip a bad image, cuts windows
+out of truncated and zero-tailed JPEGs without noticing, and takes 12 GB for one of 400 megapixels.
 
 What the decoders make of odd files (DALI 2.4 CPU `decoders.image` and `decoders.image_slice` with
 `adjust_orientation=False`, torchvision 0.29 `decode_image` and Pillow 13, all to RGB; tests/data/test_inspection.py
@@ -15,7 +15,7 @@ repeats it for every kind that is accepted):
     JPEG of several pictures (MPO)                    first      first         first     accepted, flag mpo
     JPEG, PNG, WebP with EXIF orientation             as stored  as stored     as stored accepted, flag exif_rotated
     1 x 1, 1 x 5000, ICC profile, bytes after the end same       same          same      accepted
-    PNG RGB, grey, 1 bit, palette, interlaced, gamma  same       same          same      accepted, flags png, grey, palette
+    PNG RGB, grey, 1 bit, palette, interlaced, gamma  same       same          same      accepted, flag png
     PNG or WebP with transparency                     dropped    dropped       dropped   accepted, flag alpha
     PNG of 16 bits                                    8 bits     overflows     8 bits    not_read_alike
     PNG animated                                      first      first         first     animated
