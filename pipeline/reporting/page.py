@@ -1,0 +1,196 @@
+"""The report: everything that the page's template is filled with, and the page itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from pipeline.data.findings import count_findings
+from pipeline.data.index import ImageIndex
+from pipeline.reporting.paper import read_paper
+from pipeline.reporting.pictures import data_uri, thumbnail
+from pipeline.reporting.plots import DARK, LIGHT, Plot, class_plot, training_plots
+from pipeline.reporting.recipe import compare_recipe
+from pipeline.reporting.record import TRAINING_STAGES, RunRecord
+from pipeline.reporting.results import ResultRow, result_rows
+from pipeline.tracking.wording import clock_time, duration
+
+_SHOWN_FINDINGS = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What the report stage writes."""
+
+    html: str
+    plots: dict[str, bytes]
+    """PNG files by name, in light colours."""
+    tables: dict[str, dict[str, list[Any]]]
+    """For W&B: {name: {"columns": [...], "rows": [[...], ...]}}."""
+
+
+def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
+    """The report of a run; the same for the same record."""
+    curves, classes = training_plots(record), class_plot(record.class_errors)
+    rows = result_rows(record)
+    context = {
+        "record": record,
+        "config": record.config,
+        "sentence": describe_run(record),
+        "banner": banner(record),
+        "results": rows,
+        "paper": read_paper(),
+        "own_rows": {name: own_rows(rows, name) for name in ("Table 8", "Table 9")},
+        "curves": [_picture(plot) for plot in curves],
+        "class_plot": _picture(classes),
+        "mistakes": mistakes(record),
+        "data": {split: describe_images(getattr(record.dataset, split)) for split in ("train", "val")},
+        "findings": record.findings[:_SHOWN_FINDINGS],
+        "finding_counts": count_findings(record.findings),
+        "recipe": compare_recipe(record),
+        "times": [_time_row(record, name) for name in stage_order if name in record.stages],
+        "stages": [record.stages[name] for name in stage_order if name in record.stages],
+    }
+    return Report(
+        html=_environment().get_template("page.html").render(context),
+        plots={f"{plot.name}.png": plot.png(LIGHT) for plot in (*curves, classes)},
+        tables={"results": results_table(rows)},
+    )
+
+
+def describe_run(record: RunRecord) -> str:
+    """What was run, in one sentence or two."""
+    config, dataset = record.config, record.dataset
+    network: str = config.model.name
+    if record.network is not None:
+        network += f" ({record.network['parameters'] / 1e6:,.1f} M parameters)"
+    plans = len(record.results["plans"])
+    looked = f"{len(dataset.val):,} validation images under {plans} crop plan{'s' if plans > 1 else ''}"
+    if not record.is_trained:
+        return f"{network} with weights from a file, evaluated on {looked} of {dataset.name}."
+    frozen = (
+        f", the last {config.freeze_bn.last_epochs} with frozen batch norms" if config.freeze_bn.last_epochs else ""
+    )
+    return (
+        f"{network}, trained on {len(dataset.train):,} images of {dataset.name} ({len(dataset.classes):,} classes, "
+        f"{config.train.image_size_px} px) for {config.train.epochs} epochs{frozen}; evaluated on {looked}."
+    )
+
+
+def banner(record: RunRecord) -> str | None:
+    """What a reader must know before comparing anything with the paper; None where comparing is fair."""
+    if record.dataset.name != "imagenet":
+        return (
+            f"The images are {record.dataset.name}, not ImageNet: these errors say nothing about the paper's. "
+            "The paper's tables are shown for where they belong, not for comparison."
+        )
+    if record.config.model.name != "senet154":
+        return (
+            f"The network is {record.config.model.name}, not SENet-154: the paper has no numbers for it. "
+            "The paper's tables are shown for where they belong, not for comparison."
+        )
+    return None
+
+
+def own_rows(rows: tuple[ResultRow, ...], table: str) -> list[ResultRow]:
+    """The results that have a counterpart in a table of the paper."""
+    return [row for row in rows if row.paper is not None and row.paper.source.startswith(table)]
+
+
+def mistakes(record: RunRecord) -> list[dict[str, Any]]:
+    """The surest mistakes under the first crop plan, each with its picture and words."""
+    dataset = record.dataset
+    return [
+        {
+            "picture": thumbnail(Path(dataset.val.file(mistake["position"]))),
+            "path": dataset.val.paths[mistake["position"]],
+            "true": dataset.classes[mistake["label"]],
+            "predicted": dataset.classes[mistake["predicted"]],
+            "percent": 100 * mistake["probability"],
+            "rank": mistake["label_rank"] + 1,
+        }
+        for mistake in record.results["plans"][0]["mistakes"]
+    ]
+
+
+def describe_images(index: ImageIndex) -> dict[str, Any]:
+    """Counts and sizes of one split."""
+    flags = Counter(flag for flags in index.flags for flag in flags.split(",") if flag)
+    per_class = Counter(index.labels.tolist())
+    return {
+        "images": len(index),
+        "bytes": int(index.num_bytes.sum()),
+        "per_class": (min(per_class.values()), max(per_class.values())),
+        "width": _spread(index.widths.tolist()),
+        "height": _spread(index.heights.tolist()),
+        "flags": sorted(flags.items()),
+    }
+
+
+def results_table(rows: tuple[ResultRow, ...]) -> dict[str, list[Any]]:
+    """The results as W&B gets them."""
+    columns = ["crop_plan", "views", "images", "top1_error_percent", "top5_error_percent"]
+    columns += ["paper_top1_error_percent", "paper_top5_error_percent"]
+    return {
+        "columns": columns,
+        "rows": [
+            [
+                row.plan,
+                row.num_views,
+                row.images,
+                row.top1_error_percent,
+                row.top5_error_percent,
+                None if row.paper is None else row.paper.top1_percent,
+                None if row.paper is None else row.paper.top5_percent,
+            ]
+            for row in rows
+        ],
+    }
+
+
+def _spread(values: list[int]) -> tuple[int, int, int]:
+    return min(values), round(statistics.median(values)), max(values)
+
+
+def _time_row(record: RunRecord, name: str) -> dict[str, Any]:
+    stage = record.stages[name]
+    metrics = stage.manifest.metrics
+    speed = metrics["images_per_second"] if name in TRAINING_STAGES else None
+    if name == "evaluate":
+        seconds = sum(plan["seconds"] for plan in record.results["plans"])
+        speed = sum(plan["images"] for plan in record.results["plans"]) / seconds if seconds else None
+    return {"stage": stage, "time": clock_time(stage.seconds), "images_per_second": speed}
+
+
+def _picture(plot: Plot) -> dict[str, str]:
+    return {
+        "description": plot.description,
+        "light": data_uri(plot.png(LIGHT), "image/png"),
+        "dark": data_uri(plot.png(DARK), "image/png"),
+    }
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda value: f"{value:.2f}"
+    environment.filters["thousands"] = lambda value: f"{value:,}"
+    environment.filters["megas"] = lambda value: f"{value / 1e6:,.2f}"
+    environment.filters["duration"] = duration
+    environment.filters["clean"] = clean
+    return environment
+
+
+def clean(text: object) -> str:
+    """Text that any file can hold: what is no valid Unicode in a file name is shown as its escape."""
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")

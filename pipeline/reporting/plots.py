@@ -1,0 +1,184 @@
+"""The report's plots as PNG images, in colours for a light and for a dark page."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Callable, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from pipeline.reporting.paper import Errors, senet154_errors
+from pipeline.reporting.recipe import center_crop
+from pipeline.reporting.record import ClassErrors, RunRecord
+from pipeline.tracking.events import Event
+
+_DPI = 160
+_WIDTH_INCHES, _HEIGHT_INCHES = 6.4, 3.4
+NUM_WORST_CLASSES = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Palette:
+    """Colours of a plot; the page shows through behind it."""
+
+    background: str
+    text: str
+    muted: str
+    line: str
+    accent: str
+    shade: str
+
+
+LIGHT = Palette("#ffffff", "#1c2128", "#6a737d", "#0b62c4", "#c2410c", "#e8edf3")
+DARK = Palette("#15191f", "#dfe4ea", "#8b96a3", "#6cb2ff", "#ff9d5c", "#232a33")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """A plot that can be drawn in any palette."""
+
+    name: str
+    """Of its file, without `.png`."""
+    description: str
+    """What is to be seen, for who cannot see it."""
+    draw: Callable[[Axes, Palette], None]
+    height_inches: float = _HEIGHT_INCHES
+
+    def png(self, palette: Palette) -> bytes:
+        """The plot as a PNG file; the same bytes for the same data."""
+        figure = Figure(figsize=(_WIDTH_INCHES, self.height_inches), dpi=_DPI, layout="constrained")
+        figure.set_facecolor(palette.background)
+        axes = figure.add_subplot()
+        _style(axes, palette)
+        self.draw(axes, palette)
+        content = io.BytesIO()
+        FigureCanvasAgg(figure).print_png(content, metadata={"Software": None})
+        return content.getvalue()
+
+
+def training_plots(record: RunRecord) -> tuple[Plot, ...]:
+    """Loss, errors on the validation images, learning rate and throughput over the epochs; none without training."""
+    if not record.train_events:
+        return ()
+    plots = [_curve(record, "loss", "Training loss", "training loss")]
+    if record.validation_events:
+        plots.append(Plot("validation", "Top-1 and top-5 error on the validation images, by epoch", _errors_of(record)))
+    plots.append(_curve(record, "lr", "Learning rate", "learning rate"))
+    plots.append(_curve(record, "images_per_second", "Training throughput", "images/s", from_zero=True))
+    return tuple(plots)
+
+
+def worst_classes(classes: Sequence[ClassErrors]) -> tuple[ClassErrors, ...]:
+    """The classes with the highest top-1 error, worst first; of equal ones the lower label first."""
+    return tuple(sorted(classes, key=lambda row: (-row.top1_error_percent, row.label))[:NUM_WORST_CLASSES])
+
+
+def class_plot(classes: Sequence[ClassErrors]) -> Plot:
+    """Bars of the worst classes' errors."""
+    worst = worst_classes(classes)
+
+    def draw(axes: Axes, palette: Palette) -> None:
+        names = [_shortened(row.words or row.folder) for row in worst]
+        places = range(len(worst), 0, -1)
+        axes.barh(places, [row.top1_error_percent for row in worst], color=palette.line, height=0.62, label="top-1")
+        axes.barh(places, [row.top5_error_percent for row in worst], color=palette.accent, height=0.28, label="top-5")
+        axes.set_yticks(places, names, parse_math=False)
+        axes.set_ylim(0.3, len(worst) + 0.7)
+        axes.set_xlabel("error, %")
+        axes.set_xlim(left=0)
+        axes.grid(False, axis="y")
+        _legend(axes, palette)
+
+    described = f"Top-1 and top-5 error of the {len(worst)} classes with the highest top-1 error"
+    return Plot("worst_classes", described, draw, height_inches=0.9 + 0.24 * len(worst))
+
+
+def _curve(record: RunRecord, field: str, title: str, label: str, from_zero: bool = False) -> Plot:
+    def draw(axes: Axes, palette: Palette) -> None:
+        _shade_frozen(axes, palette, record)
+        for events in _by_stage(record.train_events):
+            axes.plot(*_points(events, field), color=palette.line, linewidth=1.4)
+        axes.set_ylabel(label)
+        axes.set_xlabel("epoch")
+        if from_zero:
+            axes.set_ylim(bottom=0)
+
+    return Plot(field, f"{title}, by epoch", draw)
+
+
+def _errors_of(record: RunRecord) -> Callable[[Axes, Palette], None]:
+    def draw(axes: Axes, palette: Palette) -> None:
+        _shade_frozen(axes, palette, record)
+        for k, color in ((1, palette.line), (5, palette.accent)):
+            points = _points(record.validation_events, f"top{k}_error_percent")
+            axes.plot(*points, color=color, linewidth=1.4, marker="o", markersize=3, label=f"top-{k}")
+        paper = _paper_errors(record)
+        if paper is not None:
+            for value in (paper.top1_percent, paper.top5_percent):
+                axes.axhline(value, color=palette.muted, linewidth=0.9, linestyle=(0, (4, 3)))
+            axes.plot([], [], color=palette.muted, linewidth=0.9, linestyle=(0, (4, 3)), label="the paper's")
+        axes.set_ylabel("validation error, %")
+        axes.set_xlabel("epoch")
+        axes.set_ylim(bottom=0)
+        _legend(axes, palette)
+
+    return draw
+
+
+def _paper_errors(record: RunRecord) -> Errors | None:
+    crop = center_crop(record.config.train.resolved_validation())
+    if crop is None or not record.is_comparable:
+        return None
+    return senet154_errors(record.config.train.image_size_px, crop[1])
+
+
+def _by_stage(events: Sequence[Event]) -> list[list[Event]]:
+    """Lines are not drawn across the border of two stages: the second may begin at another run's checkpoint."""
+    stages = dict.fromkeys(event["stage"] for event in events)
+    return [[event for event in events if event["stage"] == stage] for stage in stages]
+
+
+def _points(events: Sequence[Event], field: str) -> tuple[list[float], list[float]]:
+    return [event["epoch"] for event in events], [event[field] for event in events]
+
+
+def _shade_frozen(axes: Axes, palette: Palette, record: RunRecord) -> None:
+    begun = record.frozen_from_epoch
+    if begun is not None:
+        axes.axvspan(begun, record.train_events[-1]["epoch"], color=palette.shade, linewidth=0, zorder=0)
+        axes.annotate(
+            "frozen BN",
+            (begun, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, -4),
+            textcoords="offset points",
+            va="top",
+            fontsize=8,
+            color=palette.muted,
+        )
+
+
+def _style(axes: Axes, palette: Palette) -> None:
+    axes.set_facecolor(palette.background)
+    axes.grid(True, color=palette.shade, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=palette.muted, labelcolor=palette.text, labelsize=9, length=0)
+    for name in ("top", "right", "left"):
+        axes.spines[name].set_visible(False)
+    axes.spines["bottom"].set_color(palette.muted)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set_color(palette.text)
+        label.set_fontsize(9)
+
+
+def _legend(axes: Axes, palette: Palette) -> None:
+    axes.legend(frameon=False, fontsize=9, labelcolor=palette.text)
+
+
+def _shortened(words: str) -> str:
+    first = words.split(",")[0]
+    printable = "".join(char if char.isprintable() else "?" for char in first)
+    return printable if len(printable) <= 28 else f"{printable[:27]}…"

@@ -1,0 +1,153 @@
+"""The recipe beside the paper's, one row a thing, those that the paper leaves open included."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal
+
+from pipeline.config.schema import CropPlan
+from pipeline.models.spec import SPECS
+from pipeline.reporting.paper import statements
+from pipeline.reporting.record import TRAINING_STAGES, RunRecord
+
+Verdict = Literal["same", "differs", "open"]
+Did = tuple[str, bool]
+"""What the run did, and whether that is what the paper says (of no matter where the paper says nothing)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RecipeRow:
+    """One thing: what the paper says and what this run did."""
+
+    item: str
+    paper: str | None
+    source: str
+    run: str
+    verdict: Verdict
+    """open: the paper does not say, and the run had to choose."""
+
+
+def compare_recipe(record: RunRecord) -> tuple[RecipeRow, ...]:
+    """Every row; without those of training where the run evaluated a weight file that it did not train."""
+    done = {**(_training(record) if record.is_trained else {}), **_evaluation(record)}
+    said = (*(statements("training") if record.is_trained else ()), *statements("evaluation"))
+    rows = []
+    for statement in said:
+        run, agrees = done[statement.id]
+        verdict: Verdict = "open" if statement.says is None else "same" if agrees else "differs"
+        rows.append(RecipeRow(statement.item, statement.says, statement.source, run, verdict))
+    return tuple(rows)
+
+
+def _training(record: RunRecord) -> dict[str, Did]:
+    return {**_network(record), **_augmentation(record), **_optimisation(record), **_batch_norms(record)}
+
+
+def _network(record: RunRecord) -> dict[str, Did]:
+    model = record.config.model
+    spec = SPECS[model.name]
+    images, classes = len(record.dataset.train), len(record.dataset.classes)
+    counted = f"{record.network['parameters'] / 1e6:.1f} M parameters" if record.network else f"{classes:,} classes"
+    return {
+        "network": (f"{model.name}, {counted}", model.name == "senet154"),
+        "reduction": (f"{spec.reduction}", spec.reduction == 16),
+        "dropout": (f"{model.dropout:g}", model.dropout == 0.2),
+        "initialisation": ("He et al., normal, fan-in", True),
+        "data": (f"{record.dataset.name}: {images:,}, {classes:,} classes", record.dataset.name == "imagenet"),
+    }
+
+
+def _augmentation(record: RunRecord) -> dict[str, Did]:
+    config, augmentation = record.config, record.config.augmentation
+    size = config.train.image_size_px
+    area = f"{100 * augmentation.area[0]:g} to {100 * augmentation.area[1]:g} %"
+    low, high = (_aspect(value) for value in augmentation.aspect)
+    as_the_paper = augmentation.area == (0.08, 1.0) and math.isclose(augmentation.aspect[0], 3 / 4)
+    divided = config.data.std != (1.0, 1.0, 1.0)
+    return {
+        "image_size": (f"{size} px", size in (224, 320)),
+        "crop": (
+            f"{area} of the area, aspect {low} to {high}, log-uniform",
+            as_the_paper and math.isclose(augmentation.aspect[1], 4 / 3),
+        ),
+        "flip": ("yes" if augmentation.flip else "no", augmentation.flip),
+        "rotation": (_plus_minus(augmentation.rotation_degrees, "°"), augmentation.rotation_degrees == 10),
+        "pixel_jitter": (_plus_minus(augmentation.pixel_jitter, " of 255"), augmentation.pixel_jitter == 20),
+        "normalisation": ("mean subtraction" + (" and division by the deviation" if divided else ""), not divided),
+        "interpolation": ("bilinear, antialiased", True),
+        "sampling": ("each image once an epoch", True),
+    }
+
+
+def _optimisation(record: RunRecord) -> dict[str, Did]:
+    config, optim, schedule = record.config, record.config.optim, record.config.schedule
+    drops = ", ".join(f"{epoch:g}" for epoch in schedule.drop_epochs)
+    step = f"times {schedule.drop_factor:g} after epochs {drops}" if drops else "constant"
+    batch, smoothing = config.train.global_batch, config.train.label_smoothing
+    return {
+        "optimiser": (f"synchronous SGD, momentum {optim.momentum:g}", optim.momentum == 0.9),
+        "nesterov": ("yes" if optim.nesterov else "no", True),
+        "global_batch": (f"{batch:,}", batch == 2048),
+        "lr": (f"{optim.lr:g}", optim.lr == 1.0),
+        "epochs": (f"{config.train.epochs}", True),
+        "schedule": ("cosine" if schedule.kind == "cosine" else step, True),
+        "warmup": (f"{schedule.warmup_epochs:g} epochs, linear" if schedule.warmup_epochs else "none", True),
+        "weight_decay": (f"{optim.weight_decay:g}", True),
+        "decay": ("all parameters" if optim.decay == "all" else "all but batch norms and biases", True),
+        "label_smoothing": (f"{smoothing:g}" if smoothing else "none", smoothing == 0.1),
+    }
+
+
+def _batch_norms(record: RunRecord) -> dict[str, Did]:
+    config = record.config
+    frozen = config.freeze_bn
+    if not frozen.last_epochs:
+        scope = "not frozen"
+    elif frozen.scope == "statistics":
+        scope = "statistics; gamma and beta go on learning"
+    else:
+        scope = "statistics, gamma and beta"
+    stage = next(record.stages[name] for name in TRAINING_STAGES if name in record.stages)
+    processes, micro_batch = (stage.manifest.metrics[name] for name in ("world_size", "micro_batch"))
+    layout = ", channels-last" if config.execution.channels_last else ""
+    compiled = ", compiled" if config.execution.compile else ""
+    return {
+        "bn_freeze": (scope, bool(frozen.last_epochs) and frozen.scope == "statistics_and_affine"),
+        "bn_freeze_epochs": (f"the last {frozen.last_epochs}" if frozen.last_epochs else "none", True),
+        "bn_momentum": (f"{config.model.bn_momentum:g} for the newest batch", True),
+        "bn_batch": (f"{micro_batch:,}", True),
+        "hardware": (f"{processes:,}", processes == 64),
+        "precision": (f"{config.execution.precision}{layout}{compiled}", True),
+    }
+
+
+def _evaluation(record: RunRecord) -> dict[str, Did]:
+    plans = record.config.evaluate.resolved_plans()
+    of224 = [plan for plan in plans if center_crop(plan) == (256, 224)]
+    of320 = sorted(size[0] for plan in plans if (size := center_crop(plan)) is not None and size[1] == 320)
+    several = [plan.name for plan in plans if center_crop(plan) is None]
+    resized = ", ".join(map(str, of320))
+    return {
+        "center224": ("the same" if of224 else "not evaluated", bool(of224)),
+        "center320": (f"centre 320 px of {resized} px" if of320 else "not evaluated", True),
+        "multicrop": (", ".join(several) or "not evaluated", True),
+        "ensemble": ("one network", False),
+    }
+
+
+def center_crop(plan: CropPlan) -> tuple[int, int] | None:
+    """Shorter side and crop of a plan of one unmirrored centre crop; None for any other plan."""
+    if len(plan.views) != 1:
+        return None
+    view = plan.views[0]
+    return (view.resize_px, view.crop_px) if view.positions == ("center",) and not view.mirror else None
+
+
+def _aspect(value: float) -> str:
+    names = {3 / 4: "3/4", 4 / 3: "4/3"}
+    return next((name for exact, name in names.items() if math.isclose(value, exact)), f"{value:g}")
+
+
+def _plus_minus(value: float, unit: str) -> str:
+    return f"± {value:g}{unit}" if value else "none"

@@ -1,0 +1,87 @@
+"""The errors of a run beside the paper's, as rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from pipeline.config.schema import CropPlan
+from pipeline.reporting.paper import Errors, senet154_errors
+from pipeline.reporting.recipe import center_crop
+from pipeline.reporting.record import RunRecord
+
+
+@dataclasses.dataclass(frozen=True)
+class ResultRow:
+    """One crop plan."""
+
+    plan: str
+    views: str
+    """What was looked at, in words."""
+    images: int
+    num_views: int
+    top1_error_percent: float
+    top5_error_percent: float
+    top1_standard_error: float
+    """In percent: how far chance in the choice of the validation images moves the error."""
+    top5_standard_error: float
+    seconds: float
+    paper: Errors | None
+
+
+def result_rows(record: RunRecord) -> tuple[ResultRow, ...]:
+    """A row for every plan in the order of the config; the paper's errors where it has the same."""
+    plans = {plan.name: plan for plan in record.config.evaluate.resolved_plans()}
+    return tuple(_row(record, plans[result["name"]], result) for result in record.results["plans"])
+
+
+def _row(record: RunRecord, plan: CropPlan, result: dict[str, Any]) -> ResultRow:
+    top1, top5 = result["top1_error_percent"], result["top5_error_percent"]
+    return ResultRow(
+        plan=plan.name,
+        views=describe_views(plan),
+        images=result["images"],
+        num_views=result["views"],
+        top1_error_percent=top1,
+        top5_error_percent=top5,
+        top1_standard_error=_standard_error(top1, result["images"]),
+        top5_standard_error=_standard_error(top5, result["images"]),
+        seconds=result["seconds"],
+        paper=_paper_errors(record, plan),
+    )
+
+
+def _paper_errors(record: RunRecord, plan: CropPlan) -> Errors | None:
+    """The paper resized to 256 for 224 px and did not say what it did for 320 px."""
+    crop = center_crop(plan)
+    if not record.is_comparable or crop is None or (crop[1] == 224 and crop[0] != 256):
+        return None
+    # Weights from elsewhere are taken to be trained at 224 px, as the published ones are.
+    trained_px = record.config.train.image_size_px if record.is_trained else 224
+    return senet154_errors(trained_px, crop[1])
+
+
+def _standard_error(percent: float, images: int) -> float:
+    return math.sqrt(percent * (100 - percent) / images)
+
+
+def describe_views(plan: CropPlan) -> str:
+    """`centre 224 of 256 px`; views that differ in size alone are put together."""
+    groups: dict[tuple[str, bool], list[str]] = {}
+    for view in plan.views:
+        key = (_positions(view.positions), view.mirror)
+        groups.setdefault(key, []).append(f"{view.crop_px} of {view.resize_px}")
+    return "; ".join(
+        f"{positions} {', '.join(sizes)} px{', and mirrored' if mirror else ''}"
+        for (positions, mirror), sizes in groups.items()
+    )
+
+
+def _positions(positions: tuple[str, ...]) -> str:
+    corners = [position for position in positions if position != "center"]
+    if not corners:
+        return "centre"
+    if len(corners) < 4:
+        return ", ".join(position.replace("_", " ").replace("center", "centre") for position in positions)
+    return "4 corners" if "center" not in positions else "4 corners and centre"

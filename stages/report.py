@@ -1,0 +1,28 @@
+"""Write the report: one page that needs nothing but itself, and its plots as files."""
+
+from __future__ import annotations
+
+from pipeline.reporting.page import render_report
+from pipeline.reporting.record import read_run_record
+from pipeline.runs.artifact import naming_disk_errors, write_bytes, write_json
+from pipeline.tracking.wandb import TABLES
+from stages import STAGES
+from stages.context import StageContext, StageResult
+
+REPORT = "report.html"
+PLOTS = "plots"
+
+
+def run(context: StageContext) -> StageResult:
+    """Read what the other stages left, and nothing else but the pictures of the worst mistakes."""
+    record = read_run_record(context.config, context.inputs)
+    report = render_report(record, tuple(spec.name for spec in STAGES))
+    plots = {f"{PLOTS}/{name}": content for name, content in report.plots.items()}
+    with naming_disk_errors(context.directory / PLOTS):
+        (context.directory / PLOTS).mkdir(exist_ok=True)
+    for name, content in plots.items():
+        write_bytes(context.directory / name, content)
+    write_json(context.directory / TABLES, report.tables)
+    write_bytes(context.directory / REPORT, report.html.encode())
+    context.events.show("note", level="info", text=f"written to {(context.directory / REPORT).absolute()}")
+    return StageResult(outputs=[REPORT, TABLES, *sorted(plots)], metrics={})
