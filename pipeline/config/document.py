@@ -86,7 +86,7 @@ class Document:
 def decode_document(content: bytes, source: str) -> Document:
     """Parse a file's content; UserError with file and line where it is not UTF-8 or not YAML."""
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode()
     except UnicodeDecodeError as error:
         place = Place(source, content.count(b"\n", 0, error.start) + 1)
         raise UserError(f"{place}: must be UTF-8 text (given the byte 0x{content[error.start]:02x})") from error

@@ -177,11 +177,13 @@ def test_null_in_an_extending_recipe_takes_an_optional_section_away(write):
 
 
 def test_mistake_is_told_at_the_file_that_has_it_own_file_first(write):
-    write(SMALL.replace("lr: 0.1", "lr: -1").replace("global_batch: 64", "global_batchs: 64"), "configs/base.yaml")
+    base = SMALL.replace("lr: 0.1", "lr: -1").replace("global_batch: 64", "global_batchs: 64")
+    write(base.replace("name: small", "name: [small]"), "configs/base.yaml")
     path = write("extends: base.yaml\nseed: x\ntrain:\n  epochs: 0\n", "configs/top.yaml")
     assert mistakes(path, ["momentum=1"]) == [
         "configs/top.yaml:2: seed: must be a whole number (given x)",
         "configs/top.yaml:4: train.epochs: must be greater than 0 (given 0)",
+        "configs/base.yaml:1: name: must be text (given [small])",
         "configs/base.yaml:8: optim.lr: must be greater than 0 (given -1)",
         "configs/base.yaml:13: train.global_batchs: unknown key (did you mean 'global_batch'?)",
         "command line: optim.momentum: must be less than 1 (given 1)",
