@@ -50,11 +50,9 @@ def decode_crops(
         anchors, shapes, mirrored = _parameters([anchors_N2, shapes_N2, mirrored_N], batch)
         images = fn.decoders.image_slice(
             files,
-            anchors,
-            shapes,
+            start=anchors,
+            shape=shapes,
             axes=[0, 1],
-            normalized_anchor=False,
-            normalized_shape=False,
             device="cpu" if gpu is None else "mixed",
             **_DECODE,
         )
@@ -93,14 +91,7 @@ def decode_windows(
             for px, size in zip(sizes, parameters[: len(sizes)], strict=True)
         }
         return [
-            fn.slice(
-                resized[window.resize_px],
-                anchor,
-                [window.crop_px, window.crop_px],
-                axes=[0, 1],
-                normalized_anchor=False,
-                normalized_shape=False,
-            )
+            fn.slice(resized[window.resize_px], start=anchor, shape=[window.crop_px] * 2, axes=[0, 1])
             for window, anchor in zip(windows, parameters[len(sizes) :], strict=True)
         ]
 
@@ -159,7 +150,7 @@ def _build(
     root = str(index.root)
     paths = [f"{root}/{index.paths[position]}" for position in positions]
     for path in paths:
-        if not path.isascii() and "\udc80" <= max(path) <= "\udcff":
+        if not path.isascii() and any("\ud800" <= character <= "\udfff" for character in path):
             raise UserError(f"{path!r}: DALI cannot open a name that is not UTF-8; rename it and run prepare again")
     pipeline = Pipeline(
         batch_size=batch,

@@ -74,10 +74,8 @@ def _decode(index: ImageIndex, position: int) -> torch.Tensor:
         content = Path(index.file(position)).read_bytes()
         require_sizes(index, here, np.array([len(content)], dtype=np.int64))
         encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        image = decode_image(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=False)
-        # A PNG may have 16 bits a channel.
-        byte_image: torch.Tensor = v2.functional.to_dtype(image, torch.uint8, scale=True)
-        return byte_image
+        image: torch.Tensor = decode_image(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=False)
+        return image
     except (OSError, RuntimeError) as error:
         if changed := changed_files(index, here):
             raise UserError(changed) from error
