@@ -14,7 +14,7 @@ from pipeline.data.findings import count_findings
 from pipeline.data.index import ImageIndex
 from pipeline.reporting.paper import read_paper
 from pipeline.reporting.pictures import data_uri, thumbnail
-from pipeline.reporting.plots import DARK, LIGHT, Plot, class_plot, training_plots
+from pipeline.reporting.plots import DARK, LIGHT, Plot, class_plots, training_plots
 from pipeline.reporting.recipe import compare_recipe
 from pipeline.reporting.record import TRAINING_STAGES, RunRecord
 from pipeline.reporting.results import ResultRow, result_rows
@@ -36,7 +36,7 @@ class Report:
 
 def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
     """The report of a run; the same for the same record."""
-    curves, classes = training_plots(record), class_plot(record.class_errors)
+    curves, classes = training_plots(record), class_plots(record.class_errors)
     rows = result_rows(record)
     context = {
         "record": record,
@@ -47,7 +47,7 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
         "paper": read_paper(),
         "own_rows": {name: own_rows(rows, name) for name in ("Table 8", "Table 9")},
         "curves": [_picture(plot) for plot in curves],
-        "class_plot": _picture(classes),
+        "class_plots": [_picture(plot) for plot in classes],
         "mistakes": mistakes(record),
         "data": {split: describe_images(getattr(record.dataset, split)) for split in ("train", "val")},
         "findings": record.findings[:_SHOWN_FINDINGS],
@@ -58,7 +58,7 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
     }
     return Report(
         html=_environment().get_template("page.html").render(context),
-        plots={f"{plot.name}.png": plot.png(LIGHT) for plot in (*curves, classes)},
+        plots={f"{plot.name}.png": plot.png(LIGHT) for plot in (*curves, *classes)},
         tables={"results": results_table(rows)},
     )
 
@@ -73,9 +73,8 @@ def describe_run(record: RunRecord) -> str:
     looked = f"{len(dataset.val):,} validation images under {plans} crop plan{'s' if plans > 1 else ''}"
     if not record.is_trained:
         return f"{network} with weights from a file, evaluated on {looked} of {dataset.name}."
-    frozen = (
-        f", the last {config.freeze_bn.last_epochs} with frozen batch norms" if config.freeze_bn.last_epochs else ""
-    )
+    last = config.freeze_bn.last_epochs
+    frozen = f", the last {last if last > 1 else 'one'} with frozen batch norms" if last else ""
     return (
         f"{network}, trained on {len(dataset.train):,} images of {dataset.name} ({len(dataset.classes):,} classes, "
         f"{config.train.image_size_px} px) for {config.train.epochs} epochs{frozen}; evaluated on {looked}."

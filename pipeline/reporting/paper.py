@@ -54,6 +54,7 @@ def senet154_errors(trained_px: int, crop_px: int) -> Errors | None:
     return None
 
 
-def _errors(pair: tuple[float, float], source: str) -> Errors:
-    top1, top5 = pair
+def _errors(printed: tuple[str, str], source: str) -> Errors:
+    """From figures with as many decimals as the paper gives."""
+    top1, top5 = map(float, printed)
     return Errors(top1, top5, source)

@@ -72,13 +72,16 @@ def training_plots(record: RunRecord) -> tuple[Plot, ...]:
 
 
 def worst_classes(classes: Sequence[ClassErrors]) -> tuple[ClassErrors, ...]:
-    """The classes with the highest top-1 error, worst first; of equal ones the lower label first."""
-    return tuple(sorted(classes, key=lambda row: (-row.top1_error_percent, row.label))[:NUM_WORST_CLASSES])
+    """The classes with the highest top-1 error, worst first, of equal ones the lower label first; none without one."""
+    wrong = [row for row in classes if row.top1_errors]
+    return tuple(sorted(wrong, key=lambda row: (-row.top1_error_percent, row.label))[:NUM_WORST_CLASSES])
 
 
-def class_plot(classes: Sequence[ClassErrors]) -> Plot:
-    """Bars of the worst classes' errors."""
+def class_plots(classes: Sequence[ClassErrors]) -> tuple[Plot, ...]:
+    """Bars of the worst classes' errors; no plot where there are no errors."""
     worst = worst_classes(classes)
+    if not worst:
+        return ()
 
     def draw(axes: Axes, palette: Palette) -> None:
         names = [_shortened(row.words or row.folder) for row in worst]
@@ -90,10 +93,10 @@ def class_plot(classes: Sequence[ClassErrors]) -> Plot:
         axes.set_xlabel("error, %")
         axes.set_xlim(left=0)
         axes.grid(False, axis="y")
-        _legend(axes, palette)
+        _legend(axes, palette, "lower right")
 
-    described = f"Top-1 and top-5 error of the {len(worst)} classes with the highest top-1 error"
-    return Plot("worst_classes", described, draw, height_inches=0.9 + 0.24 * len(worst))
+    few = "the one class with errors" if len(worst) == 1 else f"the {len(worst)} classes with the highest top-1 error"
+    return (Plot("worst_classes", f"Top-1 and top-5 error of {few}", draw, height_inches=0.9 + 0.24 * len(worst)),)
 
 
 def _curve(record: RunRecord, field: str, title: str, label: str, from_zero: bool = False) -> Plot:
@@ -103,6 +106,7 @@ def _curve(record: RunRecord, field: str, title: str, label: str, from_zero: boo
             axes.plot(*_points(events, field), color=palette.line, linewidth=1.4)
         axes.set_ylabel(label)
         axes.set_xlabel("epoch")
+        axes.set_xlim(0, record.train_events[-1]["epoch"])
         if from_zero:
             axes.set_ylim(bottom=0)
 
@@ -122,6 +126,7 @@ def _errors_of(record: RunRecord) -> Callable[[Axes, Palette], None]:
             axes.plot([], [], color=palette.muted, linewidth=0.9, linestyle=(0, (4, 3)), label="the paper's")
         axes.set_ylabel("validation error, %")
         axes.set_xlabel("epoch")
+        axes.set_xlim(0, record.train_events[-1]["epoch"])
         axes.set_ylim(bottom=0)
         _legend(axes, palette)
 
@@ -174,8 +179,8 @@ def _style(axes: Axes, palette: Palette) -> None:
         label.set_fontsize(9)
 
 
-def _legend(axes: Axes, palette: Palette) -> None:
-    axes.legend(frameon=False, fontsize=9, labelcolor=palette.text)
+def _legend(axes: Axes, palette: Palette, place: str = "upper center") -> None:
+    axes.legend(frameon=False, fontsize=9, labelcolor=palette.text, loc=place)
 
 
 def _shortened(words: str) -> str:

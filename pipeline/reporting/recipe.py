@@ -90,9 +90,9 @@ def _optimisation(record: RunRecord) -> dict[str, Did]:
         "nesterov": ("yes" if optim.nesterov else "no", True),
         "global_batch": (f"{batch:,}", batch == 2048),
         "lr": (f"{optim.lr:g}", optim.lr == 1.0),
-        "epochs": (f"{config.train.epochs}", True),
+        "epochs": (f"{config.train.epochs:,}", True),
         "schedule": ("cosine" if schedule.kind == "cosine" else step, True),
-        "warmup": (f"{schedule.warmup_epochs:g} epochs, linear" if schedule.warmup_epochs else "none", True),
+        "warmup": (_epochs(schedule.warmup_epochs) + ", linear" if schedule.warmup_epochs else "none", True),
         "weight_decay": (f"{optim.weight_decay:g}", True),
         "decay": ("all parameters" if optim.decay == "all" else "all but batch norms and biases", True),
         "label_smoothing": (f"{smoothing:g}" if smoothing else "none", smoothing == 0.1),
@@ -114,7 +114,7 @@ def _batch_norms(record: RunRecord) -> dict[str, Did]:
     compiled = ", compiled" if config.execution.compile else ""
     return {
         "bn_freeze": (scope, bool(frozen.last_epochs) and frozen.scope == "statistics_and_affine"),
-        "bn_freeze_epochs": (f"the last {frozen.last_epochs}" if frozen.last_epochs else "none", True),
+        "bn_freeze_epochs": ("the last " + _epochs(frozen.last_epochs) if frozen.last_epochs else "none", True),
         "bn_momentum": (f"{config.model.bn_momentum:g} for the newest batch", True),
         "bn_batch": (f"{micro_batch:,}", True),
         "hardware": (f"{processes:,}", processes == 64),
@@ -142,6 +142,10 @@ def center_crop(plan: CropPlan) -> tuple[int, int] | None:
         return None
     view = plan.views[0]
     return (view.resize_px, view.crop_px) if view.positions == ("center",) and not view.mirror else None
+
+
+def _epochs(number: float) -> str:
+    return "one epoch" if number == 1 else f"{number:g} epochs"
 
 
 def _aspect(value: float) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from pipeline.tracking.events import Listener
 from pipeline.tracking.progress import open_display
 from pipeline.tracking.wandb import WandbMirror, choose_mode
 
+_LAST_STAGE = "report"
+
 
 @contextlib.contextmanager
 def listening(config: Config, placed: PlacedStage, run: Path) -> Iterator[tuple[Listener, ...]]:
@@ -23,11 +27,11 @@ def listening(config: Config, placed: PlacedStage, run: Path) -> Iterator[tuple[
     """
     display = open_display(placed.name, sys.stdout)
 
-    def warn(text: str) -> None:
-        display({"kind": "note", "time": 0.0, "level": "warning", "text": text})
+    def note(text: str, level: str = "warning") -> None:
+        display({"kind": "note", "time": round(time.time(), 3), "level": level, "text": text})
 
     mode = choose_mode(config.tracking.wandb)
-    mirror = None if mode == "disabled" else WandbMirror(config, placed, run, mode, warn)
+    mirror = None if mode == "disabled" else WandbMirror(config, placed, run, mode, note)
     exit_code = EXIT_FAILED
     try:
         yield (display,) if mirror is None else (display, mirror)
@@ -41,4 +45,7 @@ def listening(config: Config, placed: PlacedStage, run: Path) -> Iterator[tuple[
     finally:
         if mirror is not None:
             mirror.close(exit_code)
+            if mode == "offline" and placed.name == _LAST_STAGE and exit_code == EXIT_DONE:
+                folders = f"{shlex.quote(str(run / 'wandb'))}/offline-run-*"
+                note(f'W&B was offline; to upload: for run in {folders}; do wandb sync "$run"; done', "info")
         display.close()

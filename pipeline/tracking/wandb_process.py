@@ -161,7 +161,8 @@ def main() -> None:
             _mirror(WandbRun(description, mode), orders)
     except wandb.Error as error:
         if mode == "online":
-            _warn(warnings, f"Weights & Biases cannot be reached ({_first_line(error)}); this stage is logged offline")
+            text = "this stage is logged offline, for `wandb sync` to upload later"
+            _warn(warnings, f"Weights & Biases cannot be reached ({_first_line(error)}); {text}")
             os._exit(_start_again_offline(orders, warnings))
         _give_up(warnings, error)
     except Exception as error:

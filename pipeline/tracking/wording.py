@@ -11,7 +11,7 @@ def describe(stage: str, event: Event) -> str | None:
     """The line of an event that is not progress; None for a kind that is not shown."""
     match event["kind"]:
         case "validation":
-            fields = ["validation", f"epoch {event['epoch']:.4g}", *_errors(event)]
+            fields = ["validation", f"epoch {round(event['epoch'], 2):g}", *_errors(event)]
         case "evaluation":
             fields = [
                 "evaluation",
