@@ -6,11 +6,11 @@ import dataclasses
 
 import torch
 
-from pipeline.config.schema import Config
+from pipeline.config.schema import Config, ModelConfig
 from pipeline.errors import UserError
 from pipeline.models import create_model
 from pipeline.models.inspection import differences_from_authors, observe_layers
-from pipeline.models.senet import SENet
+from pipeline.models.senet import SENet, allocate, initialise
 from pipeline.models.spec import SPECS
 from pipeline.models.summary import format_summary, summarise
 from pipeline.models.weights import save_weights
@@ -31,10 +31,9 @@ class Check:
 
 
 def run(context: StageContext) -> StageResult:
-    """Check first, on a network without memory, so that a false claim costs nothing."""
+    """Check first, on a network whose weights are not drawn yet, so that a false claim costs nothing."""
     config = context.config
-    with torch.device("meta"):
-        model = _create(config)
+    model = _allocated_model(config.model)
     parameters, macs = _measure(model, config)
     checks = _check(model, config, parameters, macs)
     failed = [f"{check.claim}, {check.found}" for check in checks if not check.passed]
@@ -46,7 +45,7 @@ def run(context: StageContext) -> StageResult:
     text = format_summary(summary) + "\n\n" + _format_checks(checks)
     context.events.show("note", level="info", text=text)
 
-    model = _create(config)
+    initialise(model, config.seed)
     metadata = {
         "model": config.model.name,
         "num_classes": str(config.model.num_classes),
@@ -64,11 +63,12 @@ def run(context: StageContext) -> StageResult:
     )
 
 
-def _create(config: Config) -> SENet:
-    model = config.model
-    return create_model(
-        model.name, model.num_classes, dropout=model.dropout, bn_momentum=model.bn_momentum, seed=config.seed
-    )
+def _allocated_model(config: ModelConfig) -> SENet:
+    """The network with memory that nothing was written to yet."""
+    with torch.device("meta"):
+        model = create_model(config.name, config.num_classes, dropout=config.dropout, bn_momentum=config.bn_momentum)
+    allocate(model, torch.device("cpu"))
+    return model
 
 
 def _measure(model: SENet, config: Config) -> tuple[int, int]:

@@ -21,7 +21,7 @@ def create_model(
     """
     import torch
 
-    from pipeline.models.senet import SENet, initialise
+    from pipeline.models.senet import SENet, allocate, initialise
 
     if name not in SPECS:
         raise UserError(f"model.name: there is no network '{name}' (there are: {', '.join(SPECS)})")
@@ -29,6 +29,6 @@ def create_model(
     with torch.device("meta"):
         model = SENet(SPECS[name], num_classes, dropout=dropout, bn_momentum=bn_momentum)
     if device.type != "meta":
-        model.to_empty(device=device)
+        allocate(model, device)
         initialise(model, seed)
     return model

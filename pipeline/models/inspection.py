@@ -1,4 +1,4 @@
-"""What a network really does, layer by layer, seen by hooks on its modules; no arithmetic is done."""
+"""What a network really does, layer by layer, seen by hooks on its modules."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _COMPARED = ("kind", "in_channels", "out_channels", "kernel", "stride", "padding
 
 
 def observe_layers(model: SENet, image_size_px: int) -> dict[str, Layer]:
-    """Each layer that one image passes, by module name, in the order of the calls. `model` is on the meta device.
+    """Each layer that a square image passes, by module name, in the order of the calls.
 
-    Rows are in the terms of `spec.Layer`. A global pooling's kernel is the map that it covers.
+    Rows are in the terms of `spec.Layer`; a global pooling's kernel is the map that it covers. The image passes as a
+    batch of none: every size is worked out and nothing is computed, so weights need not be set yet.
     """
     observed: dict[str, Layer] = {}
     handles = [
@@ -30,7 +31,8 @@ def observe_layers(model: SENet, image_size_px: int) -> dict[str, Layer]:
     try:
         model.eval()
         with torch.no_grad():
-            model(torch.empty(1, 3, image_size_px, image_size_px, device="meta"))
+            device = next(model.parameters()).device
+            model(torch.empty(0, 3, image_size_px, image_size_px, device=device))
     finally:
         model.train(was_training)
         for handle in handles:
@@ -39,7 +41,7 @@ def observe_layers(model: SENet, image_size_px: int) -> dict[str, Layer]:
 
 
 def differences_from_authors(model: SENet) -> list[str]:
-    """Every way in which a network on the meta device departs from the authors' table of SENet-154; empty if none."""
+    """Every way in which a network departs from the authors' table of SENet-154; empty if there is none."""
     observed = observe_layers(model, TABLE_IMAGE_SIZE_PX)
     expected = {module_name(row.name): row for row in read_authors_table()}
     problems = [f"{name}: not in the authors' table" for name in observed if name not in expected]

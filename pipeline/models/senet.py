@@ -111,6 +111,18 @@ def _stem(widths: tuple[int, int, int], bn_momentum: float) -> nn.Sequential:
     return nn.Sequential(modules)
 
 
+def allocate(model: nn.Module, device: torch.device) -> None:
+    """Give a network that is on the meta device memory of its own, with whatever values are there.
+
+    Does what `model.to_empty` does, which imports sympy on its way and takes seconds for it.
+    """
+    empty = {
+        name: torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+        for name, tensor in model.state_dict().items()
+    }
+    model.load_state_dict(empty, assign=True)
+
+
 @torch.no_grad()
 def initialise(model: nn.Module, seed: int) -> None:
     """Set every parameter and buffer: He weights, zero biases, batch norms at (1, 0) with fresh statistics.

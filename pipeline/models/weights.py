@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from pipeline.errors import UserError
+from pipeline.models.senet import allocate
 from pipeline.runs.artifact import replacing
 
 _DTYPES = {
@@ -84,8 +85,9 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: 
     problems = _differences(expected, found)
     if problems:
         raise UserError("\n  ".join([f"{source}: these weights are not this network's", *problems]))
+    # Copied rather than taken over: a file's tensors lie at any address, and some kernels round by the alignment.
     if any(tensor.is_meta for tensor in expected.values()):
-        model.to_empty(device=torch.get_default_device())
+        allocate(model, torch.get_default_device())
     model.load_state_dict(found)
 
 
