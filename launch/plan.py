@@ -68,7 +68,8 @@ def _state(stage: PlacedStage, placed: Stages) -> tuple[str, str, str]:
         return "blocked", directory, f"waits for {', '.join(waits_for)}"
     saved = last_checkpoint(stage.directory)
     where = "" if saved is None else f", saved after step {saved[0]:,}"
-    return "resumes", directory, f"unfinished work{where} ({state.condition})"
+    why = f": {state.detail}" if state.condition == "failed" else ""
+    return "resumes", directory, f"unfinished work{where} ({state.condition}{why})"
 
 
 def _figures(config: Config, placed: Stages, needed: Stages, split: BatchSplit) -> list[Row]:
