@@ -31,7 +31,10 @@ from pipeline.tracking.events import Event, read_events
 MIRRORED = ("train", "validation", "evaluation")
 TABLES = "tables.json"
 """Where a stage leaves tables for W&B: {name: {"columns": [...], "rows": [[...], ...]}}."""
+INIT_SECONDS = 12.0
+"""How long a server may take to answer before a stage is logged offline; the client's own limit is 90 s."""
 CLOSE_SECONDS = 30.0
+"""How long the end of a stage waits for W&B."""
 _SOURCE = Path(__file__).parents[2]
 
 Warn = Callable[[str], None]
@@ -165,6 +168,7 @@ def _description(config: Config, placed: PlacedStage, run: Path) -> dict[str, An
         "job_type": placed.name,
         "config": {**placed.config_part, "stage_key": placed.key, "git": git_state(_SOURCE)},
         "trained_steps": _trained_steps(placed),
+        "init_seconds": INIT_SECONDS,
         "watch_pid": os.getpid() if placed.spec.distributed else None,
     }
 

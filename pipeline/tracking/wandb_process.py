@@ -28,7 +28,6 @@ from pipeline.tracking.events import Event
 from pipeline.tracking.wandb import CLOSE_SECONDS
 from pipeline.tracking.wandb_state import read_state, write_state
 
-INIT_SECONDS = 12.0
 _MODULE = "pipeline.tracking.wandb_process"
 _RECORD = "the run's own event files have everything"
 _PREFIXES = {"train": "train", "validation": "val"}
@@ -49,6 +48,7 @@ class Description:
     config: dict[str, Any]
     trained_steps: int
     """The step of the weights that the stage reads, for results that have no step of their own."""
+    init_seconds: float
     watch_pid: int | None
     """The process whose load is sampled; None for no sampling."""
 
@@ -105,7 +105,7 @@ class WandbRun:
 
         about = self._description
         settings = wandb.Settings(
-            init_timeout=INIT_SECONDS,
+            init_timeout=about.init_seconds,
             silent=True,
             console="off",
             disable_git=True,
