@@ -32,9 +32,10 @@ def stream_order(context: StageContext, dataset: Dataset) -> StreamOrder:
 
 
 def new_model(context: StageContext) -> nn.Module:
-    """The recipe's network; its weights are still to be loaded."""
+    """The recipe's network on the meta device; its weights are still to be loaded."""
     model = context.config.model
-    return create_model(model.name, model.num_classes, dropout=model.dropout, bn_momentum=model.bn_momentum)
+    with torch.device("meta"):
+        return create_model(model.name, model.num_classes, dropout=model.dropout, bn_momentum=model.bn_momentum)
 
 
 def train_phase(
@@ -60,9 +61,11 @@ def train_phase(
         f"global batch {split.global_batch} = {split.world_size} processes x {split.micro_batch} images "
         f"x {split.accumulation} accumulation steps; lr {config.optim.lr:g} is for the global batch",
     )
+    load_tensors(model, weights, source)
     engine = NativeEngine(model, config.optim, config.execution, collective)
     size = config.train.image_size_px
     engine.rehearse((split.micro_batch, 3, size, size))
+    # Again, since the rehearsal has moved the batch norms' statistics.
     load_tensors(model, weights, source)
     if optimizer is not None:
         engine.load_state_dict(optimizer)

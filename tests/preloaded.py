@@ -1,3 +1,16 @@
-"""Imported once by the fork server of `tests.processes`."""
+"""Imported once by the fork server of `tests.processes`: what stages would otherwise import in every life."""
 
-import stages.runner  # noqa: F401
+import importlib
+
+for module in (
+    "nvidia.dali.fn",
+    "torch._dynamo",
+    "torch.distributed",
+    "stages.build",
+    "stages.evaluate",
+    "stages.freeze_bn",
+    "stages.prepare",
+    "stages.runner",
+    "stages.train",
+):
+    importlib.import_module(module)

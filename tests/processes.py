@@ -11,19 +11,11 @@ from pathlib import Path
 
 from pipeline.config.reader import read_run_config
 
-_PRELOADED = [
-    "torch",
-    "torch.distributed",
-    "nvidia.dali.fn",
-    "nvidia.dali.pipeline",
-    "tests.preloaded",
-]
-
 
 def fork_context() -> ForkServerContext:
     """The server is started once a test session, on first use."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
+    context.set_forkserver_preload(["tests.preloaded"])
     return context
 
 
@@ -33,7 +25,7 @@ def start_stage(run: Path, stage: str, world_size: int = 1, overrides: tuple[str
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     processes = [
-        fork_context().Process(target=_live, args=(run, stage, rank, world_size, port, overrides), daemon=True)
+        fork_context().Process(target=_live, args=(run, stage, rank, world_size, port, overrides))
         for rank in range(world_size)
     ]
     for process in processes:

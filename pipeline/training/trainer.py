@@ -219,6 +219,7 @@ class Trainer:
 
     def _save(self) -> None:
         self._check_loss()
+        self._check_weights()
         self._check_frozen()
         done = self._progress.global_step
         if self._collective.ranks.is_main:
@@ -248,10 +249,18 @@ class Trainer:
     def _check_loss(self) -> None:
         bad_step = self._watch.first_bad_step()
         if bad_step is not None:
-            where = f"the last good checkpoint is {self._saved}" if self._saved else "no checkpoint was written yet"
-            raise TrainingDiverged(
-                f"the loss was NaN or infinite in step {bad_step}, so training stops and nothing more is saved; {where}"
-            )
+            raise self._diverged(f"the loss was NaN or infinite in step {bad_step}")
+
+    def _check_weights(self) -> None:
+        """The loss is that of the weights before the step; what the step made of them shows only in the next one."""
+        tensors = self._engine.model.state_dict().values()
+        is_finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all()
+        if self._collective.any(not is_finite):
+            raise self._diverged(f"weights became NaN or infinite in step {self._progress.global_step}")
+
+    def _diverged(self, what: str) -> TrainingDiverged:
+        where = f"the last good checkpoint is {self._saved}" if self._saved else "no checkpoint was written yet"
+        return TrainingDiverged(f"{what}, so training stops and nothing more is saved; {where}")
 
     def _check_frozen(self) -> None:
         """The promise of the freeze_bn stage, checked at every save: not a bit of a frozen batch norm has changed."""

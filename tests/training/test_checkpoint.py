@@ -133,7 +133,7 @@ def test_leftovers_of_a_killed_save_are_no_checkpoint_and_are_removed(tmp_path: 
     leftover.mkdir()
     (leftover / "model.safetensors").write_bytes(b"half")
     assert checkpoints.newest(no_warning) is None
-    checkpoints.save(checkpoint(8), best_step=None).path
+    checkpoints.save(checkpoint(8), best_step=None)
     assert not leftover.exists()
 
 
@@ -141,7 +141,7 @@ def test_a_step_saved_again_replaces_a_broken_one(tmp_path: Path) -> None:
     checkpoints = store(tmp_path)
     path = checkpoints.save(checkpoint(4), best_step=None).path
     damage(path / "state.json", "empty")
-    checkpoints.save(checkpoint(4), best_step=None).path
+    checkpoints.save(checkpoint(4), best_step=None)
     verify_checkpoint(path)
 
 

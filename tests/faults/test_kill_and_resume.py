@@ -1,0 +1,161 @@
+"""Killed at any instant, a stage goes on from what it saved and ends as if it had never been killed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.reader import write_run_config
+from pipeline.runs.manifest import MANIFEST, read_manifest, verify_outputs
+from pipeline.runs.stage import PlacedStage, place_stages
+from pipeline.tracking.events import read_events
+from stages import STAGES
+from tests.images import write_image_folders
+from tests.processes import finish, run_stage_to_end, start_stage
+from tests.recipes import small_recipe
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+
+STAGE_NAMES = ("prepare", "build", "train", "freeze_bn", "evaluate", "report")
+DISTRIBUTED = ("train", "freeze_bn", "evaluate")
+KILLS = {1: 12, 2: 6, 3: 5, 4: 5}
+"""Kills for each number of processes: 28 in all, spread over the stages by chance."""
+TIMINGS = {"time", "images_per_second", "data_wait_percent", "seconds"}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_image_folders(tmp_path_factory.mktemp("images"), num_classes=4, train_per_class=20, val_per_class=5)
+
+
+def start_run(run: Path, images: Path) -> dict[str, PlacedStage]:
+    run.mkdir()
+    config = small_recipe(images)
+    write_run_config(run, config)
+    return place_stages(config, run, STAGES)
+
+
+def world(stage: str, world_size: int) -> int:
+    return world_size if stage in DISTRIBUTED else 1
+
+
+def essence(placed: dict[str, PlacedStage]) -> dict[str, object]:
+    """What a run has come to: the checksums of the results, and every event without its timings."""
+    result: dict[str, object] = {}
+    for name, stage in placed.items():
+        manifest = read_manifest(stage.directory)
+        assert manifest is not None
+        verify_outputs(stage.directory, manifest)
+        if name in ("prepare", "build", "train", "freeze_bn"):
+            weights = (output for output in manifest.outputs.items() if "state.json" not in output[0])
+            result[name] = {file: output.sha256 for file, output in weights if not file.endswith(MANIFEST)}
+        events = [
+            {field: value for field, value in event.items() if field not in TIMINGS}
+            for event in read_events(stage.directory)
+        ]
+        result[f"{name} events"] = events
+    for scores in sorted(placed["evaluate"].directory.glob("*.npy")):
+        result[scores.name] = hashlib.sha256(scores.read_bytes()).hexdigest()
+    return result
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    images: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[int, tuple[dict[str, object], dict[str, float]]]]:
+    """Result and seconds per stage of a run that was left alone, for each number of processes."""
+    results: dict[int, tuple[dict[str, object], dict[str, float]]] = {}
+    for world_size in KILLS:
+        run = tmp_path_factory.mktemp("whole") / "run"
+        placed = start_run(run, images)
+        seconds = {}
+        for stage in STAGE_NAMES:
+            started = time.monotonic()
+            run_stage_to_end(run, stage, world(stage, world_size))
+            seconds[stage] = time.monotonic() - started
+        results[world_size] = (essence(placed), seconds)
+    return results  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("world_size", sorted(KILLS))
+def test_killed_runs_end_with_the_same_bits_and_events(
+    world_size: int,
+    images: Path,
+    tmp_path: Path,
+    uninterrupted: dict[int, tuple[dict[str, object], dict[str, float]]],
+) -> None:
+    expected, seconds = uninterrupted[world_size]
+    seed = 100 + world_size
+    print(f"moments of the kills drawn with seed {seed}")
+    chance = random.Random(seed)
+    # Longer stages are hit more often, as they are in life, and every stage that does much is hit at least once.
+    stages = ["prepare", "train", "freeze_bn", "evaluate", "report"][: KILLS[world_size]]
+    stages += chance.choices(list(seconds), weights=list(seconds.values()), k=KILLS[world_size] - len(stages))
+    run = tmp_path / "run"
+    placed = start_run(run, images)
+    landed = 0
+    for stage in STAGE_NAMES:
+        for _ in range(stages.count(stage)):
+            processes = start_stage(run, stage, world(stage, world_size))
+            # The moment is the point of the test: it must fall anywhere, not at an event.
+            processes[0].join(chance.uniform(0.0, 1.0) * seconds[stage])
+            landed += processes[0].exitcode is None
+            for process in processes:
+                process.kill()
+            finish(processes)
+        run_stage_to_end(run, stage, world(stage, world_size))
+    assert landed >= KILLS[world_size] - 1
+    found = essence(placed)
+    assert found.keys() == expected.keys()
+    for name in expected:
+        assert found[name] == expected[name], name
+
+
+def wait_for_step(directory: Path, step: int, deadline: float = 60) -> None:
+    """Until the event file tells of `step`."""
+    end = time.monotonic() + deadline
+    while not any(event["global_step"] >= step for event in read_events(directory, "train")):
+        assert time.monotonic() < end, f"no step {step} in {directory}"
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_signal_to_any_rank_saves_and_stops_all_with_the_code_that_says_go_on(
+    world_size: int,
+    number: signal.Signals,
+    images: Path,
+    tmp_path: Path,
+    uninterrupted: dict[int, tuple[dict[str, object], dict[str, float]]],
+) -> None:
+    run = tmp_path / "run"
+    placed = start_run(run, images)
+    for stage in ("prepare", "build"):
+        run_stage_to_end(run, stage)
+    train = placed["train"].directory
+    processes = start_stage(run, "train", world_size)
+    wait_for_step(train, 3)
+    pid = processes[-1].pid
+    assert pid is not None
+    os.kill(pid, number)
+    codes = finish(processes)
+    # Several ranks leave with 0, lest their launcher kill the slower ones; the note says what happened.
+    assert codes == ([75] if world_size == 1 else [0] * world_size)
+    outcome = json.loads((train / "outcome.json").read_text())
+    assert outcome["exit_code"] == 75
+    assert "stopped on request" in outcome["message"]
+    assert not placed["train"].is_done
+    run_stage_to_end(run, "train", world_size)
+    assert not (train / "outcome.json").exists()
+    manifest = read_manifest(train)
+    assert manifest is not None
+    expected, _ = uninterrupted[world_size]
+    assert {"weights.safetensors": manifest.outputs["weights.safetensors"].sha256}.items() <= expected["train"].items()  # type: ignore[attr-defined]
