@@ -83,7 +83,13 @@ def test_multiscale_plan_has_forty_views():
     assert sum(len(view.positions) * (1 + view.mirror) for view in plans["multiscale"].views) == 40
 
 
-def test_no_digit_is_ever_mirrored():
-    config = recipe("demo")
-    assert not config.augmentation.flip
-    assert not any(view.mirror for plan in config.evaluate.resolved_plans() for view in plan.views)
+def test_demo_trains_on_no_mirrored_digit():
+    assert not recipe("demo").augmentation.flip
+
+
+def test_demo_evaluates_what_the_contest_did_at_its_own_size():
+    views = [view for plan in recipe("demo").evaluate.resolved_plans() for view in plan.views]
+    assert {view.crop_px for view in views} == {recipe("demo").train.image_size_px}
+    assert len({view.resize_px for view in views}) == 3
+    assert {view.mirror for view in views} == {True, False}
+    assert {len(view.positions) for view in views} == {1, 5}
