@@ -89,3 +89,17 @@ def test_frozen_parameters_are_not_in_the_optimizer() -> None:
     in_optimizer = sum(len(group["params"]) for group in build_sgd(model, OptimConfig(lr=0.1)).param_groups)
     assert in_optimizer == len(list(model.parameters()))
     assert not any("bn" in name for name, _ in model.named_parameters())
+
+
+def test_stays_bit_for_bit_under_compile() -> None:
+    model = trained_a_little()
+    freeze_batch_norms(model, "statistics_and_affine")
+    digest = frozen_digest(model)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager")
+    optimizer = build_sgd(model, OptimConfig(lr=0.1))
+    for _ in range(2):
+        model.train()
+        nn.functional.cross_entropy(compiled(torch.randn(8, 3, 32, 32)), torch.arange(8)).backward()
+        optimizer.step()
+    assert frozen_digest(model) == digest
