@@ -61,8 +61,8 @@ class Ilsvrc:
 
 def read_ilsvrc2012() -> Ilsvrc:
     """The data set of the contest: 1,281,167 training and 50,000 validation images in 1000 classes."""
-    with (files("pipeline.data") / "ilsvrc2012_synsets.csv").open(encoding="utf-8", newline="") as file:
-        rows = sorted(csv.DictReader(file), key=lambda row: int(row["sorted_wnid_index"]))
+    lines = (files("pipeline.data") / "ilsvrc2012_synsets.csv").read_text(encoding="utf-8").splitlines()
+    rows = sorted(csv.DictReader(lines), key=lambda row: int(row["sorted_wnid_index"]))
     synsets = [
         Synset(row["wnid"], int(row["ilsvrc2012_id"]), int(row["num_train_images"]), row["words"]) for row in rows
     ]
@@ -182,6 +182,9 @@ def _check_order(place: str, labels: Sequence[int], table: Ilsvrc) -> None:
         "0-based ILSVRC2012_IDs, as in the authors' ILSVRC2017_val.txt": dict(enumerate(ids)),
         "places in the sorted order of the WordNet ids, from 0": dict(enumerate(by_label)),
         "places in the sorted order of the WordNet ids, from 1": dict(enumerate(by_label, start=1)),
+        "folders chosen as if an ILSVRC2012_ID were a place in the sorted order of the WordNet ids": {
+            ilsvrc2012_id: place for place, ilsvrc2012_id in enumerate(by_label, start=1)
+        },
     }
     must = f"{place} must give the devkit's ILSVRC2012_IDs, {ids[0]} to {ids[-1]:,}"
     for order, id_of in known_orders.items():

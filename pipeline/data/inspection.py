@@ -25,9 +25,10 @@ repeats it for every kind that is accepted):
     BMP, TIFF, JPEG 2000, PPM                         same       error         same      unsupported_format
     AVIF                                              error      error         same      unsupported_format
     PNG with damaged data                             error      crashes       error     corrupt
+    PNG with wrong checksums or too few rows          error      crashes       same      corrupt
 
-Damage that no decoder notices (a flipped bit inside the coded pixels, data cut off with an end marker added) cannot be
-seen here either; the checksum in the index at least shows when a file changes later.
+Damage that no decoder notices (a flipped bit inside a JPEG's coded pixels, data cut off with an end marker added, a
+zero tail of a WebP) cannot be seen here either; the checksum in the index at least shows when a file changes later.
 """
 
 from __future__ import annotations
@@ -41,14 +42,12 @@ import warnings
 
 from PIL import Image
 
-MAX_PIXELS = 178_956_970
-"""Twice Pillow's own warning level. ImageNet's largest image is far below it; DALI needs some 30 bytes a pixel."""
+from pipeline.data.png import SIGNATURE, bit_depth, png_damage
 
-_MAGIC = {
-    "JPEG": (b"\xff\xd8\xff",),
-    "PNG": (b"\x89PNG\r\n\x1a\n",),
-    "WEBP": (b"RIFF",),
-}
+MAX_PIXELS = 178_956_970
+"""Where Pillow refuses. ImageNet's largest image is far below it; DALI needs some 30 bytes a pixel."""
+
+_MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": SIGNATURE, "WEBP": b"RIFF"}
 _UNSUPPORTED_MAGIC = {
     "GIF": (b"GIF8",),
     "BMP": (b"BM",),
@@ -116,6 +115,8 @@ def _decode(content: bytes) -> tuple[int, int, tuple[str, ...]]:
         _refuse_before_decoding(image, kind, content)
         flags = _flags(image)
         image.load()
+        if kind == "PNG" and (damage := png_damage(content)):
+            raise _Bad("corrupt", damage)
         # Only now, since PNG and WebP may keep their EXIF data behind the pixels.
         if _is_rotated(image):
             flags.append("exif_rotated")
@@ -131,8 +132,8 @@ def _decode(content: bytes) -> tuple[int, int, tuple[str, ...]]:
 def _kind(content: bytes) -> str:
     if not content:
         raise _Bad("empty", "0 bytes")
-    for kind, starts in _MAGIC.items():
-        if content.startswith(starts) and (kind != "WEBP" or content[8:12] == b"WEBP"):
+    for kind, start in _MAGIC.items():
+        if content.startswith(start) and (kind != "WEBP" or content[8:12] == b"WEBP"):
             return kind
     for kind, starts in _UNSUPPORTED_MAGIC.items():
         if content.startswith(starts):
@@ -145,12 +146,9 @@ def _kind(content: bytes) -> str:
 
 
 def _refuse_before_decoding(image: Image.Image, kind: str, content: bytes) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise _Bad("too_large", f"{image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are allowed")
     if kind != "JPEG" and getattr(image, "is_animated", False):
         raise _Bad("animated", f"{kind} of {getattr(image, 'n_frames', 0)} frames")
-    # The bit depth of a PNG is byte 24 of the file; Pillow shows 16-bit colour as 8-bit.
-    if kind == "PNG" and content[24] == 16:
+    if kind == "PNG" and bit_depth(content) == 16:
         raise _Bad("not_read_alike", "16 bits a channel; convert it to 8")
     if image.mode == "CMYK" and "adobe" not in image.info:
         raise _Bad("not_read_alike", "CMYK without Adobe's marker, which decoders invert or not; convert it to RGB")
@@ -184,6 +182,7 @@ def _damage(content: bytes, error: Exception) -> _Bad:
     zeros = len(content) - len(content.rstrip(b"\0"))
     if zeros >= _MIN_ZERO_TAIL:
         return _Bad("zero_tail", f"the last {zeros:,} of {len(content):,} bytes are zero")
-    if "truncated" in str(error).lower():
+    cut_webp = content.startswith(_MAGIC["WEBP"]) and int.from_bytes(content[4:8], "little") + 8 > len(content)
+    if cut_webp or "truncated" in str(error).lower():
         return _Bad("truncated", f"ends after {len(content):,} bytes, before the image does")
     return _Bad("corrupt", f"{type(error).__name__}: {error}")

@@ -62,10 +62,10 @@ def scan(chunks: Sequence[Chunk], parts: Path, stop: StopFlag, progress: Progres
         parts.mkdir(exist_ok=True)
     total = sum(len(chunk.names) for chunk in chunks)
     done, begun = 0, time.monotonic()
-    # Not forked: the caller may have threads, and a forked worker would inherit their locks.
+    # Not forked from here: the caller may have threads, and a forked worker would inherit their locks.
     executor = concurrent.futures.ProcessPoolExecutor(
         max_workers=max(1, min(num_workers, len(chunks))),
-        mp_context=multiprocessing.get_context("spawn"),
+        mp_context=multiprocessing.get_context("forkserver"),
         initializer=_prepare_worker,
     )
     try:
