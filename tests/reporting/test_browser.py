@@ -1,0 +1,140 @@
+"""The report in a real browser, offline: what a reader would see."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from pipeline.reporting.page import render_report
+from pipeline.reporting.record import read_run_record
+from stages import STAGES
+from tests.reporting.example_run import input_directories, make_config, make_run
+
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--enable-logging=stderr",
+)
+# Only in the copy that tests look into: the report itself has no script, and a policy that would stop one. The copy is
+# seen through a frame, since a window cannot be narrower than 500 px.
+PROBE = """
+<script>
+addEventListener("load", () => {
+  const all = selector => [...document.querySelectorAll(selector)];
+  parent.postMessage({
+    width: innerWidth,
+    page: document.documentElement.scrollWidth,
+    images: document.images.length,
+    broken: all("img").filter(image => !image.complete || image.naturalWidth === 0).length,
+    cut: all("section > *, header > *, .columns > *")
+      .filter(element => element.getBoundingClientRect().right > innerWidth + 0.5).length,
+    unaligned: all("td.number").filter(cell => getComputedStyle(cell).textAlign !== "right").length,
+    background: getComputedStyle(document.body).backgroundColor,
+    requests: performance.getEntriesByType("resource").filter(entry => !entry.name.startsWith("data:")).length,
+  }, "*");
+});
+</script>
+"""
+FRAME = """
+<!DOCTYPE html>
+<pre id="facts"></pre>
+<script>addEventListener("message", event => facts.textContent = JSON.stringify(event.data));</script>
+<iframe src="probed.html" style="border: 0; width: WIDTHpx; height: 2000px"></iframe>
+"""
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no chromium on this machine (apt-get install chromium)")
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    config = make_config(folder)
+    record = read_run_record(config, input_directories(config, make_run(folder, config)))
+    path = folder / "report.html"
+    path.write_text(render_report(record, tuple(spec.name for spec in STAGES)).html)
+    return path
+
+
+def browse(chromium: str, page: Path, profile: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    command = [chromium, *FLAGS, f"--user-data-dir={profile}", *flags, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+
+def facts_of(chromium: str, page: Path, folder: Path, width: int, *flags: str) -> dict[str, Any]:
+    """What a page says of its own layout at that width."""
+    without_policy = re.sub("<meta http-equiv[^>]*>", "", page.read_text())
+    (folder / "probed.html").write_text(without_policy.replace("</body>", PROBE + "</body>"))
+    frame = folder / "frame.html"
+    frame.write_text(FRAME.replace("WIDTH", str(width)))
+    done = browse(chromium, frame, folder / "profile", "--window-size=1400,2000", "--dump-dom", *flags)
+    found = re.search(r'<pre id="facts">(.+?)</pre>', done.stdout)
+    assert found is not None, done.stderr
+    return dict(json.loads(found[1]))
+
+
+@pytest.mark.parametrize("width", [1280, 420])
+def test_nothing_is_cut_off_at_the_side(chromium: str, page: Path, tmp_path: Path, width: int) -> None:
+    facts = facts_of(chromium, page, tmp_path, width)
+    assert facts["width"] == width
+    assert facts["page"] <= width, "the page scrolls sideways"
+    assert facts["cut"] == 0
+
+
+def test_every_image_is_shown_numbers_are_aligned_and_nothing_is_fetched(
+    chromium: str, page: Path, tmp_path: Path
+) -> None:
+    facts = facts_of(chromium, page, tmp_path, 1280)
+    assert facts["images"] > 5
+    assert (facts["broken"], facts["unaligned"], facts["requests"]) == (0, 0, 0)
+
+
+def test_the_page_follows_the_readers_dark_mode(chromium: str, page: Path, tmp_path: Path) -> None:
+    light = facts_of(chromium, page, tmp_path, 1280)["background"]
+    dark = facts_of(chromium, page, tmp_path, 1280, "--blink-settings=preferredColorScheme=0")["background"]
+    assert (light, dark) == ("rgb(255, 255, 255)", "rgb(21, 25, 31)")
+
+
+def test_the_browser_has_nothing_to_complain_about(chromium: str, page: Path, tmp_path: Path) -> None:
+    done = browse(chromium, page, tmp_path / "profile", "--window-size=1280,2000", "--dump-dom")
+    assert "CONSOLE" not in done.stderr
+    assert '<section id="provenance">' in done.stdout
+
+
+def test_the_browser_does_complain_where_the_policy_is_broken(chromium: str, page: Path, tmp_path: Path) -> None:
+    """So that the test above can fail."""
+    broken = tmp_path / "broken.html"
+    broken.write_text(page.read_text().replace("</body>", '<img src="https://example.org/x.png"></body>'))
+    done = browse(chromium, broken, tmp_path / "profile", "--dump-dom")
+    assert "CONSOLE" in done.stderr
+    assert "Content Security Policy" in done.stderr
+
+
+def test_a_screenshot_shows_a_page(chromium: str, page: Path, tmp_path: Path) -> None:
+    shot = tmp_path / "page.png"
+    browse(chromium, page, tmp_path / "profile", "--window-size=1280,1200", f"--screenshot={shot}")
+    with Image.open(io.BytesIO(shot.read_bytes())) as image:
+        assert image.size == (1280, 1200)
+        colours = image.convert("RGB").getcolors(maxcolors=1 << 20)
+    assert colours is not None
+    assert len(colours) > 100

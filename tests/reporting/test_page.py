@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from pipeline.config.schema import Config
+from pipeline.reporting.page import Report, render_report
+from pipeline.reporting.record import RunRecord, read_run_record
+from stages import STAGES
+from tests.reporting.example_run import HOSTILE, input_directories, make_config, make_run
+
+ORDER = tuple(spec.name for spec in STAGES)
+
+
+def record_of(folder: Path, config: Config, **options: Any) -> RunRecord:
+    return read_run_record(config, input_directories(config, make_run(folder, config, **options)))
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
+    folder = tmp_path_factory.mktemp("example")
+    return record_of(folder, make_config(folder))
+
+
+@pytest.fixture(scope="module")
+def report(record: RunRecord) -> Report:
+    return render_report(record, ORDER)
+
+
+class Elements(HTMLParser):
+    """Every attribute that can load something, every element name, and the text that is shown."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.words: list[str] = []
+        self.ids: set[str] = set()
+        self._hidden = False
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self._hidden = tag == "style"
+        for name, value in attributes:
+            if name in ("src", "href", "srcset", "action", "data", "poster", "background"):
+                self.addresses.append(value or "")
+            if name == "id":
+                self.ids.add(value or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._hidden = False
+
+    def handle_data(self, data: str) -> None:
+        if not self._hidden:
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def test_the_page_loads_nothing_from_anywhere(report: Report) -> None:
+    page = Elements(report.html)
+    assert "script" not in page.tags
+    for address in page.addresses:
+        assert address.startswith(("data:", "#")), address
+    assert "url(" not in report.html
+    assert "@import" not in report.html
+    assert "default-src 'none'" in report.html
+
+
+def test_every_link_inside_the_page_leads_somewhere(report: Report) -> None:
+    page = Elements(report.html)
+    for address in page.addresses:
+        if address.startswith("#"):
+            assert address[1:] in page.ids
+
+
+def test_every_embedded_image_can_be_decoded(report: Report) -> None:
+    pictures = re.findall(r"data:(image/\w+);base64,([A-Za-z0-9+/=]+)", report.html)
+    assert len(pictures) > 10
+    for media_type, content in pictures:
+        with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+            image.load()
+            assert media_type == f"image/{str(image.format).lower()}"
+
+
+def test_names_from_the_data_are_shown_and_never_interpreted(report: Report) -> None:
+    assert "<script" not in report.html
+    assert report.html.count(html.escape(HOSTILE, quote=False).replace('"', "&#34;").replace("'", "&#39;")) >= 2
+    assert HOSTILE.replace("  ", " ") in Elements(report.html).text
+
+
+def test_every_result_is_there_with_two_decimals(record: RunRecord, report: Report) -> None:
+    text = Elements(report.html).text
+    for plan in record.results["plans"]:
+        for k in (1, 5):
+            assert f"{plan[f'top{k}_error_percent']:.2f}" in text
+        assert plan["name"] in text
+
+
+def test_every_class_is_in_the_table(record: RunRecord, report: Report) -> None:
+    text = Elements(report.html).text
+    for row in record.class_errors:
+        assert row.folder in text
+        assert f"{row.top1_error_percent:.2f}" in text
+
+
+def test_the_papers_tables_are_there_as_printed(report: Report) -> None:
+    text = Elements(report.html).text
+    assert "SENet-154 18.68 4.47 17.28 3.79" in text
+    assert "SENet-154 (trained at 320 px) 320 16.88 3.58" in text
+    assert "ResNet-152 23.0 6.7 21.3 5.5" in text
+    assert "2.251 % top-5" in text
+
+
+def test_where_every_stage_ran_is_told(record: RunRecord, report: Report) -> None:
+    text = Elements(report.html).text
+    for name, stage in record.stages.items():
+        made = stage.manifest.provenance
+        assert f"{name} {stage.manifest.key}" in text
+        assert made["host"] in text
+        assert f"torch {made['packages']['torch']}" in text
+
+
+def test_the_mistakes_are_pictures_with_both_classes_and_the_probability(record: RunRecord, report: Report) -> None:
+    text = Elements(report.html).text
+    first = record.results["plans"][0]["mistakes"][0]
+    true, predicted = (record.dataset.classes[first[name]] for name in ("label", "predicted"))
+    assert f"true {true.words} rank {first['label_rank'] + 1} predicted {predicted.words}" in text
+    assert f"{predicted.words} {100 * first['probability']:.1f} %" in text
+    assert report.html.count("data:image/jpeg") == len(record.results["plans"][0]["mistakes"])
+
+
+def test_an_image_that_is_gone_leaves_its_words(record: RunRecord, tmp_path: Path) -> None:
+    val = dataclasses.replace(record.dataset.val, root=tmp_path)
+    moved = dataclasses.replace(record, dataset=dataclasses.replace(record.dataset, val=val))
+    page = render_report(moved, ORDER).html
+    assert "the image file is gone" in page
+    assert "data:image/jpeg" not in page
+
+
+def test_the_same_run_gives_the_same_page_and_plots(record: RunRecord, report: Report) -> None:
+    assert render_report(record, ORDER) == report
+
+
+def test_plots_are_files_too(report: Report) -> None:
+    assert sorted(report.plots) == [
+        "images_per_second.png",
+        "loss.png",
+        "lr.png",
+        "validation.png",
+        "worst_classes.png",
+    ]
+    for content in report.plots.values():
+        assert content.startswith(b"\x89PNG")
+
+
+def test_numbers_of_other_images_are_not_called_comparable(report: Report) -> None:
+    text = Elements(report.html).text
+    assert "Not comparable with the paper." in text
+    assert "The images are folder, not ImageNet" in text
+    assert "This run, center32" not in text
+
+
+def test_a_run_without_frozen_batch_norms_is_reported(tmp_path: Path) -> None:
+    config = make_config(tmp_path, freeze_bn={"last_epochs": 0})
+    text = Elements(render_report(record_of(tmp_path, config), ORDER).html).text
+    assert "for 5 epochs; evaluated" in text
+    assert "not frozen" in text
+
+
+def test_weights_from_a_file_are_reported_without_training(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"weights")
+    config = make_config(
+        tmp_path,
+        evaluate={"weights": str(weights), "plans": [{"name": "c", "views": [{"resize_px": 32, "crop_px": 32}]}]},
+    )
+    report = render_report(record_of(tmp_path, config), ORDER)
+    page = Elements(report.html)
+    assert "with weights from a file" in page.text
+    assert "how they were trained is not known" in page.text
+    assert "Weight decay" not in page.text
+    assert {"training", "network"}.isdisjoint(page.ids)
+    assert sorted(report.plots) == ["worst_classes.png"]
+
+
+def test_imagenet_stands_beside_the_papers_numbers(tmp_path: Path) -> None:
+    config = make_config(
+        tmp_path,
+        data={"dataset": "imagenet", "root": str(tmp_path / "images")},
+        model={"name": "senet154", "num_classes": 1000},
+        train={"epochs": 5, "global_batch": 64, "max_micro_batch": 32},
+        evaluate={"plans": ["center224", "center320", "10crop"]},
+    )
+    record = record_of(tmp_path, config)
+    page = Elements(render_report(record, ORDER).html)
+    assert "Not comparable" not in page.text
+    assert "18.68 4.47 Table 8, 224 px" in page.text
+    assert "17.28 3.79 Table 8, 320 px" in page.text
+    assert page.text.count("no counterpart") == 1
+    plans = record.results["plans"]
+    own = "This run, center224 {top1_error_percent:.2f} {top5_error_percent:.2f}".format(**plans[0])
+    assert own in page.text
+    assert "All 1,000 classes" in page.text
+
+
+def test_a_run_without_a_mistake_says_so(record: RunRecord) -> None:
+    plans = [{**plan, "mistakes": []} for plan in record.results["plans"]]
+    classes = tuple(dataclasses.replace(row, top1_errors=0, top5_errors=0) for row in record.class_errors)
+    perfect = dataclasses.replace(record, results={**record.results, "plans": plans}, class_errors=classes)
+    text = Elements(render_report(perfect, ORDER).html).text
+    assert "every validation image was classified correctly" in text
+    assert "No class has an error." in text
+
+
+def test_the_findings_of_prepare_are_listed(report: Report) -> None:
+    text = Elements(report.html).text
+    assert "The check of every file found 1 duplicate." in text
+    assert "the same bytes as train/0.jpg" in text
+    assert "60 grey" in text
+
+
+def test_tables_for_wandb_have_plain_values(report: Report, record: RunRecord) -> None:
+    table = report.tables["results"]
+    assert [len(row) for row in table["rows"]] == [len(table["columns"])] * len(record.results["plans"])
+    assert table["rows"][0][0] == "center32"

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pipeline.runs.manifest import read_manifest, verify_outputs
+from pipeline.runs.stage import PlacedStage, place_stages
+from stages import STAGES
+from tests.processes import finish, run_stage_to_end, start_stage
+from tests.reporting.example_run import make_config, make_run
+
+
+def placed_report(folder: Path, run: Path) -> PlacedStage:
+    return place_stages(make_config(folder), run, STAGES)["report"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    run_stage_to_end(make_run(folder, make_config(folder)), "report")
+    return folder
+
+
+def test_the_stage_leaves_the_page_the_plots_and_the_tables(folder: Path) -> None:
+    report = placed_report(folder, folder / "run")
+    manifest = read_manifest(report.directory)
+    assert manifest is not None
+    verify_outputs(report.directory, manifest)
+    assert sorted(manifest.outputs) == [
+        "plots/images_per_second.png",
+        "plots/loss.png",
+        "plots/lr.png",
+        "plots/validation.png",
+        "plots/worst_classes.png",
+        "report.html",
+        "tables.json",
+    ]
+    for name in manifest.outputs:
+        if name.endswith(".png"):
+            with Image.open(report.directory / name) as image:
+                image.load()
+    assert json.loads((report.directory / "tables.json").read_text())["results"]["rows"][0][0] == "center32"
+
+
+def test_the_stage_writes_nowhere_but_into_its_directory(folder: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_config(tmp_path))
+    report = placed_report(tmp_path, run).directory
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    run_stage_to_end(run, "report")
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert {path for path in after if after[path] != before.get(path)} == {
+        path for path in after if path.is_relative_to(report)
+    }
+
+
+def test_results_that_changed_since_they_were_written_are_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path, make_config(tmp_path))
+    (results,) = run.glob("evaluate-*/results.json")
+    results.write_text(results.read_text().replace("0", "1", 1))
+    assert finish(start_stage(run, "report")) == [2]
+    assert not (placed_report(tmp_path, run).directory / "report.html").exists()
