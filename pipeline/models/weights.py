@@ -49,7 +49,7 @@ def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapp
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
         for name in names:
-            file.write(tensors[name].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            file.write(tensors[name].detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
