@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import json
+import shlex
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -91,12 +93,13 @@ def _refuse_bad_images(findings: Sequence[Finding], excluded: Sequence[str], tab
     lines = [f"  {found.name}: {found.finding} ({found.detail})" for found in bad[:_ERRORS_SHOWN]]
     if len(bad) > _ERRORS_SHOWN:
         lines.append(f"  ... and {len(bad) - _ERRORS_SHOWN:,} more")
-    names = ", ".join([*excluded, *(found.name for found in bad[:_ERRORS_SHOWN])])
+        way_out = f"name them all in data.exclude, as in {bad[0].name}"
+    else:
+        way_out = shlex.quote("data.exclude=" + json.dumps([*excluded, *(found.name for found in bad)]))
     raise UserError(
-        f"data: {len(bad):,} images cannot be used ({table} lists all):\n"
+        f"data: {len(bad):,} images cannot be used (listed in {table}):\n"
         + "\n".join(lines)
-        + "\nRepair them and run the same command again, or leave them out: "
-        + (f"data.exclude=[{names}]" if len(bad) <= _ERRORS_SHOWN else f"name them in data.exclude, as {table} does")
+        + f"\nrepair them and run the same command again, or leave them out: {way_out}"
     )
 
 

@@ -1,0 +1,133 @@
+"""What the config promises against what lies in the folders."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config.schema import DataConfig
+from pipeline.data.layout import Layout, lay_out
+from pipeline.errors import UserError
+
+
+def write_files(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_files(tmp_path, "train/b/1.jpg", "train/b/2.jpg", "train/a/1.jpg", "val/a/9.jpg", "val/b/9.jpg")
+    return tmp_path
+
+
+def lay_out_folder(root: Path, num_classes: int = 2, **keys: Any) -> Layout:
+    data = DataConfig(dataset="folder", root=str(root), **keys)
+    return lay_out(data, num_classes, root / "unused")
+
+
+def test_labels_are_places_in_the_sorted_order_of_the_folders(root: Path) -> None:
+    layout = lay_out_folder(root)
+    assert [(one.label, one.folder, one.words, one.ilsvrc2012_id) for one in layout.classes] == [
+        (0, "a", "a", None),
+        (1, "b", "b", None),
+    ]
+    assert list(layout.trees["train"].paths()) == ["a/1.jpg", "b/1.jpg", "b/2.jpg"]
+    assert layout.label_of("train", "b", "1.jpg") == 1
+    assert layout.label_of("val", "a", "9.jpg") == 0
+    assert layout.findings == []
+
+
+def test_split_folders_may_have_other_names(root: Path) -> None:
+    (root / "val").rename(root / "test")
+    assert lay_out_folder(root, val="test").trees["val"].root == root / "test"
+
+
+def test_hidden_files_and_strays_are_passed_over_and_listed(root: Path) -> None:
+    write_files(root, "train/.DS_Store", "train/a/._1.jpg", "train/a/Thumbs.db", "val/.cache/x", "train/b.tar")
+    layout = lay_out_folder(root)
+    assert [one.folder for one in layout.classes] == ["a", "b"]
+    assert layout.trees["train"].num_files == 3
+    assert {(found.name, found.finding, found.severity) for found in layout.findings} == {
+        (name, "ignored", "notice")
+        for name in ("train/.DS_Store", "train/a/._1.jpg", "train/a/Thumbs.db", "val/.cache", "train/b.tar")
+    }
+
+
+def test_excluded_images_are_left_out_and_listed(root: Path) -> None:
+    layout = lay_out_folder(root, exclude=("train/b/1.jpg",))
+    assert list(layout.trees["train"].paths()) == ["a/1.jpg", "b/2.jpg"]
+    assert [(found.name, found.finding, found.severity) for found in layout.findings] == [
+        ("train/b/1.jpg", "excluded", "notice")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("train/b/2.jpeg", r"data\.exclude: there is no train/b/2\.jpeg; did you mean train/b/2\.jpg"),
+        ("b/2.jpg", r"there is no b/2\.jpg \(names begin with train/ or val/\)"),
+        ("val/zz/xyz", r"there is no val/zz/xyz$"),
+    ],
+)
+def test_excluding_what_is_not_there_is_an_error(root: Path, name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        lay_out_folder(root, exclude=(name,))
+
+
+def test_missing_root_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"data\.root: {tmp_path}/nowhere is not a folder"):
+        lay_out_folder(tmp_path / "nowhere")
+
+
+def test_both_splits_missing_are_one_message(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        lay_out_folder(tmp_path)
+    assert str(caught.value).splitlines() == [
+        f"data.train: {tmp_path}/train is not a folder",
+        f"data.val: {tmp_path}/val is not a folder",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ([], r"data\.val: .*/val must hold one folder per class \(it holds nothing\)"),
+        (["1.jpg", "2.jpg"], r"must hold one folder per class \(it holds 2 files and no folder\)"),
+        (["a/.keep", "b/.keep"], r"no images in .*/val \(all of its 2 class folders are empty\)"),
+        (["a/1.jpg", "b/.keep"], r"data\.val: class folders without images in .*/val: b"),
+        (["a/1.jpg", "c/1.jpg"], r"no folder in .*/train for classes that val has: c\n.*/val .* that train has: b"),
+    ],
+)
+def test_folders_that_are_not_as_promised_are_named(root: Path, names: list[str], message: str) -> None:
+    shutil.rmtree(root / "val")
+    (root / "val").mkdir()
+    write_files(root / "val", *names)
+    with pytest.raises(UserError, match=message):
+        lay_out_folder(root)
+
+
+def test_excluding_the_last_image_of_a_class_is_an_error(root: Path) -> None:
+    with pytest.raises(UserError, match=r"class folders without images in .*/train: a"):
+        lay_out_folder(root, exclude=("train/a/1.jpg",))
+
+
+def test_number_of_classes_must_be_that_of_the_folders(root: Path) -> None:
+    message = rf"model\.num_classes: must be 2, the number of class folders in {root}/train \(given 1,000\)"
+    with pytest.raises(UserError, match=message):
+        lay_out_folder(root, num_classes=1000)
+
+
+def test_imagenet_reports_training_and_validation_problems_together(root: Path) -> None:
+    data = DataConfig(dataset="imagenet", root=str(root))
+    with pytest.raises(UserError) as caught:
+        lay_out(data, 1000, root / "unused")
+    message = str(caught.value)
+    assert f"data.train: {root}/train holds 0 of the 1,000 classes of ILSVRC 2012; missing: n01440764, " in message
+    assert "and 990 more" in message
+    assert "holds 3 images, ILSVRC 2012 has 1,281,167" in message
+    assert f"data.val: {root}/val holds 2 images, ILSVRC 2012 has 50,000" in message
