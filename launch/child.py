@@ -13,6 +13,8 @@ from pathlib import Path
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 _SECONDS_TO_SAVE = 300
+_SHOW_CURSOR = "\x1b[?25h\n"
+"""The progress bar hides the cursor, and a killed stage cannot bring it back."""
 
 
 def stage_command(name: str, run: Path, processes: int) -> list[str]:
@@ -58,18 +60,19 @@ class Supervisor:
         # signal for an order to kill its workers while they save.
         self._has_told = False
         self._child = subprocess.Popen(command, env=dict(environment), stdin=subprocess.DEVNULL, start_new_session=True)
-        try:
-            if self.stop_reason is not None:
-                self._tell()
-            return self._child.wait()
-        finally:
-            self._child = None
+        if self.stop_reason is not None:
+            self._tell()
+        code = self._child.wait()
+        self._child = None
+        if code < 0 and sys.stdout.isatty():
+            _write(_SHOW_CURSOR)
+        return code
 
     def _on_signal(self, number: int, frame: types.FrameType | None) -> None:
         if self.stop_reason is None:
             self.stop_reason = signal.Signals(number).name
             again = "; Ctrl-C again ends it without saving" if number == signal.SIGINT else ""
-            _note(f"stopping on {self.stop_reason}: the running stage saves its work first{again}\n")
+            _write(f"\nstopping on {self.stop_reason}: the running stage saves its work first{again}\n")
             self._tell()
         elif number == signal.SIGINT:
             self._kill()
@@ -97,7 +100,7 @@ def _descendants(process: int) -> list[int]:
     return found
 
 
-def _note(text: str) -> None:
+def _write(text: str) -> None:
     """Write from a signal handler, past Python's buffers, which the interrupted code may be using."""
     with contextlib.suppress(OSError):
         os.write(sys.stderr.fileno(), text.encode())

@@ -21,6 +21,18 @@ from pipeline.tracking.events import read_events
 from pipeline.tracking.wording import clock_time
 from stages import STAGES
 
+_ERRORS = ("top1_error_percent", "top5_error_percent")
+_MAIN_METRICS = (
+    "train_images",
+    "val_images",
+    "classes",
+    "parameters",
+    "gmacs",
+    "epochs",
+    *_ERRORS,
+    "images_per_second",
+)
+
 
 def print_status(run: Path) -> int:
     """Print where each stage stands; returns the exit code."""
@@ -54,21 +66,20 @@ def _detail(stage: PlacedStage, state: StageState, config: Config, placed: Mappi
 
 
 def _metrics(metrics: Mapping[str, Any]) -> list[str]:
-    """A stage's plain figures in one line, those of each crop plan in one line each."""
-    plain = [_figure(name, value) for name, value in metrics.items() if isinstance(value, int | float | str)]
-    grouped = [
-        f"{name}: {', '.join(_figure(inner, figure) for inner, figure in value.items())}"
-        for name, value in metrics.items()
-        if isinstance(value, dict)
+    """A stage's main figures in one line, those of each crop plan in a line of their own."""
+    plain = [_figure(name, metrics[name]) for name in _MAIN_METRICS if metrics.get(name) is not None]
+    plans = [
+        f"{name}: {', '.join(_figure(error, plan[error]) for error in _ERRORS)}"
+        for name, plan in metrics.items()
+        if isinstance(plan, Mapping) and "views" in plan
     ]
-    return ([", ".join(plain)] if plain else []) + grouped
+    return ([", ".join(plain)] if plain else []) + plans
 
 
-def _figure(name: str, value: Any) -> str:
-    text = f"{value:,.6g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+def _figure(name: str, value: float) -> str:
     if name.endswith("_percent"):
-        return f"{name.removesuffix('_percent')} {text} %"
-    return f"{name} {text}"
+        return f"{name.removesuffix('_percent')} {value:.2f} %"
+    return f"{name} {value:,}" if isinstance(value, int) else f"{name} {value:,.5g}"
 
 
 def _training(stage: PlacedStage, state: StageState, config: Config, placed: Mapping[str, PlacedStage]) -> list[str]:

@@ -73,9 +73,9 @@ def test_plan_of_the_demo_at_two_processes(capsys, tmp_path):
     overrides += ["warmup_epochs=1", "schedule.kind=cosine", "expected_images_per_second=400"]
     rows = plan_rows(capsys, CONFIGS / "demo.yaml", overrides, tmp_path)
     assert rows["batch"].startswith("global batch 64 = 2 processes x 32 images x 1 accumulation step; lr 0.05 is")
-    assert rows["images"] == "1,437 training images (as published; prepare is to check it)"
+    assert rows["images"] == "1,438 training images (as published; prepare is to check it)"
     assert rows["steps"] == (
-        "22.45 an epoch, 225 in 10 epochs; train takes steps 1 to 180, the end of epoch 8; "
+        "22.47 an epoch, 225 in 10 epochs; train takes steps 1 to 180, the end of epoch 8; "
         "freeze_bn takes steps 181 to 225, the end of epoch 10"
     )
     assert rows["lr"] == "linear up to 0.05 over the first epoch, then 0.05 falling as a cosine to 0 at epoch 10"

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from launch.estimate import (
+    Span,
+    checkpoint_bytes,
+    process_memory,
+    step_spans,
+    steps_done,
+    stream_order,
+    training_images,
+    training_rate,
+)
+from pipeline.config.schema import Config
+from pipeline.data.digits import write_digits
+from pipeline.errors import UserError
+from pipeline.models import create_model
+from pipeline.runs.stage import PlacedStage, place_stages
+from stages import STAGES
+from tests.recipes import small_recipe
+
+
+def place(config: Config, run) -> dict[str, PlacedStage]:
+    return place_stages(config, run, STAGES)
+
+
+def digits_recipe(tmp_path) -> Config:
+    fields = small_recipe(tmp_path).model_dump()
+    fields["data"] = {"dataset": "digits"}
+    fields["model"]["num_classes"] = 10
+    return Config.model_validate(fields)
+
+
+def test_number_of_digits_is_what_prepare_writes(tmp_path):
+    config = digits_recipe(tmp_path)
+    write_digits(tmp_path / "digits")
+    written = sum(1 for _ in (tmp_path / "digits" / "train").rglob("*.*"))
+    assert training_images(config, place(config, tmp_path)).count == written
+
+
+def test_images_are_counted_once_prepare_is_done(tmp_path):
+    config = small_recipe(tmp_path)
+    prepare = place(config, tmp_path)["prepare"].directory
+    prepare.mkdir()
+    (prepare / "train.tsv").write_text("path\tlabel\n" + "a\t0\n" * 7)
+    assert training_images(config, place(config, tmp_path)).count is None
+    (prepare / "manifest.json").write_text("{}")
+    assert training_images(config, place(config, tmp_path)).count == 7
+
+
+def test_frozen_steps_begin_where_the_given_checkpoint_stands(tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps({"global_step": 9}))
+    config = small_recipe(tmp_path, freeze_bn={"from_checkpoint": str(tmp_path)})
+    order = stream_order(config, 80)
+    spans = step_spans(config, order, {"freeze_bn": place(config, tmp_path)["freeze_bn"]})
+    assert spans == {"freeze_bn": Span(9, 20, 6)}
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
+    (tmp_path / "manifest.json").write_text("[]")
+    config = small_recipe(tmp_path, freeze_bn={"from_checkpoint": str(tmp_path)})
+    with pytest.raises(UserError, match=r"freeze_bn\.from_checkpoint: .*manifest\.json is not a checkpoint's manifest"):
+        step_spans(config, stream_order(config, 80), place(config, tmp_path))
+
+
+def test_steps_done_come_from_the_record_and_all_count_once_the_stage_is_done(tmp_path):
+    train = place(small_recipe(tmp_path), tmp_path)["train"]
+    span = Span(0, 14, 4)
+    assert steps_done(train, span) == 0
+    train.directory.mkdir()
+    (train.directory / "events.jsonl").write_text('{"kind": "train", "global_step": 5}\n{"kind": "validation"}\n')
+    assert steps_done(train, span) == 5
+    (train.directory / "manifest.json").write_text("{}")
+    assert steps_done(train, span) == 14
+
+
+def test_nothing_measured_and_nothing_expected_is_no_rate(tmp_path):
+    config = small_recipe(tmp_path)
+    assert training_rate(config, place(config, tmp_path)) is None
+
+
+def test_checkpoint_size_is_that_of_the_tensors_in_it(tmp_path):
+    config = small_recipe(tmp_path)
+    model = create_model("senet_nano", 4)
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values() if tensor.is_floating_point())
+    momentum = sum(parameter.nbytes for parameter in model.parameters())
+    assert checkpoint_bytes(config) == weights + momentum
+
+
+def test_memory_halves_its_activations_at_16_bits_and_keeps_its_weights(tmp_path):
+    full = process_memory(small_recipe(tmp_path), 8)
+    half = process_memory(small_recipe(tmp_path, execution={"precision": "bfloat16"}), 8)
+    assert full.parameters == half.parameters == 12 * sum(p.numel() for p in create_model("senet_nano", 4).parameters())
+    assert full.activations / 2 <= half.activations < 0.6 * full.activations
