@@ -203,7 +203,9 @@ def test_iterating_anew_begins_at_the_step_that_was_not_finished(
     running = iter(loader)
     for _ in range(8 + 3):
         next(running)
-    assert contents(list(loader)) == whole[GLOBAL_BATCH:]
+    again = iter(loader)
+    assert loader.state_dict()["next_step"] == 1
+    assert contents(list(again)) == whole[GLOBAL_BATCH:]
     assert list(running) == []
 
 
@@ -393,13 +395,16 @@ def test_views_do_not_depend_on_the_batch_or_the_time(index: ImageIndex) -> None
         assert torch.equal(first, single)
 
 
-def test_view_loader_can_be_closed_half_way(index: ImageIndex) -> None:
+def test_view_loader_can_be_closed_or_begun_anew_half_way(index: ImageIndex) -> None:
     views = build_view_loader(index, np.arange(11), WINDOWS, 4, LoaderConfig(), CPU)
     running = iter(views)
     next(running)
     views.close()
     assert list(running) == []
+    earlier = iter(views)
+    next(earlier)
     assert len(list(views)) == 3
+    assert list(earlier) == []
 
 
 @pytest.mark.gpu

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torchvision.transforms import v2
@@ -58,6 +60,14 @@ def test_each_image_turns_by_its_own_angle() -> None:
     for row in range(3):
         torch.testing.assert_close(together[row], rotate(images[row : row + 1], angles[row : row + 1])[0])
     torch.testing.assert_close(together[1], images[1], atol=0.01, rtol=0)
+
+
+def test_training_images_turn_by_the_angles_of_their_batch() -> None:
+    angles = torch.tensor([-9.0, 0.0, 4.0])
+    batch = dataclasses.replace(make_batch(count=3), angles=angles)
+    images = Preprocessor(DATA, AugmentationConfig(rotation_degrees=10.0), CPU, True).training(batch)
+    plain = Preprocessor(DATA, PLAIN, CPU, True).training(batch)
+    torch.testing.assert_close(images, rotate(plain, angles), atol=1e-4, rtol=1e-4)
 
 
 def test_what_comes_in_from_outside_is_the_mean_colour() -> None:
