@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -101,7 +102,7 @@ def make_run(folder: Path, name: str = "run", **evaluate: object) -> Path:
     """A run below `folder` whose prepare stage is done, to be evaluated with the weights of `folder`."""
     root = folder / "images"
     if not root.exists():
-        (folder / "records.json").write_text(json.dumps([vars(record) for record in make_images(root)]))
+        (folder / "records.json").write_text(json.dumps([dataclasses.asdict(record) for record in make_images(root)]))
         make_weights(folder / "weights.safetensors")
     records = [ImageRecord(**fields) for fields in json.loads((folder / "records.json").read_text())]
     config = make_config(folder, **evaluate)
