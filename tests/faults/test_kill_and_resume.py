@@ -26,8 +26,10 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 STAGE_NAMES = ("prepare", "build", "train", "freeze_bn", "evaluate", "report")
 DISTRIBUTED = ("train", "freeze_bn", "evaluate")
-KILLS = {1: 12, 2: 6, 3: 5, 4: 5}
-"""Kills for each number of processes: 28 in all, spread over the stages by chance."""
+KILLS = {1: 10, 2: 4, 3: 4, 4: 4}
+"""How many kills must hit a living process, for each number of processes: 22 in all."""
+LIVES = 3
+"""How often a stage is shot at before it may finish."""
 TIMINGS = {"time", "images_per_second", "data_wait_percent", "seconds"}
 
 
@@ -96,27 +98,36 @@ def test_killed_runs_end_with_the_same_bits_and_events(
     seed = 100 + world_size
     print(f"moments of the kills drawn with seed {seed}")
     chance = random.Random(seed)
-    # Longer stages are hit more often, as they are in life, and every stage that does much is hit at least once.
-    stages = ["prepare", "train", "freeze_bn", "evaluate", "report"][: KILLS[world_size]]
-    stages += chance.choices(list(seconds), weights=list(seconds.values()), k=KILLS[world_size] - len(stages))
-    run = tmp_path / "run"
-    placed = start_run(run, images)
     landed = 0
-    for stage in STAGE_NAMES:
-        for _ in range(stages.count(stage)):
-            processes = start_stage(run, stage, world(stage, world_size))
-            # The moment is the point of the test: it must fall anywhere, not at an event.
-            processes[0].join(chance.uniform(0.0, 1.0) * seconds[stage])
-            landed += processes[0].exitcode is None
-            for process in processes:
-                process.kill()
-            finish(processes)
-        run_stage_to_end(run, stage, world(stage, world_size))
-    assert landed >= KILLS[world_size] - 1
-    found = essence(placed)
-    assert found.keys() == expected.keys()
-    for name in expected:
-        assert found[name] == expected[name], name
+    for attempt in range(5):
+        run = tmp_path / f"run{attempt}"
+        placed = start_run(run, images)
+        for stage in STAGE_NAMES:
+            # One process is enough for the stages that never have more.
+            for _ in range(LIVES if world_size == 1 or stage in DISTRIBUTED else 0):
+                landed += kill_at(chance.uniform(0.0, 0.9) * seconds[stage], run, stage, world(stage, world_size))
+            run_stage_to_end(run, stage, world(stage, world_size))
+        found = essence(placed)
+        assert found.keys() == expected.keys()
+        for name in expected:
+            assert found[name] == expected[name], name
+        if landed >= KILLS[world_size]:
+            break
+    assert landed >= KILLS[world_size]
+
+
+def kill_at(moment: float, run: Path, stage: str, world_size: int) -> bool:
+    """Start the stage and kill all its processes `moment` seconds later; returns whether they were still at work.
+
+    The moment is the point of the test: it must fall anywhere, not at an event.
+    """
+    processes = start_stage(run, stage, world_size)
+    processes[0].join(moment)
+    hit = processes[0].exitcode is None
+    for process in processes:
+        process.kill()
+    finish(processes)
+    return hit
 
 
 def wait_for_step(directory: Path, step: int, deadline: float = 60) -> None:
