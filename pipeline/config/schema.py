@@ -302,7 +302,7 @@ class ResourcesConfig(Section):
     """What the run is given, and what it may expect."""
 
     processes: PositiveInt = 1
-    """Training processes on this machine, one per GPU; under SLURM the job decides."""
+    """Processes of the training and evaluating stages, one per GPU; `launch run` starts them on this machine."""
     expected_images_per_second: PositiveFloat | None = None
     """Training throughput per process that `plan` reckons with until the run has measured its own."""
     collective_timeout_seconds: PositiveInt = 600
