@@ -27,7 +27,16 @@ def test_rows_that_differ_are_marked_and_those_left_open_too(tmp_path: Path) -> 
         "2048",
         "64",
     )
-    assert rows["Dropout before the classifier"].verdict == "same"
+    assert {item for item, row in rows.items() if row.verdict == "same"} == {
+        "Reduction ratio r",
+        "Dropout before the classifier",
+        "Initialisation",
+        "Random crop",
+        "Random horizontal flip",
+        "Optimiser",
+        "Label smoothing",
+        "Batch norms frozen",
+    }
     assert (rows["Epochs"].verdict, rows["Epochs"].paper, rows["Epochs"].run) == ("open", None, "5")
     assert rows["Learning-rate schedule"].run == "times 0.1 after epochs 3"
     assert rows["Epochs with frozen batch norms"].run == "the last 2 epochs"

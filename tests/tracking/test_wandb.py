@@ -20,7 +20,7 @@ from pipeline.runs.manifest import Manifest, write_manifest
 from pipeline.runs.stage import PlacedStage, place_stages
 from pipeline.tracking import wandb as mirror_module
 from pipeline.tracking.events import EventLog
-from pipeline.tracking.wandb import TABLES, WandbMirror, choose_mode
+from pipeline.tracking.wandb import TABLES, WandbMirror
 from pipeline.tracking.wandb_process import metrics_of
 from pipeline.tracking.wandb_state import STATE
 from stages import STAGES
@@ -153,7 +153,6 @@ mirror = WandbMirror(CONFIG, place(run), run, "offline", print)
 log = EventLog(place(run).directory, [mirror])
 for step in range(1, 51):
     log.write("train", **train_fields(step))
-mirror._lines.put(None)
 print(mirror._process.pid, flush=True)
 sys.stdin.read()
 """
@@ -189,8 +188,10 @@ def test_a_kill_of_the_stage_loses_nothing(run: Path) -> None:
     process.wait()
     wait_until_gone(mirror_pid)
     (path,) = fragments(run)
-    assert logged_steps(run) == list(range(1, 51))
-    assert read_exit_code(path) == 1
+    assert read_exit_code(path) == 1, "the run has a proper end"
+    # What had not reached the pipe comes from the event file in the next life.
+    first = logged_steps(run)
+    assert first == list(range(1, len(first) + 1))
     live(run, range(41, 61))
     assert logged_steps(run) == list(range(1, 61))
 
@@ -313,37 +314,6 @@ def test_a_client_that_fails_costs_one_warning(run: Path) -> None:
     life = live(run, range(1, 4))
     (warning,) = life.warnings
     assert "gets no copy of this stage" in warning
-
-
-@pytest.mark.parametrize(
-    ("setting", "environment", "mode"),
-    [
-        ("auto", {}, "offline"),
-        ("auto", {"WANDB_API_KEY": KEY}, "online"),
-        ("auto", {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}, "offline"),
-        ("auto", {"WANDB_IDENTITY_TOKEN_FILE": "/token"}, "online"),
-        ("online", {}, "online"),
-        ("online", {"WANDB_MODE": "disabled"}, "disabled"),
-        ("offline", {"WANDB_API_KEY": KEY}, "offline"),
-        ("disabled", {"WANDB_MODE": "online", "WANDB_API_KEY": KEY}, "disabled"),
-    ],
-)
-def test_the_mode_is_the_configs_unless_the_environment_says_otherwise(
-    tmp_path: Path, setting: str, environment: dict[str, str], mode: str
-) -> None:
-    assert choose_mode(setting, {"HOME": str(tmp_path), **environment}) == mode
-
-
-def test_a_key_in_netrc_is_one_for_its_server_only(tmp_path: Path) -> None:
-    (tmp_path / ".netrc").write_text(f"machine api.wandb.ai login user password {KEY}\n")
-    (tmp_path / ".netrc").chmod(0o600)
-    assert choose_mode("auto", {"HOME": str(tmp_path)}) == "online"
-    assert choose_mode("auto", {"HOME": str(tmp_path), "WANDB_BASE_URL": "https://wandb.example.org"}) == "offline"
-
-
-def test_a_key_in_the_clients_settings_is_found(tmp_path: Path) -> None:
-    (tmp_path / "settings").write_text(f"[default]\napi_key = {KEY}\n")
-    assert choose_mode("auto", {"HOME": "/nonexistent", "WANDB_CONFIG_DIR": str(tmp_path)}) == "online"
 
 
 def test_metrics_are_numbers_with_their_step() -> None:
