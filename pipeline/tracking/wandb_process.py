@@ -1,10 +1,10 @@
 """The process that is one stage's W&B run: JSON lines in, warnings for the user out.
 
 No step is given to W&B twice, although a stage that was killed does its last steps again, and none is left out: this
-process outlives the stage until it has handed over what is in the pipe, and the next life begins with everything in the
-event file that W&B does not have. `wandb.json` in the stage's directory says what that is. Where this process was killed
-too, an offline run is a torn file that nobody can upload; its folder is removed and all it had is handed over again.
-Online, what the client had not uploaded by then is missing from W&B (never from the event file).
+process outlives the stage until it has handed over what is in the pipe, and the next life begins with everything in
+the event file that W&B does not have. `wandb.json` in the stage's directory says what that is. Where this process was
+killed too, an offline run is a torn file that nobody can upload; its folder is removed and all it had is handed over
+again. Online, what the client had not uploaded by then is missing from W&B (never from the event file).
 """
 
 from __future__ import annotations
