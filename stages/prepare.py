@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.findings import Finding, count_findings, find_duplicates, write_findings
+from pipeline.data.findings import FINDINGS, Finding, count_findings, find_duplicates, write_findings
 from pipeline.data.index import ImageRecord, write_dataset
 from pipeline.data.layout import Layout, lay_out
 from pipeline.data.scan import Chunk, count_cpus, plan_chunks, read_inspections, scan
@@ -106,7 +106,7 @@ def _refuse_bad_images(findings: Sequence[Finding], excluded: Sequence[str], tab
 def _tell(context: StageContext, findings: Sequence[Finding]) -> None:
     counts = collections.Counter(found.finding for found in findings if found.severity == "warning")
     for finding, count in sorted(counts.items()):
-        text = f"{count:,} images: {finding} (see {context.directory / 'findings.tsv'})"
+        text = f"findings of kind {finding}: {count:,} (listed in {context.directory / FINDINGS})"
         context.events.show("note", level="warning", text=text)
 
 

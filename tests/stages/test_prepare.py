@@ -165,7 +165,7 @@ def test_training_image_among_the_validation_images_is_a_warning(tmp_path: Path,
     assert result.metrics["findings"] == {"duplicate_across_splits": 1}
     (note,) = [event for event in told if event["kind"] == "note"]
     assert note["level"] == "warning"
-    assert note["text"].startswith("1 images: duplicate_across_splits")
+    assert note["text"].startswith("findings of kind duplicate_across_splits: 1 (listed in ")
 
 
 def test_flat_imagenet_is_labelled_by_the_devkits_file(
