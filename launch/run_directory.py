@@ -18,6 +18,7 @@ from pipeline.runs.stage import PlacedStage
 from stages import STAGES
 
 PROVENANCE = "provenance.json"
+_OPERATIONS = ("loader", "checkpoint", "tracking", "resources")
 
 
 def default_run(config: Config) -> Path:
@@ -34,16 +35,20 @@ def describe_changes(run: Path, config: Config) -> str | None:
         return None
     old = read_run_config(run)
     differences = {line.partition(":")[0]: line for line in config_differences(old, config)}
-    relevant = {key: line for key, line in differences.items() if any(covers(spec, key) for spec in STAGES)}
-    if not relevant:
+    changed = changed_stages(old, config, list(differences), STAGES)
+    if not changed:
         return None
-    changed = changed_stages(old, config, list(relevant), STAGES)
+    relevant = [line for key, line in differences.items() if not _is_operation(key)]
     kept = [spec.name for spec in STAGES if spec.is_active(config) and spec.name not in changed]
-    lines = [f"{run} was set up with another config; this one differs in", *(f"  {line}" for line in relevant.values())]
+    lines = [f"{run} was set up with another config; this one differs in", *(f"  {line}" for line in relevant)]
     lines.append(f"stages that would start anew, in new directories: {', '.join(changed)}")
     if kept:
         lines.append(f"stages that would be kept: {', '.join(kept)}")
     return "\n".join(lines)
+
+
+def _is_operation(key: str) -> bool:
+    return key.partition(".")[0] in _OPERATIONS and not any(covers(spec, key) for spec in STAGES)
 
 
 def set_up(run: Path, config: Config, stages: Iterable[PlacedStage], accept_changes: bool) -> None:

@@ -74,6 +74,28 @@ def test_a_loader_whose_pixels_differ_is_not_an_operation(tmp_path):
         start(tmp_path / "run", small_recipe(tmp_path, loader={"backend": "reference"}))
 
 
+def test_freezing_another_checkpoint_is_another_config(tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    start(tmp_path / "run", small_recipe(tmp_path))
+    other = small_recipe(tmp_path, freeze_bn={"from_checkpoint": str(tmp_path)}, loader={"threads": 3})
+    changes = describe_changes(tmp_path / "run", other)
+    assert changes is not None
+    assert changes.splitlines()[1:] == [
+        f'  freeze_bn.from_checkpoint: null -> "{tmp_path}"',
+        "stages that would start anew, in new directories: freeze_bn, evaluate, report",
+        "stages that would be kept: prepare, build, train",
+    ]
+
+
+def test_another_weight_file_is_another_config(tmp_path):
+    old, new = (tmp_path / name for name in ("old.safetensors", "new.safetensors"))
+    old.touch()
+    new.touch()
+    start(tmp_path / "run", small_recipe(tmp_path, evaluate={"weights": str(old)}))
+    with pytest.raises(UserError, match=r"evaluate\.weights: .*\n.* in new directories: evaluate, report\n"):
+        start(tmp_path / "run", small_recipe(tmp_path, evaluate={"weights": str(new)}))
+
+
 def test_accepted_changes_become_the_run_s_config(tmp_path):
     other = small_recipe(tmp_path, optim={"lr": 0.1})
     start(tmp_path / "run", small_recipe(tmp_path))
