@@ -93,10 +93,12 @@ def class_plots(classes: Sequence[ClassErrors]) -> tuple[Plot, ...]:
         axes.set_xlabel("error, %")
         axes.set_xlim(left=0)
         axes.grid(False, axis="y")
-        _legend(axes, palette, "lower right")
+        axes.legend(
+            frameon=False, fontsize=9, labelcolor=palette.text, loc="lower left", bbox_to_anchor=(0, 1), ncols=2
+        )
 
     few = "the one class with errors" if len(worst) == 1 else f"the {len(worst)} classes with the highest top-1 error"
-    return (Plot("worst_classes", f"Top-1 and top-5 error of {few}", draw, height_inches=0.9 + 0.24 * len(worst)),)
+    return (Plot("worst_classes", f"Top-1 and top-5 error of {few}", draw, height_inches=1.1 + 0.24 * len(worst)),)
 
 
 def _curve(record: RunRecord, field: str, title: str, label: str, from_zero: bool = False) -> Plot:
@@ -128,7 +130,7 @@ def _errors_of(record: RunRecord) -> Callable[[Axes, Palette], None]:
         axes.set_xlabel("epoch")
         axes.set_xlim(0, record.train_events[-1]["epoch"])
         axes.set_ylim(bottom=0)
-        _legend(axes, palette)
+        axes.legend(frameon=False, fontsize=9, labelcolor=palette.text, loc="upper center")
 
     return draw
 
@@ -156,10 +158,11 @@ def _shade_frozen(axes: Axes, palette: Palette, record: RunRecord) -> None:
         axes.axvspan(begun, record.train_events[-1]["epoch"], color=palette.shade, linewidth=0, zorder=0)
         axes.annotate(
             "frozen BN",
-            (begun, 1.0),
-            xycoords=("data", "axes fraction"),
-            xytext=(3, -4),
+            (1.0, 1.0),
+            xycoords="axes fraction",
+            xytext=(-4, -4),
             textcoords="offset points",
+            ha="right",
             va="top",
             fontsize=8,
             color=palette.muted,
@@ -177,10 +180,6 @@ def _style(axes: Axes, palette: Palette) -> None:
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set_color(palette.text)
         label.set_fontsize(9)
-
-
-def _legend(axes: Axes, palette: Palette, place: str = "upper center") -> None:
-    axes.legend(frameon=False, fontsize=9, labelcolor=palette.text, loc=place)
 
 
 def _shortened(words: str) -> str:
