@@ -1,4 +1,4 @@
-"""What all tests share: one torch thread a process, no network logging, and the optional real data."""
+"""What all tests share: one torch thread a process, no logging to W&B, and the optional real data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 # Before torch is imported anywhere: two cores at full OpenMP teams fight with DALI's threads and with each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_MODE"] = "disabled"
 
 import pytest
 

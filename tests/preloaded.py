@@ -10,6 +10,7 @@ for module in (
     "stages.evaluate",
     "stages.freeze_bn",
     "stages.prepare",
+    "stages.report",
     "stages.runner",
     "stages.train",
 ):

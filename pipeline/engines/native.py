@@ -15,7 +15,6 @@ from pipeline.distributed import Collective
 from pipeline.engines.engine import OptimizerState
 from pipeline.training.optim import build_sgd
 
-
 # The batch norm statistics are each process's own, as in 2017; `synchronise_buffers` hands them on where needed.
 # PyTorch is renaming the argument that says so.
 _OWN_STATISTICS: dict[str, Any] = {
