@@ -47,7 +47,7 @@ def train_phase(
     source: str,
     optimizer: OptimizerState | None,
 ) -> StageResult:
-    """Train `phase`, beginning with `weights` (from `source`) and `optimizer`, or where an earlier life of this stage stopped.
+    """Train `phase` from `weights` (read from `source`) and `optimizer`, or from where an earlier life stopped.
 
     Leaves weights.safetensors (parameters and batch norm statistics) and the last checkpoint.
     """
