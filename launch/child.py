@@ -11,6 +11,8 @@ import types
 from collections.abc import Mapping
 from pathlib import Path
 
+from pipeline.cores import count_cores
+
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 _SECONDS_TO_SAVE = 300
 _SHOW_CURSOR = "\x1b[?25h\n"
@@ -29,8 +31,7 @@ def stage_environment(environment: Mapping[str, str], processes: int) -> dict[st
     """The child's environment: it dies with launch, and its processes share the cores."""
     child = dict(environment)
     child["SENET154_LAUNCHER"] = "1"
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    child.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
+    child.setdefault("OMP_NUM_THREADS", str(max(1, count_cores() // processes)))
     # OpenMP's threads would burn the cores that the decoding threads need while they wait for work.
     child.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     child.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_SECONDS_TO_SAVE))

@@ -23,11 +23,19 @@ def count_visible_gpus() -> int:
     return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
-def advise(processes: int, gpus: int) -> str | None:
-    """What to tell about the number of processes; None where it suits. UserError where some would have no GPU."""
+def advise(processes: int, gpus: int, cores: int) -> str | None:
+    """What to tell about the number of processes; None where it suits.
+
+    UserError where some would have no GPU, or where a recipe for many GPUs would swamp a machine that has none.
+    """
     if 0 < gpus < processes:
         raise UserError(
             f"resources.processes: must be at most the {gpus} visible GPUs, one for each process (given {processes})"
+        )
+    if gpus == 0 and processes > 8 * cores:
+        raise UserError(
+            f"resources.processes: {processes} processes are far too many for {cores} CPU cores and no GPU; "
+            "this recipe is for another machine, or set processes=1"
         )
     if gpus > 1 and processes < gpus:
         return f"{gpus} GPUs are visible and this run uses {processes}; processes={gpus} uses them all"

@@ -19,6 +19,7 @@ from launch.results import print_results
 from launch.run_directory import default_run, set_up
 from pipeline.config.reader import load_config
 from pipeline.config.schema import Config
+from pipeline.cores import count_cores
 from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR
 from pipeline.runs.lock import DirectoryBusy, busy_message, lock_holder
 from pipeline.runs.manifest import read_manifest
@@ -100,7 +101,7 @@ def _check(config: Config, chosen: Stages) -> None:
             if holder is not None:
                 raise DirectoryBusy(busy_message(stage.directory, holder))
     if any(stage.spec.distributed and not stage.is_done for stage in chosen.values()):
-        advice = advise(processes, count_visible_gpus())
+        advice = advise(processes, count_visible_gpus(), count_cores())
         if advice is not None:
             say(advice)
 

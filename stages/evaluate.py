@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.config.schema import CropPlan
+from pipeline.config.crop_plan import CropPlan
 from pipeline.data.index import Dataset, read_dataset
 from pipeline.data.loaders import build_view_loader
 from pipeline.data.normalisation import Preprocessor

@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.cores import count_cores
 from pipeline.data.findings import FINDINGS, Finding, count_findings, find_duplicates, write_findings
 from pipeline.data.index import ImageRecord, write_dataset
 from pipeline.data.layout import Layout, lay_out
-from pipeline.data.scan import Chunk, count_cpus, plan_chunks, read_inspections, scan
+from pipeline.data.scan import Chunk, plan_chunks, read_inspections, scan
 from pipeline.data.tree import join_path
 from pipeline.errors import UserError
 from stages.context import StageContext, StageResult
@@ -62,7 +63,7 @@ def _scan(context: StageContext, chunks: Sequence[Chunk], parts: Path) -> None:
                 "progress", done=done, total=total, unit="images", rate=rate, text="checking every image"
             )
 
-    scan(chunks, parts, context.stop, show, count_cpus())
+    scan(chunks, parts, context.stop, show, count_cores())
 
 
 def _judge(split: str, chunks: Sequence[Chunk], layout: Layout) -> tuple[list[ImageRecord], list[Finding]]:

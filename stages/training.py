@@ -17,7 +17,7 @@ from pipeline.engines.native import NativeEngine
 from pipeline.models import create_model
 from pipeline.models.weights import load_tensors, save_weights
 from pipeline.tracking.events import read_events
-from pipeline.training.batching import split_batch
+from pipeline.training.batching import describe_batch, split_batch
 from pipeline.training.checkpoint import CheckpointStore, checkpoint_files, read_checkpoint
 from pipeline.training.trainer import Phase, Trainer, compare_processes, describe_processes
 from stages.context import StageContext, StageResult
@@ -56,11 +56,7 @@ def train_phase(
     if collective.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     split = split_batch(config.train.global_batch, collective.ranks.world_size, config.train.max_micro_batch)
-    _note(
-        context,
-        f"global batch {split.global_batch} = {split.world_size} processes x {split.micro_batch} images "
-        f"x {split.accumulation} accumulation steps; lr {config.optim.lr:g} is for the global batch",
-    )
+    _note(context, describe_batch(split, config.optim.lr))
     load_tensors(model, weights, source)
     engine = NativeEngine(model, config.optim, config.execution, collective)
     size = config.train.image_size_px

@@ -10,7 +10,8 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from pipeline.config.schema import Config, Section
+from pipeline.config.schema import Config
+from pipeline.config.section import Section
 
 _SIMILAR = 0.7
 _TOP_LEVEL = f"the top level has: {', '.join(Config.model_fields)}"

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from pipeline.config.document import Entry, Place, Problem
 from pipeline.config.keys import expectation, explain_unknown, field_at, inner_section
-from pipeline.config.schema import Config, Section
+from pipeline.config.schema import Config
+from pipeline.config.section import Section
 
 Path = tuple[int | str, ...]
 

@@ -1,36 +1,28 @@
 """Every key of a recipe: its type, its default and what it means.
 
 A `Config` is frozen and complete: code takes the section it needs and never looks a key up by name or invents a
-default. Keys under `loader`, `checkpoint`, `tracking` and `resources` are operations: they change how a run is carried
-out and never what it computes, so they are no part of any stage's key.
+default. Keys under `loader` (but for its backend), `checkpoint`, `tracking` and `resources` are operations: they change
+how a run is carried out and never what it computes, so they are no part of any stage's key.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-
-def _tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-class Section(BaseModel):
-    """A part of the recipe: strict types, finite numbers, no unknown keys, frozen."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-PositiveInt = Annotated[int, Field(gt=0)]
-Natural = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Triple = Annotated[tuple[float, float, float], BeforeValidator(_tuple)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_tuple)]
-
-Position = Literal["center", "top_left", "top_right", "bottom_left", "bottom_right"]
+from pipeline.config.crop_plan import CropPlan, resolve_plan
+from pipeline.config.section import (
+    Fraction,
+    Names,
+    Natural,
+    NonNegative,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Triple,
+    as_tuple,
+)
 
 
 class DataConfig(Section):
@@ -91,9 +83,9 @@ class ModelConfig(Section):
 class AugmentationConfig(Section):
     """What is done to a training image at random."""
 
-    area: Annotated[tuple[float, float], BeforeValidator(_tuple)] = (0.08, 1.0)
+    area: Annotated[tuple[float, float], BeforeValidator(as_tuple)] = (0.08, 1.0)
     """Share of the image that the random crop covers."""
-    aspect: Annotated[tuple[float, float], BeforeValidator(_tuple)] = (0.75, 4 / 3)
+    aspect: Annotated[tuple[float, float], BeforeValidator(as_tuple)] = (0.75, 4 / 3)
     """Aspect ratio of the random crop, drawn log-uniformly."""
     flip: bool = True
     rotation_degrees: Annotated[float, Field(ge=0, le=45)] = 0.0
@@ -134,7 +126,7 @@ class ScheduleConfig(Section):
     """The learning rate over the run, as a function of the epoch (fractional, so it changes at every step)."""
 
     kind: Literal["step", "cosine"] = "step"
-    drop_epochs: Annotated[tuple[PositiveFloat, ...], BeforeValidator(_tuple)] = ()
+    drop_epochs: Annotated[tuple[PositiveFloat, ...], BeforeValidator(as_tuple)] = ()
     """Epochs after which the rate is multiplied by drop_factor; kind step."""
     drop_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     warmup_epochs: NonNegative = 0.0
@@ -147,55 +139,6 @@ class ScheduleConfig(Section):
         if list(self.drop_epochs) != sorted(set(self.drop_epochs)):
             raise ValueError(f"drop_epochs: must increase (given {list(self.drop_epochs)})")
         return self
-
-
-class CropView(Section):
-    """Squares cut from the image after its shorter side was resized."""
-
-    resize_px: PositiveInt
-    crop_px: PositiveInt
-    positions: Annotated[tuple[Position, ...], BeforeValidator(_tuple)] = ("center",)
-    mirror: bool = False
-    """Whether each square is also seen mirrored."""
-
-    @model_validator(mode="after")
-    def _crop_fits(self) -> Self:
-        if self.crop_px > self.resize_px:
-            raise ValueError(
-                f"crop_px: must not exceed resize_px (given crop_px {self.crop_px}, resize_px {self.resize_px})"
-            )
-        if not self.positions or len(set(self.positions)) != len(self.positions):
-            raise ValueError(f"positions: at least one, each once (given {list(self.positions)})")
-        return self
-
-
-class CropPlan(Section):
-    """Views of an image whose class probabilities are averaged."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    views: Annotated[tuple[CropView, ...], BeforeValidator(_tuple), Field(min_length=1)]
-
-
-_CORNERS: tuple[Position, ...] = ("top_left", "top_right", "bottom_left", "bottom_right", "center")
-BUILTIN_PLANS: dict[str, CropPlan] = {
-    plan.name: plan
-    for plan in (
-        # Section 5.1 of the paper: shorter side 256, centre 224.
-        CropPlan(name="center224", views=(CropView(resize_px=256, crop_px=224),)),
-        # The paper does not say what its 320 crops were resized from; 320 of 320 is what its reference [15] did.
-        CropPlan(name="center320", views=(CropView(resize_px=320, crop_px=320),)),
-        CropPlan(name="10crop", views=(CropView(resize_px=256, crop_px=224, positions=_CORNERS, mirror=True),)),
-    )
-}
-
-
-def resolve_plan(plan: str | CropPlan, key: str) -> CropPlan:
-    """The plan itself, or the built-in one of that name; ValueError names the key and the built-in plans."""
-    if isinstance(plan, CropPlan):
-        return plan
-    if plan not in BUILTIN_PLANS:
-        raise ValueError(f"{key}: no built-in crop plan '{plan}' (there are: {', '.join(BUILTIN_PLANS)})")
-    return BUILTIN_PLANS[plan]
 
 
 class TrainConfig(Section):
@@ -247,7 +190,7 @@ class EvaluateConfig(Section):
 
     weights: str | None = None
     """A weight file to evaluate instead of the run's own weights."""
-    plans: Annotated[tuple[str | CropPlan, ...], BeforeValidator(_tuple), Field(min_length=1)] = ("center224",)
+    plans: Annotated[tuple[str | CropPlan, ...], BeforeValidator(as_tuple), Field(min_length=1)] = ("center224",)
     """Built-in plans by name (center224, center320, 10crop), or plans written out."""
     batch: PositiveInt = 64
     """Images decoded at once; each passes through the network once per view."""

@@ -94,11 +94,6 @@ def read_inspections(chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Mapping[s
         yield chunk, {name: kept[name][1] for name in chunk.names}
 
 
-def count_cpus() -> int:
-    """The cores this process may use, which inside a job are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 _Stamp = tuple[int, int]
 _Part = dict[str, tuple[_Stamp, Inspection]]
 

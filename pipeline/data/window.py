@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.config.schema import Position
+from pipeline.config.crop_plan import Position
 
 Pixels = npt.NDArray[np.int64]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.config.schema import CropPlan
+from pipeline.config.crop_plan import CropPlan
 from pipeline.data.window import Window
 
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
-from pipeline.config.schema import CropPlan, ExecutionConfig
+from pipeline.config.crop_plan import CropPlan
+from pipeline.config.schema import ExecutionConfig
 from pipeline.data.normalisation import Preprocessor
 from pipeline.evaluation.crops import count_views, expand
 

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional
 from torch import nn
 
-from pipeline.config.schema import Config, CropPlan
+from pipeline.config.crop_plan import CropPlan
+from pipeline.config.schema import Config
 from pipeline.data.batch import ViewBatch
 from pipeline.data.index import ImageIndex
 from pipeline.data.loaders import build_view_loader

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from pipeline.config.schema import CropPlan
+from pipeline.config.crop_plan import CropPlan
 from pipeline.models.spec import SPECS
 from pipeline.reporting.paper import statements
 from pipeline.reporting.record import TRAINING_STAGES, RunRecord

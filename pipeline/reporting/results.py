@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from pipeline.config.schema import CropPlan
+from pipeline.config.crop_plan import CropPlan
 from pipeline.reporting.paper import Errors, senet154_errors
 from pipeline.reporting.recipe import center_crop
 from pipeline.reporting.record import RunRecord

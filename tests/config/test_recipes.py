@@ -73,6 +73,7 @@ def test_320_px_recipe_changes_nothing_but_the_size():
         "model.expect.gmacs: 20.69 -> 42.21",
         "train.image_size_px: 224 -> 320",
         'train.validation: "center224" -> "center320"',
+        "resources.expected_images_per_second: 170.0 -> 83.0",
     ]
 
 

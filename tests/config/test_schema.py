@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from pipeline.config.crop_plan import BUILTIN_PLANS, CropPlan, CropView, resolve_plan
 from pipeline.config.reader import load_config
-from pipeline.config.schema import BUILTIN_PLANS, Config, CropPlan, CropView, resolve_plan
+from pipeline.config.schema import Config
 from tests.config.written import mistakes
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from pipeline.config.schema import Position
+from pipeline.config.crop_plan import Position
 from pipeline.data.window import Window, resized_sizes
 
 SIZES = [(375, 500), (500, 375), (333, 499), (257, 256), (256, 256), (31, 97), (1, 1), (1, 7), (100, 3), (640, 427)]

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pipeline.config.crop_plan import CropPlan, CropView
 from pipeline.config.reader import write_run_config
-from pipeline.config.schema import Config, CropPlan, CropView
+from pipeline.config.schema import Config
 from pipeline.data.index import ImageClass, ImageRecord, read_dataset, write_dataset
 from pipeline.data.normalisation import Preprocessor
 from pipeline.distributed import Collective

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pipeline.config.schema import BUILTIN_PLANS, CropPlan, CropView
+from pipeline.config.crop_plan import BUILTIN_PLANS, CropPlan, CropView
 from pipeline.data.window import Window
 from pipeline.evaluation.crops import count_views, expand
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.config.schema import AugmentationConfig, CropPlan, CropView, DataConfig, ExecutionConfig
+from pipeline.config.crop_plan import CropPlan, CropView
+from pipeline.config.schema import AugmentationConfig, DataConfig, ExecutionConfig
 from pipeline.data.normalisation import Preprocessor
 from pipeline.evaluation.inference import ViewScorer, evaluating
 

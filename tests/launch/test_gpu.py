@@ -33,13 +33,18 @@ def test_a_machine_without_a_driver_has_no_gpus(tmp_path, monkeypatch):
 
 
 def test_idle_gpus_are_mentioned_and_never_taken():
-    assert advise(1, 4) == "4 GPUs are visible and this run uses 1; processes=4 uses them all"
-    assert advise(4, 4) is None
-    assert advise(1, 1) is None
-    assert advise(3, 0) is None
+    assert advise(1, 4, 16) == "4 GPUs are visible and this run uses 1; processes=4 uses them all"
+    assert advise(4, 4, 16) is None
+    assert advise(1, 1, 16) is None
+    assert advise(3, 0, 16) is None
 
 
 def test_more_processes_than_gpus_are_refused():
     message = r"resources\.processes: must be at most the 2 visible GPUs, one for each process \(given 64\)"
     with pytest.raises(UserError, match=message):
-        advise(64, 2)
+        advise(64, 2, 16)
+
+
+def test_a_recipe_for_many_gpus_is_refused_where_there_are_none():
+    with pytest.raises(UserError, match="64 processes are far too many for 2 CPU cores and no GPU"):
+        advise(64, 0, 2)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from pipeline.config.crop_plan import CropPlan
 from pipeline.config.reader import write_run_config
-from pipeline.config.schema import Config, CropPlan
+from pipeline.config.schema import Config
 from pipeline.data.findings import Finding, write_findings
 from pipeline.data.index import ImageClass, ImageRecord, write_dataset
 from pipeline.evaluation.crops import count_views

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config.crop_plan import BUILTIN_PLANS, CropPlan, CropView
 from pipeline.config.reader import load_config
-from pipeline.config.schema import BUILTIN_PLANS, CropPlan, CropView
 from pipeline.reporting.paper import read_paper, senet154_errors, statements
 from pipeline.reporting.recipe import RecipeRow, center_crop, compare_recipe
 from pipeline.reporting.record import read_run_record

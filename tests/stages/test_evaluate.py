@@ -15,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.config.crop_plan import CropPlan
 from pipeline.config.reader import write_run_config
-from pipeline.config.schema import Config, CropPlan
+from pipeline.config.schema import Config
 from pipeline.data.index import read_dataset
 from pipeline.data.normalisation import Preprocessor
 from pipeline.distributed import Collective

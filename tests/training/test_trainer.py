@@ -17,6 +17,7 @@ from pipeline.models import create_model
 from pipeline.models.weights import read_weights
 from pipeline.ranks import Ranks
 from pipeline.runs.manifest import read_manifest
+from pipeline.runs.outcome import read_outcome
 from pipeline.runs.stage import PlacedStage, place_stages
 from pipeline.seeds import derive_seed
 from pipeline.tracking.events import read_events
@@ -124,15 +125,16 @@ def test_events_tell_every_logged_step_once_and_the_manifest_the_result(tmp_path
 
 @pytest.mark.parametrize(("lr", "what"), [(1e20, "the loss was"), (1e10, "weights became")])
 def test_a_loss_or_weights_that_are_no_numbers_stop_the_run_before_they_are_saved(
-    lr: float, what: str, tmp_path: Path, images: Path, capfd: pytest.CaptureFixture[str]
+    lr: float, what: str, tmp_path: Path, images: Path
 ) -> None:
     config = small_recipe(images, optim={"lr": lr}, schedule={"warmup_epochs": 0.0}, checkpoint={"every_steps": 1})
     placed = start_run(tmp_path / "run", config)
     assert finish(start_stage(tmp_path / "run", "train")) == [1]
-    message = capfd.readouterr().err
-    assert f"{what} NaN or infinite in step" in message
-    assert "training stops and nothing more is saved" in message
-    assert "Traceback" not in message
+    outcome = read_outcome(placed["train"].directory)
+    assert outcome is not None
+    assert f"{what} NaN or infinite in step 2, so training stops and nothing more is saved" in outcome.message
+    assert "the last good checkpoint is" in outcome.message
+    assert "step-00000001" in outcome.message
     for path in (placed["train"].directory / "checkpoints").glob("step-*/model.safetensors"):
         assert all(torch.isfinite(value).all() for value in read_weights(path).values())
 
