@@ -32,7 +32,9 @@ def describe(stage: str, event: Event) -> str | None:
 
 def describe_training(event: Event) -> list[str]:
     """What a train event adds to the progress of the steps."""
-    return [f"loss {event['loss']:.3f}", f"lr {event['lr']:.3g}", rate(event["images_per_second"], "image")]
+    loss = event["loss"]
+    shown = f"{loss:.3f}" if loss < 1e4 else f"{loss:.3g}"
+    return [f"loss {shown}", f"lr {event['lr']:.3g}", rate(event["images_per_second"], "image")]
 
 
 def rate(value: float, unit: str) -> str:
