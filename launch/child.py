@@ -24,7 +24,7 @@ def stage_command(name: str, run: Path, processes: int) -> list[str]:
     stage = ["stages", name, "--run", str(run)]
     if processes == 1:
         return [sys.executable, "-m", *stage]
-    return [sys.executable, "-m", "launch.torchrun", str(processes), *stage]
+    return [sys.executable, "-m", "stages.torchrun", str(processes), *stage]
 
 
 def stage_environment(environment: Mapping[str, str], processes: int) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`python -m launch.torchrun N MODULE ...`: torchrun on one machine, which ends when launch dies and leaves the last
+"""`python -m stages.torchrun N MODULE ...`: torchrun on one machine, which ends when launch dies and leaves the last
 word to the stage."""
 
 from __future__ import annotations
