@@ -135,10 +135,10 @@ def _outcome(error: Exception, ranks: Ranks) -> Outcome:
 
 def _explain(name: str, error: Exception, outcome: Outcome, ranks: Ranks, is_first: bool) -> None:
     """One message, from the rank where the trouble began; what it then does to the others is not worth a word."""
-    is_expected = isinstance(error, UserError | StopRequested | TrainingDiverged)
-    if not is_first and not (is_expected and ranks.is_main):
+    # A user's mistake can show before the main rank has cleared away an earlier life's note.
+    if not is_first and not (isinstance(error, UserError) and ranks.is_main):
         return
-    if not is_expected:
+    if not isinstance(error, UserError | StopRequested | TrainingDiverged):
         traceback.print_exception(error)
     print(f"{name}: {outcome.message}", file=sys.stderr, flush=True)
 
