@@ -24,6 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 from launch.status import print_status
 
                 return print_status(arguments.run)
+            case "submit":
+                from launch.submit import SubmitRequest, submit_stages
+
+                return submit_stages(SubmitRequest.of(arguments))
             case _:
                 from launch.run import RunRequest, run_stages
 

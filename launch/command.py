@@ -53,30 +53,45 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{plan,run,status}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{plan,run,submit,status}")
     plan = commands.add_parser("plan", help="say what a run would do, on what, and how long it would take")
     _add_recipe(plan)
     run = commands.add_parser("run", help="run the stages that are not done, on this machine")
     _add_recipe(run)
-    some = run.add_mutually_exclusive_group()
-    some.add_argument("--only", metavar="STAGE", help="run this one stage; the stages it reads must be done")
-    some.add_argument(
-        "--from", dest="first", metavar="STAGE", help="start at this stage; the stages before it must be done"
-    )
+    _add_choice(run)
     run.add_argument(
         "--from-checkpoint",
         metavar="PATH",
         help="freeze the batch norms of this checkpoint directory, also another run's (freeze_bn.from_checkpoint)",
     )
-    run.add_argument(
+    submit = commands.add_parser("submit", help="queue the stages that are not done on a SLURM cluster, one job each")
+    _add_recipe(submit)
+    submit.add_argument(
+        "--profile",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="what each stage gets, as slurm/profiles/8x8_gpu.yaml",
+    )
+    _add_choice(submit)
+    submit.add_argument("--dry-run", action="store_true", help="print the scripts; touch nothing")
+    status = commands.add_parser("status", help="say how far a run is")
+    status.add_argument("run", type=Path, metavar="RUN", help="the run directory")
+    return parser
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    some = parser.add_mutually_exclusive_group()
+    some.add_argument("--only", metavar="STAGE", help="this one stage; the stages it reads must be done or queued")
+    some.add_argument(
+        "--from", dest="first", metavar="STAGE", help="start at this stage; the stages before it must be done or queued"
+    )
+    parser.add_argument(
         "--accept-changes",
         action="store_true",
         help="go on in a run directory of another config: stages that the changes concern run again, in new "
         "directories; nothing is overwritten",
     )
-    status = commands.add_parser("status", help="say how far a run is")
-    status.add_argument("run", type=Path, metavar="RUN", help="the run directory")
-    return parser
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
