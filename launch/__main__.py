@@ -21,9 +21,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
                 return print_plan(arguments.config, arguments.overrides, arguments.run)
             case "status":
-                from launch.status import print_status
+                from launch.status import print_status, watch_status
 
+                if arguments.watch is not None:
+                    return watch_status(arguments.run, arguments.watch)
                 return print_status(arguments.run)
+            case "cancel":
+                from launch.cancel import cancel_run
+
+                return cancel_run(arguments.run)
+            case "logs":
+                from launch.logs import print_logs
+
+                return print_logs(arguments.run, arguments.stage, arguments.follow)
             case "submit":
                 from launch.submit import SubmitRequest, submit_stages
 

@@ -15,16 +15,21 @@ _EPILOG = """examples:
   python -m launch run configs/demo.yaml epochs=20 processes=2 --run runs/longer
   python -m launch status runs/demo
 
+  python -m launch submit configs/senet154_ilsvrc2017.yaml --profile slurm/profiles/8x8_gpu.yaml
+  python -m launch logs runs/senet154_ilsvrc2017 train -f
+
 exit codes:
   0 done; 75 stopped on request, the same command goes on; 2 the recipe, data or command is wrong; 1 anything else
 """
+
+_WITH_RECIPE = ("plan", "run", "submit")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments; exits with 2 and a message where they are wrong. `key=value` may stand anywhere."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
-    if arguments.command != "status":
+    if arguments.command in _WITH_RECIPE:
         # argparse gives up a list of positional arguments at the first option between them.
         overrides = [argument for argument in rest if "=" in argument and not argument.startswith("-")]
         arguments.overrides += overrides
@@ -53,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{plan,run,submit,status}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{plan,run,submit,status,logs,cancel}")
     plan = commands.add_parser("plan", help="say what a run would do, on what, and how long it would take")
     _add_recipe(plan)
     run = commands.add_parser("run", help="run the stages that are not done, on this machine")
@@ -76,8 +81,27 @@ def _parser() -> argparse.ArgumentParser:
     _add_choice(submit)
     submit.add_argument("--dry-run", action="store_true", help="print the scripts; touch nothing")
     status = commands.add_parser("status", help="say how far a run is")
-    status.add_argument("run", type=Path, metavar="RUN", help="the run directory")
+    _add_run(status)
+    status.add_argument(
+        "--watch", nargs="?", const=10.0, type=_seconds, metavar="SECONDS", help="say it again and again (default: 10)"
+    )
+    logs = commands.add_parser("logs", help="print what the SLURM job of a stage has printed")
+    _add_run(logs)
+    logs.add_argument("stage", metavar="STAGE", help="the stage, as train")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until the job has ended")
+    _add_run(commands.add_parser("cancel", help="end the SLURM jobs of a run, queued or running"))
     return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run directory")
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= 86400:
+        raise ValueError
+    return seconds
 
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:
