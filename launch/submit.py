@@ -176,17 +176,18 @@ def _print_scripts(chain: _Chain, scripts: dict[str, str]) -> None:
 
 def _print_jobs(chain: _Chain, jobs: list[JobRecord], profile: Profile) -> None:
     rows = table("stage", "job", "state", "nodes", "GPUs", "time limit", "waits for")
-    stage_of = {job.job: job.stage for job in jobs}
+    stage_of = {job.job: job.stage for job in jobs if not chain.placed[job.stage].is_done}
     for name, stage in chain.chosen.items():
         record = latest_job(jobs, name, stage.key)
-        if stage.is_done or record is None:
+        if stage.is_done:
             rows.add_row(name, "", "done", "", "", "", "")
             continue
+        assert record is not None, f"{name} is neither done nor queued"
         shape = profile.shapes()[name]
         is_new = name not in chain.alive
         state = "submitted" if is_new else f"already {chain.alive[name].state.lower()}"
         limit = _limit(shape) if is_new else chain.alive[name].limit
-        waits_for = ", ".join(f"{stage_of[job]} ({job})" for job in record.waits_for)
+        waits_for = ", ".join(f"{stage_of[job]} ({job})" for job in record.waits_for if job in stage_of)
         size = (str(shape.nodes), str(shape.nodes * shape.gpus_per_node)) if is_new else ("", "")
         rows.add_row(name, record.job, state, *size, limit, waits_for)
     show(rows)

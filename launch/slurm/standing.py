@@ -52,25 +52,6 @@ def jobs_of(run: Path, stages: Mapping[str, PlacedStage]) -> RunJobs:
     return RunJobs(records, known, tuple(unfinished))
 
 
-def with_job(self, stage: PlacedStage, state: StageState) -> StageState:
-    """The stage's state, as its files have it, with what is known of its latest job."""
-    record = latest_job(self.records, stage.name, stage.key)
-    if record is None or self.problem is not None:
-        return state
-    stage_of = {job.job: job.stage for job in self.records if job.stage in self.unfinished}
-    return with_job(state, record, self.known.get(record.job), read_job_lives(stage.directory), stage_of)
-
-
-def jobs_of(run: Path, stages: Mapping[str, PlacedStage]) -> RunJobs:
-    """Read the run's jobs and ask SLURM about those of stages that are not done."""
-    records = read_jobs(run)
-    latest = [latest_job(records, name, stage.key) for name, stage in stages.items() if not stage.is_done]
-    try:
-        return RunJobs(records, scheduler.look_up([record.job for record in latest if record is not None]))
-    except UserError as error:
-        return RunJobs(records, {}, str(error))
-
-
 def with_job(
     state: StageState, record: JobRecord, queued: QueuedJob | None, lives: Sequence[JobLife], stage_of: dict[str, str]
 ) -> StageState:
