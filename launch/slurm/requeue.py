@@ -91,6 +91,8 @@ def start(name: str, run: Path, key: str, environment: Mapping[str, str]) -> int
 def end(arguments: argparse.Namespace, environment: Mapping[str, str]) -> int:
     """Record how the life ended and decide whether the job comes back."""
     stage = _stage(arguments.stage, arguments.run, arguments.key)
+    if not stage.directory.is_dir():
+        raise UserError(f"{stage.directory}: this folder was there when the job started, and is gone")
     lives = _lives_of(stage.directory, environment["SLURM_JOB_ID"])
     verdict = decide(
         is_done=stage.is_done,
