@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from launch.slurm.scheduler import all_nodes_answer
 from pipeline.config.reader import read_run_config
 from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
 from pipeline.runs.artifact import naming_disk_errors
@@ -98,6 +99,7 @@ def end(arguments: argparse.Namespace, environment: Mapping[str, str]) -> int:
         is_done=stage.is_done,
         outcome=read_outcome(stage.directory),
         code=arguments.code,
+        nodes_answer=arguments.code in (EXIT_DONE, EXIT_USER_ERROR) or all_nodes_answer(environment),
         was_warned=arguments.warned == "yes",
         state=arguments.state,
         wasted=fruitless_lives(lives, progress(stage.directory)),
@@ -112,6 +114,7 @@ def decide(
     is_done: bool,
     outcome: Outcome | None,
     code: int,
+    nodes_answer: bool,
     was_warned: bool,
     state: str,
     wasted: int,
@@ -120,14 +123,18 @@ def decide(
 ) -> Verdict:
     """The rule, from what is known when srun has ended.
 
-    `outcome` is the stage's note, `code` srun's exit code, `state` the job's state in squeue, `wasted` how many lives
-    in a row, this one included, have saved nothing new, `crashes` how many lives before this one crashed.
+    `outcome` is the stage's note, `code` srun's exit code, `nodes_answer` whether all nodes of the job do, `state` the
+    job's state in squeue, `wasted` how many lives in a row, this one included, have saved nothing new, `crashes` how
+    many lives before this one crashed.
     """
     if is_done:
         return Verdict(EXIT_DONE, "done")
     is_stopped = was_warned if outcome is None else outcome.exit_code == EXIT_STOPPED
     if is_stopped:
         reason = "stopped before it had begun" if outcome is None else outcome.message
+    elif not nodes_answer:
+        # The other nodes' processes crash of it long before SLURM calls it down and requeues the job by itself.
+        reason = "a node of the job does not answer any more"
     else:
         kind = _failure(outcome, code)
         if kind.exit_code == EXIT_USER_ERROR or crashes >= allowed_crashes:

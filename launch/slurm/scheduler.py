@@ -69,6 +69,26 @@ def cancel(jobs: Iterable[str]) -> None:
     _run("scancel", *jobs)
 
 
+def all_nodes_answer(environment: Mapping[str, str]) -> bool:
+    """Inside a job: whether something can still be started on each of its nodes."""
+    nodes = environment.get("SLURM_NNODES", "1")
+    if nodes == "1":  # this one
+        return True
+    each = [
+        "--overlap",
+        f"--nodes={nodes}",
+        f"--ntasks={nodes}",
+        "--ntasks-per-node=1",
+        "--cpus-per-task=1",
+        "--gres=none",
+    ]
+    try:
+        _run("srun", *each, "true")
+    except UserError:
+        return False
+    return True
+
+
 def look_up(jobs: Iterable[str]) -> dict[str, QueuedJob]:
     """The jobs that SLURM still knows of: queued, running or ended a short while ago; older ones where there is
     accounting. UserError where SLURM does not answer."""

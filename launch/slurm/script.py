@@ -76,7 +76,10 @@ def options(job: JobScript) -> dict[str, str | None]:
 
 
 def _option(name: str, value: str | None) -> str:
-    return f"--{name}" if value is None else f"--{name}={_quoted(value)}"
+    """sbatch reads quotes like a shell, except that a backslash needs another one everywhere."""
+    if value is None:
+        return f"--{name}"
+    return f"--{name}={_quoted(value).replace(chr(92), chr(92) * 2)}"
 
 
 def _settings(job: JobScript) -> Mapping[str, str]:

@@ -103,5 +103,5 @@ def test_a_profile_that_is_not_there_is_answered_with_those_that_are(write):
 
 @pytest.mark.parametrize("text", ["", "- a\n", "just text\n"])
 def test_a_file_without_keys_is_no_profile(write, text):
-    with pytest.raises(UserError, match="p.yaml:1: a profile must be `key: value` lines"):
+    with pytest.raises(UserError, match=r"p\.yaml:1: a profile must be `key: value` lines"):
         load_profile(write(text))
