@@ -35,9 +35,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
                 return print_logs(arguments.run, arguments.stage, arguments.follow)
             case "submit":
-                from launch.submit import SubmitRequest, submit_stages
+                from launch.slurm.submission import SubmitRequest
 
-                return submit_stages(SubmitRequest.of(arguments))
+                request = SubmitRequest.of(arguments)
+                if arguments.other_configs or arguments.seeds:
+                    from launch.ensemble import submit_ensemble
+
+                    return submit_ensemble(request, arguments.other_configs, arguments.seeds)
+                from launch.submit import submit_stages
+
+                return submit_stages(request)
             case _:
                 from launch.run import RunRequest, run_stages
 

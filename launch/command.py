@@ -34,6 +34,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         overrides = [argument for argument in rest if "=" in argument and not argument.startswith("-")]
         arguments.overrides += overrides
         rest = [argument for argument in rest if argument not in overrides]
+    if arguments.command == "submit":
+        words = arguments.overrides
+        arguments.other_configs = [Path(word) for word in words if "=" not in word]
+        arguments.overrides = [word for word in words if "=" in word]
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return arguments
@@ -79,6 +83,13 @@ def _parser() -> argparse.ArgumentParser:
         help="what each stage gets, as slurm/profiles/8x8_gpu.yaml",
     )
     _add_choice(submit)
+    submit.add_argument(
+        "--seeds",
+        type=_whole_numbers,
+        default=[],
+        metavar="N,N...",
+        help="an ensemble: the same chain for each seed, in a directory each, as job arrays. So do several CONFIGs",
+    )
     submit.add_argument("--dry-run", action="store_true", help="print the scripts; touch nothing")
     status = commands.add_parser("status", help="say how far a run is")
     _add_run(status)
@@ -97,10 +108,20 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the run directory")
 
 
+def _whole_numbers(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be whole numbers with commas between them (given {text})") from None
+
+
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
     if not 0 < seconds <= 86400:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, at most a day (given {text})")
     return seconds
 
 

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from launch.chain import needed_stages
 from launch.slurm import scheduler
-from launch.slurm.jobs import JobRecord, latest_job, log_path, read_jobs
+from launch.slurm.jobs import JobRecord, latest_job, read_jobs
 from pipeline.config.reader import read_run_config
 from pipeline.errors import EXIT_DONE, UserError
 from pipeline.runs.stage import place_stages
@@ -23,7 +23,7 @@ _ASK_SLURM_SECONDS = 15.0
 def print_logs(run: Path, stage: str, follow: bool) -> int:
     """The log of the stage's latest job; with `follow` also what comes, until the job has ended."""
     record = _record(run, stage)
-    path = log_path(run, record.stage, record.key, record.job)
+    path = Path(record.log)
     if not follow:
         if not path.exists():
             raise UserError(f"{path}: job {record.job} has not printed anything yet ({_state(record)})")

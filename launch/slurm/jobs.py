@@ -9,7 +9,6 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.runs.artifact import write_bytes, write_json
-from pipeline.runs.stage import PlacedStage
 
 JOBS = "jobs.json"
 FOLDER = "jobs"
@@ -27,6 +26,8 @@ class JobRecord:
     """Unix seconds."""
     waits_for: tuple[str, ...]
     """Job ids."""
+    log: str
+    """Where it writes all that it prints, over all its lives."""
     is_cancelled: bool = False
     """Whether `launch cancel` has ended it."""
 
@@ -51,17 +52,17 @@ def write_jobs(run: Path, jobs: Iterable[JobRecord]) -> None:
     write_json(run / JOBS, [dataclasses.asdict(job) for job in jobs])
 
 
-def write_script(run: Path, stage: PlacedStage, text: str) -> Path:
+def write_script(run: Path, name: str, text: str) -> Path:
     """Keep a job's script beside its log; returns its path."""
     (run / FOLDER).mkdir(exist_ok=True)
-    path = run / FOLDER / f"{stage.directory.name}.sbatch"
+    path = run / FOLDER / f"{name}.sbatch"
     write_bytes(path, text.encode())
     return path
 
 
-def log_path(run: Path, stage: str, key: str, job: str = "%j") -> Path:
-    """Where a job writes all that it prints, over all its lives."""
-    return run / FOLDER / f"{stage}-{key}-{job}.log"
+def log_path(run: Path, stage: str, key: str) -> Path:
+    """Where a job writes what it prints; sbatch puts the job id for `%j`."""
+    return run / FOLDER / f"{stage}-{key}-%j.log"
 
 
 def latest_job(jobs: Iterable[JobRecord], stage: str, key: str) -> JobRecord | None:

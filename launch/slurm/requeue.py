@@ -78,7 +78,7 @@ def start(name: str, run: Path, key: str, environment: Mapping[str, str]) -> int
         raise DirectoryBusy(busy_message(stage.directory, holder))
     # Who is killed at once leaves no note, and the last life's must not be taken for it.
     clear_outcome(stage.directory)
-    job, restart = environment["SLURM_JOB_ID"], int(environment.get("SLURM_RESTART_COUNT", "0"))
+    job, restart = job_id(environment), int(environment.get("SLURM_RESTART_COUNT", "0"))
     life = JobLife(job, restart, round(time.time(), 3), progress(stage.directory))
     wasted = fruitless_lives(_lives_of(stage.directory, job), life.saved)
     _append(stage.directory, dataclasses.asdict(life))
@@ -94,7 +94,7 @@ def end(arguments: argparse.Namespace, environment: Mapping[str, str]) -> int:
     stage = _stage(arguments.stage, arguments.run, arguments.key)
     if not stage.directory.is_dir():
         raise UserError(f"{stage.directory}: this folder was there when the job started, and is gone")
-    lives = _lives_of(stage.directory, environment["SLURM_JOB_ID"])
+    lives = _lives_of(stage.directory, job_id(environment))
     verdict = decide(
         is_done=stage.is_done,
         outcome=read_outcome(stage.directory),
@@ -147,6 +147,13 @@ def decide(
     if wasted >= FRUITLESS_LIVES:
         return Verdict(EXIT_FAILED, f"{_no_progress(wasted)}; the last one: {reason}")
     return Verdict(EXIT_STOPPED, reason)
+
+
+def job_id(environment: Mapping[str, str]) -> str:
+    """The job's name in SLURM's commands: `12`, or `12_3` for a task of a job array."""
+    if "SLURM_ARRAY_JOB_ID" in environment:
+        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    return environment["SLURM_JOB_ID"]
 
 
 def fruitless_lives(lives: Sequence[JobLife], saved: str) -> int:

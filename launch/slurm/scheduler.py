@@ -6,9 +6,12 @@ import dataclasses
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Literal
 
 from pipeline.errors import UserError
 
+Condition = Literal["afterok", "aftercorr"]
+"""aftercorr: each task of a job array waits for the task of the same number."""
 _FORMAT = "%i|%T|%N|%M|%l|%r"
 _ENDED = {
     "BOOT_FAIL",
@@ -46,16 +49,16 @@ class QueuedJob:
         return self.state not in _ENDED
 
 
-def submit(script: Path, after: Iterable[str]) -> str:
+def submit(script: Path, after: Iterable[str], condition: Condition = "afterok") -> str:
     """Queue a script behind the jobs `after`, all of which must end well; returns the job id."""
-    printed = _run("sbatch", *submit_options(after), str(script))
+    printed = _run("sbatch", *submit_options(after, condition), str(script))
     return printed.strip().partition(";")[0]
 
 
-def submit_options(after: Iterable[str]) -> list[str]:
+def submit_options(after: Iterable[str], condition: Condition = "afterok") -> list[str]:
     """What sbatch is told beside the script: a job whose stage before failed is removed from the queue."""
     after = list(after)
-    dependency = [f"--dependency=afterok:{':'.join(after)}"] if after else []
+    dependency = [f"--dependency={condition}:{':'.join(after)}"] if after else []
     return ["--parsable", "--kill-on-invalid-dep=yes", *dependency]
 
 
@@ -97,7 +100,7 @@ def look_up(jobs: Iterable[str]) -> dict[str, QueuedJob]:
         return {}
     try:
         found = parse_squeue(
-            _run("squeue", "--noheader", "--states=all", f"--jobs={','.join(wanted)}", f"--format={_FORMAT}")
+            _run("squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(wanted)}", f"--format={_FORMAT}")
         )
     except UserError as error:
         if "Invalid job id" not in str(error):

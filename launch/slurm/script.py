@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from launch.slurm.profile import Shape
@@ -35,6 +35,8 @@ class JobScript:
     warning_seconds: int
     requeue_on_failure: int
     source: Path = SOURCE
+    members: tuple[tuple[Path, str], ...] = ()
+    """Runs and keys of an ensemble: one task of a job array each, in place of `run` and `key`."""
 
 
 def render(job: JobScript, template: str | None = None) -> str:
@@ -69,6 +71,7 @@ def options(job: JobScript) -> dict[str, str | None]:
         "cpus-per-task": shape.cpus_per_task,
         "gpus-per-node": shape.gpus_per_node or None,
         "mem": None if shape.memory_gb is None else f"{shape.memory_gb}G",
+        "array": f"0-{len(job.members) - 1}" if job.members else None,
         "time": shape.minutes,
         "signal": f"B:USR2@{job.warning_seconds}",
     }
@@ -84,15 +87,28 @@ def _option(name: str, value: str | None) -> str:
 
 def _settings(job: JobScript) -> Mapping[str, str]:
     """Bash variables of the body, quoted."""
+    if job.members:
+        # The index is the array task's number.
+        which = {
+            "RUNS": _list(str(run) for run, _ in job.members),
+            "KEYS": _list(key for _, key in job.members),
+            "RUN": "${RUNS[$SLURM_ARRAY_TASK_ID]}",
+            "KEY": "${KEYS[$SLURM_ARRAY_TASK_ID]}",
+        }
+    else:
+        which = {"RUN": _quoted(str(job.run)), "KEY": _quoted(job.key)}
     return {
         "STAGE": _quoted(job.stage),
-        "KEY": _quoted(job.key),
-        "RUN": _quoted(str(job.run)),
+        **which,
         "SOURCE": _quoted(str(job.source)),
-        "PYTHON": f"({' '.join(_quoted(word) for word in job.python)})",
+        "PYTHON": _list(job.python),
         f"export {_EXPORTED_PREFIX}WARNING_SECONDS": str(job.warning_seconds),
         f"export {_EXPORTED_PREFIX}REQUEUE_ON_FAILURE": str(job.requeue_on_failure),
     }
+
+
+def _list(words: Iterable[str]) -> str:
+    return f"({' '.join(_quoted(word) for word in words)})"
 
 
 def _log_pattern(log: Path) -> str:

@@ -45,6 +45,14 @@ def gpu() -> JobScript:
     )
 
 
+def array() -> JobScript:
+    """The same stage of two members of an ensemble."""
+    members = ((Path("/data/runs/e/seed1"), "0123456789"), (Path("/data/runs/e/seed 2"), "abcdef0123"))
+    return dataclasses.replace(
+        CPU, run=Path("/data/runs/e"), log=Path("/data/runs/e/jobs/evaluate-%A_%a.log"), members=members
+    )
+
+
 def variable(text: str, name: str, index: str = "") -> str:
     """What bash makes of an assignment in a script."""
     (line,) = (line for line in text.splitlines() if line.startswith(f"{name}="))
@@ -52,12 +60,12 @@ def variable(text: str, name: str, index: str = "") -> str:
     return subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize(("name", "job"), [("cpu", CPU), ("gpu", gpu())])
+@pytest.mark.parametrize(("name", "job"), [("cpu", CPU), ("gpu", gpu()), ("array", array())])
 def test_a_script_is_what_was_reviewed(name, job):
     assert render(job) == (GOLDEN / f"{name}.sbatch").read_text()
 
 
-@pytest.mark.parametrize("job", [CPU, gpu()], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("job", [CPU, gpu(), array()], ids=["cpu", "gpu", "array"])
 def test_bash_can_read_it(job):
     done = subprocess.run(["bash", "-n"], input=render(job), capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
@@ -78,6 +86,14 @@ def test_no_name_is_read_as_anything_but_a_name(name):
     header = next(line for line in text.splitlines() if line.startswith("#SBATCH --job-name"))
     read_by_sbatch = shlex.split(header.removeprefix("#SBATCH ").replace("\\\\", "\\"))
     assert read_by_sbatch == [f"--job-name={name}-evaluate"]
+
+
+@pytest.mark.parametrize(("task", "run", "key"), [(0, "seed1", "0123456789"), (1, "seed 2", "abcdef0123")])
+def test_a_task_of_an_array_takes_the_run_of_its_number(task, run, key):
+    lines = [line for line in render(array()).splitlines() if line.startswith(("RUN", "KEY"))]
+    command = "\n".join([f"SLURM_ARRAY_TASK_ID={task}", *lines, 'printf "%s|%s" "$RUN" "$KEY"'])
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout == f"/data/runs/e/{run}|{key}"
 
 
 def test_a_line_break_is_refused():
