@@ -19,7 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             case "plan":
                 from launch.plan import print_plan
 
-                return print_plan(arguments.config, arguments.overrides, arguments.run)
+                return print_plan(
+                    arguments.config, arguments.overrides, arguments.run, arguments.profile, arguments.rehearse
+                )
             case "status":
                 from launch.status import print_status, watch_status
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 _EPILOG = """examples:
   python -m launch plan configs/senet154_8gpu.yaml
+  python -m launch plan configs/senet154_ilsvrc2017.yaml --rehearse
   python -m launch run configs/demo.yaml
   python -m launch run configs/demo.yaml epochs=20 processes=2 --run runs/longer
   python -m launch status runs/demo
@@ -65,6 +66,18 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="{plan,run,submit,status,logs,cancel}")
     plan = commands.add_parser("plan", help="say what a run would do, on what, and how long it would take")
     _add_recipe(plan)
+    plan.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="with the processes that this gives, as slurm/profiles/8x8_gpu.yaml",
+    )
+    plan.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="also build the network without memory for it and share the images among all processes, and count; needs "
+        "torch, no GPU",
+    )
     run = commands.add_parser("run", help="run the stages that are not done, on this machine")
     _add_recipe(run)
     _add_choice(run)
