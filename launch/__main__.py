@@ -19,11 +19,34 @@ def main(argv: Sequence[str] | None = None) -> int:
             case "plan":
                 from launch.plan import print_plan
 
-                return print_plan(arguments.config, arguments.overrides, arguments.run)
+                return print_plan(
+                    arguments.config, arguments.overrides, arguments.run, arguments.profile, arguments.rehearse
+                )
             case "status":
-                from launch.status import print_status
+                from launch.status import print_status, watch_status
 
+                if arguments.watch is not None:
+                    return watch_status(arguments.run, arguments.watch)
                 return print_status(arguments.run)
+            case "cancel":
+                from launch.cancel import cancel_run
+
+                return cancel_run(arguments.run)
+            case "logs":
+                from launch.logs import print_logs
+
+                return print_logs(arguments.run, arguments.stage, arguments.follow)
+            case "submit":
+                from launch.slurm.submission import SubmitRequest
+
+                request = SubmitRequest.of(arguments)
+                if arguments.other_configs or arguments.seeds:
+                    from launch.ensemble import submit_ensemble
+
+                    return submit_ensemble(request, arguments.other_configs, arguments.seeds)
+                from launch.submit import submit_stages
+
+                return submit_stages(request)
             case _:
                 from launch.run import RunRequest, run_stages
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from launch.command import command_line
@@ -26,10 +26,18 @@ def needed_stages(placed: Stages) -> dict[str, PlacedStage]:
     return {name: stage for name, stage in placed.items() if name in needed}
 
 
-def choose_stages(placed: Stages, only: str | None, first: str | None, recipe: tuple[str | Path, ...]) -> Stages:
-    """The stages to see to, in order. UserError where one of them is unknown, or needs another that is not done.
+def choose_stages(
+    placed: Stages,
+    only: str | None,
+    first: str | None,
+    recipe: tuple[str | Path, ...],
+    command: str = "run",
+    coming: Collection[str] = (),
+) -> Stages:
+    """The stages to see to, in order. UserError where one of them is unknown, or needs another that is neither done
+    nor among those that are `coming`.
 
-    `recipe` is what stands after `run` on the command line, for the command that makes what is missing.
+    `recipe` is what stands after `command` on the command line, for the command that makes what is missing.
     """
     needed = needed_stages(placed)
     if only is not None:
@@ -40,12 +48,12 @@ def choose_stages(placed: Stages, only: str | None, first: str | None, recipe: t
         chosen = {name: needed[name] for name in names[names.index(first) :]}
     else:
         return needed
-    missing = _missing(chosen, placed)
+    missing = _missing(chosen, placed, coming)
     if missing:
         lines = [
             f"stage '{next(iter(chosen))}' needs what {_listed(missing)} would make, and that is not there yet; run"
         ]
-        lines += [f"  {command_line('run', *recipe, '--only', name)}" for name in missing]
+        lines += [f"  {command_line(command, *recipe, '--only', name)}" for name in missing]
         raise UserError("\n".join(lines))
     return chosen
 
@@ -80,13 +88,13 @@ def _stage(stages: Stages, name: str, option: str) -> PlacedStage:
     return stages[name]
 
 
-def _missing(chosen: Stages, placed: Stages) -> list[str]:
+def _missing(chosen: Stages, placed: Stages, coming: Collection[str]) -> list[str]:
     """Stages outside `chosen` that are not done and that it reads, or that must run before those it reads."""
     missing: set[str] = set()
     queue = [name for stage in chosen.values() if not stage.is_done for name in stage.inputs]
     while queue:
         name = queue.pop()
-        if name not in chosen and name not in missing and not placed[name].is_done:
+        if name not in chosen and name not in missing and name not in coming and not placed[name].is_done:
             missing.add(name)
             queue += placed[name].inputs
     return [name for name in placed if name in missing]

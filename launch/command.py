@@ -11,24 +11,34 @@ from pathlib import Path
 
 _EPILOG = """examples:
   python -m launch plan configs/senet154_8gpu.yaml
+  python -m launch plan configs/senet154_ilsvrc2017.yaml --rehearse
   python -m launch run configs/demo.yaml
   python -m launch run configs/demo.yaml epochs=20 processes=2 --run runs/longer
   python -m launch status runs/demo
 
+  python -m launch submit configs/senet154_ilsvrc2017.yaml --profile slurm/profiles/8x8_gpu.yaml
+  python -m launch logs runs/senet154_ilsvrc2017 train -f
+
 exit codes:
   0 done; 75 stopped on request, the same command goes on; 2 the recipe, data or command is wrong; 1 anything else
 """
+
+_WITH_RECIPE = ("plan", "run", "submit")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments; exits with 2 and a message where they are wrong. `key=value` may stand anywhere."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
-    if arguments.command != "status":
+    if arguments.command in _WITH_RECIPE:
         # argparse gives up a list of positional arguments at the first option between them.
         overrides = [argument for argument in rest if "=" in argument and not argument.startswith("-")]
         arguments.overrides += overrides
         rest = [argument for argument in rest if argument not in overrides]
+    if arguments.command == "submit":
+        words = arguments.overrides
+        arguments.other_configs = [Path(word) for word in words if "=" not in word]
+        arguments.overrides = [word for word in words if "=" in word]
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return arguments
@@ -53,30 +63,93 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{plan,run,status}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{plan,run,submit,status,logs,cancel}")
     plan = commands.add_parser("plan", help="say what a run would do, on what, and how long it would take")
     _add_recipe(plan)
+    plan.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="with the processes that this gives, as slurm/profiles/8x8_gpu.yaml",
+    )
+    plan.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="also build the network without memory for it and share the images among all processes, and count; needs "
+        "torch, no GPU",
+    )
     run = commands.add_parser("run", help="run the stages that are not done, on this machine")
     _add_recipe(run)
-    some = run.add_mutually_exclusive_group()
-    some.add_argument("--only", metavar="STAGE", help="run this one stage; the stages it reads must be done")
-    some.add_argument(
-        "--from", dest="first", metavar="STAGE", help="start at this stage; the stages before it must be done"
-    )
+    _add_choice(run)
     run.add_argument(
         "--from-checkpoint",
         metavar="PATH",
         help="freeze the batch norms of this checkpoint directory, also another run's (freeze_bn.from_checkpoint)",
     )
-    run.add_argument(
+    submit = commands.add_parser("submit", help="queue the stages that are not done on a SLURM cluster, one job each")
+    _add_recipe(submit)
+    submit.add_argument(
+        "--profile",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="what each stage gets, as slurm/profiles/8x8_gpu.yaml",
+    )
+    _add_choice(submit)
+    submit.add_argument(
+        "--seeds",
+        type=_whole_numbers,
+        default=[],
+        metavar="N,N...",
+        help="an ensemble: the same chain for each seed, in a directory each, as job arrays. So do several CONFIGs",
+    )
+    submit.add_argument("--dry-run", action="store_true", help="print the scripts; touch nothing")
+    status = commands.add_parser("status", help="say how far a run is")
+    _add_run(status)
+    status.add_argument(
+        "--watch", nargs="?", const=10.0, type=_seconds, metavar="SECONDS", help="say it again and again (default: 10)"
+    )
+    logs = commands.add_parser("logs", help="print what the SLURM job of a stage has printed")
+    _add_run(logs)
+    logs.add_argument("stage", metavar="STAGE", help="the stage, as train")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until the job has ended")
+    _add_run(commands.add_parser("cancel", help="end the SLURM jobs of a run, queued or running"))
+    return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run directory")
+
+
+def _whole_numbers(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be whole numbers with commas between them (given {text})") from None
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, at most a day (given {text})")
+    return seconds
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    some = parser.add_mutually_exclusive_group()
+    some.add_argument("--only", metavar="STAGE", help="this one stage; the stages it reads must be done or queued")
+    some.add_argument(
+        "--from", dest="first", metavar="STAGE", help="start at this stage; the stages before it must be done or queued"
+    )
+    parser.add_argument(
         "--accept-changes",
         action="store_true",
         help="go on in a run directory of another config: stages that the changes concern run again, in new "
         "directories; nothing is overwritten",
     )
-    status = commands.add_parser("status", help="say how far a run is")
-    status.add_argument("run", type=Path, metavar="RUN", help="the run directory")
-    return parser
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,10 @@ from launch.estimate import (
     training_images,
     training_rate,
 )
+from launch.rehearsal import print_rehearsal
 from launch.run_directory import default_run, describe_changes
+from launch.slurm.fit import check_fit, training_processes
+from launch.slurm.profile import load_profile
 from launch.state import last_checkpoint, stage_state
 from pipeline.config.reader import load_config
 from pipeline.config.schema import Config
@@ -33,12 +36,16 @@ from stages import STAGES
 Row = tuple[str, str]
 
 
-def print_plan(recipe: Path, overrides: Sequence[str], run: Path | None) -> int:
-    """Print the plan; returns the exit code."""
+def print_plan(
+    recipe: Path, overrides: Sequence[str], run: Path | None, profile: Path | None = None, rehearse: bool = False
+) -> int:
+    """Print the plan, with the processes of the profile if one is given; returns the exit code."""
     config = load_config(recipe, overrides)
     run = run or default_run(config)
     placed = place_stages(config, run, STAGES)
     needed = needed_stages(placed)
+    if profile is not None:
+        config = _with_profile(config, profile, placed, needed)
     split = split_batch(config.train.global_batch, config.resources.processes, config.train.max_micro_batch)
     stages = table("stage", "state", "directory", "why")
     for name, stage in needed.items():
@@ -54,7 +61,16 @@ def print_plan(recipe: Path, overrides: Sequence[str], run: Path | None) -> int:
     changes = describe_changes(run, config)
     if changes is not None:
         say(f"\n{changes}\n`run` will want --accept-changes")
-    return EXIT_DONE
+    return print_rehearsal(config, placed, needed) if rehearse else EXIT_DONE
+
+
+def _with_profile(config: Config, path: Path, placed: Stages, needed: Stages) -> Config:
+    """The recipe with the processes that the profile gives; UserError where the two do not fit each other."""
+    profile = load_profile(path)
+    undone = {name: stage for name, stage in needed.items() if not stage.is_done}
+    check_fit(config, profile, path, undone, placed)
+    resources = config.resources.model_copy(update={"processes": training_processes(config, profile, placed)})
+    return config.model_copy(update={"resources": resources})
 
 
 def _state(stage: PlacedStage, placed: Stages) -> tuple[str, str, str]:

@@ -17,7 +17,8 @@ from pipeline.runs.outcome import read_outcome
 from pipeline.runs.stage import PlacedStage
 from pipeline.tracking.wording import duration
 
-Condition = Literal["done", "running", "stopped", "failed", "killed", "waiting", "to run"]
+Condition = Literal["done", "running", "stopped", "failed", "killed", "waiting", "to run", "queued", "requeued"]
+"""queued: a job that SLURM has not started yet. requeued: one that was interrupted and will be started again."""
 
 
 @dataclasses.dataclass(frozen=True)

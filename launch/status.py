@@ -1,7 +1,8 @@
-"""Say how far a run is, from its files alone: nothing is disturbed, and nothing need be running."""
+"""Say how far a run is, from its files, and from SLURM where it has jobs: nothing is disturbed."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,15 +13,18 @@ from launch.command import command_line
 from launch.console import say, show, table
 from launch.estimate import TRAINING_STAGES, step_spans, stream_order, training_images
 from launch.results import print_results
+from launch.slurm.standing import RunJobs, jobs_of
 from launch.state import StageState, last_checkpoint, stage_state
 from pipeline.config.reader import RUN_CONFIG, read_run_config
 from pipeline.config.schema import Config
 from pipeline.errors import EXIT_DONE
 from pipeline.runs.stage import PlacedStage, place_stages
 from pipeline.tracking.events import read_events
+from pipeline.tracking.wandb_state import read_link
 from pipeline.tracking.wording import clock_time
 from stages import STAGES
 
+_CLEAR_SCREEN = "\x1b[H\x1b[2J"
 _ERRORS = ("top1_error_percent", "top5_error_percent")
 _MAIN_METRICS = (
     "train_images",
@@ -36,20 +40,50 @@ _MAIN_METRICS = (
 
 def print_status(run: Path) -> int:
     """Print where each stage stands; returns the exit code."""
+    show_status(run)
+    return EXIT_DONE
+
+
+def watch_status(run: Path, seconds: float) -> int:
+    """Print it again and again, until the run is done; returns the exit code."""
+    while True:
+        if sys.stdout.isatty():
+            say(_CLEAR_SCREEN)
+        if show_status(run):
+            return EXIT_DONE
+        say(f"\n{time.strftime('%F %T')}, again every {seconds:g} s; Ctrl-C ends this, not the run")
+        time.sleep(seconds)
+
+
+def show_status(run: Path) -> bool:
+    """Print where each stage stands; returns whether all is done."""
     config = read_run_config(run)
     placed = place_stages(config, run, STAGES)
     needed = needed_stages(placed)
-    states = {name: stage_state(stage, placed) for name, stage in needed.items()}
+    jobs = jobs_of(run, needed)
+    states = {name: jobs.with_job(stage, stage_state(stage, placed)) for name, stage in needed.items()}
     rows = table("stage", "state", "")
     for name, state in states.items():
         rows.add_row(name, _condition(state), _detail(needed[name], state, config, placed))
     say(f"{config.name} in {run}\n")
     show(rows)
+    links = [f"{name}: {url}" for name, stage in needed.items() if (url := read_link(stage.directory)) is not None]
+    if links:
+        say("\n" + "\n".join(["Weights & Biases:", *(f"  {link}" for link in links)]))
+    if jobs.problem is not None:
+        say(f"\nwhat is queued is not known: {jobs.problem}")
     if all(state.condition == "done" for state in states.values()):
         print_results(placed)
-    elif not any(state.condition == "running" for state in states.values()):
-        say(f"\nto go on: {command_line('run', run / RUN_CONFIG, '--run', run)}")
-    return EXIT_DONE
+        return True
+    if not any(state.condition in ("running", "queued", "requeued") for state in states.values()):
+        say(f"\nto go on: {_way_on(run, jobs)}")
+    return False
+
+
+def _way_on(run: Path, jobs: RunJobs) -> str:
+    command = "run" if jobs.profile is None else "submit"
+    profile = () if jobs.profile is None else ("--profile", jobs.profile)
+    return command_line(command, run / RUN_CONFIG, *profile, "--run", run)
 
 
 def _condition(state: StageState) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.config.reader import read_run_config
 from pipeline.errors import EXIT_USER_ERROR, UserError
+from pipeline.runs.preemption import ignore_signals
 from stages import STAGES
 
 
@@ -26,7 +27,9 @@ def main() -> int:
         return EXIT_USER_ERROR
     from stages.runner import run_stage
 
-    return run_stage(arguments.stage, config, arguments.run)
+    code = run_stage(arguments.stage, config, arguments.run)
+    ignore_signals()
+    return code
 
 
 if __name__ == "__main__":

@@ -33,12 +33,10 @@ class Check:
 def run(context: StageContext) -> StageResult:
     """Check first, on a network whose weights are not drawn yet, so that a false claim costs nothing."""
     config = context.config
-    model = _allocated_model(config.model)
-    parameters, macs = _measure(model, config)
-    checks = _check(model, config, parameters, macs)
-    failed = [f"{check.claim}, {check.found}" for check in checks if not check.passed]
-    if failed:
-        raise UserError("\n  ".join(["model.expect: the network is not what the recipe claims", *failed]))
+    model = meta_model(config.model)
+    # Memory that nothing is written to yet.
+    allocate(model, torch.device("cpu"))
+    parameters, macs, checks = check_network(model, config)
 
     summary = summarise(SPECS[config.model.name], config.model.num_classes, config.train.image_size_px)
     assert (summary["parameters"], summary["macs"]) == (parameters, macs), "the layer table is not the network's"
@@ -63,12 +61,23 @@ def run(context: StageContext) -> StageResult:
     )
 
 
-def _allocated_model(config: ModelConfig) -> SENet:
-    """The network with memory that nothing was written to yet."""
+def meta_model(config: ModelConfig) -> SENet:
+    """The network on the meta device, where it has shapes and no memory."""
     with torch.device("meta"):
-        model = create_model(config.name, config.num_classes, dropout=config.dropout, bn_momentum=config.bn_momentum)
-    allocate(model, torch.device("cpu"))
-    return model
+        return create_model(config.name, config.num_classes, dropout=config.dropout, bn_momentum=config.bn_momentum)
+
+
+def check_network(model: SENet, config: Config) -> tuple[int, int, list[Check]]:
+    """Parameters, multiply-adds, and what the network says to each claim of model.expect.
+
+    UserError with every claim that is false.
+    """
+    parameters, macs = _measure(model, config)
+    checks = _check(model, config, parameters, macs)
+    failed = [f"{check.claim}, {check.found}" for check in checks if not check.passed]
+    if failed:
+        raise UserError("\n  ".join(["model.expect: the network is not what the recipe claims", *failed]))
+    return parameters, macs, checks
 
 
 def _measure(model: SENet, config: Config) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from launch.command import parse
+from launch.slurm.profile import load_profile
 from pipeline.config.reader import load_config
 from stages import STAGES
 from tests.conftest import REPOSITORY
@@ -87,7 +88,9 @@ def test_launch_commands_are_understood(text):
             continue
         parsed = parse(arguments)
         checked += 1
-        if parsed.command != "status" and (REPOSITORY / parsed.config).is_file():
+        if parsed.command == "submit":
+            load_profile(REPOSITORY / parsed.profile)
+        if parsed.command in ("plan", "run", "submit") and (REPOSITORY / parsed.config).is_file():
             overrides = [override for override in parsed.overrides if "..." not in override]
             load_config(REPOSITORY / parsed.config, overrides)
     assert checked, "the README shows no launch command"

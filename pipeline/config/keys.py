@@ -1,4 +1,7 @@
-"""The dotted names of all keys of a recipe, and which one was meant by a name that is not among them."""
+"""The dotted names of all keys of a schema, and which one was meant by a name that is not among them.
+
+The schema is the recipe's unless another one is given.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,12 @@ _TOP_LEVEL = f"the top level has: {', '.join(Config.model_fields)}"
 
 
 @functools.cache
-def all_keys() -> tuple[str, ...]:
+def all_keys(schema: type[Section] = Config) -> tuple[str, ...]:
     """Every key in the schema's order, sections included: `name`, `seed`, `data`, `data.dataset` ...
 
     What is inside a crop plan is left out: it has no fixed place in a recipe.
     """
-    return tuple(_keys_of(Config, ""))
+    return tuple(_keys_of(schema, ""))
 
 
 def _keys_of(section: type[Section], prefix: str) -> list[str]:
@@ -49,9 +52,9 @@ def allows(annotation: Any, kind: type) -> bool:
     return annotation is kind or any(allows(argument, kind) for argument in typing.get_args(annotation))
 
 
-def field_at(path: tuple[int | str, ...]) -> FieldInfo | None:
+def field_at(path: tuple[int | str, ...], schema: type[Section] = Config) -> FieldInfo | None:
     """The field that the path (names, and numbers of list items) leads to or through last."""
-    section: type[Section] | None = Config
+    section: type[Section] | None = schema
     field = None
     for name in path:
         if isinstance(name, int):
@@ -84,9 +87,9 @@ def expectation(annotation: Any) -> str:
     return f"a section with the keys {', '.join(section.model_fields)}"
 
 
-def explain_unknown(name: str, section: type[Section]) -> tuple[str, str | None]:
+def explain_unknown(name: str, section: type[Section], schema: type[Section] = Config) -> tuple[str, str | None]:
     """What to tell about the key `name`, which `section` does not have, and the section's own key that was meant."""
-    elsewhere = _keys_by_last_name()
+    elsewhere = _keys_by_last_name(schema)
     if name in elsewhere:
         return f"unknown key here (it belongs to {_homes(elsewhere[name])})", None
     own = [*section.model_fields, "extends"] if section is Config else [*section.model_fields]
@@ -100,9 +103,9 @@ def explain_unknown(name: str, section: type[Section]) -> tuple[str, str | None]
 
 
 @functools.cache
-def _keys_by_last_name() -> dict[str, list[str]]:
+def _keys_by_last_name(schema: type[Section]) -> dict[str, list[str]]:
     keys: dict[str, list[str]] = {}
-    for key in all_keys():
+    for key in all_keys(schema):
         keys.setdefault(key.rpartition(".")[2], []).append(key)
     return keys
 
@@ -121,6 +124,6 @@ def resolve_short_key(given: str) -> str:
     if endings:
         raise ValueError(f"ambiguous key (it may be {' or '.join(endings)})")
     close = difflib.get_close_matches(given, all_keys(), n=1, cutoff=_SIMILAR)
-    last_names = difflib.get_close_matches(given.rpartition(".")[2], _keys_by_last_name(), n=1, cutoff=_SIMILAR)
-    close += [key for name in last_names for key in _keys_by_last_name()[name]]
+    last_names = difflib.get_close_matches(given.rpartition(".")[2], _keys_by_last_name(Config), n=1, cutoff=_SIMILAR)
+    close += [key for name in last_names for key in _keys_by_last_name(Config)[name]]
     raise ValueError(f"unknown key (did you mean '{close[0]}'?)" if close else f"unknown key ({_TOP_LEVEL})")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
 from pipeline.config.document import Entry, Place, Problem
 from pipeline.config.keys import expectation, explain_unknown, field_at, inner_section
@@ -28,18 +29,23 @@ _COMPARISONS = {
 }
 
 
-def take_out_unknown_keys(root: Entry) -> tuple[Entry, list[Problem]]:
+def take_out_unknown_keys(root: Entry, schema: type[Section] = Config) -> tuple[Entry, list[Problem]]:
     """The tree without keys that the schema does not have, and a problem for each.
 
     A misspelt key is taken for the one that was meant, so that its value is checked in the same pass.
     """
     problems: list[Problem] = []
-    return _with_known_keys(root, Config, (), problems), problems
+    return _with_known_keys(root, schema, schema, (), problems), problems
 
 
-def _with_known_keys(entry: Entry, section: type[Section], path: Path, problems: list[Problem]) -> Entry:
+def _with_known_keys(
+    entry: Entry, section: type[Section], schema: type[Section], path: Path, problems: list[Problem]
+) -> Entry:
     if isinstance(entry.value, list):
-        items = [_with_known_keys(item, section, (*path, number), problems) for number, item in enumerate(entry.value)]
+        items = [
+            _with_known_keys(item, section, schema, (*path, number), problems)
+            for number, item in enumerate(entry.value)
+        ]
         return Entry(items, entry.place, entry.text)
     if not isinstance(entry.value, dict):
         return entry
@@ -47,26 +53,30 @@ def _with_known_keys(entry: Entry, section: type[Section], path: Path, problems:
     for name, inner in entry.value.items():
         meant: str | None = name
         if name not in section.model_fields:
-            text, meant = explain_unknown(name, section)
+            text, meant = explain_unknown(name, section, schema)
             problems.append(Problem(inner.place, dotted((*path, name)), text))
             meant = None if meant in entry.value else meant
         if meant is None:
             continue
         deeper = inner_section(section.model_fields[meant].annotation)
-        known[meant] = inner if deeper is None else _with_known_keys(inner, deeper, (*path, meant), problems)
+        known[meant] = inner if deeper is None else _with_known_keys(inner, deeper, schema, (*path, meant), problems)
     return Entry(known, entry.place, entry.text)
 
 
-def explain(error: ValidationError, root: Entry) -> list[Problem]:
+def explain(error: ValidationError, root: Entry, schema: type[Section] = Config) -> list[Problem]:
     """One problem for each of pydantic's errors; `root` is the tree that was validated."""
     problems: dict[Problem, None] = {}
     for details in error.errors(include_url=False):
-        for problem in _explain_one(details["type"], details["loc"], details.get("ctx", {}), details["msg"], root):
+        for problem in _explain_one(
+            details["type"], details["loc"], details.get("ctx", {}), details["msg"], root, schema
+        ):
             problems[problem] = None
     return list(problems)
 
 
-def _explain_one(kind: str, location: Path, context: dict[str, Any], message: str, root: Entry) -> Iterator[Problem]:
+def _explain_one(
+    kind: str, location: Path, context: dict[str, Any], message: str, root: Entry, schema: type[Section]
+) -> Iterator[Problem]:
     path = _without_branches(location, root)
     if path is None:
         return
@@ -80,11 +90,14 @@ def _explain_one(kind: str, location: Path, context: dict[str, Any], message: st
             yield Problem(_nearest(root, inner).place, dotted(inner), text)
         return
     entry = _nearest(root, path)
-    yield Problem(entry.place, dotted(path), _in_plain_words(kind, path, context, message, entry))
+    yield Problem(
+        entry.place, dotted(path), _in_plain_words(kind, field_at(path, schema), path, context, message, entry)
+    )
 
 
-def _in_plain_words(kind: str, path: Path, context: dict[str, Any], message: str, entry: Entry) -> str:
-    field = field_at(path)
+def _in_plain_words(
+    kind: str, field: FieldInfo | None, path: Path, context: dict[str, Any], message: str, entry: Entry
+) -> str:
     assert field is not None, path
     annotation: Any = field.annotation
     if isinstance(path[-1], int):

@@ -102,6 +102,15 @@ class StreamLoader:
         self._running = self._stream()
         return self._running
 
+    def share(self, first_step: int, end_step: int) -> tuple[Integers, Integers]:
+        """Positions and epochs of this rank's images in steps first_step to end_step - 1, in the order they are seen.
+
+        Of every step's images the rank-th slice.
+        """
+        steps = np.arange(first_step, end_step, dtype=np.int64)
+        first_places = steps * self._order.global_batch + self._ranks.rank * self._local_batch
+        return self._order.images_at((first_places[:, None] + np.arange(self._local_batch)).ravel())
+
     def state_dict(self) -> dict[str, Any]:
         """See `TrainLoader.state_dict`. Neither the world size nor the micro-batch is part of it."""
         assert self._between_steps, "state_dict in the middle of a step"
@@ -157,7 +166,7 @@ class StreamLoader:
 
     def _segment(self, first_step: int, end_step: int) -> Iterator[Batch]:
         """The steps first_step to end_step - 1, planned at once."""
-        positions, epochs = self._share(first_step, end_step)
+        positions, epochs = self.share(first_step, end_step)
         heights, widths = self._index.heights[positions], self._index.widths[positions]
         augmentation = draw_augmentation(
             self._config.augmentation, self._config.seed, positions, epochs, heights, widths
@@ -174,13 +183,6 @@ class StreamLoader:
                 positions=_stage(torch.from_numpy(positions[rows]), self._device),
                 angles=_stage(torch.from_numpy(augmentation.angles[rows]), self._device),
             )
-
-    def _share(self, first_step: int, end_step: int) -> tuple[Integers, Integers]:
-        """Positions and epochs of this rank's images: of every step's images the rank-th slice."""
-        rows = slice(self._ranks.rank * self._local_batch, (self._ranks.rank + 1) * self._local_batch)
-        steps = [self._order.step_images(step) for step in range(first_step, end_step)]
-        positions, epochs = zip(*((positions[rows], epochs[rows]) for positions, epochs in steps), strict=True)
-        return np.concatenate(positions), np.concatenate(epochs)
 
     def _decode(self, positions: Integers, augmentation: Augmentation) -> Iterator[torch.Tensor]:
         size_px, loader = self._config.train.image_size_px, self._config.loader

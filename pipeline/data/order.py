@@ -36,7 +36,10 @@ class StreamOrder:
 
     def step_images(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Positions in the index, and the epoch each is seen in, of the images of step `step` (counted from 0)."""
-        places = np.arange(step * self.global_batch, (step + 1) * self.global_batch, dtype=np.int64)
+        return self.images_at(np.arange(step * self.global_batch, (step + 1) * self.global_batch, dtype=np.int64))
+
+    def images_at(self, places: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Positions in the index, and the epoch each is seen in, of the images at these places of the stream."""
         epochs, within = np.divmod(places, self.num_images)
         positions = np.empty_like(places)
         for epoch in np.unique(epochs):

@@ -33,6 +33,13 @@ class StopFlag:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def ignore_signals() -> None:
+    """From now on nothing is to be saved any more: a request to stop that is repeated must not kill a process that ends
+    anyway, since Python gives up its handlers before it has gone."""
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def stop_with_parent() -> None:
     """Ask Linux to send SIGTERM when the starting process dies, so that a killed launcher leaves no orphans at work."""
     set_parent_death_signal = 1

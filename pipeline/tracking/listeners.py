@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import sys
 import time
@@ -13,6 +14,7 @@ from pipeline.config.schema import Config
 from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, StopRequested, UserError
 from pipeline.runs.stage import PlacedStage
 from pipeline.tracking.events import Listener
+from pipeline.tracking.grace import GraceCheck, grace_seconds
 from pipeline.tracking.progress import open_display
 from pipeline.tracking.wandb import WandbMirror, choose_mode
 
@@ -30,11 +32,13 @@ def listening(config: Config, placed: PlacedStage, run: Path) -> Iterator[tuple[
     def note(text: str, level: str = "warning") -> None:
         display({"kind": "note", "time": round(time.time(), 3), "level": level, "text": text})
 
+    warning_seconds = grace_seconds(os.environ)
+    grace = () if warning_seconds is None else (GraceCheck(placed.directory, warning_seconds, note),)
     mode = choose_mode(config.tracking.wandb)
     mirror = None if mode == "disabled" else WandbMirror(config, placed, run, mode, note)
     exit_code = EXIT_FAILED
     try:
-        yield (display,) if mirror is None else (display, mirror)
+        yield (display, *grace, *(() if mirror is None else (mirror,)))
         exit_code = EXIT_DONE
     except UserError:
         exit_code = EXIT_USER_ERROR

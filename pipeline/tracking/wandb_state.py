@@ -57,6 +57,11 @@ def read_state(directory: Path) -> State:
         return State(id=secrets.token_hex(6))
 
 
+def read_link(directory: Path) -> str | None:
+    """The address of the stage's W&B run; None where it has none (yet), as in offline runs."""
+    return read_state(directory).url if (directory / STATE).exists() else None
+
+
 def write_state(directory: Path, state: State) -> None:
     """Replace the file in one step."""
     write_json(directory / STATE, dataclasses.asdict(state))

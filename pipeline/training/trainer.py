@@ -26,6 +26,7 @@ from pipeline.tracking.events import EventLog
 from pipeline.training.batching import BatchSplit
 from pipeline.training.bn_freeze import frozen_digest
 from pipeline.training.checkpoint import Checkpoint, CheckpointStore
+from pipeline.training.due import due_after
 from pipeline.training.loss_watch import LossWatch
 from pipeline.training.schedule import LearningRate
 from pipeline.training.throughput import Throughput
@@ -147,17 +148,14 @@ class Trainer:
         """Log, validate, save and stop, each where it is due. The order matters: what is saved has been checked."""
         done = self._progress.global_step
         is_last = done == self._phase.last_step
-        ends_epoch = int(self._order.epoch_of(done)) > int(self._order.epoch_of(done - 1)) or is_last
+        due = due_after(done, self._config, self._order, self._phase.last_step)
         if done % self._config.tracking.log_every_steps == 0 or done == self._phase.first_step + 1 or is_last:
             self._log(loss, throughput)
         self._show_progress(throughput)
-        epoch = int(self._order.epoch_of(done))
-        if is_last or (ends_epoch and epoch % self._config.train.validate_every_epochs == 0):
+        if due.validation:
             with throughput.paused():
                 self._validate()
-        every_steps = self._config.checkpoint.every_steps
-        is_due = is_last or (ends_epoch and epoch % self._config.checkpoint.every_epochs == 0)
-        if is_due or (every_steps is not None and done % every_steps == 0):
+        if due.checkpoint:
             with throughput.paused():
                 self._save()
         if self._collective.any(self._stop.is_set) and not is_last:

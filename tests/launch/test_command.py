@@ -29,6 +29,14 @@ def test_overrides_may_stand_before_and_after_options():
     assert arguments.only == "train"
 
 
+def test_further_recipes_and_seeds_make_an_ensemble():
+    arguments = parse(
+        ["submit", "a.yaml", "b.yaml", "epochs=1", "--profile", "p.yaml", "--seeds", "1,2", "processes=2"]
+    )
+    assert (arguments.config, arguments.other_configs) == (Path("a.yaml"), [Path("b.yaml")])
+    assert (arguments.overrides, arguments.seeds) == (["epochs=1", "processes=2"], [1, 2])
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -37,8 +45,15 @@ def test_overrides_may_stand_before_and_after_options():
         (["run", "a.yaml", "--speed=1"], "unrecognized arguments: --speed=1"),
         (["run", "a.yaml", "--run", "x", "stray"], "unrecognized arguments: stray"),
         (["status", "runs/demo", "epochs=1"], "unrecognized arguments: epochs=1"),
+        (["submit", "a.yaml"], "required: --profile"),
+        (
+            ["submit", "a.yaml", "--profile", "p.yaml", "--seeds", "1,b"],
+            "--seeds: must be whole numbers with commas between them (given 1,b)",
+        ),
+        (["status", "runs/demo", "--watch", "0"], "--watch: must be a number of seconds, at most a day (given 0)"),
+        (["logs", "runs/demo"], "required: STAGE"),
         (["train", "a.yaml"], "invalid choice: 'train'"),
-        ([], "required: {plan,run,status}"),
+        ([], "required: {plan,run,submit,status,logs,cancel}"),
     ],
 )
 def test_wrong_command_lines_end_with_2_and_a_message(argv, message, capsys):

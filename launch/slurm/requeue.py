@@ -1,0 +1,261 @@
+"""What the job body asks before and after its srun: may this job start, and does it come back?
+
+`python -m launch.slurm.requeue start|end STAGE --run RUN --key KEY`. It explains itself in the job's log and answers
+with its exit code, which is the job's: 75 has the body requeue the job. The lives of a job are counted in the stage's
+`slurm.jsonl`, since a node that fails gives it no time to say anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from launch.slurm.scheduler import all_nodes_answer
+from pipeline.config.reader import read_run_config
+from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
+from pipeline.runs.artifact import naming_disk_errors
+from pipeline.runs.lock import DirectoryBusy, busy_message, lock_holder
+from pipeline.runs.outcome import Outcome, clear_outcome, read_outcome
+from pipeline.runs.stage import PlacedStage, place_stages
+from stages import STAGES
+
+HISTORY = "slurm.jsonl"
+FRUITLESS_LIVES = 3
+"""As many lives in a row may end without anything newer saved; then the job fails rather than to come back for ever."""
+_SAVED = ("checkpoints/step-*", "*/*.part", "scores-*.npy")
+
+
+@dataclasses.dataclass(frozen=True)
+class JobLife:
+    """One start of a job."""
+
+    job: str
+    restart: int
+    """0 for the first life of a job."""
+    time: float
+    """Unix seconds."""
+    saved: str
+    """What was saved of the stage when it started, in a form that changes whenever more is."""
+    ending: str | None = None
+    """requeued, done, failed; None while it lives and where it had no time to say."""
+    reason: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What becomes of the job."""
+
+    exit_code: int
+    reason: str
+
+
+def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
+    """Returns the exit code for the job."""
+    arguments = _parse(argv)
+    try:
+        if arguments.moment == "start":
+            return start(arguments.stage, arguments.run, arguments.key, environment)
+        return end(arguments, environment)
+    except UserError as error:
+        print(f"{arguments.stage}: {error}", file=sys.stderr, flush=True)
+        return EXIT_USER_ERROR
+
+
+def start(name: str, run: Path, key: str, environment: Mapping[str, str]) -> int:
+    """Count a new life; refuse it where the config has changed, another process is at work, or nothing came of the
+    lives before."""
+    stage = _stage(name, run, key)
+    with naming_disk_errors(stage.directory):
+        stage.directory.mkdir(exist_ok=True)
+    holder = lock_holder(stage.directory)
+    if holder is not None:
+        raise DirectoryBusy(busy_message(stage.directory, holder))
+    # Who is killed at once leaves no note, and the last life's must not be taken for it.
+    clear_outcome(stage.directory)
+    job, restart = job_id(environment), int(environment.get("SLURM_RESTART_COUNT", "0"))
+    life = JobLife(job, restart, round(time.time(), 3), progress(stage.directory))
+    wasted = fruitless_lives(_lives_of(stage.directory, job), life.saved)
+    _append(stage.directory, dataclasses.asdict(life))
+    again = "" if restart == 0 else f", started again for the {_ordinal(restart)} time"
+    _say(f"{name}: job {job} on {environment.get('SLURM_JOB_NODELIST', 'this node')}{again}")
+    if wasted >= FRUITLESS_LIVES:
+        return _settle(stage, Verdict(EXIT_FAILED, _no_progress(wasted)))
+    return EXIT_DONE
+
+
+def end(arguments: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    """Record how the life ended and decide whether the job comes back."""
+    stage = _stage(arguments.stage, arguments.run, arguments.key)
+    if not stage.directory.is_dir():
+        raise UserError(f"{stage.directory}: this folder was there when the job started, and is gone")
+    lives = _lives_of(stage.directory, job_id(environment))
+    verdict = decide(
+        is_done=stage.is_done,
+        outcome=read_outcome(stage.directory),
+        code=arguments.code,
+        nodes_answer=arguments.code in (EXIT_DONE, EXIT_USER_ERROR) or all_nodes_answer(environment),
+        was_warned=arguments.warned == "yes",
+        state=arguments.state,
+        wasted=fruitless_lives(lives, progress(stage.directory)),
+        crashes=sum(life.reason.startswith("crashed") for life in lives),
+        allowed_crashes=int(environment.get("SENET154_REQUEUE_ON_FAILURE", "0")),
+    )
+    return _settle(stage, verdict)
+
+
+def decide(
+    *,
+    is_done: bool,
+    outcome: Outcome | None,
+    code: int,
+    nodes_answer: bool,
+    was_warned: bool,
+    state: str,
+    wasted: int,
+    crashes: int,
+    allowed_crashes: int,
+) -> Verdict:
+    """The rule, from what is known when srun has ended.
+
+    `outcome` is the stage's note, `code` srun's exit code, `nodes_answer` whether all nodes of the job do, `state` the
+    job's state in squeue, `wasted` how many lives in a row, this one included, have saved nothing new, `crashes` how
+    many lives before this one crashed.
+    """
+    if is_done:
+        return Verdict(EXIT_DONE, "done")
+    is_stopped = was_warned if outcome is None else outcome.exit_code == EXIT_STOPPED
+    if is_stopped:
+        reason = "stopped before it had begun" if outcome is None else outcome.message
+    elif not nodes_answer:
+        # The other nodes' processes crash of it long before SLURM calls it down and requeues the job by itself.
+        reason = "a node of the job does not answer any more"
+    else:
+        kind = _failure(outcome, code)
+        if kind.exit_code == EXIT_USER_ERROR or crashes >= allowed_crashes:
+            limit = f"; that was crash {crashes + 1} of at most {allowed_crashes + 1}" if crashes else ""
+            return Verdict(kind.exit_code, f"{kind.reason}{limit}")
+        reason = f"crashed ({crashes + 1} of at most {allowed_crashes} times that it is started again): {kind.reason}"
+    if state != "RUNNING":
+        # Cancelled, out of time, or about to be requeued by SLURM itself: coming back would be against somebody's will.
+        return Verdict(EXIT_FAILED, f"{reason}; not requeued from here, since SLURM has the job as {state or 'gone'}")
+    if wasted >= FRUITLESS_LIVES:
+        return Verdict(EXIT_FAILED, f"{_no_progress(wasted)}; the last one: {reason}")
+    return Verdict(EXIT_STOPPED, reason)
+
+
+def job_id(environment: Mapping[str, str]) -> str:
+    """The job's name in SLURM's commands: `12`, or `12_3` for a task of a job array."""
+    if "SLURM_ARRAY_JOB_ID" in environment:
+        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    return environment["SLURM_JOB_ID"]
+
+
+def fruitless_lives(lives: Sequence[JobLife], saved: str) -> int:
+    """How many of the last lives in a row have left no more than `saved`, which is what is saved now."""
+    count = 0
+    for life in reversed(lives):
+        if life.saved != saved:
+            break
+        count += 1
+    return count
+
+
+def progress(directory: Path) -> str:
+    """What is saved of a stage, in a form that changes whenever more is: checkpoints, finished parts of scores."""
+    names = sorted(str(path.relative_to(directory)) for pattern in _SAVED for path in directory.glob(pattern))
+    return f"{len(names)}: {names[-1]}" if names else "nothing"
+
+
+def read_job_lives(directory: Path) -> list[JobLife]:
+    """All lives of all jobs of a stage directory, in order."""
+    lives: list[JobLife] = []
+    try:
+        lines = (directory / HISTORY).read_text().splitlines()
+    except FileNotFoundError:
+        return lives
+    for line in lines:
+        try:
+            fields = json.loads(line)
+        except ValueError:  # torn by a full disk or a kill
+            continue
+        if "saved" in fields:
+            lives.append(JobLife(**fields))
+        elif lives:
+            lives[-1] = dataclasses.replace(lives[-1], ending=fields["ending"], reason=fields["reason"])
+    return lives
+
+
+def _lives_of(directory: Path, job: str) -> list[JobLife]:
+    return [life for life in read_job_lives(directory) if life.job == job]
+
+
+def _settle(stage: PlacedStage, verdict: Verdict) -> int:
+    ending = {EXIT_DONE: "done", EXIT_STOPPED: "requeued"}.get(verdict.exit_code, "failed")
+    _append(stage.directory, {"ending": ending, "reason": verdict.reason})
+    _say(f"{stage.name}: {ending}" + ("" if verdict.exit_code == EXIT_DONE else f": {verdict.reason}"))
+    return verdict.exit_code
+
+
+def _failure(outcome: Outcome | None, code: int) -> Verdict:
+    if outcome is not None:
+        return Verdict(outcome.exit_code, f"rank {outcome.rank}: {outcome.message}")
+    if code == EXIT_USER_ERROR:
+        return Verdict(EXIT_USER_ERROR, "refused to start; its message is above")
+    if code > 128:
+        return Verdict(EXIT_FAILED, f"killed by signal {code - 128} without a word (out of memory?)")
+    return Verdict(EXIT_FAILED, f"its processes ended with code {code} and left no message")
+
+
+def _no_progress(wasted: int) -> str:
+    return (
+        f"started {wasted} times in a row without saving anything new; it does not come back. Look into the log, then "
+        "submit again: a longer time limit, more frequent checkpoints (checkpoint.every_steps) or an earlier warning "
+        "(warning_seconds of the profile) may be what it needs"
+    )
+
+
+def _stage(name: str, run: Path, key: str) -> PlacedStage:
+    """The stage that the job was submitted for; UserError where the run's config now stands for another one."""
+    placed = place_stages(read_run_config(run), run, STAGES)
+    if name not in placed or placed[name].key != key:
+        now = placed[name].directory.name if name in placed else "no such stage"
+        raise UserError(
+            f"{run}: its config.yaml (or a file that it names) has changed since this job was submitted, so this would "
+            f"be another stage: {name}-{key} then, {now} now; change it back, or cancel the jobs and submit again"
+        )
+    return placed[name]
+
+
+def _append(directory: Path, fields: Mapping[str, object]) -> None:
+    with naming_disk_errors(directory / HISTORY), (directory / HISTORY).open("a") as file:
+        file.write(json.dumps(fields) + "\n")
+
+
+def _ordinal(number: int) -> str:
+    return f"{number}{'th' if 10 <= number % 100 <= 20 else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%F %T')} {text}", flush=True)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m launch.slurm.requeue", description=__doc__)
+    parser.add_argument("moment", choices=["start", "end"])
+    parser.add_argument("stage")
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--key", required=True)
+    parser.add_argument("--code", type=int, default=0, help="srun's exit code")
+    parser.add_argument("--warned", choices=["yes", "no"], default="no", help="whether the job was asked to stop")
+    parser.add_argument("--state", default="", help="the job's state in squeue")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

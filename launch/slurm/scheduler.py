@@ -1,0 +1,153 @@
+"""SLURM's own commands, and what they print."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from pipeline.errors import UserError
+
+Condition = Literal["afterok", "aftercorr"]
+"""aftercorr: each task of a job array waits for the task of the same number."""
+_FORMAT = "%i|%T|%N|%M|%l|%r"
+_ENDED = {
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "REVOKED",
+    "TIMEOUT",
+}
+_SECONDS = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class QueuedJob:
+    """A job as squeue or sacct has it."""
+
+    job: str
+    state: str
+    """RUNNING, PENDING, FAILED ..."""
+    nodes: str = ""
+    """The node list, `n[1-2]`; empty while it waits."""
+    elapsed: str = ""
+    """SLURM's notation, `1-02:03:04`."""
+    limit: str = ""
+    reason: str = ""
+    """Why it waits, or how it ended."""
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it is queued, runs, or is about to end or to come back."""
+        return self.state not in _ENDED
+
+
+def submit(script: Path, after: Iterable[str], condition: Condition = "afterok") -> str:
+    """Queue a script behind the jobs `after`, all of which must end well; returns the job id."""
+    printed = _run("sbatch", *submit_options(after, condition), str(script))
+    return printed.strip().partition(";")[0]
+
+
+def submit_options(after: Iterable[str], condition: Condition = "afterok") -> list[str]:
+    """What sbatch is told beside the script: a job whose stage before failed is removed from the queue."""
+    after = list(after)
+    dependency = [f"--dependency={condition}:{':'.join(after)}"] if after else []
+    return ["--parsable", "--kill-on-invalid-dep=yes", *dependency]
+
+
+def check(script: Path) -> None:
+    """UserError with SLURM's words where it would refuse the script. Nothing is queued."""
+    _run("sbatch", "--test-only", str(script))
+
+
+def cancel(jobs: Iterable[str]) -> None:
+    """End jobs, queued or running."""
+    _run("scancel", *jobs)
+
+
+def all_nodes_answer(environment: Mapping[str, str]) -> bool:
+    """Inside a job: whether something can still be started on each of its nodes."""
+    nodes = environment.get("SLURM_NNODES", "1")
+    if nodes == "1":  # this one
+        return True
+    each = [
+        "--overlap",
+        f"--nodes={nodes}",
+        f"--ntasks={nodes}",
+        "--ntasks-per-node=1",
+        "--cpus-per-task=1",
+        "--gres=none",
+    ]
+    try:
+        _run("srun", *each, "true")
+    except UserError:
+        return False
+    return True
+
+
+def look_up(jobs: Iterable[str]) -> dict[str, QueuedJob]:
+    """The jobs that SLURM still knows of: queued, running or ended a short while ago; older ones where there is
+    accounting. UserError where SLURM does not answer."""
+    wanted = list(jobs)
+    if not wanted:
+        return {}
+    try:
+        found = parse_squeue(
+            _run("squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(wanted)}", f"--format={_FORMAT}")
+        )
+    except UserError as error:
+        if "Invalid job id" not in str(error):
+            raise
+        found = {}
+    gone = [job for job in wanted if job not in found]
+    return {**_accounted(gone), **found} if gone else found
+
+
+def parse_squeue(printed: str) -> dict[str, QueuedJob]:
+    """squeue's lines, by job id."""
+    jobs = (QueuedJob(*line.split("|", 5)) for line in printed.splitlines() if line.count("|") >= 5)
+    return {job.job: dataclasses.replace(job, reason="" if job.reason == "None" else job.reason) for job in jobs}
+
+
+def parse_sacct(printed: str) -> dict[str, QueuedJob]:
+    """sacct's lines, by job id."""
+    jobs = {}
+    for line in printed.splitlines():
+        if line.count("|") < 4:
+            continue
+        job, state, nodes, elapsed, exit_code = line.split("|")[:5]
+        word = state.split(" ")[0]  # "CANCELLED by 1000"
+        jobs[job] = QueuedJob(job, word, nodes, elapsed, reason="" if word == "COMPLETED" else f"exit code {exit_code}")
+    return jobs
+
+
+def _accounted(jobs: list[str]) -> Mapping[str, QueuedJob]:
+    """From the accounting, where the cluster has one."""
+    fields = "--format=JobID,State,NodeList,Elapsed,ExitCode"
+    try:
+        return parse_sacct(_run("sacct", "--noheader", "--parsable2", "-X", f"--jobs={','.join(jobs)}", fields))
+    except UserError:
+        return {}
+
+
+def _run(*command: str) -> str:
+    """stdout of one of SLURM's commands; UserError with its own words where it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{command[0]}: no such command; SLURM's commands are needed here (is this the login node of the cluster?)"
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"{command[0]}: no answer within {_SECONDS} s; is SLURM's controller up?") from error
+    if done.returncode != 0:
+        words = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
+        raise UserError(f"{command[0]}: {words}")
+    return done.stdout

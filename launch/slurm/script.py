@@ -1,0 +1,122 @@
+"""The job script of a stage: pure functions from what is wanted to the text that sbatch gets."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from launch.slurm.profile import Shape
+from pipeline.errors import UserError
+
+SOURCE = Path(__file__).parents[2]
+"""The checkout: where the packages and slurm/ are."""
+_TEMPLATE = SOURCE / "slurm" / "stage.sbatch"
+_EXPORTED_PREFIX = "SENET154_"
+
+
+@dataclasses.dataclass(frozen=True)
+class JobScript:
+    """All that one stage's job depends on. Which jobs it waits for is said to sbatch beside the script."""
+
+    stage: str
+    key: str
+    run: Path
+    """Absolute; jobs run in `directory`."""
+    log: Path
+    """Absolute; `%j` in its name stands for the job id."""
+    directory: Path
+    """Where `submit` ran: relative paths in the recipe start there."""
+    shape: Shape
+    setup: tuple[str, ...]
+    python: tuple[str, ...]
+    """The words that start Python, container included."""
+    warning_seconds: int
+    requeue_on_failure: int
+    source: Path = SOURCE
+    members: tuple[tuple[Path, str], ...] = ()
+    """Runs and keys of an ensemble: one task of a job array each, in place of `run` and `key`."""
+
+
+def render(job: JobScript, template: str | None = None) -> str:
+    """The whole script: slurm/stage.sbatch with its three places filled in. UserError where a path cannot be quoted."""
+    text = _TEMPLATE.read_text() if template is None else template
+    setup = ("# Lines of the profile.", *job.setup) if job.setup else ("# The profile has no setup lines.",)
+    places = {
+        "@OPTIONS@": [f"#SBATCH {_option(name, value)}" for name, value in options(job).items()],
+        "@SETTINGS@": [f"{name}={value}" for name, value in _settings(job).items()],
+        "@SETUP@": setup,
+    }
+    lines: list[str] = []
+    for line in text.splitlines():
+        lines += places.get(line, [line])
+    return "\n".join(lines) + "\n"
+
+
+def options(job: JobScript) -> dict[str, str | None]:
+    """sbatch's options by name, in order; None for those without a value."""
+    shape = job.shape
+    found: dict[str, object | None] = {
+        "job-name": f"{job.run.name}-{job.stage}",
+        "chdir": job.directory,
+        "output": _log_pattern(job.log),
+        "open-mode": "append",
+        "partition": shape.partition,
+        "account": shape.account,
+        "qos": shape.qos,
+        "constraint": shape.constraint,
+        "nodes": shape.nodes,
+        "ntasks-per-node": shape.node_tasks,
+        "cpus-per-task": shape.cpus_per_task,
+        "gpus-per-node": shape.gpus_per_node or None,
+        "mem": None if shape.memory_gb is None else f"{shape.memory_gb}G",
+        "array": f"0-{len(job.members) - 1}" if job.members else None,
+        "time": shape.minutes,
+        "signal": f"B:USR2@{job.warning_seconds}",
+    }
+    return {name: str(value) for name, value in found.items() if value is not None} | {"requeue": None}
+
+
+def _option(name: str, value: str | None) -> str:
+    """sbatch reads quotes like a shell, except that a backslash needs another one everywhere."""
+    if value is None:
+        return f"--{name}"
+    return f"--{name}={_quoted(value).replace(chr(92), chr(92) * 2)}"
+
+
+def _settings(job: JobScript) -> Mapping[str, str]:
+    """Bash variables of the body, quoted."""
+    if job.members:
+        # The index is the array task's number.
+        which = {
+            "RUNS": _list(str(run) for run, _ in job.members),
+            "KEYS": _list(key for _, key in job.members),
+            "RUN": "${RUNS[$SLURM_ARRAY_TASK_ID]}",
+            "KEY": "${KEYS[$SLURM_ARRAY_TASK_ID]}",
+        }
+    else:
+        which = {"RUN": _quoted(str(job.run)), "KEY": _quoted(job.key)}
+    return {
+        "STAGE": _quoted(job.stage),
+        **which,
+        "SOURCE": _quoted(str(job.source)),
+        "PYTHON": _list(job.python),
+        f"export {_EXPORTED_PREFIX}WARNING_SECONDS": str(job.warning_seconds),
+        f"export {_EXPORTED_PREFIX}REQUEUE_ON_FAILURE": str(job.requeue_on_failure),
+    }
+
+
+def _list(words: Iterable[str]) -> str:
+    return f"({' '.join(_quoted(word) for word in words)})"
+
+
+def _log_pattern(log: Path) -> str:
+    """sbatch replaces `%` and a letter in the name; a folder's own percent sign is written twice."""
+    return f"{str(log.parent).replace('%', '%%')}/{log.name}"
+
+
+def _quoted(text: str) -> str:
+    if "\n" in text or "\r" in text:
+        raise UserError(f"{text!r}: a line break cannot be passed to SLURM; choose another name")
+    return shlex.quote(text)

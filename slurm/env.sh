@@ -1,0 +1,18 @@
+# Sourced by every job on its first node: what all its processes share. Settings for the site's network (NCCL_SOCKET_IFNAME
+# and the like) belong into the profile's setup lines.
+
+# Left over where `submit` ran inside torchrun or the like; rank and world size are SLURM's.
+unset RANK LOCAL_RANK WORLD_SIZE SENET154_LAUNCHER
+
+export PYTHONPATH="$SOURCE${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONUNBUFFERED=1
+
+# OpenMP's threads would burn the cores that the decoding threads need while they wait for work.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
+
+# Where the processes meet: the first node by the address that SLURM reaches it by, and a port of the job's own.
+first_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+MASTER_ADDR=$(scontrol show node "$first_node" --oneliner | sed 's/.* NodeAddr=\([^ ]*\).*/\1/')
+MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))
+export MASTER_ADDR MASTER_PORT

@@ -1,0 +1,176 @@
+"""A run on the test's Slurm: its recipe and profile, the commands a person would type, and what its files tell."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from launch.slurm.requeue import JobLife, read_job_lives
+from pipeline.config.reader import read_run_config, write_run_config
+from pipeline.config.schema import Config
+from pipeline.runs.manifest import Manifest, read_manifest
+from pipeline.runs.stage import PlacedStage, place_stages
+from pipeline.tracking.events import read_events
+from stages import STAGES
+from tests.cluster.slurm import Cluster, Job, wait_until
+from tests.conftest import REPOSITORY
+
+PATIENCE = 300
+"""Seconds for anything that a job may take here while other jobs keep both cores busy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a command printed, and its exit code."""
+
+    code: int
+    output: str
+
+
+class ClusterRun:
+    """One run directory, its recipe beside it."""
+
+    def __init__(self, cluster: Cluster, directory: Path, config: Config, profile: Mapping[str, Any]) -> None:
+        self.cluster = cluster
+        self.directory = directory / "run"
+        self.recipe = directory / "recipe" / "config.yaml"
+        self.profile = directory / "profile.yaml"
+        self.recipe.parent.mkdir(parents=True)
+        write_run_config(self.recipe.parent, config)
+        self.profile.write_text(json.dumps(profile))
+
+    def with_profile(self, **keys: Any) -> ClusterRun:
+        """The same run, submitted from now on with another profile."""
+        self.profile.write_text(json.dumps(profile(**keys)))
+        return self
+
+    def launch(self, *words: str | Path) -> Answer:
+        """`python -m launch WORDS`."""
+        environment = {**self.cluster.environment, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-m", "launch", *map(str, words)],
+            cwd=REPOSITORY,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=PATIENCE,
+        )
+        return Answer(done.returncode, done.stdout)
+
+    def submit(self, *words: str) -> Answer:
+        """`launch submit` with this run's recipe, directory and profile, and whatever else is given."""
+        return self.launch("submit", self.recipe, "--profile", self.profile, "--run", self.directory, *words)
+
+    def status(self) -> str:
+        """What `launch status` prints."""
+        return self.launch("status", self.directory).output
+
+    def stage(self, name: str) -> PlacedStage:
+        """The stage's place, once the run is submitted."""
+        return place_stages(read_run_config(self.directory), self.directory, STAGES)[name]
+
+    def job_id(self, stage: str) -> str:
+        """The newest job of a stage."""
+        jobs = json.loads((self.directory / "jobs.json").read_text())
+        return [str(job["job"]) for job in jobs if job["stage"] == stage][-1]
+
+    def job(self, stage: str) -> Job:
+        """What Slurm says of it."""
+        return self.cluster.job(self.job_id(stage))
+
+    def wait_for_state(self, stage: str, *states: str) -> float:
+        """Until the stage's job is in one of these states."""
+        return self._wait(stage, lambda: self.job(stage).state in states, " or ".join(states))
+
+    def wait_for_restart(self, stage: str, number: int) -> float:
+        """Until the stage's job is queued for its life after `number` restarts."""
+        return self._wait(stage, lambda: self.job(stage).restarts >= number, f"restart {number}")
+
+    def _wait(self, stage: str, condition: Callable[[], bool], what: str) -> float:
+        """Until the condition holds; AssertionError with the job's log where the job has ended and it does not."""
+
+        def holds_or_never_will() -> bool:
+            has_ended = self.job(stage).state in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+            holds = condition()
+            assert holds or not has_ended, f"{stage} has ended without {what}:\n{self.log(stage)}"
+            return holds
+
+        return wait_until(holds_or_never_will, PATIENCE, f"{what} of {stage}")
+
+    def steps(self, stage: str = "train") -> list[int]:
+        """The optimizer steps on record, in their order; the recipes here log each."""
+        return [event["global_step"] for event in read_events(self.stage(stage).directory, "train")]
+
+    def wait_for_life(self, stage: str, number: int) -> float:
+        """Until the job of the stage lives for this time, counted from 1; the Unix time at which its body began."""
+
+        def lives() -> list[JobLife]:
+            return [life for life in read_job_lives(self.stage(stage).directory) if life.job == self.job_id(stage)]
+
+        self._wait(stage, lambda: len(lives()) >= number, f"life {number}")
+        return lives()[number - 1].time
+
+    def wait_for_step_after(self, moment: float, count: int = 1) -> float:
+        """Until the train stage has done so many steps since a moment; the Unix time of the first of them."""
+        directory = self.stage("train").directory
+
+        def times() -> list[float]:
+            return [event["time"] for event in read_events(directory, "train") if event["time"] > moment]
+
+        self._wait("train", lambda: len(times()) >= count, f"{count} steps after {moment}")
+        return times()[0]
+
+    def saved_step(self) -> int:
+        """The step of the newest checkpoint of the train stage."""
+        latest = json.loads((self.stage("train").directory / "checkpoints" / "latest.json").read_text())
+        return int(latest["checkpoint"].removeprefix("step-"))
+
+    def rank_zero(self, stage: str) -> int:
+        """The process of the stage's first task."""
+        found: list[int] = []
+
+        def look() -> bool:
+            found[:] = self.cluster.pids_of(self.job_id(stage), {"SLURM_PROCID": "0", "SLURM_STEP_ID": "0"})
+            return bool(found)
+
+        self._wait(stage, look, "a first process")
+        return min(found)
+
+    @contextlib.contextmanager
+    def held(self, stage: str) -> Iterator[None]:
+        """Keep the stage's first process, and with it all others, from going on meanwhile."""
+        process = self.rank_zero(stage)
+        os.kill(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGCONT)
+
+    def manifest(self, stage: str) -> Manifest:
+        """Of a finished stage."""
+        manifest = read_manifest(self.stage(stage).directory)
+        assert manifest is not None, f"{stage} is not done:\n{self.status()}\n{self.log(stage)}"
+        return manifest
+
+    def log(self, stage: str) -> str:
+        """All that the stage's newest job has printed."""
+        paths = self.directory.glob(f"jobs/{stage}-*-{self.job_id(stage)}.log")
+        return "".join(path.read_text() for path in paths)
+
+
+def profile(nodes: int = 1, tasks: int = 1, **keys: Any) -> dict[str, Any]:
+    """A profile for the test's Slurm whose training and evaluation have `nodes` nodes of `tasks` processes."""
+    one = {"nodes": 1, "tasks_per_node": 1, "minutes": 10}
+    many = {"nodes": nodes, "tasks_per_node": tasks, "minutes": 10}
+    shapes = {"prepare": one, "build": one, "train": many, "freeze_bn": many, "evaluate": many, "report": one}
+    return {"warning_seconds": 30, "partition": "main", **keys, "stages": shapes}
