@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,11 @@ from tests.images import write_image_folders
 from tests.processes import run_stage_to_end
 from tests.recipes import small_recipe
 
-_UNAVAILABLE = why_unavailable()
+_UNAVAILABLE = (
+    why_unavailable()
+    if os.environ.get("CLUSTER_TESTS") == "1"
+    else "takes a real Slurm and eight minutes: CLUSTER_TESTS=1 make test ARGS=tests/cluster"
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
