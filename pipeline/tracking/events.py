@@ -22,10 +22,10 @@ EVENTS = "events.jsonl"
 Event = dict[str, Any]
 """`kind`, `time` (Unix seconds), and what the kind has:
 
-train       global_step, epoch, loss, lr, images_per_second       (written every tracking.log_every_steps)
+train       global_step, epoch, loss, lr, images_per_second, data_wait_percent (every tracking.log_every_steps)
 validation  global_step, epoch, loss, top1_error_percent, top5_error_percent, images
-checkpoint  global_step, path, seconds, bytes
 evaluation  plan, images, views, top1_error_percent, top5_error_percent, seconds
+checkpoint  global_step, path, seconds, bytes                    (shown, never written)
 progress    done, total, unit, rate, text                         (shown, never written)
 note        level (info or warning), text                         (shown, never written)
 """
