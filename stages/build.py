@@ -6,7 +6,8 @@ import dataclasses
 
 import torch
 
-from pipeline.config.schema import Config, ModelConfig
+from pipeline.config.network import ModelConfig
+from pipeline.config.schema import Config
 from pipeline.errors import UserError
 from pipeline.models import create_model
 from pipeline.models.inspection import differences_from_authors, observe_layers

@@ -12,7 +12,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.config.schema import AugmentationConfig
+from pipeline.config.data import AugmentationConfig
 from pipeline.seeds import derive_seed, uniform
 
 Integers = npt.NDArray[np.int64]

@@ -17,7 +17,7 @@ import torch.utils.dlpack
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
-from pipeline.config.schema import LoaderConfig
+from pipeline.config.operations import LoaderConfig
 from pipeline.data.augmentation import Augmentation
 from pipeline.data.index import ImageIndex
 from pipeline.data.verification import changed_files, require_sizes

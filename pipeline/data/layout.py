@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.config.schema import DataConfig
+from pipeline.config.data import DataConfig
 from pipeline.data.digits import CLASS_WORDS, write_digits
 from pipeline.data.findings import Finding
 from pipeline.data.ilsvrc import Ilsvrc, check_training_images, read_ilsvrc2012, read_validation_labels

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.config.schema import Config, LoaderConfig
+from pipeline.config.operations import LoaderConfig
+from pipeline.config.schema import Config
 from pipeline.data.augmentation import Augmentation, draw_augmentation
 from pipeline.data.batch import Batch, ViewBatch
 from pipeline.data.index import ImageIndex

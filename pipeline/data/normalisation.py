@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from pipeline.config.schema import AugmentationConfig, DataConfig
+from pipeline.config.data import AugmentationConfig, DataConfig
 from pipeline.data.batch import Batch
 
 

@@ -16,7 +16,7 @@ import torch
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
-from pipeline.config.schema import LoaderConfig
+from pipeline.config.operations import LoaderConfig
 from pipeline.data.augmentation import Augmentation
 from pipeline.data.index import ImageIndex
 from pipeline.data.verification import changed_files, require_sizes

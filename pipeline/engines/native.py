@@ -10,7 +10,8 @@ import torch
 import torch.distributed
 from torch import nn
 
-from pipeline.config.schema import ExecutionConfig, OptimConfig
+from pipeline.config.execution import ExecutionConfig
+from pipeline.config.training import OptimConfig
 from pipeline.distributed import Collective
 from pipeline.engines.engine import OptimizerState
 from pipeline.training.optim import build_sgd

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.config.crop_plan import CropPlan
-from pipeline.config.schema import ExecutionConfig
+from pipeline.config.execution import ExecutionConfig
 from pipeline.data.normalisation import Preprocessor
 from pipeline.evaluation.crops import count_views, expand
 

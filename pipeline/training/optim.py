@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pipeline.config.schema import OptimConfig
+from pipeline.config.training import OptimConfig
 
 
 def build_sgd(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from pipeline.config.schema import ScheduleConfig
+from pipeline.config.training import ScheduleConfig
 from pipeline.data.order import StreamOrder
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision.transforms import RandomResizedCrop
 
-from pipeline.config.schema import AugmentationConfig
+from pipeline.config.data import AugmentationConfig
 from pipeline.data.augmentation import Augmentation, draw_augmentation
 from pipeline.seeds import derive_seed, uniform
 

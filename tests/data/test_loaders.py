@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config.schema import Config, LoaderConfig
+from pipeline.config.operations import LoaderConfig
+from pipeline.config.schema import Config
 from pipeline.data import dali, loaders
 from pipeline.data.batch import Batch
 from pipeline.data.index import ImageIndex

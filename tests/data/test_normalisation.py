@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from pipeline.config.schema import AugmentationConfig, DataConfig
+from pipeline.config.data import AugmentationConfig, DataConfig
 from pipeline.data.batch import Batch
 from pipeline.data.normalisation import Preprocessor, rotate
 

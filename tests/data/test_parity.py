@@ -17,7 +17,8 @@ from PIL import Image
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
-from pipeline.config.schema import AugmentationConfig, LoaderConfig
+from pipeline.config.data import AugmentationConfig
+from pipeline.config.operations import LoaderConfig
 from pipeline.data import dali, reference
 from pipeline.data.augmentation import Augmentation, draw_augmentation
 from pipeline.data.index import ImageIndex

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from pipeline.config.crop_plan import CropPlan, CropView
-from pipeline.config.schema import AugmentationConfig, DataConfig, ExecutionConfig
+from pipeline.config.data import AugmentationConfig, DataConfig
+from pipeline.config.execution import ExecutionConfig
 from pipeline.data.normalisation import Preprocessor
 from pipeline.evaluation.inference import ViewScorer, evaluating
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.config.operations import LoaderConfig
 from pipeline.config.reader import write_run_config
-from pipeline.config.schema import LoaderConfig
 from pipeline.data.index import read_dataset
 from pipeline.data.loaders import build_view_loader
 from pipeline.data.window import Window

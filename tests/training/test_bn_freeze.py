@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.config.schema import OptimConfig
+from pipeline.config.training import OptimConfig
 from pipeline.models import create_model
 from pipeline.training.bn_freeze import FrozenBatchNorm2d, Scope, freeze_batch_norms, frozen_digest
 from pipeline.training.optim import build_sgd

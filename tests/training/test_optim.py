@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.config.schema import OptimConfig
+from pipeline.config.training import OptimConfig
 from pipeline.models import create_model
 from pipeline.training.optim import build_sgd
 

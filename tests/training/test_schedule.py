@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.config.schema import ScheduleConfig
+from pipeline.config.training import ScheduleConfig
 from pipeline.data.order import StreamOrder
 from pipeline.training.schedule import LearningRate
 

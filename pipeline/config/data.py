@@ -1,0 +1,67 @@
+"""What the images are, and what is done to them in training."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from pipeline.config.section import Names, NonNegative, Section, Triple, as_tuple
+
+
+class DataConfig(Section):
+    """Where the images are and what is promised about them."""
+
+    dataset: Literal["imagenet", "folder", "digits"]
+    """imagenet: ILSVRC 2012 with its counts and labels checked. folder: any tree of one folder per class. digits: the
+    handwritten digits that come with scikit-learn, written out as JPEG folders."""
+    root: str | None = None
+    """Folder that holds the train and val folders; relative paths start at the working directory. Not for digits."""
+    train: str = "train"
+    """Training images below root, in one folder per class."""
+    val: str = "val"
+    """Validation images below root: in one folder per class, or (imagenet) flat with `val_ground_truth`."""
+    val_ground_truth: str | None = None
+    """The devkit's ILSVRC2012_validation_ground_truth.txt, for a flat `val`."""
+    exclude: Names = ()
+    """Images to leave out, by name as `prepare` lists them (`train/n01440764/x.JPEG`)."""
+    mean: Triple = (123.675, 116.28, 103.53)
+    """RGB mean that is subtracted, on the 0 to 255 scale."""
+    std: Triple = (58.395, 57.12, 57.375)
+    """RGB scale that is divided by, on the 0 to 255 scale."""
+
+    @model_validator(mode="after")
+    def _root_where_needed(self) -> Self:
+        if self.dataset == "digits" and self.root is not None:
+            raise ValueError("root: the digits come with scikit-learn; leave data.root out")
+        if self.dataset != "digits" and self.root is None:
+            raise ValueError(f"root: the folder with the images is needed for dataset '{self.dataset}'")
+        if self.val_ground_truth is not None and self.dataset != "imagenet":
+            raise ValueError("val_ground_truth: only dataset 'imagenet' has a ground-truth file")
+        if min(self.std) <= 0:
+            raise ValueError(f"std: must be positive (given {list(self.std)})")
+        return self
+
+
+class AugmentationConfig(Section):
+    """What is done to a training image at random."""
+
+    area: Annotated[tuple[float, float], BeforeValidator(as_tuple)] = (0.08, 1.0)
+    """Share of the image that the random crop covers."""
+    aspect: Annotated[tuple[float, float], BeforeValidator(as_tuple)] = (0.75, 4 / 3)
+    """Aspect ratio of the random crop, drawn log-uniformly."""
+    flip: bool = True
+    rotation_degrees: Annotated[float, Field(ge=0, le=45)] = 0.0
+    """Rotation by a uniform angle in ± this many degrees."""
+    pixel_jitter: NonNegative = 0.0
+    """A uniform value in ± this is added to each pixel and channel, on the 0 to 255 scale."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        low, high = self.area
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"area: must satisfy 0 < low <= high <= 1 (given {[low, high]})")
+        low, high = self.aspect
+        if not 0 < low <= high:
+            raise ValueError(f"aspect: must satisfy 0 < low <= high (given {[low, high]})")
+        return self

@@ -1,0 +1,16 @@
+"""How the arithmetic is done."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pipeline.config.section import Section
+
+
+class ExecutionConfig(Section):
+    """How the arithmetic is done. Part of the stages' keys: it can change the last bits of a result."""
+
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Autocast type; float16 adds a gradient scaler."""
+    channels_last: bool = True
+    compile: bool = False
