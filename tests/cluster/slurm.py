@@ -33,17 +33,18 @@ MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerType=sched/backfill
-SchedulerParameters=sched_interval=2,sched_min_interval=0,bf_interval=2
+SchedulerParameters=sched_interval=1,sched_min_interval=0,bf_interval=2
 SlurmdParameters=config_overrides
 ReturnToService=2
 JobRequeue=1
-KillWait=30
+# Whoever is told to end may take its time: on a busy machine nothing here may depend on speed.
+KillWait=120
 MessageTimeout=10
 SlurmctldTimeout=30
 SlurmdTimeout=5
-{gres}{nodes}PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+{gres}{nodes}PartitionName={partition} Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
-_SECONDS_TO_END = 10
+_SECONDS_TO_END = 5
 
 
 def why_unavailable() -> str | None:
@@ -66,13 +67,15 @@ class Job:
 
 
 class Cluster:
-    """Nodes n1, n2, ... that all are this machine. What was started, and nothing else, ends with `stop`."""
+    """Nodes n1, n2, ... that all are this machine, each with its name as a feature that `constraint` can ask for.
+    What was started, and nothing else, ends with `stop`."""
 
     def __init__(self, directory: Path, nodes: int, cpus: int, gpus: int = 0) -> None:
         self.directory = directory
         self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
         self._conf = directory / "slurm.conf"
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self._disks: list[Path] = []
         self._write_configuration(cpus, gpus)
 
     @property
@@ -108,6 +111,14 @@ class Cluster:
                 os.kill(pid, signal.SIGKILL)
         for process in self._daemons.values():
             process.wait()
+        for path in self._disks:
+            subprocess.run(["umount", "--lazy", str(path)], check=False)
+
+    def mount_disk(self, path: Path, size: str) -> None:
+        """Make the folder a disk of its own, as small as `8m`, for as long as the cluster runs."""
+        path.mkdir(exist_ok=True)
+        self.command("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path))
+        self._disks.append(path)
 
     def start_node(self, node: str) -> None:
         """Start a node's daemon."""
@@ -139,7 +150,9 @@ class Cluster:
 
     def pids_of(self, job_id: str, variables: Mapping[str, str]) -> list[int]:
         """Processes of a job whose environment has these variables, as SLURM_PROCID=1."""
-        return self._processes(**{"SLURM_JOB_ID": job_id, **variables})
+        array, _, task = job_id.partition("_")
+        job = {"SLURM_ARRAY_JOB_ID": array, "SLURM_ARRAY_TASK_ID": task} if task else {"SLURM_JOB_ID": job_id}
+        return self._processes(**job, **variables)
 
     def _jobs(self) -> list[str]:
         return self.command("squeue", "--noheader", "--format=%i").split()
@@ -176,17 +189,24 @@ class Cluster:
         host = socket.gethostname().partition(".")[0]
         with _free_ports(1 + len(self.nodes)) as ports:
             lines = [
-                f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=4000"
-                + (f" Gres=gpu:{gpus}" if gpus else "")
-                + "\n"
+                f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=300000"
+                f" Features={node}" + (f" Gres=gpu:{gpus}" if gpus else "") + "\n"
                 for node, port in zip(self.nodes, ports[1:], strict=True)
             ]
             gres = "GresTypes=gpu\n" if gpus else ""
-            text = _CONF.format(host=host, port=ports[0], directory=self.directory, gres=gres, nodes="".join(lines))
+            text = _CONF.format(
+                host=host,
+                port=ports[0],
+                directory=self.directory,
+                gres=gres,
+                nodes="".join(lines),
+                partition="gpu" if gpus else "main",
+            )
             self._conf.write_text(text)
         if gpus:
             for number in range(gpus):
-                (self.directory / f"gpu{number}").touch()
+                # Slurm insists on a device, and takes the GPU's number from the name.
+                (self.directory / f"gpu{number}").symlink_to("/dev/null")
             (self.directory / "gres.conf").write_text(f"Name=gpu File={self.directory}/gpu[0-{gpus - 1}]\n")
 
 
@@ -217,5 +237,5 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> floa
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"{seconds:.0f} s went by without: {what}")
-        time.sleep(0.1)
+        time.sleep(0.2)
     return time.time()
