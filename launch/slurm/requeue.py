@@ -135,9 +135,9 @@ def decide(
     """The rule, from what is known when srun has ended.
 
     `outcome` is the stage's note, `code` srun's exit code, `nodes_answer` whether all nodes of the job do, `state` the
-    job's state in squeue, `is_requeued` whether SLURM counts another start of it already (`scontrol requeue`, a preemption,
-    a node that failed), `wasted` how many lives in a row, this one included, have saved nothing new, `crashes` how
-    many lives before this one crashed.
+    job's state in squeue, `is_requeued` whether SLURM counts another start of it already (`scontrol requeue`, a node
+    that failed), `wasted` how many lives in a row, this one included, have saved nothing new, `crashes` how many lives
+    before this one crashed.
     """
     if is_done:
         return Verdict(EXIT_DONE, "done")

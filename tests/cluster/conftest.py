@@ -30,13 +30,17 @@ _PARALLEL = 3
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test of this folder needs the cluster; one reason for all makes one line of the summary."""
+    """Every test of this folder needs the cluster, and waits for runs that a busy machine makes slow."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.slurm)
             item.add_marker(pytest.mark.timeout(3600))
-            if _UNAVAILABLE is not None:
-                item.add_marker(pytest.mark.skip(reason=_UNAVAILABLE))
+
+
+def pytest_runtest_setup() -> None:
+    """Skipped here, at one place, the tests have one line of the summary together."""
+    if _UNAVAILABLE is not None:
+        pytest.skip(_UNAVAILABLE)
 
 
 @pytest.fixture(scope="session")

@@ -82,6 +82,9 @@ class Cluster:
     def environment(self) -> dict[str, str]:
         """For everything that shall talk to this cluster and no other."""
         own = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH"))}
+        if own.pop("PYTHONDONTWRITEBYTECODE", ""):
+            # Else every process of every job compiles all of torch anew, which takes longer than what it does then.
+            own["PYTHONPYCACHEPREFIX"] = str(self.directory / "bytecode")
         return {**own, "SLURM_CONF": str(self._conf)}
 
     def start(self) -> None:
