@@ -155,6 +155,8 @@ def never_get_further(run: ClusterRun) -> Fruitless:
 class Tampered:
     """Jobs under which the run was changed while they waited for their next life."""
 
+    held: str
+    """The status of the run whose job was requeued, and held in the queue."""
     edited: str
     """What the job printed whose config was edited."""
     vanished: Job
@@ -179,6 +181,7 @@ def tamper(run: ClusterRun) -> Tampered:
         return job
 
     job = requeue_held()
+    held = run.status()
     path = run.directory / "config.yaml"
     path.write_text(path.read_text().replace("seed: 11", "seed: 12"))
     cluster.command("scontrol", "release", job)
@@ -194,7 +197,7 @@ def tamper(run: ClusterRun) -> Tampered:
     status = run.launch("status", run.directory)
     again = run.submit("--only", "build")
     run.launch("cancel", run.directory)
-    return Tampered(edited, cluster.job(job), status, again)
+    return Tampered(held, edited, cluster.job(job), status, again)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,9 +39,11 @@ ReturnToService=2
 JobRequeue=1
 # Whoever is told to end may take its time: on a busy machine nothing here may depend on speed.
 KillWait=120
-MessageTimeout=10
+MessageTimeout=60
 SlurmctldTimeout=30
-SlurmdTimeout=5
+SlurmdTimeout=15
+# The tests ask about jobs long after their end.
+MinJobAge=86400
 {gres}{nodes}PartitionName={partition} Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 _SECONDS_TO_END = 5
@@ -94,11 +96,11 @@ class Cluster:
         self._start_daemon(
             "munged", ["munged", "--foreground", "--force", f"--socket={self.directory}/munge.socket", *files.values()]
         )
-        wait_until(lambda: (self.directory / "munge.socket").exists(), 20, "munged's socket")
+        wait_until(lambda: (self.directory / "munge.socket").exists(), 300, "munged's socket")
         self._start_daemon("slurmctld", ["slurmctld", "-D", "-c", "-f", str(self._conf)])
         for node in self.nodes:
             self.start_node(node)
-        wait_until(lambda: self._idle_nodes() == set(self.nodes), 60, f"idle nodes (logs: {self.directory})")
+        wait_until(lambda: self._idle_nodes() == set(self.nodes), 300, f"idle nodes (logs: {self.directory})")
 
     def stop(self) -> None:
         """Cancel what is queued, end the daemons, and kill what is left of them."""
@@ -139,7 +141,7 @@ class Cluster:
 
     def command(self, *words: str) -> str:
         """Run one of Slurm's commands; returns what it prints."""
-        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=300)
         if done.returncode != 0:
             raise OSError(f"{' '.join(words)}: {done.stderr}")
         return done.stdout

@@ -30,7 +30,7 @@ def test_a_second_job_on_a_stage_is_refused_and_the_first_one_unharmed(stopped: 
 def test_the_lives_of_a_job_are_one_run_of_wandb_with_each_step_once(stopped: lives.Stopped) -> None:
     """Synced in the order of their names, as the last stage says, the pieces have one id and no step twice."""
     pieces = sorted(stopped.run.directory.glob("wandb/offline-run-*/*.wandb"))
-    assert len(pieces) == 3
+    assert len(pieces) > 1
     assert len({read_run(piece).run_id for piece in pieces}) == 1
     steps = [row["global_step"] for piece in pieces for row in read_history(piece) if "train/loss" in row]
     assert steps == every_step_once(stopped.run)
@@ -69,6 +69,11 @@ def test_cancel_ends_the_chain_and_a_later_submit_begins_again(fruitless: lives.
     assert fruitless.cancelled_job.restarts == 0
     assert "train: job" in fruitless.log_of_cancelled.output
     assert len(set(fruitless.submitted)) == 3
+
+
+def test_status_tells_of_a_job_that_is_to_come_back(tampered: lives.Tampered) -> None:
+    assert "comes back as soon as SLURM lets it (JobHeldUser)" in tampered.held
+    assert "to go on" not in tampered.held
 
 
 def test_a_config_edited_between_two_lives_is_refused(tampered: lives.Tampered) -> None:

@@ -49,14 +49,13 @@ def test_submit_prints_the_chain_and_a_second_submit_adds_nothing(preempted: Chr
 
 def test_status_tells_of_each_phase(preempted: Chronicle) -> None:
     assert "running" in preempted.statuses["running"]
-    assert "requeued" in preempted.statuses["preempted"]
     assert "interrupted once; the last time: stopped on request (SIGUSR2)" in preempted.statuses["preempted"]
     assert "done" in preempted.statuses["done"]
 
 
 def test_status_that_is_watched_ends_with_the_run(preempted: Chronicle) -> None:
     assert preempted.watched.code == 0, preempted.watched.output
-    assert preempted.watched.output.count("again every 5 s; Ctrl-C ends this, not the run") > 3
+    assert preempted.watched.output.count("again every 5 s; Ctrl-C ends this, not the run") > 1
     assert preempted.watched.output.rstrip().endswith(preempted.statuses["done"].rstrip())
 
 
