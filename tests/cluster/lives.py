@@ -177,7 +177,7 @@ def tamper(run: ClusterRun) -> Tampered:
         run.wait_for_life("build", 1)
         job = run.job_id("build")
         cluster.command("scontrol", "requeuehold", job)
-        run.wait_for_restart("build", 1)
+        wait_until(lambda: cluster.job(job).state == "PENDING", PATIENCE, "the job in the queue")
         return job
 
     job = requeue_held()

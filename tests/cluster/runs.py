@@ -148,7 +148,7 @@ class ClusterRun:
     def wait_for_step_after(self, moment: float, count: int = 1) -> float:
         """Until the train stage has done so many steps since a moment; the Unix time of the first of them.
 
-        What is to happen long before the end of training should not wait for more than a few.
+        The recipe here has 50: whoever waits for a few has time left before training ends.
         """
         directory = self.stage("train").directory
 

@@ -64,8 +64,6 @@ class Job:
     state: str
     restarts: int
     reason: str
-    start: str
-    """When it started or will start, as Slurm writes it; compared for equality alone."""
 
 
 class Cluster:
@@ -151,7 +149,7 @@ class Cluster:
         fields = dict(
             word.split("=", 1) for word in self.command("scontrol", "show", "job", job_id).split() if "=" in word
         )
-        return Job(fields["JobState"], int(fields["Restarts"]), fields["Reason"], fields["StartTime"])
+        return Job(fields["JobState"], int(fields["Restarts"]), fields["Reason"])
 
     def pids_of(self, job_id: str, variables: Mapping[str, str]) -> list[int]:
         """Processes of a job whose environment has these variables, as SLURM_PROCID=1."""
