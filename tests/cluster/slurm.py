@@ -47,6 +47,7 @@ MinJobAge=86400
 {gres}{nodes}PartitionName={partition} Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 _SECONDS_TO_END = 5
+"""What all daemons together are given to end by themselves."""
 
 
 def why_unavailable() -> str | None:
@@ -106,9 +107,10 @@ class Cluster:
             self.command("scancel", "--full", *self._jobs())
         for process in reversed(self._daemons.values()):
             process.terminate()
+        deadline = time.monotonic() + _SECONDS_TO_END
         for process in self._daemons.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_SECONDS_TO_END)
+                process.wait(max(0.0, deadline - time.monotonic()))
         for pid in self._processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
