@@ -2,6 +2,7 @@
 #
 #   make demo                      the whole pipeline on handwritten digits, a few minutes on two CPU cores
 #   make demo ARGS="processes=2"   the same, with anything that `python -m launch run` takes
+#   make demo ENGINE=deepspeed     the same with another engine, in a run directory of its own
 #   make test                      all tests
 #   make lint                      format, lint and types
 #   make setup                     only .venv, with the exact versions of requirements.lock
@@ -11,12 +12,13 @@ UV_VERSION := 0.13.9
 VENV := .venv
 READY := $(VENV)/.ready
 ARGS ?=
+ENGINE ?=
 
 .PHONY: demo test lint setup
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
-	$(VENV)/bin/python -m launch run configs/demo.yaml $(ARGS)
+	$(VENV)/bin/python -m launch run configs/demo.yaml $(if $(ENGINE),engine=$(ENGINE) --run runs/demo_$(ENGINE)) $(ARGS)
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest $(ARGS)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.distributed
 from torch import nn
 
+from pipeline.config.engines import NativeConfig
 from pipeline.config.execution import ExecutionConfig
 from pipeline.config.training import OptimConfig
 from pipeline.distributed import Collective
@@ -29,14 +31,19 @@ class NativeEngine:
     """The engine that needs nothing but PyTorch; see `Engine` for what each method promises."""
 
     def __init__(
-        self, model: nn.Module, optim: OptimConfig, execution: ExecutionConfig, collective: Collective
+        self,
+        model: nn.Module,
+        optim: OptimConfig,
+        execution: ExecutionConfig,
+        options: NativeConfig,
+        collective: Collective,
     ) -> None:
         """Takes the model to the collective's device. Weights and state are loaded afterwards: see `rehearse`."""
         self._collective = collective
         self._dtype = getattr(torch, execution.precision)
         layout = torch.channels_last if execution.channels_last else torch.contiguous_format
         self.model = model.to(collective.device).to(memory_format=layout).train()
-        self._optimizer = build_sgd(self.model, optim)
+        self._optimizer = self._new_optimizer(optim)
         # Autocast without a narrower type would still cost a pass through its dispatch.
         self._scaler = torch.amp.GradScaler(collective.device.type, enabled=execution.precision == "float16")
         compiled = torch.compile(self.model) if execution.compile else self.model
@@ -47,6 +54,7 @@ class NativeEngine:
                 self._runner,
                 device_ids=[collective.device] if collective.device.type == "cuda" else None,
                 gradient_as_bucket_view=True,
+                bucket_cap_mb=options.bucket_mb,
                 **_OWN_STATISTICS,
             )
 
@@ -67,6 +75,10 @@ class NativeEngine:
         for _ in range(2):
             self.backward(self.forward(images).float().logsumexp(1).mean())
         self._optimizer.zero_grad(set_to_none=not self._is_distributed)
+
+    def load_model(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Copied into the tensors that are there."""
+        self.model.load_state_dict(dict(tensors))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits in float32, computed under autocast where the recipe asks for a narrower type."""
@@ -117,6 +129,9 @@ class NativeEngine:
                 self._optimizer.state[parameter]["momentum_buffer"] = momentum
         if self._scaler.is_enabled() and state.values.get("scaler"):
             self._scaler.load_state_dict(state.values["scaler"])
+
+    def _new_optimizer(self, optim: OptimConfig) -> torch.optim.Optimizer:
+        return build_sgd(self.model, optim)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self._dtype == torch.float32:

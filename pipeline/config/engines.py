@@ -1,0 +1,60 @@
+"""Which engine trains, and the options that only one of them has.
+
+These options are operations, like the number of processes: they change how the same sums are carried out, and at most
+the last bits of a result. What changes more than that is in `execution`, for whichever engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pipeline.config.section import PositiveInt, Section
+
+EngineName = Literal["native", "apex", "deepspeed"]
+
+
+class NativeConfig(Section):
+    """PyTorch alone: DistributedDataParallel, its SGD, and torch.compile."""
+
+    bucket_mb: PositiveInt = 25
+    """Gradients are summed over the processes in buckets of about this size, while backward goes on."""
+
+
+class ApexConfig(Section):
+    """The native engine with what NVIDIA Apex has for this network."""
+
+    fused_sgd: bool = True
+    """apex.optimizers.FusedSGD instead of PyTorch's SGD."""
+    nhwc_batch_norm: bool = False
+    """apex.contrib.groupbn's batch norm, fused with the addition and ReLU that follow it; needs channels_last."""
+
+
+class DeepSpeedConfig(Section):
+    """DeepSpeed's engine and its ZeRO optimizer."""
+
+    zero_stage: Literal[0, 1, 2] = 1
+    """What the processes share among them instead of each holding it whole. 0: nothing. 1: momentum and master weights.
+    2: the reduced gradients too."""
+
+
+ENGINES: dict[EngineName, type[Section]] = {"native": NativeConfig, "apex": ApexConfig, "deepspeed": DeepSpeedConfig}
+
+
+def ignored_sections(engine: EngineName, sections: Mapping[str, Section | None]) -> list[str]:
+    """A problem for each option that was given for an engine which is not the one chosen."""
+    problems = []
+    for name, section in sections.items():
+        if section is None or name == engine:
+            continue
+        for key in sorted(section.model_fields_set) or [None]:
+            place = name if key is None else f"{name}.{key}"
+            problems.append(f"{place}: engine is '{engine}', which ignores it; set engine: {name} or leave it out")
+    return problems
+
+
+def describe_engine(engine: EngineName, options: Section) -> str:
+    """The engine and those of its options that are not at their defaults: `deepspeed (zero_stage 2)`."""
+    defaults = type(options)()
+    changed = [f"{name} {value}" for name, value in options if value != getattr(defaults, name)]
+    return f"{engine} ({', '.join(changed)})" if changed else engine
