@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from pipeline.config.execution import ExecutionConfig
 from pipeline.config.section import PositiveInt, Section
 
 EngineName = Literal["native", "apex", "deepspeed"]
@@ -27,7 +28,8 @@ class ApexConfig(Section):
     fused_sgd: bool = True
     """apex.optimizers.FusedSGD instead of PyTorch's SGD."""
     nhwc_batch_norm: bool = False
-    """apex.contrib.groupbn's batch norm, fused with the addition and ReLU that follow it; needs channels_last."""
+    """apex.contrib.groupbn's batch norm, fused with the ReLU behind it, where there is one; float16 and channels_last
+    only. It leaks host memory, see `pipeline.engines.nhwc_batch_norm`."""
 
 
 class DeepSpeedConfig(Section):
@@ -47,9 +49,33 @@ def ignored_sections(engine: EngineName, sections: Mapping[str, Section | None])
     for name, section in sections.items():
         if section is None or name == engine:
             continue
-        for key in sorted(section.model_fields_set) or [None]:
-            place = name if key is None else f"{name}.{key}"
+        for place in [f"{name}.{key}" for key in sorted(section.model_fields_set)] or [name]:
             problems.append(f"{place}: engine is '{engine}', which ignores it; set engine: {name} or leave it out")
+    return problems
+
+
+def apex_problems(options: ApexConfig, execution: ExecutionConfig) -> list[str]:
+    """A problem for each setting that what was chosen of Apex cannot work with."""
+    if not options.nhwc_batch_norm:
+        if options.fused_sgd:
+            return []
+        return ["apex.fused_sgd: without it and apex.nhwc_batch_norm nothing of Apex is used; set engine: native"]
+    problems = []
+    if execution.precision != "float16":
+        problems.append(
+            f"apex.nhwc_batch_norm: its kernels take float16 alone; set execution.precision: float16 "
+            f"(given {execution.precision})"
+        )
+    if not execution.channels_last:
+        problems.append("apex.nhwc_batch_norm: needs execution.channels_last: true (given false)")
+    if execution.compile:
+        problems.append(
+            "apex.nhwc_batch_norm: torch.compile cannot trace its kernels; set execution.compile: false (given true)"
+        )
+    if execution.sync_bn:
+        problems.append(
+            "apex.nhwc_batch_norm: normalises over each process's own images; set execution.sync_bn: false (given true)"
+        )
     return problems
 
 

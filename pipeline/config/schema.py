@@ -19,6 +19,7 @@ from pipeline.config.engines import (
     DeepSpeedConfig,
     EngineName,
     NativeConfig,
+    apex_problems,
     describe_engine,
     ignored_sections,
 )
@@ -76,6 +77,8 @@ class Config(Section):
         if late:
             problems.append(f"schedule.drop_epochs: must come before train.epochs = {self.train.epochs} (given {late})")
         problems += ignored_sections(self.engine, {name: getattr(self, name) for name in ENGINES})
+        if self.engine == "apex":
+            problems += apex_problems(self.apex or ApexConfig(), self.execution)
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -15,7 +15,9 @@ from pipeline.config.engines import NativeConfig
 from pipeline.config.execution import ExecutionConfig
 from pipeline.config.training import OptimConfig
 from pipeline.distributed import Collective
+from pipeline.engines.autocast import AutocastNetwork
 from pipeline.engines.engine import OptimizerState
+from pipeline.engines.momentum import load_momentum, momentum_by_name
 from pipeline.training.optim import build_sgd
 
 # The batch norm statistics are each process's own, as in 2017; `synchronise_buffers` hands them on where needed.
@@ -40,15 +42,12 @@ class NativeEngine:
     ) -> None:
         """Takes the model to the collective's device. Weights and state are loaded afterwards: see `rehearse`."""
         self._collective = collective
-        self._dtype = getattr(torch, execution.precision)
         layout = torch.channels_last if execution.channels_last else torch.contiguous_format
         self.model = model.to(collective.device).to(memory_format=layout).train()
         self._optimizer = self._new_optimizer(optim)
-        # Autocast without a narrower type would still cost a pass through its dispatch.
         self._scaler = torch.amp.GradScaler(collective.device.type, enabled=execution.precision == "float16")
-        compiled = torch.compile(self.model) if execution.compile else self.model
         self._is_distributed = collective.ranks.world_size > 1
-        self._runner: nn.Module = compiled  # type: ignore[assignment]
+        self._runner: nn.Module = AutocastNetwork(self.model, execution, collective.device)
         if self._is_distributed:
             self._runner = nn.parallel.DistributedDataParallel(
                 self._runner,
@@ -74,7 +73,7 @@ class NativeEngine:
             images = images.contiguous(memory_format=torch.channels_last)
         for _ in range(2):
             self.backward(self.forward(images).float().logsumexp(1).mean())
-        self._optimizer.zero_grad(set_to_none=not self._is_distributed)
+        self._clear_gradients()
 
     def load_model(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Copied into the tensors that are there."""
@@ -82,9 +81,8 @@ class NativeEngine:
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits in float32, computed under autocast where the recipe asks for a narrower type."""
-        with self._autocast():
-            logits: torch.Tensor = self._runner(images)
-        return logits.float()
+        logits: torch.Tensor = self._runner(images)
+        return logits
 
     def accumulating(self, *, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Without reduction for all but the last micro-batch."""
@@ -103,8 +101,7 @@ class NativeEngine:
             group["lr"] = learning_rate
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        # Gradients that are views of DistributedDataParallel's buckets must stay where they are.
-        self._optimizer.zero_grad(set_to_none=not self._is_distributed)
+        self._clear_gradients()
 
     def synchronise_buffers(self) -> None:
         """Broadcast from the main rank."""
@@ -114,26 +111,18 @@ class NativeEngine:
 
     def state_dict(self) -> OptimizerState:
         """Momentum by parameter name, and the gradient scaler's values."""
-        momentum = {
-            name: self._optimizer.state[parameter]["momentum_buffer"]
-            for name, parameter in self.model.named_parameters()
-            if "momentum_buffer" in self._optimizer.state.get(parameter, {})
-        }
+        momentum = momentum_by_name(self.model, self._optimizer)
         return OptimizerState(momentum, {"scaler": self._scaler.state_dict()})
 
     def load_state_dict(self, state: OptimizerState) -> None:
         """Momentum is matched by name; what no longer learns is left out."""
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad and name in state.tensors:
-                momentum = torch.empty_like(parameter, requires_grad=False).copy_(state.tensors[name])
-                self._optimizer.state[parameter]["momentum_buffer"] = momentum
+        load_momentum(self.model, self._optimizer, state.tensors)
         if self._scaler.is_enabled() and state.values.get("scaler"):
             self._scaler.load_state_dict(state.values["scaler"])
 
     def _new_optimizer(self, optim: OptimConfig) -> torch.optim.Optimizer:
         return build_sgd(self.model, optim)
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self._dtype == torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(self._collective.device.type, self._dtype)
+    def _clear_gradients(self) -> None:
+        # Those that are views of DistributedDataParallel's buckets must stay where they are.
+        self._optimizer.zero_grad(set_to_none=not self._is_distributed)
