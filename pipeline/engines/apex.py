@@ -34,9 +34,7 @@ class ApexEngine(NativeEngine):
         collective: Collective,
     ) -> None:
         """As for `NativeEngine`. UserError where Apex, one of its extensions or the GPU is missing."""
-        check_apex(options)
-        if collective.device.type != "cuda":
-            raise UserError("engine: apex runs on CUDA GPUs only, and there is none here; choose native or deepspeed")
+        check_apex(options, collective.device)
         self._options = options
         if options.nhwc_batch_norm:
             fuse_batch_norms(model)
@@ -82,17 +80,18 @@ def give_momentum(optimizer: torch.optim.Optimizer) -> None:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
-def check_apex(options: ApexConfig) -> None:
-    """UserError with the command that installs it, where Apex or an extension that `options` need is missing."""
-    command = "bash launch/install_apex.sh PATH_TO_APEX_SOURCE" + (
-        " --nhwc-batch-norm" if options.nhwc_batch_norm else ""
-    )
+def check_apex(options: ApexConfig, device: torch.device) -> None:
+    """UserError where Apex or an extension that `options` need is missing, with the command that builds it, and where
+    there is no GPU."""
     problem = _missing_part(options)
     if problem is not None:
+        flag = " --nhwc-batch-norm" if options.nhwc_batch_norm else ""
         raise UserError(
             f"engine: apex needs NVIDIA Apex for {sys.executable}: {problem}; build it from a checkout of "
-            f"https://github.com/NVIDIA/apex with\n  {command}"
+            f"https://github.com/NVIDIA/apex with\n  bash launch/install_apex.sh PATH_TO_APEX_SOURCE{flag}"
         )
+    if device.type != "cuda":
+        raise UserError("engine: apex runs on CUDA GPUs only, and there is none here; choose native or deepspeed")
 
 
 def _missing_part(options: ApexConfig) -> str | None:

@@ -32,8 +32,8 @@ def fuse_batch_norms(model: nn.Module) -> int:
 
 def _fused(source: nn.BatchNorm2d) -> nn.Module:
     groupbn = importlib.import_module("apex.contrib.groupbn")
-    # The kernel's blocks wait for each other, and NCCL's kernels run beside it: multi_stream starts them together or not
-    # at all.
+    # The kernel's blocks wait for each other, and NCCL's kernels run beside it: multi_stream has them start together or
+    # not at all.
     fused: nn.Module = groupbn.BatchNorm2d_NHWC(source.num_features, fuse_relu=True, multi_stream=True)
     fused.eps, fused.momentum = source.eps, source.momentum  # type: ignore[assignment]
     for name, parameter in source.named_parameters():
