@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds NVIDIA Apex from a source checkout, with those of its extensions that this pipeline uses and no others.
+# Builds NVIDIA Apex from a source checkout, with the extensions that this pipeline uses: amp_C, which comes in one bundle
+# with a dozen others (APEX_CUDA_EXT), and bnp where it is asked for.
 set -euo pipefail
 
 usage='usage: bash launch/install_apex.sh PATH_TO_APEX_SOURCE [--nhwc-batch-norm] [--dry-run]
