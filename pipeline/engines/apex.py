@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +12,7 @@ from pipeline.config.engines import ApexConfig, NativeConfig
 from pipeline.config.execution import ExecutionConfig
 from pipeline.config.training import OptimConfig
 from pipeline.distributed import Collective
+from pipeline.engines.apex_package import check_installed, extensions, missing
 from pipeline.engines.engine import OptimizerState
 from pipeline.engines.native import NativeEngine
 from pipeline.engines.nhwc_batch_norm import fuse_batch_norms
@@ -81,33 +79,13 @@ def give_momentum(optimizer: torch.optim.Optimizer) -> None:
 
 
 def check_apex(options: ApexConfig, device: torch.device) -> None:
-    """UserError where Apex or an extension that `options` need is missing, with the command that builds it, and where
-    there is no GPU."""
-    problem = _missing_part(options)
-    if problem is not None:
-        flag = " --nhwc-batch-norm" if options.nhwc_batch_norm else ""
-        raise UserError(
-            f"engine: apex needs NVIDIA Apex for {sys.executable}: {problem}; build it from a checkout of "
-            f"https://github.com/NVIDIA/apex with\n  bash launch/install_apex.sh PATH_TO_APEX_SOURCE{flag}"
-        )
-    if device.type != "cuda":
-        raise UserError("engine: apex runs on CUDA GPUs only, and there is none here; choose native or deepspeed")
-
-
-def _missing_part(options: ApexConfig) -> str | None:
-    spec = importlib.util.find_spec("apex")
-    if spec is None:
-        return "it is not installed"
-    places = [Path(place) for place in spec.submodule_search_locations or ()]
-    if not any((place / "optimizers").is_dir() for place in places):
-        where = places[0] if places else spec.origin
-        return f"the installed apex ({where}) is another project of that name, to be removed first"
-    modules = ["apex.optimizers"]
-    modules += ["amp_C"] if options.fused_sgd else []
-    modules += ["bnp", "apex.contrib.groupbn"] if options.nhwc_batch_norm else []
-    for module in modules:
+    """UserError where Apex or an extension that `options` need is missing or does not load, with the command that
+    builds it, and where there is no GPU."""
+    check_installed(options)
+    for module in ("apex.optimizers", *extensions(options)):
         try:
             importlib.import_module(module)
         except ImportError as error:
-            return f"{module} cannot be imported ({error})"
-    return None
+            raise missing(f"{module} cannot be imported ({error})", options) from error
+    if device.type != "cuda":
+        raise UserError("engine: apex runs on CUDA GPUs only, and there is none here; choose native or deepspeed")

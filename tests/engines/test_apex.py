@@ -6,6 +6,7 @@ APEX_SOURCE names a checkout of https://github.com/NVIDIA/apex, whose own Python
 from __future__ import annotations
 
 import copy
+import importlib
 import json
 import os
 import subprocess
@@ -160,24 +161,30 @@ def test_other_project_of_that_name_is_told_apart(
 
 
 @pytest.mark.parametrize(
-    ("options", "extension"), [({}, "amp_C"), ({"fused_sgd": False, "nhwc_batch_norm": True}, "bnp")]
+    ("options", "extension"),
+    [
+        (ApexConfig(), "amp_C"),
+        (ApexConfig(fused_sgd=False, nhwc_batch_norm=True), "bnp"),
+        (ApexConfig(nhwc_batch_norm=True), "amp_C"),
+    ],
 )
-def test_missing_extension_is_named(
-    options: dict[str, bool], extension: str, without_apex: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "apex" / "optimizers").mkdir(parents=True)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(UserError, match=f"{extension} cannot be imported .*\n  bash launch/install_apex.sh"):
-        check_apex(ApexConfig(**options), GPU)
+def test_missing_extension_is_named(options: ApexConfig, extension: str, stand_in: None, tmp_path: Path) -> None:
+    (tmp_path / f"{extension}.py").unlink()
+    with pytest.raises(UserError, match=f"built without the extension {extension}; .*\n  bash launch/install_apex.sh"):
+        check_apex(options, GPU)
 
 
-def test_real_apex_without_its_extensions_imports_and_lacks_only_them(
-    without_apex: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.syspath_prepend(str(apex_source()))
-    with pytest.raises(UserError, match=r"amp_C cannot be imported \(No module named 'amp_C'\)"):
+def test_extension_that_does_not_load_is_shown_with_the_reason(stand_in: None, tmp_path: Path) -> None:
+    (tmp_path / "amp_C.py").write_text("raise ImportError('undefined symbol: of another PyTorch')\n")
+    with pytest.raises(UserError, match=r"amp_C cannot be imported \(undefined symbol: of another PyTorch\); build it"):
         check_apex(ApexConfig(), GPU)
-    assert sys.modules["apex.optimizers"].FusedSGD.__module__ == "apex.optimizers.fused_sgd"
+
+
+def test_real_apex_without_its_extensions_lacks_only_them(without_apex: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(apex_source()))
+    with pytest.raises(UserError, match="built without the extension amp_C"):
+        check_apex(ApexConfig(), GPU)
+    assert importlib.import_module("apex.optimizers").FusedSGD.__module__ == "apex.optimizers.fused_sgd"
 
 
 def test_apex_needs_a_gpu(apex: None) -> None:
@@ -185,26 +192,41 @@ def test_apex_needs_a_gpu(apex: None) -> None:
         check_apex(ApexConfig(), torch.device("cpu"))
 
 
-def test_stage_ends_with_code_2_where_apex_is_missing(tmp_path: Path) -> None:
+@pytest.fixture
+def other_apex(tmp_path: Path) -> dict[str, str]:
+    """An environment in which, whatever may be installed, an apex that is not NVIDIA's is found first."""
+    (tmp_path / "other" / "apex").mkdir(parents=True)
+    (tmp_path / "other" / "apex" / "__init__.py").touch()
+    return {**os.environ, "PYTHONPATH": str(tmp_path / "other")}
+
+
+def test_stage_ends_with_code_2_where_apex_is_missing(other_apex: dict[str, str], tmp_path: Path) -> None:
     images = write_image_folders(tmp_path / "images", num_classes=4, train_per_class=6, val_per_class=1)
     run = tmp_path / "run"
     run.mkdir()
     write_run_config(run, small_recipe(images, engine="apex"))
     for stage in ("prepare", "build"):
         run_stage_to_end(run, stage)
-    # Whatever may be installed here, this is found before it and is not NVIDIA's.
-    (tmp_path / "other" / "apex").mkdir(parents=True)
-    (tmp_path / "other" / "apex" / "__init__.py").touch()
-    answer = subprocess.run(
-        [sys.executable, "-m", "stages", "train", "--run", str(run)],
-        cwd=REPOSITORY,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "other")},
-        capture_output=True,
-        text=True,
-    )
+    answer = run_module("stages", "train", "--run", str(run), environment=other_apex)
     assert answer.returncode == EXIT_USER_ERROR, answer.stderr
     assert "bash launch/install_apex.sh PATH_TO_APEX_SOURCE" in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+def test_run_is_refused_before_its_first_stage_where_apex_is_missing(
+    other_apex: dict[str, str], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    answer = run_module("launch", "run", "configs/demo.yaml", "engine=apex", "--run", str(run), environment=other_apex)
+    assert answer.returncode == EXIT_USER_ERROR, answer.stderr
+    assert "bash launch/install_apex.sh PATH_TO_APEX_SOURCE" in answer.stderr
+    assert not run.exists()
+
+
+def run_module(*arguments: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=REPOSITORY, env=environment, capture_output=True, text=True
+    )
 
 
 @pytest.mark.parametrize("optim", [OPTIM, NESTEROV], ids=["momentum", "nesterov"])
