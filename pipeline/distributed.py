@@ -37,9 +37,16 @@ class Collective:
             # Flags and barriers travel over the CPU, so that agreeing to stop never makes the host wait for the GPU.
             self._control = torch.distributed.new_group(backend="gloo", timeout=timeout)
 
+    def join_group(self) -> None:
+        """Make sure that there is a process group, for a library that needs one even for a single process."""
+        if not torch.distributed.is_initialized():
+            backend = "nccl" if self.device.type == "cuda" else "gloo"
+            store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+            torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+
     def close(self) -> None:
         """Leave the process groups."""
-        if self._control is not None:
+        if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
     def barrier(self) -> None:
