@@ -67,7 +67,7 @@ print(torch.version.cuda or "none", CUDA_HOME or "none", ":".join(headers), sep=
 IFS=$'\t' read -r torch_cuda cuda_home headers <<<"${facts##*$'\n'}"
 
 [ "$torch_cuda" != none ] || fail "$python: its PyTorch is built without CUDA, and Apex is of no use to it"
-[ "$cuda_home" != none ] && [ -x "$cuda_home/bin/nvcc" ] ||
+[ -x "$cuda_home/bin/nvcc" ] ||
   fail "nvcc was not found: Apex is compiled here and needs the CUDA toolkit $torch_cuda (set CUDA_HOME, or put its nvcc on PATH)"
 nvcc_cuda=$("$cuda_home/bin/nvcc" --version | sed -n 's/.*release \([0-9][0-9.]*\).*/\1/p')
 [ "$nvcc_cuda" = "$torch_cuda" ] ||
