@@ -21,7 +21,7 @@ from launch.run_directory import default_run, set_up
 from pipeline.config.reader import load_config
 from pipeline.config.schema import Config
 from pipeline.cores import count_cores
-from pipeline.engines.apex_package import check_installed
+from pipeline.engines import apex_package, deepspeed_package
 from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR
 from pipeline.runs.lock import DirectoryBusy, busy_message, lock_holder
 from pipeline.runs.manifest import read_manifest
@@ -103,8 +103,11 @@ def _check(config: Config, chosen: Stages) -> None:
             holder = lock_holder(stage.directory)
             if holder is not None:
                 raise DirectoryBusy(busy_message(stage.directory, holder))
-    if config.apex is not None and any(name in TRAINING_STAGES and not chosen[name].is_done for name in chosen):
-        check_installed(config.apex)
+    if any(name in TRAINING_STAGES and not stage.is_done for name, stage in chosen.items()):
+        if config.apex is not None:
+            apex_package.check_installed(config.apex)
+        if config.deepspeed is not None:
+            deepspeed_package.check_installed()
     if any(stage.spec.distributed and not stage.is_done for stage in chosen.values()):
         advice = advise(processes, count_visible_gpus(), count_cores())
         if advice is not None:

@@ -20,6 +20,8 @@ class NativeConfig(Section):
 
     bucket_mb: PositiveInt = 25
     """Gradients are summed over the processes in buckets of about this size, while backward goes on."""
+    static_graph: bool = False
+    """Tell DistributedDataParallel that every pass is like the first, so that it need not look for what is left out."""
 
 
 class ApexConfig(Section):

@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import logging
 import os
-import sys
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -19,10 +18,11 @@ from pipeline.config.execution import ExecutionConfig
 from pipeline.config.training import OptimConfig
 from pipeline.distributed import Collective
 from pipeline.engines.autocast import AutocastNetwork
+from pipeline.engines.deepspeed_package import check_installed, missing
 from pipeline.engines.engine import OptimizerState
 from pipeline.engines.loss_scale import LossScale
 from pipeline.engines.momentum import ZeroShares, load_momentum, momentum_by_name
-from pipeline.errors import UserError
+from pipeline.engines.sync_bn import synchronise_batch_norms
 from pipeline.training.optim import build_sgd
 
 _BUCKET_VALUES = 2**23
@@ -51,6 +51,8 @@ class DeepSpeedEngine:
         # It can neither send nor flatten weights in another layout; channels-last images still go channels-last through
         # the network.
         self.model = model.to(collective.device).train()
+        if execution.sync_bn and collective.ranks.world_size > 1:
+            synchronise_batch_norms(self.model)
         self._sgd = build_sgd(self.model, optim)
         self._loss_scale = LossScale() if execution.precision == "float16" else None
         self._shares = ZeroShares(self.model, self._sgd) if options.zero_stage > 0 else None
@@ -140,13 +142,11 @@ def _import_deepspeed(collective: Collective) -> ModuleType:
     if on_cpu:
         os.environ["DS_ACCELERATOR"] = "cpu"  # instead of a guess, with a warning
     os.environ["LOCAL_RANK"] = str(collective.ranks.local_rank)  # which srun does not set
+    check_installed()
     try:
         deepspeed = importlib.import_module("deepspeed")
     except ImportError as error:
-        raise UserError(
-            f"engine: 'deepspeed' needs the package of that name ({error}); install it with: "
-            f"{sys.executable} -m pip install 'deepspeed>=0.19'"
-        ) from error
+        raise missing(f"it cannot be imported ({error})") from error
     # It reports its own settings as warnings.
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     if on_cpu:

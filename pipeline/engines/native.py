@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
 from pipeline.config.engines import NativeConfig
 from pipeline.config.execution import ExecutionConfig
@@ -18,6 +19,7 @@ from pipeline.distributed import Collective
 from pipeline.engines.autocast import AutocastNetwork
 from pipeline.engines.engine import OptimizerState
 from pipeline.engines.momentum import load_momentum, momentum_by_name
+from pipeline.engines.sync_bn import synchronise_batch_norms
 from pipeline.training.optim import build_sgd
 
 # The batch norm statistics are each process's own, as in 2017; `synchronise_buffers` hands them on where needed.
@@ -44,9 +46,11 @@ class NativeEngine:
         self._collective = collective
         layout = torch.channels_last if execution.channels_last else torch.contiguous_format
         self.model = model.to(collective.device).to(memory_format=layout).train()
+        self._is_distributed = collective.ranks.world_size > 1
+        if execution.sync_bn and self._is_distributed:
+            synchronise_batch_norms(self.model)
         self._optimizer = self._new_optimizer(optim)
         self._scaler = torch.amp.GradScaler(collective.device.type, enabled=execution.precision == "float16")
-        self._is_distributed = collective.ranks.world_size > 1
         self._runner: nn.Module = AutocastNetwork(self.model, execution, collective.device)
         if self._is_distributed:
             self._runner = nn.parallel.DistributedDataParallel(
@@ -54,8 +58,11 @@ class NativeEngine:
                 device_ids=[collective.device] if collective.device.type == "cuda" else None,
                 gradient_as_bucket_view=True,
                 bucket_cap_mb=options.bucket_mb,
+                static_graph=options.static_graph,
                 **_OWN_STATISTICS,
             )
+            if execution.gradient_compression == "bfloat16":
+                self._runner.register_comm_hook(None, bf16_compress_hook)
 
     def rehearse(self, image_shape: tuple[int, int, int, int]) -> None:
         """Two forward and backward passes on blank images, to be followed by loading weights and state.
