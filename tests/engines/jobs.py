@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -43,6 +44,8 @@ class Job:
     first_step: int = 0
     last_step: int = STEPS
     is_frozen: bool = False
+    dropout: float = 0.2
+    lr: float = 0.002
 
     @property
     def config(self) -> Config:
@@ -55,17 +58,17 @@ class Job:
         return split_batch(GLOBAL_BATCH, world_size, self.config.train.max_micro_batch)
 
 
-def new_model(is_frozen: bool = False) -> nn.Module:
+def new_model(is_frozen: bool = False, dropout: float = 0.2) -> nn.Module:
     """The seeded network that all jobs begin with; its batch norms have seen nothing yet."""
-    model = create_model("senet_nano", 4, dropout=0.2, seed=SEED)
+    model = create_model("senet_nano", 4, dropout=dropout, seed=SEED)
     if is_frozen:
         freeze_batch_norms(model, "statistics_and_affine")
     return model
 
 
-def learning_rate(step: int) -> float:
+def learning_rate(lr: float, step: int) -> float:
     """Another one at every step."""
-    return 0.05 * (1 - step / 100)
+    return lr * (1 - step / 100)
 
 
 def global_batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -115,8 +118,6 @@ def result_of(folder: Path, name: str, rank: int = 0) -> Result:
 
 
 def _live(folder: Path, jobs: list[Job], ranks: Ranks, port: int) -> None:
-    import os
-
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     collective = Collective(ranks, timeout_seconds=240)
     for job in jobs:
@@ -127,7 +128,7 @@ def _live(folder: Path, jobs: list[Job], ranks: Ranks, port: int) -> None:
 
 def _run(folder: Path, job: Job, collective: Collective) -> None:
     rank, split = collective.ranks.rank, job.split(collective.ranks.world_size)
-    model = new_model(job.is_frozen)
+    model = new_model(job.is_frozen, job.dropout)
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     engine = create_engine(model, job.config, collective)
     engine.rehearse((split.micro_batch, 3, SIZE, SIZE))
@@ -142,7 +143,7 @@ def _run(folder: Path, job: Job, collective: Collective) -> None:
         for index, (images, labels) in enumerate(micro_batches(step, rank, split)):
             with engine.accumulating(last=index == split.accumulation - 1):
                 engine.backward(criterion(engine.forward(images), labels) / split.accumulation)
-        engine.step(learning_rate(step))
+        engine.step(learning_rate(job.lr, step))
     optimizer = engine.state_dict()
     path = folder / f"{job.name}-{rank}"
     path.mkdir()
