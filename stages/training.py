@@ -58,6 +58,8 @@ def train_phase(
         torch.backends.cudnn.benchmark = True
     split = split_batch(config.train.global_batch, collective.ranks.world_size, config.train.max_micro_batch)
     _note(context, describe_batch(split, config.optim.lr))
+    if config.engine != "native":
+        _note(context, f"engine {config.engine_in_words}")
     load_tensors(model, weights, source)
     engine = create_engine(model, config, collective)
     size = config.train.image_size_px

@@ -17,7 +17,7 @@ from pipeline.models.weights import read_weights
 from pipeline.runs.stage import place_stages
 from pipeline.tracking.events import read_events
 from stages import STAGES
-from tests.engines.jobs import Job, result_of, run_jobs
+from tests.engines.jobs import Job, new_model, result_of, run_jobs
 from tests.engines.plain_loop import plain_loop
 from tests.images import write_image_folders
 from tests.processes import finish, run_stage_to_end, start_stage
@@ -89,8 +89,6 @@ def test_narrow_types_give_what_the_native_engine_gives(folder: Path, engine: st
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_frozen_batch_norms_stay_as_they_are_and_take_no_momentum(folder: Path, engine: str) -> None:
-    from tests.engines.jobs import new_model
-
     start, found = new_model(is_frozen=True), result_of(folder, f"frozen-{engine}")
     learning = dict(start.named_parameters())
     assert found.optimizer.tensors.keys() == learning.keys()
