@@ -63,6 +63,7 @@ class DeepSpeedEngine:
             config=_settings(options, execution),
             dist_init_required=False,
         )
+        collective.limit(self._engine.data_parallel_group)
 
     def rehearse(self, image_shape: tuple[int, int, int, int]) -> None:
         """Nothing to do: DeepSpeed's buckets follow the order of the parameters from the first step on."""
