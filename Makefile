@@ -2,6 +2,7 @@
 #
 #   make demo                      the whole pipeline on handwritten digits, a few minutes on two CPU cores
 #   make demo ARGS="processes=2"   the same, with anything that `python -m launch run` takes
+#   make demo ENGINE=deepspeed     the same with another engine, in a run directory of its own
 #   make test                      all tests
 #   make lint                      format, lint and types
 #   make setup                     only .venv, with the exact versions of requirements.lock
@@ -11,6 +12,7 @@ UV_VERSION := 0.13.9
 VENV := .venv
 READY := $(VENV)/.ready
 ARGS ?=
+ENGINE ?=
 
 # Where it is set, each of the many processes compiles PyTorch's Python code anew, and that takes longer than the rest of
 # its start.
@@ -20,7 +22,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
-	$(VENV)/bin/python -m launch run configs/demo.yaml $(ARGS)
+	$(VENV)/bin/python -m launch run configs/demo.yaml $(if $(ENGINE),engine=$(ENGINE) --run runs/demo_$(ENGINE)) $(ARGS)
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest $(ARGS)

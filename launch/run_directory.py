@@ -9,6 +9,7 @@ from pathlib import Path
 from launch.chain import changed_stages, covers
 from launch.console import byte_size
 from launch.estimate import TRAINING_STAGES, checkpoint_bytes, kept_checkpoints
+from pipeline.config.engines import ENGINES
 from pipeline.config.reader import RUN_CONFIG, config_differences, read_run_config, write_run_config
 from pipeline.config.schema import Config
 from pipeline.errors import UserError
@@ -18,7 +19,7 @@ from pipeline.runs.stage import PlacedStage
 from stages import STAGES
 
 PROVENANCE = "provenance.json"
-_OPERATIONS = ("loader", "checkpoint", "tracking", "resources")
+_OPERATIONS = ("engine", *ENGINES, "loader", "checkpoint", "tracking", "resources")
 
 
 def default_run(config: Config) -> Path:
@@ -29,7 +30,7 @@ def default_run(config: Config) -> Path:
 def describe_changes(run: Path, config: Config) -> str | None:
     """How the config differs from the one that the run was set up with, where that changes a result; else None.
 
-    How a run is carried out (loader, checkpoint, tracking, resources) may change at any time.
+    How a run is carried out (engine, loader, checkpoint, tracking, resources) may change at any time.
     """
     if not (run / RUN_CONFIG).exists():
         return None

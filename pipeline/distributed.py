@@ -20,6 +20,7 @@ class Collective:
 
     def __init__(self, ranks: Ranks, timeout_seconds: int) -> None:
         self.ranks = ranks
+        self._timeout = datetime.timedelta(seconds=timeout_seconds)
         self.device = torch.device("cpu")
         if torch.cuda.is_available():
             if ranks.local_rank >= torch.cuda.device_count():
@@ -31,15 +32,29 @@ class Collective:
             torch.cuda.set_device(self.device)
         self._control: Any = None
         if ranks.world_size > 1:
-            timeout = datetime.timedelta(seconds=timeout_seconds)
             backend = "nccl" if self.device.type == "cuda" else "gloo"
-            torch.distributed.init_process_group(backend, rank=ranks.rank, world_size=ranks.world_size, timeout=timeout)
+            torch.distributed.init_process_group(
+                backend, rank=ranks.rank, world_size=ranks.world_size, timeout=self._timeout
+            )
             # Flags and barriers travel over the CPU, so that agreeing to stop never makes the host wait for the GPU.
-            self._control = torch.distributed.new_group(backend="gloo", timeout=timeout)
+            self._control = torch.distributed.new_group(backend="gloo", timeout=self._timeout)
+
+    def join_group(self) -> None:
+        """Make sure that there is a process group, for a library that needs one even for a single process."""
+        if not torch.distributed.is_initialized():
+            backend = "nccl" if self.device.type == "cuda" else "gloo"
+            store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+            torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+
+    def limit(self, group: torch.distributed.ProcessGroup) -> None:
+        """Have a group that a library made for itself give up on a process that hangs as soon as ours do."""
+        # PyTorch has made the function public under another name.
+        name = "set_timeout" if hasattr(torch.distributed, "set_timeout") else "_set_pg_timeout"
+        getattr(torch.distributed.distributed_c10d, name)(self._timeout, group)
 
     def close(self) -> None:
         """Leave the process groups."""
-        if self._control is not None:
+        if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
     def barrier(self) -> None:

@@ -12,14 +12,15 @@ from torch import nn
 
 from pipeline.data.index import Dataset
 from pipeline.data.order import StreamOrder
+from pipeline.engines import create_engine
 from pipeline.engines.engine import OptimizerState
-from pipeline.engines.native import NativeEngine
 from pipeline.models import create_model
 from pipeline.models.weights import load_tensors, save_weights
 from pipeline.tracking.events import read_events
 from pipeline.training.batching import describe_batch, split_batch
 from pipeline.training.checkpoint import CheckpointStore, checkpoint_files, read_checkpoint
-from pipeline.training.trainer import Phase, Trainer, compare_processes, describe_processes
+from pipeline.training.processes import compare_processes, describe_processes
+from pipeline.training.trainer import Phase, Trainer
 from stages.context import StageContext, StageResult
 
 WEIGHTS = "weights.safetensors"
@@ -57,18 +58,20 @@ def train_phase(
         torch.backends.cudnn.benchmark = True
     split = split_batch(config.train.global_batch, collective.ranks.world_size, config.train.max_micro_batch)
     _note(context, describe_batch(split, config.optim.lr))
+    if config.engine != "native":
+        _note(context, f"engine {config.engine_in_words}")
     load_tensors(model, weights, source)
-    engine = NativeEngine(model, config.optim, config.execution, collective)
+    engine = create_engine(model, config, collective)
     size = config.train.image_size_px
     engine.rehearse((split.micro_batch, 3, size, size))
     # Again, since the rehearsal has moved the batch norms' statistics.
-    load_tensors(model, weights, source)
+    engine.load_model(weights)
     if optimizer is not None:
         engine.load_state_dict(optimizer)
     store = CheckpointStore(context.directory / CHECKPOINTS, config.checkpoint.keep_last, config.checkpoint.keep_best)
     order = stream_order(context, dataset)
     trainer = Trainer(config, dataset, order, phase, split, engine, collective, store, context.events, context.stop)
-    _resume(context, trainer, store, describe_processes(collective, split))
+    _resume(context, trainer, store, describe_processes(config, collective, split))
     progress = trainer.run()
     engine.synchronise_buffers()
     validation = progress.validation or {}
@@ -80,6 +83,7 @@ def train_phase(
         "best": progress.best,
         "seconds": round(time.monotonic() - started, 1),
         "images_per_second": _median_speed(context.directory),
+        "engine": config.engine_in_words,
         "world_size": split.world_size,
         "micro_batch": split.micro_batch,
         "accumulation": split.accumulation,

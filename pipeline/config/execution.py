@@ -14,3 +14,7 @@ class ExecutionConfig(Section):
     """Autocast type; float16 adds a gradient scaler."""
     channels_last: bool = True
     compile: bool = False
+    sync_bn: bool = False
+    """Batch norms in training see the micro-batches of all processes at once, not each process's own as in 2017."""
+    gradient_compression: Literal["none", "bfloat16"] = "none"
+    """The type in which gradients travel between processes; bfloat16 halves the traffic and rounds each gradient."""

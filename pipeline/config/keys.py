@@ -76,7 +76,7 @@ def expectation(annotation: Any) -> str:
     if origin is typing.Annotated:
         return expectation(arguments[0])
     if origin is typing.Literal:
-        return f"one of {', '.join(arguments)}"
+        return f"one of {', '.join(map(str, arguments))}"
     if origin is tuple and arguments[-1] is Ellipsis:
         return f"a list, each item {expectation(arguments[0])}"
     if origin is tuple:

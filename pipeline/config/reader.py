@@ -85,9 +85,13 @@ def config_differences(old: Config, new: Config) -> list[str]:
 def _differences(old: Any, new: Any, key: str) -> list[str]:
     if old == new:
         return []
-    if not (isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys()):
+    if not (isinstance(old, dict) and isinstance(new, dict)):
         return [f"{key}: {json.dumps(old)} -> {json.dumps(new)}"]
-    return [line for name in old for line in _differences(old[name], new[name], f"{key}.{name}" if key else name)]
+    # Only the section of the chosen engine is there.
+    names = [*old, *(name for name in new if name not in old)]
+    return [
+        line for name in names for line in _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
+    ]
 
 
 def _read_extended(path: Path, problems: list[Problem], sources: list[str], chain: tuple[Path, ...] = ()) -> Entry:

@@ -1,17 +1,28 @@
 """Every key of a recipe: its type, its default and what it means.
 
 A `Config` is frozen and complete: code takes the section it needs and never looks a key up by name or invents a
-default. Keys under `loader` (but for its backend), `checkpoint`, `tracking` and `resources` are operations: they change
-how a run is carried out and never what it computes, so they are no part of any stage's key.
+default. The engine, its options and the keys under `loader` (but for its backend), `checkpoint`, `tracking` and
+`resources` are operations: they change how a run is carried out and never what it computes, so they are no part of any
+stage's key.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from pipeline.config.data import AugmentationConfig, DataConfig
+from pipeline.config.engines import (
+    ENGINES,
+    ApexConfig,
+    DeepSpeedConfig,
+    EngineName,
+    NativeConfig,
+    apex_problems,
+    describe_engine,
+    ignored_sections,
+)
 from pipeline.config.evaluation import EvaluateConfig
 from pipeline.config.execution import ExecutionConfig
 from pipeline.config.network import ModelConfig
@@ -34,6 +45,11 @@ class Config(Section):
     train: TrainConfig
     freeze_bn: FreezeBnConfig
     execution: ExecutionConfig = ExecutionConfig()
+    engine: EngineName = "native"
+    """What computes and applies the gradients. Its own section below may be left out; the others' must be."""
+    native: NativeConfig | None = None
+    apex: ApexConfig | None = None
+    deepspeed: DeepSpeedConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
     loader: LoaderConfig = LoaderConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -60,11 +76,31 @@ class Config(Section):
         late = [epoch for epoch in self.schedule.drop_epochs if epoch >= self.train.epochs]
         if late:
             problems.append(f"schedule.drop_epochs: must come before train.epochs = {self.train.epochs} (given {late})")
+        problems += ignored_sections(self.engine, {name: getattr(self, name) for name in ENGINES})
+        if self.engine == "apex":
+            problems += apex_problems(self.apex or ApexConfig(), self.execution)
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    @model_validator(mode="after")
+    def _chosen_engine_has_its_section(self) -> Self:
+        if getattr(self, self.engine) is None:
+            # The one key whose default depends on another: set once, before anybody sees the config.
+            object.__setattr__(self, self.engine, ENGINES[self.engine]())
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_other_engines(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = dump(self)
+        return {name: value for name, value in fields.items() if name not in ENGINES or name == self.engine}
 
     @property
     def train_stage_epochs(self) -> int:
         """Epochs before the batch norms freeze."""
         return self.train.epochs - self.freeze_bn.last_epochs
+
+    @property
+    def engine_in_words(self) -> str:
+        """The engine and what is special about it, for people and for a checkpoint's record."""
+        return describe_engine(self.engine, getattr(self, self.engine))

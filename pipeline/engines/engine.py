@@ -27,6 +27,16 @@ class Engine(Protocol):
     model: nn.Module
     """The bare network: what is saved, loaded and evaluated."""
 
+    def rehearse(self, image_shape: tuple[int, int, int, int]) -> None:
+        """Two forward and backward passes on blank images of that shape, so that whatever an engine plans by its first
+        passes is planned alike in a run that goes on and in one that was never stopped. Weights, buffers and state
+        are to be loaded afterwards."""
+        ...
+
+    def load_model(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Go on with these weights and batch norm statistics, which are this network's."""
+        ...
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(N, 3, S, S) float32 images to (N, classes) float32 logits, with what backward needs."""
         ...
@@ -48,7 +58,10 @@ class Engine(Protocol):
         ...
 
     def state_dict(self) -> OptimizerState:
-        """The state to save; the same on every process."""
+        """The state to save, whatever the engine: momentum of the whole network in float32, on every process.
+
+        All processes call it together, since an engine may keep a part of it in each.
+        """
         ...
 
     def load_state_dict(self, state: OptimizerState) -> None:

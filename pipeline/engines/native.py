@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.distributed
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 
+from pipeline.config.engines import NativeConfig
 from pipeline.config.execution import ExecutionConfig
 from pipeline.config.training import OptimConfig
 from pipeline.distributed import Collective
+from pipeline.engines.autocast import AutocastNetwork
 from pipeline.engines.engine import OptimizerState
+from pipeline.engines.momentum import load_momentum, momentum_by_name
+from pipeline.engines.sync_bn import synchronise_batch_norms
 from pipeline.training.optim import build_sgd
 
 # The batch norm statistics are each process's own, as in 2017; `synchronise_buffers` hands them on where needed.
@@ -29,26 +35,34 @@ class NativeEngine:
     """The engine that needs nothing but PyTorch; see `Engine` for what each method promises."""
 
     def __init__(
-        self, model: nn.Module, optim: OptimConfig, execution: ExecutionConfig, collective: Collective
+        self,
+        model: nn.Module,
+        optim: OptimConfig,
+        execution: ExecutionConfig,
+        options: NativeConfig,
+        collective: Collective,
     ) -> None:
         """Takes the model to the collective's device. Weights and state are loaded afterwards: see `rehearse`."""
         self._collective = collective
-        self._dtype = getattr(torch, execution.precision)
         layout = torch.channels_last if execution.channels_last else torch.contiguous_format
         self.model = model.to(collective.device).to(memory_format=layout).train()
-        self._optimizer = build_sgd(self.model, optim)
-        # Autocast without a narrower type would still cost a pass through its dispatch.
-        self._scaler = torch.amp.GradScaler(collective.device.type, enabled=execution.precision == "float16")
-        compiled = torch.compile(self.model) if execution.compile else self.model
         self._is_distributed = collective.ranks.world_size > 1
-        self._runner: nn.Module = compiled  # type: ignore[assignment]
+        if execution.sync_bn and self._is_distributed:
+            synchronise_batch_norms(self.model)
+        self._optimizer = self._new_optimizer(optim)
+        self._scaler = torch.amp.GradScaler(collective.device.type, enabled=execution.precision == "float16")
+        self._runner: nn.Module = AutocastNetwork(self.model, execution, collective.device)
         if self._is_distributed:
             self._runner = nn.parallel.DistributedDataParallel(
                 self._runner,
                 device_ids=[collective.device] if collective.device.type == "cuda" else None,
                 gradient_as_bucket_view=True,
+                bucket_cap_mb=options.bucket_mb,
+                static_graph=options.static_graph,
                 **_OWN_STATISTICS,
             )
+            if execution.gradient_compression == "bfloat16":
+                self._runner.register_comm_hook(None, bf16_compress_hook)
 
     def rehearse(self, image_shape: tuple[int, int, int, int]) -> None:
         """Two forward and backward passes on blank images, to be followed by loading weights and state.
@@ -66,13 +80,16 @@ class NativeEngine:
             images = images.contiguous(memory_format=torch.channels_last)
         for _ in range(2):
             self.backward(self.forward(images).float().logsumexp(1).mean())
-        self._optimizer.zero_grad(set_to_none=not self._is_distributed)
+        self._clear_gradients()
+
+    def load_model(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Copied into the tensors that are there."""
+        self.model.load_state_dict(dict(tensors))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits in float32, computed under autocast where the recipe asks for a narrower type."""
-        with self._autocast():
-            logits: torch.Tensor = self._runner(images)
-        return logits.float()
+        logits: torch.Tensor = self._runner(images)
+        return logits
 
     def accumulating(self, *, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Without reduction for all but the last micro-batch."""
@@ -91,8 +108,7 @@ class NativeEngine:
             group["lr"] = learning_rate
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        # Gradients that are views of DistributedDataParallel's buckets must stay where they are.
-        self._optimizer.zero_grad(set_to_none=not self._is_distributed)
+        self._clear_gradients()
 
     def synchronise_buffers(self) -> None:
         """Broadcast from the main rank."""
@@ -102,23 +118,18 @@ class NativeEngine:
 
     def state_dict(self) -> OptimizerState:
         """Momentum by parameter name, and the gradient scaler's values."""
-        momentum = {
-            name: self._optimizer.state[parameter]["momentum_buffer"]
-            for name, parameter in self.model.named_parameters()
-            if "momentum_buffer" in self._optimizer.state.get(parameter, {})
-        }
+        momentum = momentum_by_name(self.model, self._optimizer)
         return OptimizerState(momentum, {"scaler": self._scaler.state_dict()})
 
     def load_state_dict(self, state: OptimizerState) -> None:
         """Momentum is matched by name; what no longer learns is left out."""
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad and name in state.tensors:
-                momentum = torch.empty_like(parameter, requires_grad=False).copy_(state.tensors[name])
-                self._optimizer.state[parameter]["momentum_buffer"] = momentum
+        load_momentum(self.model, self._optimizer, state.tensors)
         if self._scaler.is_enabled() and state.values.get("scaler"):
             self._scaler.load_state_dict(state.values["scaler"])
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        if self._dtype == torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(self._collective.device.type, self._dtype)
+    def _new_optimizer(self, optim: OptimConfig) -> torch.optim.Optimizer:
+        return build_sgd(self.model, optim)
+
+    def _clear_gradients(self) -> None:
+        # Those that are views of DistributedDataParallel's buckets must stay where they are.
+        self._optimizer.zero_grad(set_to_none=not self._is_distributed)

@@ -29,8 +29,10 @@ class SEBottleneck(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, width // 2, kernel_size=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width // 2, momentum=bn_momentum)
+        self.relu1 = nn.ReLU(inplace=True)
         self.conv2 = nn.Conv2d(width // 2, width, kernel_size=3, stride=stride, padding=1, groups=groups, bias=False)
         self.bn2 = nn.BatchNorm2d(width, momentum=bn_momentum)
+        self.relu2 = nn.ReLU(inplace=True)
         self.conv3 = nn.Conv2d(width, width, kernel_size=1, bias=False)
         self.bn3 = nn.BatchNorm2d(width, momentum=bn_momentum)
         self.relu = nn.ReLU(inplace=True)
@@ -47,8 +49,8 @@ class SEBottleneck(nn.Module):
     def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
         """The block's output."""
         shortcut = x_NCHW if self.downsample is None else self.downsample(x_NCHW)
-        y_NCHW = self.relu(self.bn1(self.conv1(x_NCHW)))
-        y_NCHW = self.relu(self.bn2(self.conv2(y_NCHW)))
+        y_NCHW = self.relu1(self.bn1(self.conv1(x_NCHW)))
+        y_NCHW = self.relu2(self.bn2(self.conv2(y_NCHW)))
         y_NCHW = self.bn3(self.conv3(y_NCHW))
         # In place where backward does not need the old values. Not torch.addcmul: its one rounding instead of two moves
         # ReLUs over their kink, and the gradients of a float32 network of this depth then differ in the third digit.

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from pipeline.config.training import OptimConfig
+
+
+def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+    """The parameters that take gradients, as an optimizer's groups: those that decay, and those that do not."""
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                (decayed if _decays(module, name, config) else plain).append(parameter)
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
 
 
 def build_sgd(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
@@ -14,20 +28,10 @@ def build_sgd(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
     PyTorch keeps the learning rate out of the momentum buffer, where Caffe multiplied it in; the two differ only in the
     steps just after the rate changes, and the buffer here needs no correction at a drop.
     """
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad:
-                (decayed if _decays(module, name, config) else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    on_gpu = any(parameter.is_cuda for parameter in decayed)
+    groups = parameter_groups(model, config)
+    on_gpu = any(parameter.is_cuda for group in groups for parameter in group["params"])
     return torch.optim.SGD(
-        [group for group in groups if group["params"]],
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        fused=True if on_gpu else None,
+        groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True if on_gpu else None
     )
 
 

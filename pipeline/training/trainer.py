@@ -18,7 +18,7 @@ from pipeline.data.normalisation import Preprocessor
 from pipeline.data.order import StreamOrder
 from pipeline.distributed import Collective
 from pipeline.engines.engine import Engine
-from pipeline.errors import StopRequested, TrainingDiverged, UserError
+from pipeline.errors import StopRequested, TrainingDiverged
 from pipeline.evaluation.validation import Validation, validate
 from pipeline.runs.preemption import StopFlag
 from pipeline.seeds import derive_seed
@@ -28,6 +28,7 @@ from pipeline.training.bn_freeze import frozen_digest
 from pipeline.training.checkpoint import Checkpoint, CheckpointStore
 from pipeline.training.due import due_after
 from pipeline.training.loss_watch import LossWatch
+from pipeline.training.processes import describe_processes
 from pipeline.training.schedule import LearningRate
 from pipeline.training.throughput import Throughput
 
@@ -98,7 +99,7 @@ class Trainer:
 
     def resume(self, checkpoint: Checkpoint, path: Path) -> None:
         """Go on from a checkpoint of this very phase."""
-        self._engine.model.load_state_dict(dict(checkpoint.model))
+        self._engine.load_model(checkpoint.model)
         self._engine.load_state_dict(checkpoint.optimizer)
         self._loader.load_state_dict(checkpoint.state["loader"])
         self._events.rewind(checkpoint.state["events_position"])
@@ -220,17 +221,18 @@ class Trainer:
         self._check_weights()
         self._check_frozen()
         done = self._progress.global_step
+        optimizer = self._engine.state_dict()
         if self._collective.ranks.is_main:
             checkpoint = Checkpoint(
                 global_step=done,
                 model=self._engine.model.state_dict(),
-                optimizer=self._engine.state_dict(),
+                optimizer=optimizer,
                 state={
                     "loader": self._loader.state_dict(),
                     "events_position": self._events.position(),
                     "best": self._progress.best,
                     "validation": self._progress.validation,
-                    "processes": describe_processes(self._collective, self._split),
+                    "processes": describe_processes(self._config, self._collective, self._split),
                 },
             )
             best_step = None if self._progress.best is None else self._progress.best["global_step"]
@@ -263,35 +265,3 @@ class Trainer:
     def _check_frozen(self) -> None:
         """The promise of the freeze_bn stage, checked at every save: not a bit of a frozen batch norm has changed."""
         assert frozen_digest(self._engine.model) == self._frozen, "a frozen batch norm has changed"
-
-
-def describe_processes(collective: Collective, split: BatchSplit) -> dict[str, Any]:
-    """What the last bits of a result depend on beside the config, and (micro_batch) what the batch norms saw."""
-    return {
-        "world_size": split.world_size,
-        "micro_batch": split.micro_batch,
-        "device": collective.device.type,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-
-
-def compare_processes(saved: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """What to tell about going on with other processes than the checkpoint was written by; None where all is equal.
-
-    UserError where the result would be another one: the batch norms would see batches of another size.
-    """
-    if saved["micro_batch"] != now["micro_batch"]:
-        raise UserError(
-            f"the checkpoint was trained with {saved['micro_batch']} images per forward pass "
-            f"({saved['world_size']} processes), now it would be {now['micro_batch']} ({now['world_size']} processes), "
-            "and the batch norms would see other batches; choose a number of processes or train.max_micro_batch that "
-            f"gives {saved['micro_batch']} again"
-        )
-    changed = [f"{name} {saved[name]} -> {now[name]}" for name in now if saved[name] != now[name]]
-    if not changed:
-        return None
-    return (
-        f"going on with {', '.join(changed)}: the images and their order stay exactly the same, "
-        "the last bits of the weights need not"
-    )

@@ -1,0 +1,34 @@
+"""The network under autocast, as every engine runs it."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.config.execution import ExecutionConfig
+
+
+class AutocastNetwork(nn.Module):
+    """(N, 3, S, S) float32 images to float32 logits, in the recipe's precision between, compiled where it says so."""
+
+    def __init__(self, network: nn.Module, execution: ExecutionConfig, device: torch.device) -> None:
+        super().__init__()
+        self.network = network
+        self._dtype = getattr(torch, execution.precision)
+        self._device_type = device.type
+        # In a tuple, since the compiled network is a module too and its parameters are those of `network`.
+        self._runner = (torch.compile(network) if execution.compile else network,)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Under autocast where the precision is not float32: it would cost a pass through its dispatch for nothing."""
+        with self._autocast():
+            logits: torch.Tensor = self._runner[0](images)
+        return logits.float()
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if self._dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self._device_type, self._dtype)

@@ -1,0 +1,152 @@
+"""Engines at work on made-up batches: in real processes, without loaders, stages or checkpoint files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.config.schema import Config
+from pipeline.distributed import Collective
+from pipeline.engines import create_engine
+from pipeline.engines.engine import OptimizerState
+from pipeline.models import create_model
+from pipeline.models.weights import read_weights, save_weights
+from pipeline.ranks import Ranks
+from pipeline.seeds import derive_seed
+from pipeline.training.batching import BatchSplit, split_batch
+from pipeline.training.bn_freeze import freeze_batch_norms
+from tests.processes import finish, fork_context
+from tests.recipes import small_recipe
+
+SEED = 11
+GLOBAL_BATCH = 16
+SIZE = 32
+STEPS = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Some steps under one engine, from the initial weights or from where another job has stopped."""
+
+    name: str
+    sections: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What the recipe says about engine, execution and micro-batch."""
+    start: str | None = None
+    """The job, of any group in the same folder, whose checkpoint this one goes on from."""
+    first_step: int = 0
+    last_step: int = STEPS
+    is_frozen: bool = False
+    dropout: float = 0.2
+    lr: float = 0.002
+
+    @property
+    def config(self) -> Config:
+        """The recipe."""
+        train = {"global_batch": GLOBAL_BATCH, "max_micro_batch": GLOBAL_BATCH, **self.sections.get("train", {})}
+        return small_recipe(Path("unused"), **{**self.sections, "train": train})
+
+    def split(self, world_size: int) -> BatchSplit:
+        """How its global batch is shared out."""
+        return split_batch(GLOBAL_BATCH, world_size, self.config.train.max_micro_batch)
+
+
+def new_model(is_frozen: bool = False, dropout: float = 0.2) -> nn.Module:
+    """The seeded network that all jobs begin with; its batch norms have seen nothing yet."""
+    model = create_model("senet_nano", 4, dropout=dropout, seed=SEED)
+    if is_frozen:
+        freeze_batch_norms(model, "statistics_and_affine")
+    return model
+
+
+def learning_rate(lr: float, step: int) -> float:
+    """Another one at every step."""
+    return lr * (1 - step / 100)
+
+
+def global_batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noise, brighter for some classes than for others so that there is something to learn."""
+    generator = torch.Generator().manual_seed(derive_seed(SEED, "batch", step))
+    labels = torch.randint(4, (GLOBAL_BATCH,), generator=generator)
+    images = torch.randn(GLOBAL_BATCH, 3, SIZE, SIZE, generator=generator) + 0.5 * labels.view(-1, 1, 1, 1)
+    return images, labels
+
+
+def micro_batches(step: int, rank: int, split: BatchSplit) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """One process's part of a global batch."""
+    images, labels = global_batch(step)
+    for index in range(split.accumulation):
+        start = rank * split.local_batch + index * split.micro_batch
+        yield images[start : start + split.micro_batch], labels[start : start + split.micro_batch]
+
+
+def run_jobs(folder: Path, world_size: int, jobs: list[Job]) -> None:
+    """Run the jobs one after the other in one group of processes; their results are then in `folder`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        fork_context().Process(target=_live, args=(folder, jobs, Ranks(rank, rank, world_size), port))
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        process.start()
+    assert finish(processes, timeout=280) == [0] * world_size
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a job has come to on one rank: all that a checkpoint would hold of it."""
+
+    model: dict[str, torch.Tensor]
+    optimizer: OptimizerState
+
+
+def result_of(folder: Path, name: str, rank: int = 0) -> Result:
+    """What the job `name` left."""
+    path = folder / f"{name}-{rank}"
+    values = json.loads((path / "values.json").read_text())
+    state = OptimizerState(read_weights(path / "momentum.safetensors"), values)
+    return Result(read_weights(path / "model.safetensors"), state)
+
+
+def _live(folder: Path, jobs: list[Job], ranks: Ranks, port: int) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    collective = Collective(ranks, timeout_seconds=240)
+    for job in jobs:
+        _run(folder, job, collective)
+    collective.barrier()
+    collective.close()
+
+
+def _run(folder: Path, job: Job, collective: Collective) -> None:
+    rank, split = collective.ranks.rank, job.split(collective.ranks.world_size)
+    model = new_model(job.is_frozen, job.dropout)
+    initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    engine = create_engine(model, job.config, collective)
+    engine.rehearse((split.micro_batch, 3, SIZE, SIZE))
+    engine.load_model(initial)
+    if job.start is not None:
+        start = result_of(folder, job.start)
+        engine.load_model(start.model)
+        engine.load_state_dict(start.optimizer)
+    criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
+    for step in range(job.first_step, job.last_step):
+        torch.manual_seed(derive_seed(SEED, "step", step, rank))
+        for index, (images, labels) in enumerate(micro_batches(step, rank, split)):
+            with engine.accumulating(last=index == split.accumulation - 1):
+                engine.backward(criterion(engine.forward(images), labels) / split.accumulation)
+        engine.step(learning_rate(job.lr, step))
+    optimizer = engine.state_dict()
+    path = folder / f"{job.name}-{rank}"
+    path.mkdir()
+    save_weights(path / "model.safetensors", engine.model.state_dict(), {})
+    save_weights(path / "momentum.safetensors", optimizer.tensors, {})
+    (path / "values.json").write_text(json.dumps(dict(optimizer.values)))
