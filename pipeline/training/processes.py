@@ -43,7 +43,7 @@ def compare_processes(saved: dict[str, Any], now: dict[str, Any]) -> str | None:
     changed = [f"{name} {saved[name]} -> {now[name]}" for name in now if saved[name] != now[name]]
     if not changed:
         return None
-    return (
-        f"going on with {', '.join(changed)}: the images and their order stay exactly the same, "
-        "the last bits of the weights need not"
-    )
+    # Where a process has other images, they meet other draws of its generator.
+    redrawn = saved["world_size"] != now["world_size"] or saved["micro_batch"] != now["micro_batch"]
+    other = "dropout and pixel jitter are drawn anew" if redrawn else "the last bits of the weights need not"
+    return f"going on with {', '.join(changed)}: the images, their order and crops stay exactly the same, {other}"

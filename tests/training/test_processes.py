@@ -28,8 +28,16 @@ def test_another_engine_is_told_in_one_line() -> None:
     split = BatchSplit(2, 12, 6, 2)
     other = described(split, engine="deepspeed", deepspeed={"zero_stage": 2})
     assert compare_processes(described(split), other) == (
-        "going on with engine native -> deepspeed (zero_stage 2): the images and their order stay exactly the same, "
-        "the last bits of the weights need not"
+        "going on with engine native -> deepspeed (zero_stage 2): the images, their order and crops stay exactly "
+        "the same, the last bits of the weights need not"
+    )
+
+
+def test_other_processes_are_said_to_draw_another_dropout() -> None:
+    told = compare_processes(described(BatchSplit(4, 6, 6, 1)), described(BatchSplit(2, 12, 6, 2)))
+    assert told == (
+        "going on with world_size 4 -> 2: the images, their order and crops stay exactly the same, "
+        "dropout and pixel jitter are drawn anew"
     )
 
 
