@@ -27,7 +27,7 @@ _PROGRESS_SECONDS = 0.5
 
 
 def run(context: StageContext) -> StageResult:
-    """Write dataset.json, train.tsv, val.tsv and findings.tsv.
+    """Write dataset.json, train.tsv, val.tsv, perhaps test.tsv, and findings.tsv.
 
     UserError where the data are not what the config promises, or an image is bad that `data.exclude` does not name;
     findings.tsv then has the whole list. A scan that was stopped or killed goes on where it was.
@@ -116,8 +116,7 @@ def _metrics(
 ) -> dict[str, Any]:
     flags = collections.Counter(flag for rows in records.values() for record in rows for flag in record.flags)
     return {
-        "train_images": len(records["train"]),
-        "val_images": len(records["val"]),
+        **{f"{split}_images": len(rows) for split, rows in records.items()},
         "classes": len(layout.classes),
         "findings": count_findings(findings),
         "flags": dict(sorted(flags.items())),

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 
 from pipeline.data.findings import count_findings
-from pipeline.data.index import ImageIndex
+from pipeline.data.index import UNLABELLED, ImageIndex
 from pipeline.reporting.paper import read_paper
 from pipeline.reporting.pictures import data_uri, thumbnail
 from pipeline.reporting.plots import DARK, LIGHT, Plot, class_plots, training_plots
@@ -49,7 +49,11 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
         "curves": [_picture(plot) for plot in curves],
         "class_plots": [_picture(plot) for plot in classes],
         "mistakes": mistakes(record),
-        "data": {split: describe_images(getattr(record.dataset, split)) for split in ("train", "val")},
+        "data": {
+            split: describe_images(index)
+            for split in ("train", "val", "test")
+            if (index := getattr(record.dataset, split)) is not None
+        },
         "findings": record.findings[:_SHOWN_FINDINGS],
         "finding_counts": count_findings(record.findings),
         "recipe": compare_recipe(record),
@@ -120,11 +124,11 @@ def mistakes(record: RunRecord) -> list[dict[str, Any]]:
 def describe_images(index: ImageIndex) -> dict[str, Any]:
     """Counts and sizes of one split."""
     flags = Counter(flag for flags in index.flags for flag in flags.split(",") if flag)
-    per_class = Counter(index.labels.tolist())
+    per_class = Counter(label for label in index.labels.tolist() if label != UNLABELLED)
     return {
         "images": len(index),
         "bytes": int(index.num_bytes.sum()),
-        "per_class": (min(per_class.values()), max(per_class.values())),
+        "per_class": (min(per_class.values()), max(per_class.values())) if per_class else None,
         "width": _spread(index.widths.tolist()),
         "height": _spread(index.heights.tolist()),
         "flags": sorted(flags.items()),

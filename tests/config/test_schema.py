@@ -34,6 +34,7 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
             ["dataset=folder", "root=x", "val_ground_truth=y"],
             "data.val_ground_truth: only dataset 'imagenet' has a ground-truth file",
         ),
+        (["dataset=folder", "root=x", "test=y"], "data.test: only dataset 'imagenet' has unlabelled test images"),
         (["dataset=imagenet", "root=x"], "model.num_classes: ImageNet has 1000 classes (given 10)"),
         (["std=[1, 0, 1]"], "data.std: must be positive (given [1.0, 0.0, 1.0])"),
         (["area=[0, 1]"], "augmentation.area: must satisfy 0 < low <= high <= 1 (given [0.0, 1.0])"),
