@@ -117,7 +117,7 @@ def read_validation_labels(tree: SplitTree, ground_truth: Path | None, table: Il
             raise UserError("\n".join(problems))
         id_of_wnid = {synset.wnid: synset.ilsvrc2012_id for synset in table.synsets}
         listed = [id_of_wnid[path.split("/")[0]] for path in paths]
-        _check_order(f"data.val: the class folders in {tree.root}", listed, table)
+        check_ground_truth(f"data.val: the class folders in {tree.root}", listed, table)
     elif listed is None:
         raise UserError(
             f"data.val_ground_truth: needed, since the validation images in {tree.root} are not in class folders; "
@@ -184,11 +184,11 @@ def _read_ground_truth(path: Path, table: Ilsvrc) -> list[int]:
         raise UserError(
             f"{place} must have {table.num_val:,} lines, one for each validation image (it has {len(labels):,})"
         )
-    _check_order(place, labels, table)
+    check_ground_truth(place, labels, table)
     return labels
 
 
-def _check_order(place: str, labels: Sequence[int], table: Ilsvrc) -> None:
+def check_ground_truth(place: str, labels: Sequence[int], table: Ilsvrc) -> None:
     """UserError unless the labels are the devkit's; it names the order they are in where it is a known one."""
     if digest_ids(labels) == table.ground_truth_digest:
         return
