@@ -76,8 +76,8 @@ STAGES: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="evaluate",
-        summary="score every validation image under every crop plan",
-        version=1,
+        summary="score every image of a split under every crop plan",
+        version=2,
         inputs=lambda config: ("prepare", *_trained(config)),
         config_keys=(
             "model.name",
@@ -100,6 +100,8 @@ STAGES: tuple[StageSpec, ...] = (
             "evaluate",
         ),
         config_keys=("name",),
+        # Without labels there are no errors to report.
+        is_active=lambda config: config.evaluate.split == "val",
     ),
 )
 

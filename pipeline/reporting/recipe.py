@@ -141,7 +141,8 @@ def center_crop(plan: CropPlan) -> tuple[int, int] | None:
     if len(plan.views) != 1:
         return None
     view = plan.views[0]
-    return (view.resize_px, view.crop_px) if view.positions == ("center",) and not view.mirror else None
+    is_central = view.positions == ("center",) and not view.squares and not view.mirror
+    return (view.resize_px, view.crop_px) if view.crop_px is not None and is_central else None
 
 
 def _epochs(number: float) -> str:

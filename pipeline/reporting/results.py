@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from pipeline.config.crop_plan import CropPlan
+from pipeline.config.crop_plan import CropPlan, CropView
 from pipeline.reporting.paper import Errors, senet154_errors
 from pipeline.reporting.recipe import center_crop
 from pipeline.reporting.record import RunRecord
@@ -70,18 +70,30 @@ def describe_views(plan: CropPlan) -> str:
     """`centre 224 of 256 px`; views that differ in size alone are put together."""
     groups: dict[tuple[str, bool], list[str]] = {}
     for view in plan.views:
-        key = (_positions(view.positions), view.mirror)
-        groups.setdefault(key, []).append(f"{view.crop_px} of {view.resize_px}")
-    return "; ".join(
-        f"{positions} {', '.join(sizes)} px{', and mirrored' if mirror else ''}"
-        for (positions, mirror), sizes in groups.items()
+        size = f"{view.resize_px}" if view.crop_px is None else f"{view.crop_px} of {view.resize_px}"
+        groups.setdefault((_places(view), view.mirror), []).append(size)
+    words = "; ".join(
+        f"{places} {', '.join(sizes)} px{', and mirrored' if mirror else ''}"
+        for (places, mirror), sizes in groups.items()
     )
+    return words if plan.averaging == "probabilities" else f"{words}; logits averaged"
+
+
+def _places(view: CropView) -> str:
+    if view.dense is not None:
+        return "all of the image at" if view.dense == "global" else "7 x 7 windows of the last map at"
+    positions = _positions(view.positions)
+    if not view.squares:
+        return positions
+    count = {1: f"the {view.squares[0]} square", 2: f"the {' and '.join(view.squares)} squares", 3: "3 squares"}
+    squares = count[len(view.squares)]
+    return squares if view.crop_px == view.resize_px else f"{positions} of {squares},"
 
 
 def _positions(positions: tuple[str, ...]) -> str:
-    corners = [position for position in positions if position != "center"]
-    if not corners:
-        return "centre"
+    corners = [position for position in positions if position not in ("center", "whole")]
+    others = [name for position, name in (("center", "centre"), ("whole", "whole")) if position in positions]
     if len(corners) < 4:
         return ", ".join(position.replace("_", " ").replace("center", "centre") for position in positions)
-    return "4 corners" if "center" not in positions else "4 corners and centre"
+    *first, last = ["4 corners", *others]
+    return f"{', '.join(first)} and {last}" if first else last

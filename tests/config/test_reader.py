@@ -140,14 +140,14 @@ evaluate:
 
 def test_crop_plan_written_out_wrongly_is_told_as_a_plan(write):
     assert mistakes(write(SMALL + PLANS)) == [
-        "small.yaml:20: evaluate.plans[1]: must be text or a section with the keys name, views (given 5)",
+        "small.yaml:20: evaluate.plans[1]: must be text or a section with the keys name, averaging, views (given 5)",
         "small.yaml:21: evaluate.plans[2].name: must begin with a letter or digit and go on with letters, digits, "
         "'_', '.' or '-' (given x y)",
         "small.yaml:22: evaluate.plans[2].views: must have at least 1 item (given [])",
         "small.yaml:25: evaluate.plans[3].views[0].crop_px: must not exceed resize_px (given crop_px 4, resize_px 3)",
         "small.yaml:26: evaluate.plans[3].views[1].mirrored: unknown key (did you mean 'mirror'?)",
         "small.yaml:26: evaluate.plans[3].views[1].positions[0]: must be one of center, top_left, top_right, "
-        "bottom_left, bottom_right (given left; did you mean top_left?)",
+        "bottom_left, bottom_right, whole (given left; did you mean top_left?)",
         "small.yaml:27: evaluate.plans[4].name: must be given: text",
         "small.yaml:27: evaluate.plans[4].views: must be a list, each item a section with the keys resize_px, crop_px, "
         "positions, mirror (given {resize_px: 4, crop_px: 4})",
@@ -157,7 +157,8 @@ def test_crop_plan_written_out_wrongly_is_told_as_a_plan(write):
 def test_unknown_crop_plan_is_told_with_those_there_are(write):
     path = write(SMALL.replace("max_micro_batch: 32", "max_micro_batch: 32\n  validation: center"))
     assert mistakes(path) == [
-        "small.yaml:15: train.validation: no built-in crop plan 'center' (there are: center224, center320, 10crop)"
+        "small.yaml:15: train.validation: no built-in crop plan 'center' (there are: 10crop, 144crop, center224, "
+        "center320, dense, dense_sliding, multiscale)"
     ]
 
 

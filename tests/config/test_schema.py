@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.config.crop_plan import BUILTIN_PLANS, CropPlan, CropView, resolve_plan
+from pipeline.config.crop_plan import CropPlan, CropView, builtin_names, builtin_plan, resolve_plan
 from pipeline.config.reader import load_config
 from pipeline.config.schema import Config
 from tests.config.written import mistakes
@@ -50,7 +50,8 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
         (["plans=[center224, center224]"], "evaluate.plans: each name once (given ['center224', 'center224'])"),
         (
             ["plans=[11crop]"],
-            "evaluate.plans: no built-in crop plan '11crop' (there are: center224, center320, 10crop)",
+            "evaluate.plans: no built-in crop plan '11crop' (there are: 10crop, 144crop, center224, center320, dense, "
+            "dense_sliding, multiscale)",
         ),
         (
             ["validation={name: x, views: [{resize_px: 8, crop_px: 8, positions: []}]}"],
@@ -74,19 +75,28 @@ def test_values_that_do_not_go_together_are_refused(write, overrides, message):
 def test_plan_is_found_by_name_or_taken_as_written():
     written = CropPlan(name="mine", views=(CropView(resize_px=8, crop_px=8),))
     assert resolve_plan(written, "plans") is written
-    assert resolve_plan("10crop", "plans") is BUILTIN_PLANS["10crop"]
+    assert resolve_plan("10crop", "plans") is builtin_plan("10crop")
 
 
 def test_builtin_plans_are_those_of_the_literature():
-    views = {
-        name: [(v.resize_px, v.crop_px, len(v.positions), v.mirror) for v in p.views]
-        for name, p in BUILTIN_PLANS.items()
+    squares, corners = ("first", "middle", "last"), ("top_left", "top_right", "bottom_left", "bottom_right", "center")
+    assert {
+        name: [view.model_dump(exclude_defaults=True) for view in builtin_plan(name).views] for name in builtin_names()
+    } == {
+        "center224": [{"resize_px": 256, "crop_px": 224}],
+        "center320": [{"resize_px": 320, "crop_px": 320}],
+        "10crop": [{"resize_px": 256, "crop_px": 224, "positions": corners, "mirror": True}],
+        "144crop": [
+            {"resize_px": px, "crop_px": 224, "squares": squares, "positions": (*corners, "whole"), "mirror": True}
+            for px in (256, 288, 320, 352)
+        ],
+        "multiscale": [
+            {"resize_px": px, "crop_px": px, "squares": squares, "mirror": True} for px in (224, 256, 288, 320, 352)
+        ],
+        "dense": [{"resize_px": 320, "dense": "global", "mirror": True}],
+        "dense_sliding": [{"resize_px": 320, "dense": "sliding", "mirror": True}],
     }
-    assert views == {
-        "center224": [(256, 224, 1, False)],
-        "center320": [(320, 320, 1, False)],
-        "10crop": [(256, 224, 5, True)],
-    }
+    assert all(builtin_plan(name).averaging == "probabilities" for name in builtin_names())
 
 
 def test_train_stage_ends_where_the_batch_norms_freeze(write):
