@@ -36,6 +36,26 @@ def main(argv: Sequence[str] | None = None) -> int:
                 from launch.logs import print_logs
 
                 return print_logs(arguments.run, arguments.stage, arguments.follow)
+            case "weights":
+                from launch.weights import convert_weights
+
+                return convert_weights(arguments.action, arguments.file, arguments.out, arguments.layout)
+            case "fuse":
+                from launch.fuse import fuse_scores
+
+                return fuse_scores(
+                    arguments.paths,
+                    arguments.out,
+                    arguments.averaging,
+                    arguments.select,
+                    arguments.weights,
+                    arguments.images,
+                    arguments.seed,
+                )
+            case "score":
+                from launch.score import score_file
+
+                return score_file(arguments.file, arguments.truth, arguments.blacklist, arguments.form)
             case "submit":
                 from launch.slurm.submission import SubmitRequest
 
