@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.config.schema import Config
+from pipeline.evaluation.members import find_scores, fusion_file
 from pipeline.runs.stage import StageSpec
 
 
@@ -22,6 +23,13 @@ def _trained(config: Config) -> tuple[str, ...]:
 def _checkpoint_file(config: Config) -> tuple[str, ...]:
     origin = config.freeze_bn.from_checkpoint
     return () if origin is None else (str(Path(origin) / "manifest.json"),)
+
+
+def _fused_files(config: Config) -> tuple[str, ...]:
+    """What says which scores and weights the config names: the descriptions of the former have their checksums."""
+    scores = [file for place in config.fuse.scores for file in find_scores(Path(place), STAGES)]
+    weights = [] if not isinstance(config.fuse.weights, str) else [fusion_file(Path(config.fuse.weights))]
+    return (*(str(file.with_suffix(".json")) for file in scores), *map(str, weights))
 
 
 _TRAINING = (
@@ -92,12 +100,21 @@ STAGES: tuple[StageSpec, ...] = (
         distributed=True,
     ),
     StageSpec(
+        name="fuse",
+        summary="fuse the scores of crop plans and networks",
+        version=1,
+        inputs=lambda config: ("prepare", "evaluate"),
+        config_keys=("seed", "fuse"),
+        files=_fused_files,
+    ),
+    StageSpec(
         name="report",
         summary="write the report",
         version=1,
         inputs=lambda config: (
             *(name for name in ("prepare", "build", "train", "freeze_bn") if _is_read(name, config)),
             "evaluate",
+            "fuse",
         ),
         config_keys=("name",),
         # Without labels there are no errors to report.

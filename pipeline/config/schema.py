@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from pipeline.config.data import AugmentationConfig, DataConfig
 from pipeline.config.evaluation import EvaluateConfig
 from pipeline.config.execution import ExecutionConfig
+from pipeline.config.fusion import FuseConfig
 from pipeline.config.network import ModelConfig
 from pipeline.config.operations import CheckpointConfig, LoaderConfig, ResourcesConfig, TrackingConfig
 from pipeline.config.section import Natural, Section
@@ -35,6 +36,7 @@ class Config(Section):
     freeze_bn: FreezeBnConfig
     execution: ExecutionConfig = ExecutionConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    fuse: FuseConfig = FuseConfig()
     loader: LoaderConfig = LoaderConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()

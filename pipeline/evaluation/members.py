@@ -49,6 +49,11 @@ def find_scores(path: Path, specs: Sequence[StageSpec]) -> list[Path]:
     return found
 
 
+def fusion_file(path: Path) -> Path:
+    """The figures of the fusion at `path`, which is its folder or the file itself."""
+    return path / FUSION if path.is_dir() else path
+
+
 def read_members(paths: Sequence[Path]) -> list[Member]:
     """The scores at `paths`; UserError where two of them are not of the same images and classes in the same order."""
     everything = [read_scores(path) for path in paths]

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from pipeline.config.fusion import FuseConfig
 from pipeline.errors import UserError
-from pipeline.evaluation.members import FUSION, Member
+from pipeline.evaluation.members import FUSION, Member, fusion_file
 from pipeline.evaluation.rivals import Floats, Integers, Rivals
 from pipeline.evaluation.selection import select_greedily, stratified_halves
 
@@ -72,7 +72,7 @@ def chosen_weights(rivals: Rivals, labels: Integers, seed: int) -> Weighting:
 
 def _read_weights(path: Path, members: Sequence[Member]) -> Floats:
     """The weights of a fusion for these members, which must have the same weights and crop plans as its own."""
-    file = path / FUSION if path.is_dir() else path
+    file = fusion_file(path)
     try:
         given = {
             (member["plan"], member["weights_sha256"]): (member["name"], float(member["weight"]))

@@ -172,5 +172,7 @@ def profile(nodes: int = 1, tasks: int = 1, **keys: Any) -> dict[str, Any]:
     """A profile for the test's Slurm whose training and evaluation have `nodes` nodes of `tasks` processes."""
     one = {"nodes": 1, "tasks_per_node": 1, "minutes": 10}
     many = {"nodes": nodes, "tasks_per_node": tasks, "minutes": 10}
-    shapes = {"prepare": one, "build": one, "train": many, "freeze_bn": many, "evaluate": many, "report": one}
+    shapes = dict.fromkeys(("prepare", "build", "fuse", "report"), one) | dict.fromkeys(
+        ("train", "freeze_bn", "evaluate"), many
+    )
     return {"warning_seconds": 30, "partition": "main", **keys, "stages": shapes}

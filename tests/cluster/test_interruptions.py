@@ -57,7 +57,7 @@ def test_a_crash_is_not_requeued_and_takes_its_dependents_out_of_the_queue(new_r
     kill_rank(run, "train")
     run.wait_for_state("train", "FAILED")
     assert run.job("train").restarts == 0
-    for stage in ("evaluate", "report"):
+    for stage in ("evaluate", "fuse", "report"):
         run.wait_for_state(stage, "CANCELLED")
     status = run.status()
     assert "failed" in status
@@ -145,7 +145,7 @@ def test_cancel_ends_the_chain_and_a_later_submit_begins_again(new_run: NewRun, 
     run.wait_for_life("train", 1)
     cancelled = run.launch("cancel", run.directory)
     assert cancelled.code == 0, cancelled.output
-    for stage in ("train", "evaluate", "report"):
+    for stage in ("train", "evaluate", "fuse", "report"):
         run.wait_for_state(stage, "CANCELLED", "FAILED")
     assert run.job("train").restarts == 0
     assert "train: job" in run.launch("logs", run.directory, "train").output

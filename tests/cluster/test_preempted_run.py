@@ -38,13 +38,13 @@ def test_the_job_keeps_its_id_and_its_dependents_wait_over_all_its_lives(chronic
     assert chronicle.run.job("train").restarts == 3
     for interruption in chronicle.interruptions:
         assert (interruption.dependent.state, interruption.dependent.reason) == ("PENDING", "Dependency")
-    for stage in ("evaluate", "report"):
+    for stage in ("evaluate", "fuse", "report"):
         assert chronicle.run.manifest(stage)
 
 
 def test_submit_prints_the_chain_and_a_second_submit_adds_nothing(chronicle: Chronicle) -> None:
     assert chronicle.submitted.code == 0, chronicle.submitted.output
-    for stage in ("prepare", "build", "train", "evaluate", "report"):
+    for stage in ("prepare", "build", "train", "evaluate", "fuse", "report"):
         assert chronicle.run.job_id(stage) in chronicle.submitted.output
     assert chronicle.submitted_again.code == 0
     assert "nothing new to submit" in chronicle.submitted_again.output
