@@ -75,7 +75,7 @@ def print_fusion(figures: Mapping[str, Any]) -> None:
         "gain: by how many percent points the error is higher without the member; in the last line, with the best "
         f"member alone ({members[figures['best_member']]['name']})"
     )
-    if "halves" in figures:
+    if figures["halves"]:
         say("weights were chosen on each half of the images and judged on the other; the mean of both is shown")
     if 1 < len(members) <= _WIDEST_MATRIX:
         _print_disagreement(figures)

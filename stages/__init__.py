@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.config.schema import Config
-from pipeline.evaluation.members import find_scores, fusion_file
+from pipeline.evaluation.members import evaluate_directory, find_scores, fusion_file
 from pipeline.runs.stage import StageSpec
 
 
@@ -23,6 +23,12 @@ def _trained(config: Config) -> tuple[str, ...]:
 def _checkpoint_file(config: Config) -> tuple[str, ...]:
     origin = config.freeze_bn.from_checkpoint
     return () if origin is None else (str(Path(origin) / "manifest.json"),)
+
+
+def _compared_files(config: Config) -> tuple[str, ...]:
+    if config.report.compare is None:
+        return ()
+    return (str(evaluate_directory(Path(config.report.compare), STAGES) / "results.json"),)
 
 
 def _fused_files(config: Config) -> tuple[str, ...]:
@@ -116,7 +122,8 @@ STAGES: tuple[StageSpec, ...] = (
             "evaluate",
             "fuse",
         ),
-        config_keys=("name",),
+        config_keys=("name", "report"),
+        files=_compared_files,
         # Without labels there are no errors to report.
         is_active=lambda config: config.evaluate.split == "val",
     ),

@@ -53,6 +53,7 @@ def run(context: StageContext) -> StageResult:
                 "weights": {"path": evaluated.weights, "sha256": evaluated.weights_sha256},
                 "preprocessing": evaluated.preprocessing.metadata(),
                 "split": config.evaluate.split,
+                "device": torch.cuda.get_device_name() if context.collective.device.type == "cuda" else "cpu",
                 "images": len(evaluated.index),
                 "classes": len(dataset.classes),
                 "plans": results,

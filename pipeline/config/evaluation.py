@@ -12,6 +12,13 @@ from pipeline.config.section import PositiveInt, Section, as_tuple
 EvaluatedSplit = Literal["val", "test"]
 
 
+class ReportConfig(Section):
+    """The report."""
+
+    compare: str | None = None
+    """Another run, evaluated on the same images: the report then says which classes gained and which lost."""
+
+
 class EvaluateConfig(Section):
     """The final evaluation."""
 

@@ -12,7 +12,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from pipeline.config.data import AugmentationConfig, DataConfig
-from pipeline.config.evaluation import EvaluateConfig
+from pipeline.config.evaluation import EvaluateConfig, ReportConfig
 from pipeline.config.execution import ExecutionConfig
 from pipeline.config.fusion import FuseConfig
 from pipeline.config.network import ModelConfig
@@ -37,6 +37,7 @@ class Config(Section):
     execution: ExecutionConfig = ExecutionConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     fuse: FuseConfig = FuseConfig()
+    report: ReportConfig = ReportConfig()
     loader: LoaderConfig = LoaderConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -59,6 +60,8 @@ class Config(Section):
                 f"schedule.warmup_epochs: must be less than train.epochs = {self.train.epochs} "
                 f"(given {self.schedule.warmup_epochs})"
             )
+        if self.evaluate.split == "test" and self.data.test is None:
+            problems.append("evaluate.split: test needs the folder of the test images in data.test (given none)")
         late = [epoch for epoch in self.schedule.drop_epochs if epoch >= self.train.epochs]
         if late:
             problems.append(f"schedule.drop_epochs: must come before train.epochs = {self.train.epochs} (given {late})")

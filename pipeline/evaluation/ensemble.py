@@ -80,7 +80,7 @@ def fuse(
     if order.positions is not None:
         ids = [image_class.ilsvrc2012_id or 0 for image_class in dataset.classes]
         submissions = write_submissions(directory, file.open(), order.positions, index, ids)
-    figures = {
+    figures: dict[str, Any] = {
         "split": about.split,
         "images": about.images,
         "classes": about.classes,
@@ -155,8 +155,8 @@ class _Judge:
             figures["errors"][f"top{k}"] = _fields(self._bootstrap.error(is_wrong, f"ensemble top{k}"))
             gain = self._bootstrap.difference(is_wrong, self._alone[best] >= k, f"gain over best top{k}")
             figures["gain_over_best_member"][f"top{k}"] = _fields(gain)
-        if len(self._weighting.by_half) > 1:
-            figures["halves"] = [self._half(number) for number in range(len(self._weighting.by_half))]
+        halves = range(len(self._weighting.by_half))
+        figures["halves"] = [self._half(number) for number in halves] if len(halves) > 1 else None
         return figures
 
     def member(self, number: int) -> dict[str, Any]:

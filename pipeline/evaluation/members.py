@@ -34,12 +34,7 @@ def find_scores(path: Path, specs: Sequence[StageSpec]) -> list[Path]:
     if path.suffix == ".npy":
         return [path]
     if (path / RUN_CONFIG).exists():
-        stage = place_stages(read_run_config(path), path, specs)["evaluate"]
-        if not stage.is_done:
-            raise UserError(
-                f"{path}: this run is not evaluated yet; to do that: python -m stages evaluate --run {path}"
-            )
-        path = stage.directory
+        path = evaluate_directory(path, specs)
     if not path.is_dir():
         what = "a file that does not end in .npy" if path.exists() else "nothing there"
         raise UserError(f"{path}: must be a score file (.npy), a folder of score files or a run ({what})")
@@ -47,6 +42,14 @@ def find_scores(path: Path, specs: Sequence[StageSpec]) -> list[Path]:
     if not found:
         raise UserError(f"{path}: no score files (scores-*.npy) in this folder")
     return found
+
+
+def evaluate_directory(run: Path, specs: Sequence[StageSpec]) -> Path:
+    """Where the finished evaluation of a run is. UserError where there is none."""
+    stage = place_stages(read_run_config(run), run, specs)["evaluate"]
+    if not stage.is_done:
+        raise UserError(f"{run}: this run is not evaluated yet; to do that: python -m stages evaluate --run {run}")
+    return stage.directory
 
 
 def fusion_file(path: Path) -> Path:

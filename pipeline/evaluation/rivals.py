@@ -53,7 +53,8 @@ class Rivals:
         """The same from summed margins."""
         is_below = (margins_P < 0) | ((margins_P == 0) & ~self.is_first_on_tie)
         above = np.bincount(self.images[~is_below], minlength=len(self.certain))
-        return np.minimum(self.certain + above, DEEPEST_RANK)
+        ranks: Integers = np.minimum(self.certain + above, DEEPEST_RANK)
+        return ranks
 
     def of(self, chosen: npt.NDArray[np.bool_]) -> Rivals:
         """The same for some of the images alone, given as a mask of them."""

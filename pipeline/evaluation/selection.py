@@ -44,7 +44,8 @@ def select_greedily(rivals: Rivals) -> Floats:
         counts[chosen] += 1
         if errors[chosen] < best_errors:
             best_counts, best_errors = counts.copy(), errors[chosen]
-    return best_counts / best_counts.sum()
+    weights: Floats = best_counts / best_counts.sum()
+    return weights
 
 
 def _errors(rivals: Rivals, margins: Floats) -> tuple[int, int]:

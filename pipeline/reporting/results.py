@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 from pipeline.config.crop_plan import CropPlan, CropView
+from pipeline.evaluation.ensemble import FUSED_PLAN
 from pipeline.reporting.paper import Errors, senet154_errors
 from pipeline.reporting.recipe import center_crop
 from pipeline.reporting.record import RunRecord
@@ -14,7 +15,7 @@ from pipeline.reporting.record import RunRecord
 
 @dataclasses.dataclass(frozen=True)
 class ResultRow:
-    """One crop plan."""
+    """One crop plan, or several fused."""
 
     plan: str
     views: str
@@ -31,9 +32,31 @@ class ResultRow:
 
 
 def result_rows(record: RunRecord) -> tuple[ResultRow, ...]:
-    """A row for every plan in the order of the config; the paper's errors where it has the same."""
+    """A row for every plan in the order of the config, with the paper's errors where it has the same; one for all
+    fused."""
     plans = {plan.name: plan for plan in record.config.evaluate.resolved_plans()}
-    return tuple(_row(record, plans[result["name"]], result) for result in record.results["plans"])
+    rows = tuple(_row(record, plans[result["name"]], result) for result in record.results["plans"])
+    return (*rows, _fused_row(record, rows))
+
+
+def _fused_row(record: RunRecord, rows: tuple[ResultRow, ...]) -> ResultRow:
+    members = [member for member in record.fusion["members"] if member["weight"] > 0]
+    views = {row.plan: row.num_views for row in rows}
+    own = [member for member in members if member["weights_sha256"] == record.results["weights"]["sha256"]]
+    errors = {k: record.fusion["errors"][f"top{k}"]["percent"] for k in (1, 5)}
+    return ResultRow(
+        plan=FUSED_PLAN,
+        views=f"the mean of {', '.join(member['name'] for member in members)}",
+        images=record.fusion["images"],
+        # Another network's plans are not known here; each is at least one view.
+        num_views=sum(views.get(member["plan"], 1) if member in own else 1 for member in members),
+        top1_error_percent=errors[1],
+        top5_error_percent=errors[5],
+        top1_standard_error=_standard_error(errors[1], record.fusion["images"]),
+        top5_standard_error=_standard_error(errors[5], record.fusion["images"]),
+        seconds=sum(member["seconds"] for member in members),
+        paper=None,
+    )
 
 
 def _row(record: RunRecord, plan: CropPlan, result: dict[str, Any]) -> ResultRow:

@@ -30,10 +30,14 @@ def test_the_stage_leaves_the_page_the_plots_and_the_tables(folder: Path) -> Non
     assert manifest is not None
     verify_outputs(report.directory, manifest)
     assert sorted(manifest.outputs) == [
+        "plots/calibration_center32.png",
+        "plots/calibration_fused.png",
+        "plots/cost.png",
         "plots/images_per_second.png",
         "plots/loss.png",
         "plots/lr.png",
         "plots/validation.png",
+        "plots/views.png",
         "plots/worst_classes.png",
         "report.html",
         "tables.json",
