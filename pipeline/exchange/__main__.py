@@ -59,7 +59,7 @@ def _notes_on_import(imported: Imported) -> list[str]:
     if known := imported.published():
         certainty = "" if known.sha256_prefix else " by its layout; that file's checksum is not public"
         lines.append(
-            f"known    {known.file}{certainty}; {known.publisher}: {known.top1_error_percent:g} / "
+            f"known    {known.file}{certainty}; {known.publisher} {known.top1_error_percent:g} / "
             f"{known.top5_error_percent:g} % top-1 / top-5 error with center224"
         )
     if imported.layout == "caffe" and imported.num_classes == 1000:

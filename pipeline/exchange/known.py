@@ -18,6 +18,7 @@ class Published:
 
     file: str
     publisher: str
+    """With its verb: who reports."""
     layout: str
     sha256_prefix: str
     """Hex digits that the file's SHA-256 begins with; empty where they are not public."""
@@ -26,10 +27,12 @@ class Published:
 
 
 KNOWN = (
-    Published("senet154-c7b49a05.pth", "Cadene's pretrainedmodels", "cadene", "c7b49a05", 18.696, 4.502),
-    Published("legacy_senet154-e9eb9fe6.pth", "timm (legacy_senet154.in1k)", "cadene", "e9eb9fe6", 18.680, 4.498),
-    Published("gluon_senet154-70a1a3c0.pth", "timm (senet154.gluon_in1k)", "gluon", "70a1a3c0", 18.742, 4.642),
-    Published("SENet.caffemodel", "the authors", "caffe", "", 18.68, 4.47),
+    Published("senet154-c7b49a05.pth", "Cadene reports", "cadene", "c7b49a05", 18.696, 4.502),
+    Published(
+        "legacy_senet154-e9eb9fe6.pth", "timm (legacy_senet154.in1k) reports", "cadene", "e9eb9fe6", 18.680, 4.498
+    ),
+    Published("gluon_senet154-70a1a3c0.pth", "timm (senet154.gluon_in1k) reports", "gluon", "70a1a3c0", 18.742, 4.642),
+    Published("SENet.caffemodel", "the authors report", "caffe", "", 18.68, 4.47),
 )
 
 
@@ -50,14 +53,16 @@ def published(metadata: Mapping[str, str]) -> Published | None:
 def compare(known: Published, plan: str, num_images: int, top1_percent: float, top5_percent: float) -> str:
     """A sentence: the published errors and, where they are for the same images and crop, how far these are off."""
     figures = (
-        f"{known.publisher} reports {known.top1_error_percent:g} / {known.top5_error_percent:g} % top-1 / top-5 error"
+        f"{known.publisher} {known.top1_error_percent:g} / {known.top5_error_percent:g} % top-1 / top-5 error "
+        f"for {known.file}"
     )
     if not known.sha256_prefix:
-        figures += f" for {known.file} (which this is by its layout alone; its checksum is not public)"
-    else:
-        figures += f" for {known.file}"
+        figures += " (which this is by its layout alone; its checksum is not public)"
     if (plan, num_images) != (_PLAN, _NUM_IMAGES):
-        return f"{figures}, on the {_NUM_IMAGES:,} validation images with {_PLAN}; not comparable with {plan} here"
+        return (
+            f"{figures}, on ILSVRC 2012's {_NUM_IMAGES:,} validation images with {_PLAN}; "
+            f"not comparable with {plan} of {num_images:,} images"
+        )
     off = (top1_percent - known.top1_error_percent, top5_percent - known.top5_error_percent)
     within = max(map(abs, off)) <= TOLERANCE_PERCENT + 1e-9
     verdict = f"within {TOLERANCE_PERCENT} of it" if within else f"MORE than {TOLERANCE_PERCENT} off"

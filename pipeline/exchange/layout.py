@@ -40,8 +40,8 @@ LAYOUTS: Mapping[str, Layout] = {
 def choose_layout(shapes: Shapes, is_ours: bool, forced: str | None, place: str) -> Layout | None:
     """The layout of named tensors; None where it is none of the known ones.
 
-    `is_ours` says that names which Cadene's port and this project share are this project's. UserError where `forced` is not what
-    the tensors are called.
+    `is_ours` says whose names they are that this project shares with Cadene's port. UserError where `forced` is not
+    what the tensors are called.
     """
     found = next((layout for layout in LAYOUTS.values() if layout.telling in shapes), None)
     if found is not None and found.name == "cadene" and is_ours:

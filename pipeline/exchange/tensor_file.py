@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -36,7 +37,9 @@ def _read_pickle(path: Path) -> object:
     with path.open("rb") as file:
         if zipfile.is_zipfile(file):
             _refuse_zip_bomb(path)
-    with _naming_damage(path):
+    # PyTorch warns of odd pickles at length; they are refused or they are harmless.
+    with _naming_damage(path), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -64,8 +67,8 @@ def _naming_damage(path: Path) -> Iterator[None]:
         # A hostile or broken pickle can raise anything, and PyTorch's own text ends with the advice to run it.
         if wanted := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(
-                f"{path}: refused: to load it would run code ({wanted[1]}); only tensors are read, as "
-                "`torch.save(model.state_dict(), ...)` writes them"
+                f"{path}: refused: it asks for {wanted[1]}, which could run code, or it is damaged; only tensors are "
+                "read, as `torch.save(model.state_dict(), ...)` writes them"
             ) from None
         if "TorchScript" in str(error):
             raise UserError(
