@@ -59,7 +59,7 @@ STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="prepare",
         summary="check every image and write the index",
-        version=1,
+        version=2,
         inputs=lambda config: (),
         config_keys=("data", "model.num_classes"),
     ),

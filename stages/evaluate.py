@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from pipeline.data.index import Dataset, ImageIndex, read_dataset
-from pipeline.errors import UserError
 from pipeline.evaluation.crops import count_views
 from pipeline.evaluation.inference import Network, evaluating
 from pipeline.evaluation.metrics import class_table, error_percent, rank_scores, worst_mistakes
@@ -77,8 +76,7 @@ def _weights_file(context: StageContext) -> Path:
 def _split_index(context: StageContext, dataset: Dataset) -> ImageIndex:
     if context.config.evaluate.split == "val":
         return dataset.val
-    if dataset.test is None:
-        raise UserError("evaluate.split: test needs the test images' folder in data.test (given none)")
+    assert dataset.test is not None, "the schema asks for data.test"
     return dataset.test
 
 

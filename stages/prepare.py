@@ -42,6 +42,9 @@ def run(context: StageContext) -> StageResult:
     for split in chunks:
         records[split], found = _judge(split, chunks[split], layout)
         findings += found
+    if config.data.dataset == "imagenet":
+        # In the order of the images' numbers whether the folder is flat or has one for each class: so are the scores.
+        records["val"].sort(key=lambda record: record.path.rpartition("/")[2])
     findings += find_duplicates(records)
     outputs = [write_findings(context.directory, findings)]
     _refuse_bad_images(findings, config.data.exclude, context.directory / outputs[0])

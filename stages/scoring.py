@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -117,16 +118,22 @@ class PlanScoring:
 
     def _take_over(self) -> ScoreDescription | None:
         """The same scores from an earlier evaluation of this run, which had other plans beside this one."""
-        own = self._context.directory
-        others = sorted(folder for folder in self._context.run.glob(f"{own.name.partition('-')[0]}-*") if folder != own)
-        taken = self.file.take_over(self._draft(), others)
+        taken = self.file.take_over(self._draft(), self._earlier_evaluations())
         if taken is None:
             return None
         text = f"plan '{self.plan.name}': the scores are there already, in {taken.parent}"
         self._context.events.show("note", level="info", text=text)
         return self.description()
 
+    def _earlier_evaluations(self) -> list[Path]:
+        """The run's other directories of this stage, finished or not."""
+        own = self._context.directory
+        return sorted(folder for folder in self._context.run.glob(f"{own.name.partition('-')[0]}-*") if folder != own)
+
     def _missing_parts(self) -> list[int]:
+        self._parts.take_over(
+            parts for folder in self._earlier_evaluations() for parts in sorted(folder.glob("parts-*"))
+        )
         pending, problems = self._parts.survey()
         for problem in problems:
             self._context.events.show("note", level="warning", text=f"{problem}; it is computed again")

@@ -61,6 +61,51 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
             ["validation={name: x, views: [{resize_px: 8, crop_px: 8, positions: [center, center]}]}"],
             "train.validation.views[0].positions: at least one, each once (given ['center', 'center'])",
         ),
+        (
+            ["plans=[{name: x, views: [{resize_px: 9, crop_px: 8}, {resize_px: 9, crop_px: 8, mirror: true}]}]"],
+            "evaluate.plans[0].views[1]: no crop twice (center, 8 of 9 px, is the same as center of views[0])",
+        ),
+        (
+            ["plans=[{name: x, views: [{resize_px: 8, crop_px: 8, squares: [last], positions: [center, top_left]}]}]"],
+            "evaluate.plans[0].views[0]: no crop twice (last top_left, 8 of 8 px, is the same as last center of "
+            "views[0])",
+        ),
+        (
+            ["plans=[{name: x, views: [{resize_px: 8, dense: global}, {resize_px: 8, dense: global}]}]"],
+            "evaluate.plans[0].views[1]: no crop twice (dense, all of 8 px, is the same as dense of views[0])",
+        ),
+        (
+            [
+                "plans=[10crop, {name: x, views: [{resize_px: 8, crop_px: 8}]}, "
+                "{name: y, views: [{resize_px: 8, crop_px: 8}]}]"
+            ],
+            "evaluate.plans: 'x' and 'y' are the same but for their names",
+        ),
+        (
+            ["plans=[{name: x, views: [{resize_px: 8, crop_px: 9}]}]"],
+            "evaluate.plans[0].views[0].crop_px: must not exceed resize_px (given crop_px 9, resize_px 8)",
+        ),
+        (
+            ["plans=[{name: x, views: [{resize_px: 8}]}]"],
+            "evaluate.plans[0].views[0].crop_px: must be given, or dense",
+        ),
+        (
+            ["plans=[{name: x, views: [{resize_px: 8, dense: global, crop_px: 8}]}]"],
+            "evaluate.plans[0].views[0].dense: sees the whole image; leave out crop_px, squares and positions",
+        ),
+        (
+            ["plans=[{name: x, views: [{resize_px: 8, crop_px: 4, positions: [whole]}]}]"],
+            "evaluate.plans[0].views[0].positions: 'whole' is a whole square; say which in squares",
+        ),
+        (
+            ["plans=[{name: x, views: [{resize_px: 8, crop_px: 4, squares: [last, last]}]}]"],
+            "evaluate.plans[0].views[0].squares: each once (given ['last', 'last'])",
+        ),
+        (
+            ["plans=[{name: x, views: [{resize_px: 8, crop_px: 4, weight: 0.0}]}]"],
+            "evaluate.plans[0].views[0].weight: must be greater than 0 (given 0.0)",
+        ),
+        (["split=test"], "evaluate.split: test needs the folder of the test images in data.test (given none)"),
         (["nesterov=true", "momentum=0"], "optim.nesterov: needs a momentum (given optim.momentum 0)"),
         (["dropout=.nan"], "model.dropout: must be a finite number (given .nan)"),
         (["std=[1, .inf, 1]"], "data.std[1]: must be a finite number (given .inf)"),

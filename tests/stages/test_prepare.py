@@ -212,6 +212,28 @@ def test_flat_imagenet_is_labelled_by_the_devkits_file(
         run_prepare(tmp_path / "prepare", with_test)
 
 
+def test_imagenets_validation_images_are_in_the_order_of_their_numbers_in_class_folders_too(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = (3, 1, 4, 2)
+    synsets = tuple(Synset(f"class_{label:02d}", label + 1, 5, f"word {label}") for label in range(4))
+    monkeypatch.setattr(layout, "read_ilsvrc2012", lambda: Ilsvrc(synsets, len(truth), 1, digest_ids(truth)))
+    for label in range(4):
+        shutil.rmtree(images / "val" / f"class_{label:02d}")
+    for number, ilsvrc2012_id in enumerate(truth, start=1):
+        folder = images / "val" / f"class_{ilsvrc2012_id - 1:02d}"
+        folder.mkdir()
+        shutil.copy(images / "train" / folder.name / "0.jpg", folder / f"ILSVRC2012_val_{number:08d}.JPEG")
+    config = small_recipe(images)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"dataset": "imagenet"})})
+    run_prepare(tmp_path / "prepare", config)
+    dataset = read_dataset(tmp_path / "prepare")
+    assert [path.rpartition("/")[2] for path in dataset.val.paths] == [
+        f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 5)
+    ]
+    assert dataset.val.labels.tolist() == [2, 0, 3, 1]
+
+
 def test_real_images_pass_as_a_folder_and_not_as_imagenet(shared_data: Path, tmp_path: Path) -> None:
     with tarfile.open(shared_data / "imagenet_sample.tar") as archive:
         archive.extractall(tmp_path, filter="data")
