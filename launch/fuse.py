@@ -36,6 +36,9 @@ def fuse_scores(
     config = _settings(averaging, selection, weights)
     members = read_members([path for place in places for path in find_scores(place, STAGES)])
     dataset, prepare = find_dataset(members, images)
+    about = members[0].scores.description
+    images_of = f"{about.images:,} {'validation' if about.split == 'val' else 'test'} images"
+    say(f"fusing {len(members)} member{'s' if len(members) > 1 else ''}: {images_of}, {about.classes:,} classes\n")
     with naming_disk_errors(out):
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
     with replacing_directory(out) as folder:
