@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.config.fusion import FuseConfig
 from pipeline.config.schema import Config
+from pipeline.data.ilsvrc import read_ilsvrc2012
 from pipeline.errors import UserError
 from pipeline.evaluation.scores import read_scores
 from pipeline.ranks import Ranks
@@ -19,6 +22,7 @@ from pipeline.runs.stage import place_stages
 from pipeline.tracking.events import EventLog, read_events
 from stages import STAGES, fuse
 from stages.context import StageContext, StageResult
+from tests.evaluation.ensemble_members import make_dataset, make_scores, write_scores
 from tests.reporting.example_run import make_config, make_run
 
 
@@ -86,3 +90,32 @@ def test_members_that_are_not_there_are_refused_before_anything_runs(run: Path) 
         place_stages(config_of(run, scores=["/nowhere"]), run, STAGES)
     with pytest.raises(UserError, match=r"/nowhere: the config names this file, and it is not there"):
         place_stages(config_of(run, weights="/nowhere"), run, STAGES)
+
+
+def test_test_images_get_scores_and_contest_files_and_no_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_config(
+        tmp_path,
+        data={"dataset": "imagenet", "root": str(tmp_path / "images"), "test": "test"},
+        model={"name": "senet_nano", "num_classes": 1000},
+        evaluate={"split": "test", "plans": ["center224", "10crop"]},
+    )
+    placed = place_stages(config, tmp_path / "run", STAGES)
+    dataset = make_dataset(placed["prepare"].directory, 30, 1000, "imagenet", split="test")
+    for seed, plan in enumerate(("center224", "10crop")):
+        scores = make_scores(np.arange(30), 1000, seed)
+        write_scores(placed["evaluate"].directory, plan, scores, dataset, "test")
+    monkeypatch.setattr(fuse, "read_ilsvrc2012", lambda: dataclasses.replace(read_ilsvrc2012(), num_test=30))
+    result = run_fuse(tmp_path / "fuse", tmp_path / "run", config)
+    assert result.metrics == {"images": 30, "members": 2}
+    lines = (tmp_path / "fuse" / "submission-2012.txt").read_text().splitlines()
+    assert len(lines) == 30
+    fused = read_scores(tmp_path / "fuse" / "scores-fused.npy").array
+    position = list(dataset.test.paths if dataset.test else ()).index("ILSVRC2012_test_00000002.JPEG")
+    assert int(lines[1].split()[0]) == dataset.classes[int(fused[position].argmax())].ilsvrc2012_id
+    assert list(read_events(tmp_path / "fuse")) == []
+    with pytest.raises(UserError, match=r"fuse\.selection: test images have no labels to choose on"):
+        run_fuse(
+            tmp_path / "again", tmp_path / "run", config.model_copy(update={"fuse": FuseConfig(selection="greedy")})
+        )
