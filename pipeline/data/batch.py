@@ -27,7 +27,7 @@ class Batch:
 
 
 View = torch.Tensor | tuple[torch.Tensor, ...]
-"""What a window shows of N images: crops, (N, 3, S, S) uint8; or whole images, N tensors (3, H, W) of their own sizes."""
+"""What a window shows of N images: crops, (N, 3, S, S) uint8; or whole images, N times (3, H, W) of any size."""
 
 
 @dataclasses.dataclass(frozen=True)

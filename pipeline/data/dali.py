@@ -159,7 +159,7 @@ def _view(output: Any) -> View:
     """Channels first; images of several sizes one by one."""
     if output.is_dense_tensor():
         return torch.utils.dlpack.from_dlpack(output.as_tensor()).permute(0, 3, 1, 2)
-    return tuple(torch.utils.dlpack.from_dlpack(image).permute(2, 0, 1) for image in output)
+    return tuple(torch.utils.dlpack.from_dlpack(output[row]).permute(2, 0, 1) for row in range(len(output)))
 
 
 def _build(

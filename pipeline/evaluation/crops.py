@@ -9,7 +9,7 @@ from pipeline.data.window import Window
 from pipeline.exchange.preprocessing import Resize
 
 _DENSE_ASPECT = 4 / 3
-_WINDOW_BYTES = 96 * 2**20
+_WINDOW_BYTES = 64 * 2**20
 """What the windows of the images decoded at once may take; several such batches are under way at a time."""
 
 

@@ -149,8 +149,8 @@ class SlidingPool(nn.Module):
         height, width = features.shape[2:]
         if min(height, width) < SLIDING_WINDOW:
             raise UserError(
-                f"evaluate.plans: dense: sliding needs a last map of at least {SLIDING_WINDOW} x {SLIDING_WINDOW} "
-                f"(given {height} x {width}); raise resize_px"
+                f"crop plan: views with dense: sliding need a last map of at least {SLIDING_WINDOW} x {SLIDING_WINDOW} "
+                f"(given {height} x {width}); raise their resize_px"
             )
         return F.avg_pool2d(features, SLIDING_WINDOW, stride=1).mean((2, 3), keepdim=True)
 
