@@ -46,7 +46,7 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
     trade_offs = trade_off_plots(rows)
     calibrations = {name: calibrate(ranking) for name, ranking in record.rankings.items()}
     diagrams = [calibration_plot(name, calibrations[name]) for name in (rows[0].plan, FUSED_PLAN)]
-    charts = (*curves, *trade_offs, *diagrams, *classes)
+    light = {plot.name: plot.png(LIGHT) for plot in (*curves, *trade_offs, *diagrams, *classes)}
     context = {
         "record": record,
         "config": record.config,
@@ -55,15 +55,15 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
         "results": rows,
         "paper": read_paper(),
         "own_rows": {name: own_rows(rows, name) for name in ("Table 8", "Table 9")},
-        "curves": [_picture(plot) for plot in curves],
-        "trade_offs": [_picture(plot) for plot in trade_offs],
+        "curves": [_picture(plot, light) for plot in curves],
+        "trade_offs": [_picture(plot, light) for plot in trade_offs],
         "costs": [_cost(record, row) for row in rows],
-        "diagrams": [_picture(plot) for plot in diagrams],
+        "diagrams": [_picture(plot, light) for plot in diagrams],
         "calibrations": calibrations,
         "fusion": record.fusion,
         "confusions": describe_confusions(record),
         "comparison": record.comparison,
-        "class_plots": [_picture(plot) for plot in classes],
+        "class_plots": [_picture(plot, light) for plot in classes],
         "mistakes": mistakes(record),
         "data": {
             split: describe_images(index)
@@ -78,7 +78,7 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
     }
     return Report(
         html=_environment().get_template("page.html").render(context),
-        plots={f"{plot.name}.png": plot.png(LIGHT) for plot in charts},
+        plots={f"{name}.png": content for name, content in light.items()},
         tables=report_tables(record, rows, calibrations),
     )
 
@@ -193,10 +193,10 @@ def _time_row(record: RunRecord, name: str) -> dict[str, Any]:
     return {"stage": stage, "time": clock_time(stage.seconds), "images_per_second": speed}
 
 
-def _picture(plot: Plot) -> dict[str, str]:
+def _picture(plot: Plot, light: dict[str, bytes]) -> dict[str, str]:
     return {
         "description": plot.description,
-        "light": data_uri(plot.png(LIGHT), "image/png"),
+        "light": data_uri(light[plot.name], "image/png"),
         "dark": data_uri(plot.png(DARK), "image/png"),
     }
 

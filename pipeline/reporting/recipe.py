@@ -128,11 +128,12 @@ def _evaluation(record: RunRecord) -> dict[str, Did]:
     of320 = sorted(size[0] for plan in plans if (size := center_crop(plan)) is not None and size[1] == 320)
     several = [plan.name for plan in plans if center_crop(plan) is None]
     resized = ", ".join(map(str, of320))
+    networks = len({member["weights_sha256"] for member in record.fusion["members"] if member["weight"] > 0})
     return {
         "center224": ("the same" if of224 else "not evaluated", bool(of224)),
         "center320": (f"centre 320 px of {resized} px" if of320 else "not evaluated", True),
         "multicrop": (", ".join(several) or "not evaluated", True),
-        "ensemble": ("one network", False),
+        "ensemble": ("one network" if networks == 1 else f"{networks} networks", networks > 1),
     }
 
 

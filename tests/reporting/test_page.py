@@ -284,7 +284,7 @@ def test_a_choice_of_members_is_told_with_how_it_was_judged(tmp_path: Path) -> N
     config = make_config(tmp_path, fuse={"selection": "greedy"})
     text = Elements(render_report(record_of(tmp_path, config), ORDER).html).text
     assert "no image is judged by weights it helped to choose" in text
-    assert "The halves have" in text
+    assert "The two halves have a top-1 / top-5 error of" in text
 
 
 def test_the_cost_of_every_plan_is_told(record: RunRecord, report: Report) -> None:
