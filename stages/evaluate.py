@@ -17,6 +17,7 @@ from pipeline.evaluation.crops import count_views
 from pipeline.evaluation.inference import Network, evaluating
 from pipeline.evaluation.metrics import class_table, error_percent, rank_scores, worst_mistakes
 from pipeline.evaluation.scores import ScoreDescription
+from pipeline.exchange.known import PLAN, compare, published
 from pipeline.exchange.preprocessing import Preprocessing, read_preprocessing
 from pipeline.models import create_model
 from pipeline.models.weights import load_weights, read_metadata
@@ -51,6 +52,7 @@ def run(context: StageContext) -> StageResult:
             {
                 "weights": {"path": evaluated.weights, "sha256": evaluated.weights_sha256},
                 "preprocessing": evaluated.preprocessing.metadata(),
+                "published": _compare_with_published(context, evaluated, results),
                 "split": config.evaluate.split,
                 "device": torch.cuda.get_device_name() if context.collective.device.type == "cuda" else "cpu",
                 "images": len(evaluated.index),
@@ -91,6 +93,19 @@ def _preprocessing(context: StageContext, weights: Path) -> Preprocessing:
         text = f"{weights} asks for other preprocessing than the recipe's, and gets it: {asked.sentence()}"
         context.events.show("note", level="info", text=text)
     return asked
+
+
+def _compare_with_published(context: StageContext, evaluated: Evaluated, results: list[dict[str, Any]]) -> str | None:
+    """Tell how far weights that others published are from what they report; None where these are not such weights."""
+    known = published(read_metadata(Path(evaluated.weights)))
+    if known is None or context.config.evaluate.split != "val":
+        return None
+    result = next((result for result in results if result["name"] == PLAN), results[0])
+    plan = next(plan for plan in context.config.evaluate.resolved_plans() if plan.name == result["name"])
+    errors = result["top1_error_percent"], result["top5_error_percent"]
+    text = compare(known, plan, len(evaluated.index), *errors)
+    context.events.show("note", level="info", text=text)
+    return text
 
 
 def _load_model(context: StageContext, evaluated: Evaluated) -> nn.Module:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from pipeline.config.crop_plan import CropPlan, builtin_plan
+
 TOLERANCE_PERCENT = 0.06
 """How far a correct port may be off: decoders, resize kernels and rounding move that many images."""
 
-_PLAN = "center224"
+PLAN = "center224"
+"""The crop that published figures are for, a plan of that name."""
 _NUM_IMAGES = 50_000
 
 
@@ -50,7 +53,7 @@ def published(metadata: Mapping[str, str]) -> Published | None:
     return None
 
 
-def compare(known: Published, plan: str, num_images: int, top1_percent: float, top5_percent: float) -> str:
+def compare(known: Published, plan: CropPlan, num_images: int, top1_percent: float, top5_percent: float) -> str:
     """A sentence: the published errors and, where they are for the same images and crop, how far these are off."""
     figures = (
         f"{known.publisher} {known.top1_error_percent:g} / {known.top5_error_percent:g} % top-1 / top-5 error "
@@ -58,10 +61,10 @@ def compare(known: Published, plan: str, num_images: int, top1_percent: float, t
     )
     if not known.sha256_prefix:
         figures += " (which this is by its layout alone; its checksum is not public)"
-    if (plan, num_images) != (_PLAN, _NUM_IMAGES):
+    if plan != builtin_plan(PLAN) or num_images != _NUM_IMAGES:
         return (
-            f"{figures}, on ILSVRC 2012's {_NUM_IMAGES:,} validation images with {_PLAN}; "
-            f"not comparable with {plan} of {num_images:,} images"
+            f"{figures}, on ILSVRC 2012's {_NUM_IMAGES:,} validation images with {PLAN}; "
+            f"not comparable with {plan.name} of {num_images:,} images"
         )
     off = (top1_percent - known.top1_error_percent, top5_percent - known.top5_error_percent)
     within = max(map(abs, off)) <= TOLERANCE_PERCENT + 1e-9

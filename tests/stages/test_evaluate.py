@@ -29,6 +29,7 @@ from pipeline.evaluation.inference import ViewScorer
 from pipeline.evaluation.parts import Part, PartFolder
 from pipeline.evaluation.scores import read_scores as read_score_file
 from pipeline.evaluation.validation import validate
+from pipeline.exchange.known import Published
 from pipeline.exchange.preprocessing import Preprocessing
 from pipeline.models import create_model
 from pipeline.models.weights import load_weights, read_weights, save_weights
@@ -494,6 +495,27 @@ def test_a_weight_files_own_preprocessing_is_used_and_told(
     np.testing.assert_array_equal(scores["same"], expected)
     for name in ("resize", "max_pool"):
         assert np.abs(scores[name] - expected).mean() > 0.01
+
+
+def test_published_figures_are_told_for_known_weights_and_no_others(
+    folder: Path, tmp_path: Path, finished: dict[int, Path], capfd: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    run = copy_run(folder / "world-1", tmp_path)
+    known = Published("small.pth", "Somebody reports", "cadene", "c0ffee", 18.0, 4.0)
+    asked = []
+    monkeypatch.setattr("stages.evaluate.published", lambda metadata: asked.append(metadata) or known)
+    weights = tmp_path / "known.safetensors"
+    save_weights(weights, read_weights(folder / "weights.safetensors"), {"source_layout": "cadene"})
+    config = make_config(folder, weights=str(weights))
+    assert run_stage("evaluate", config, run) == EXIT_DONE
+    told = (
+        "Somebody reports 18 / 4 % top-1 / top-5 error for small.pth, on ILSVRC 2012's 50,000 validation images with "
+        f"center224; not comparable with {CENTER.name} of {NUM_IMAGES} images"
+    )
+    assert told in "".join(capfd.readouterr())
+    assert asked == [{"source_layout": "cadene"}]
+    assert read_results(evaluate_directory(run, config))["published"] == told
+    assert read_results(evaluate_directory(run, make_config(folder)))["published"] is None
 
 
 def test_a_missing_image_is_named_and_finished_scores_stay(
