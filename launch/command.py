@@ -95,24 +95,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="freeze the batch norms of this checkpoint directory, also another run's (freeze_bn.from_checkpoint)",
     )
-    submit = commands.add_parser("submit", help="queue the stages that are not done on a SLURM cluster, one job each")
-    _add_recipe(submit)
-    submit.add_argument(
-        "--profile",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="what each stage gets, as slurm/profiles/8x8_gpu.yaml",
+    _add_submit(
+        commands.add_parser("submit", help="queue the stages that are not done on a SLURM cluster, one job each")
     )
-    _add_choice(submit)
-    submit.add_argument(
-        "--seeds",
-        type=_whole_numbers,
-        default=[],
-        metavar="N,N...",
-        help="an ensemble: the same chain for each seed, in a directory each, as job arrays. So do several CONFIGs",
-    )
-    submit.add_argument("--dry-run", action="store_true", help="print the scripts; touch nothing")
     status = commands.add_parser("status", help="say how far a run is")
     _add_run(status)
     status.add_argument(
@@ -127,6 +112,26 @@ def _parser() -> argparse.ArgumentParser:
     _add_fuse(commands.add_parser("fuse", help="fuse the scores of runs or score files into those of an ensemble"))
     _add_score(commands.add_parser("score", help="judge a file of guesses as the contest's devkit does"))
     return parser
+
+
+def _add_submit(parser: argparse.ArgumentParser) -> None:
+    _add_recipe(parser)
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="what each stage gets, as slurm/profiles/8x8_gpu.yaml",
+    )
+    _add_choice(parser)
+    parser.add_argument(
+        "--seeds",
+        type=_whole_numbers,
+        default=[],
+        metavar="N,N...",
+        help="an ensemble: the same chain for each seed, in a directory each, as job arrays. So do several CONFIGs",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the scripts; touch nothing")
 
 
 def _add_fuse(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,28 +23,42 @@ from stages import STAGES
 _WIDEST_MATRIX = 12
 
 
-def fuse_scores(
-    places: Sequence[Path],
-    out: Path,
-    averaging: Averaging,
-    selection: Literal["none", "greedy"],
-    weights: str | None,
-    images: Path | None,
-    seed: int,
-) -> int:
-    """Fuse what `places` stand for into the new folder `out`; returns the exit code of the contract."""
+@dataclasses.dataclass(frozen=True)
+class FuseRequest:
+    """What the command line of `fuse` asks for."""
+
+    paths: Sequence[Path]
+    """Score files, folders of score files, and runs."""
+    out: Path
+    averaging: Averaging
+    select: Literal["none", "greedy"]
+    weights: str | None
+    """Numbers with commas between them, or the folder of a fusion."""
+    images: Path | None
+    """The run that indexed the images."""
+    seed: int
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> FuseRequest:
+        """The request that the arguments of `fuse` make."""
+        return cls(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(cls)})
+
+
+def fuse_scores(request: FuseRequest) -> int:
+    """Fuse what the paths stand for into a new folder; returns the exit code of the contract."""
+    out = request.out
     if out.exists():
         raise UserError(f"--out: {out} exists already, and nothing is overwritten; choose another folder")
-    config = _settings(averaging, selection, weights)
-    members = read_members([path for place in places for path in find_scores(place, STAGES)])
-    dataset, prepare = find_dataset(members, images)
+    config = _settings(request)
+    members = read_members([path for place in request.paths for path in find_scores(place, STAGES)])
+    dataset, prepare = find_dataset(members, request.images)
     about = members[0].scores.description
     images_of = f"{about.images:,} {'validation' if about.split == 'val' else 'test'} images"
     say(f"fusing {len(members)} member{'s' if len(members) > 1 else ''}: {images_of}, {about.classes:,} classes\n")
     with naming_disk_errors(out):
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
     with replacing_directory(out) as folder:
-        figures = fuse(members, dataset, prepare, config, seed, folder, read_ilsvrc2012()).figures
+        figures = fuse(members, dataset, prepare, config, request.seed, folder, read_ilsvrc2012()).figures
     print_fusion(figures)
     say("")
     say(figures["contest_files_note"] or f"contest files: {', '.join(figures['contest_files'])}")
@@ -95,7 +111,8 @@ def _print_disagreement(figures: Mapping[str, Any]) -> None:
     show(rows)
 
 
-def _settings(averaging: Averaging, selection: Literal["none", "greedy"], weights: str | None) -> FuseConfig:
+def _settings(request: FuseRequest) -> FuseConfig:
+    weights = request.weights
     given: str | tuple[float, ...] | None = weights
     if weights is not None and not Path(weights).exists():
         try:
@@ -105,6 +122,6 @@ def _settings(averaging: Averaging, selection: Literal["none", "greedy"], weight
                 f"--weights: must be numbers with commas between them or the folder of a fusion (given {weights})"
             ) from None
     try:
-        return FuseConfig(averaging=averaging, selection=selection, weights=given)
+        return FuseConfig(averaging=request.averaging, selection=request.select, weights=given)
     except ValidationError as error:
         raise UserError(f"--weights: {'; '.join(problem['msg'] for problem in error.errors())}") from None

@@ -217,7 +217,7 @@ def test_a_finished_stage_with_an_unreadable_manifest_is_not_passed_over(recipe,
     [
         (["run", "configs/none.yaml"], "configs/none.yaml: no such file"),
         (["run", "configs/demo.yaml", "processes=5", "global_batch=64"], "64 images cannot be shared equally by 5"),
-        (["run", "configs/demo.yaml", "--only", "fuse"], "--only: this recipe needs no stage 'fuse'"),
+        (["run", "configs/demo.yaml", "--only", "melt"], "--only: this recipe needs no stage 'melt'"),
         (["plan", "configs/demo.yaml", "epochs=none"], "train.epochs"),
         (["status", "configs"], "this is not a run directory"),
     ],
