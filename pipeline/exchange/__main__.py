@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pipeline.errors import EXIT_DONE, EXIT_USER_ERROR, UserError
+from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, UserError
 from pipeline.exchange.command import add_actions
 from pipeline.exchange.exporting import export_weights
 from pipeline.exchange.importing import Imported, import_weights
@@ -35,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        return EXIT_FAILED
     print(f"written: {arguments.out} ({arguments.out.stat().st_size / 1e6:,.1f} MB)")
     return EXIT_DONE
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import torch
@@ -34,6 +35,9 @@ def export_weights(source: Path, destination: Path, layout: str) -> Imported:
         said = read.preprocessing.metadata() if read.preprocessing else {}
         save_weights(destination, named, {"format": "pt", **said})
     else:
+        # By way of memory: on a full disk torch.save ends with an error of its own kind.
+        content = io.BytesIO()
+        torch.save(named, content)
         with replacing(destination) as temporary:
-            torch.save(named, temporary)
+            temporary.write_bytes(content.getbuffer())
     return read

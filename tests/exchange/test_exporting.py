@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+import resource
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,18 @@ def test_an_exported_state_dict_loads_as_pytorch_loads_it(ours, tmp_path):
     assert {"conv1.0.weight", "bn1.weight", "layer2.1.se.fc2.bias", "fc.bias"} <= found.keys()
     export_weights(ours, tmp_path / "theirs.safetensors", "cadene")
     assert read_metadata(tmp_path / "theirs.safetensors") == {"format": "pt", **OWN.metadata()}
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(ours, tmp_path):
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"theirs\.pth: no space left to write it"):
+            export_weights(ours, tmp_path / "theirs.pth", "cadene")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_onnx_runtime_gives_our_scores_at_any_batch_and_size(ours, tmp_path):
