@@ -122,6 +122,6 @@ def _settings(request: FuseRequest) -> FuseConfig:
                 f"--weights: must be numbers with commas between them or the folder of a fusion (given {weights})"
             ) from None
     try:
-        return FuseConfig(averaging=request.averaging, selection=request.select, weights=given)
+        return FuseConfig(averaging=request.averaging, selection=request.select, member_weights=given)
     except ValidationError as error:
         raise UserError(f"--weights: {'; '.join(problem['msg'] for problem in error.errors())}") from None

@@ -34,7 +34,7 @@ def _compared_files(config: Config) -> tuple[str, ...]:
 def _fused_files(config: Config) -> tuple[str, ...]:
     """What says which scores and weights the config names: the descriptions of the former have their checksums."""
     scores = [file for place in config.fuse.scores for file in find_scores(Path(place), STAGES)]
-    weights = [] if not isinstance(config.fuse.weights, str) else [fusion_file(Path(config.fuse.weights))]
+    weights = [] if not isinstance(config.fuse.member_weights, str) else [fusion_file(Path(config.fuse.member_weights))]
     return (*(str(file.with_suffix(".json")) for file in scores), *map(str, weights))
 
 

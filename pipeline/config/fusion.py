@@ -20,7 +20,7 @@ class FuseConfig(Section):
     selection: Literal["none", "greedy"] = "none"
     """none: all members. greedy: members and weights are chosen on each half of the validation images, and judged on
     the other half."""
-    weights: Annotated[str | tuple[PositiveFloat, ...] | None, BeforeValidator(as_tuple)] = None
+    member_weights: Annotated[str | tuple[PositiveFloat, ...] | None, BeforeValidator(as_tuple)] = None
     """Weights of the members instead of equal ones: a number for each, the run's own plans first; or the folder of a
     fusion whose weights they get, as for test images, which nothing can be chosen on."""
     bootstrap_samples: Annotated[PositiveInt, Field(ge=100)] = 2000
@@ -28,6 +28,6 @@ class FuseConfig(Section):
 
     @model_validator(mode="after")
     def _weights_given_or_chosen(self) -> Self:
-        if self.weights is not None and self.selection != "none":
-            raise ValueError("weights: are given or chosen, not both; leave them out or set selection to none")
+        if self.member_weights is not None and self.selection != "none":
+            raise ValueError("member_weights: are given or chosen, not both; leave them out or set selection to none")
         return self

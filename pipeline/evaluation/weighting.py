@@ -48,16 +48,16 @@ def given_weights(config: FuseConfig, members: Sequence[Member]) -> Weighting:
     """Equal weights, or those that the config gives. UserError where they are not those of these members."""
     num_members, images = len(members), members[0].scores.description.images
     weights = np.ones(num_members)
-    if isinstance(config.weights, str):
-        weights = _read_weights(Path(config.weights), members)
-    elif config.weights is not None:
-        if len(config.weights) != num_members:
+    if isinstance(config.member_weights, str):
+        weights = _read_weights(Path(config.member_weights), members)
+    elif config.member_weights is not None:
+        if len(config.member_weights) != num_members:
             names = ", ".join(member.name for member in members)
             raise UserError(
-                f"fuse.weights: must be {num_members} numbers, one for each member: {names} (given "
-                f"{len(config.weights)})"
+                f"fuse.member_weights: must be {num_members} numbers, one for each member: {names} (given "
+                f"{len(config.member_weights)})"
             )
-        weights = np.array(config.weights)
+        weights = np.array(config.member_weights)
     return Weighting(weights[None] / weights.sum(), np.zeros(images, np.int64))
 
 
@@ -79,7 +79,9 @@ def _read_weights(path: Path, members: Sequence[Member]) -> Floats:
             for member in json.loads(file.read_text())["members"]
         }
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"fuse.weights: {file} is no fusion's {FUSION} ({type(error).__name__}: {error})") from error
+        raise UserError(
+            f"fuse.member_weights: {file} is no fusion's {FUSION} ({type(error).__name__}: {error})"
+        ) from error
     weights = np.zeros(len(members))
     problems = []
     for number, member in enumerate(members):
@@ -93,5 +95,5 @@ def _read_weights(path: Path, members: Sequence[Member]) -> Floats:
     if not problems and not weights.any():
         problems.append("all of its weights are 0")
     if problems:
-        raise UserError("\n".join(f"fuse.weights: {file}: {problem}" for problem in problems))
+        raise UserError("\n".join(f"fuse.member_weights: {file}: {problem}" for problem in problems))
     return weights

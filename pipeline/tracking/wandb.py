@@ -82,7 +82,7 @@ class WandbMirror:
     def __init__(self, config: Config, placed: PlacedStage, run: Path, mode: str, warn: Warn) -> None:
         """`warn` shows one line to the user; it may be called from another thread."""
         self._placed = placed
-        self._takes_scores = config.tracking.scores
+        self._takes_scores = config.tracking.upload_scores
         self._warn = warn
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._process: subprocess.Popen[str] | None = None

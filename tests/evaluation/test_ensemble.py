@@ -55,7 +55,7 @@ def fuse_files(tmp_path: Path, paths: list[Path], out: str = "out", **config: An
 @pytest.mark.parametrize("averaging", ["probabilities", "logits"])
 def test_fused_scores_are_the_weighted_mean(tmp_path: Path, dataset: Dataset, averaging: str) -> None:
     paths = make_members(tmp_path / "a", dataset)
-    fuse_files(tmp_path, paths, averaging=averaging, weights=(1.0, 2.0, 1.0))
+    fuse_files(tmp_path, paths, averaging=averaging, member_weights=(1.0, 2.0, 1.0))
     fused = np.asarray(read_scores(tmp_path / "out" / "scores-fused.npy").array, np.float64)
     members = [np.asarray(read_scores(path).array, np.float64) for path in paths]
     if averaging == "probabilities":
@@ -161,17 +161,19 @@ def test_test_images_are_fused_with_the_weights_of_a_fusion(tmp_path: Path, data
         write_scores(tmp_path / "b", plan, make_scores(labels, NUM_CLASSES, seed + 10, skill), test, "test")
         for plan, (seed, skill) in reversed(PLANS.items())
     ]
-    figures = fuse_files(tmp_path / "test", tests, weights=str(tmp_path / "val")).figures
+    figures = fuse_files(tmp_path / "test", tests, member_weights=str(tmp_path / "val")).figures
     weights = {member["name"]: member["weight"] for member in figures["members"]}
     assert weights == pytest.approx({member["name"]: member["weight"] for member in chosen["members"]}, abs=1e-5)
     assert "errors" not in figures
     assert len((tmp_path / "test" / "out" / "submission-2012.txt").read_text().splitlines()) == NUM_IMAGES
     with pytest.raises(UserError, match=r"fuse\.selection: test images have no labels to choose on"):
         fuse_files(tmp_path / "test", tests, selection="greedy")
-    with pytest.raises(UserError, match=r"fuse\.weights: .*fused\.json: its member .* is missing here"):
-        fuse_files(tmp_path / "test", tests[:-2], weights=str(tmp_path / "val"))
-    with pytest.raises(UserError, match=r"fuse\.weights: must be 3 numbers, one for each member: three, two, one"):
-        fuse_files(tmp_path / "test", tests, weights=(1.0, 2.0))
+    with pytest.raises(UserError, match=r"fuse\.member_weights: .*fused\.json: its member .* is missing here"):
+        fuse_files(tmp_path / "test", tests[:-2], member_weights=str(tmp_path / "val"))
+    with pytest.raises(
+        UserError, match=r"fuse\.member_weights: must be 3 numbers, one for each member: three, two, one"
+    ):
+        fuse_files(tmp_path / "test", tests, member_weights=(1.0, 2.0))
 
 
 def test_no_contest_files_for_other_images_or_some_of_them(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_other_runs_and_files_are_members_too(tmp_path: Path, run: Path) -> None
         described = json.loads(path.with_suffix(".json").read_text())
         np.save(path, array)
         path.with_suffix(".json").write_text(json.dumps({**described, "sha256": sha256_of(path)}))
-    config = config_of(run, scores=[str(other)], weights=[1.0, 1.0, 2.0, 2.0])
+    config = config_of(run, scores=[str(other)], member_weights=[1.0, 1.0, 2.0, 2.0])
     run_fuse(tmp_path / "fuse", run, config)
     members = json.loads((tmp_path / "fuse" / "fused.json").read_text())["members"]
     assert [Path(member["scores"]).parent for member in members[2:]] == [evaluate] * 2
@@ -89,7 +89,7 @@ def test_members_that_are_not_there_are_refused_before_anything_runs(run: Path) 
     with pytest.raises(UserError, match=r"/nowhere: must be a score file \(\.npy\), a folder of score files or a run"):
         place_stages(config_of(run, scores=["/nowhere"]), run, STAGES)
     with pytest.raises(UserError, match=r"/nowhere: the config names this file, and it is not there"):
-        place_stages(config_of(run, weights="/nowhere"), run, STAGES)
+        place_stages(config_of(run, member_weights="/nowhere"), run, STAGES)
 
 
 def test_test_images_get_scores_and_contest_files_and_no_errors(
