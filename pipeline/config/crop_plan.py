@@ -107,7 +107,8 @@ def builtin_plan(name: str) -> CropPlan:
     """The built-in plan of that name, which must be one of `builtin_names`."""
     file = _PLAN_FOLDER / f"{name}.yaml"
     document = decode_document(file.read_bytes(), file.name)
-    assert document.root is not None and not document.problems, document.problems
+    assert document.root is not None, file
+    assert not document.problems, document.problems
     return CropPlan.model_validate(document.root.plain())
 
 

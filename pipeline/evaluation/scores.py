@@ -1,10 +1,11 @@
 """Score files: what the network said of every image, so that fusing plans or networks later needs no forward pass.
 
 `scores-<plan>.npy` is an (N, K) float16 array of log-probabilities, row i for the image at position i of the split's
-index and column k for the class of label k, computed in float32 and rounded once: the logarithm of the mean, over the
-plan's views, of the softmax probabilities, or the log-softmax of the mean logits, as the plan says. `scores-<plan>.json`
-beside it says what it was made from, of which images and classes in which order, and its checksum. Errors are counted
-from the file, not from what was rounded into it, so that the file and the report always agree.
+index (for ImageNet: in the order of the file names) and column k for the class of label k, computed in float32 and
+rounded once: the logarithm of the mean, over the plan's views, of the softmax probabilities, or the log-softmax of the
+mean logits, as the plan says. `scores-<plan>.json` beside it says what it was made from, of which images and classes in
+which order, and its checksum. Errors are counted from the file, not from what was rounded into it, so that the file and
+the report always agree.
 """
 
 from __future__ import annotations
