@@ -12,6 +12,10 @@ VENV := .venv
 READY := $(VENV)/.ready
 ARGS ?=
 
+# Where it is set, each of the many processes compiles PyTorch's Python code anew, and that takes longer than the rest of
+# its start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test lint setup
 .DEFAULT_GOAL := demo
 

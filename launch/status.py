@@ -75,7 +75,7 @@ def show_status(run: Path) -> bool:
     if all(state.condition == "done" for state in states.values()):
         print_results(placed)
         return True
-    if not any(state.condition in ("running", "queued", "requeued") for state in states.values()):
+    if not jobs.is_alive and not any(state.condition == "running" for state in states.values()):
         say(f"\nto go on: {_way_on(run, jobs)}")
     return False
 

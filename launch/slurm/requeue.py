@@ -53,6 +53,15 @@ class Verdict:
 
     exit_code: int
     reason: str
+    is_requeued: bool = False
+    """Whether SLURM has put the job back into the queue itself, so that its exit code means nothing."""
+
+    @property
+    def ending(self) -> str:
+        """done, requeued or failed."""
+        if self.is_requeued:
+            return "requeued"
+        return {EXIT_DONE: "done", EXIT_STOPPED: "requeued"}.get(self.exit_code, "failed")
 
 
 def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
@@ -78,7 +87,7 @@ def start(name: str, run: Path, key: str, environment: Mapping[str, str]) -> int
         raise DirectoryBusy(busy_message(stage.directory, holder))
     # Who is killed at once leaves no note, and the last life's must not be taken for it.
     clear_outcome(stage.directory)
-    job, restart = job_id(environment), int(environment.get("SLURM_RESTART_COUNT", "0"))
+    job, restart = job_id(environment), _restarts(environment)
     life = JobLife(job, restart, round(time.time(), 3), progress(stage.directory))
     wasted = fruitless_lives(_lives_of(stage.directory, job), life.saved)
     _append(stage.directory, dataclasses.asdict(life))
@@ -102,6 +111,7 @@ def end(arguments: argparse.Namespace, environment: Mapping[str, str]) -> int:
         nodes_answer=arguments.code in (EXIT_DONE, EXIT_USER_ERROR) or all_nodes_answer(environment),
         was_warned=arguments.warned == "yes",
         state=arguments.state,
+        is_requeued=arguments.restarts > _restarts(environment),
         wasted=fruitless_lives(lives, progress(stage.directory)),
         crashes=sum(life.reason.startswith("crashed") for life in lives),
         allowed_crashes=int(environment.get("SENET154_REQUEUE_ON_FAILURE", "0")),
@@ -117,6 +127,7 @@ def decide(
     nodes_answer: bool,
     was_warned: bool,
     state: str,
+    is_requeued: bool,
     wasted: int,
     crashes: int,
     allowed_crashes: int,
@@ -124,11 +135,15 @@ def decide(
     """The rule, from what is known when srun has ended.
 
     `outcome` is the stage's note, `code` srun's exit code, `nodes_answer` whether all nodes of the job do, `state` the
-    job's state in squeue, `wasted` how many lives in a row, this one included, have saved nothing new, `crashes` how
-    many lives before this one crashed.
+    job's state in squeue, `is_requeued` whether SLURM counts another start of it already (`scontrol requeue`, a node
+    that failed), `wasted` how many lives in a row, this one included, have saved nothing new, `crashes` how many lives
+    before this one crashed.
     """
     if is_done:
         return Verdict(EXIT_DONE, "done")
+    if is_requeued:
+        reason = f"killed, or ended with code {code}" if outcome is None else outcome.message
+        return Verdict(EXIT_FAILED, f"by SLURM itself; {reason}", is_requeued=True)
     is_stopped = was_warned if outcome is None else outcome.exit_code == EXIT_STOPPED
     if is_stopped:
         reason = "stopped before it had begun" if outcome is None else outcome.message
@@ -142,7 +157,7 @@ def decide(
             return Verdict(kind.exit_code, f"{kind.reason}{limit}")
         reason = f"crashed ({crashes + 1} of at most {allowed_crashes} times that it is started again): {kind.reason}"
     if state != "RUNNING":
-        # Cancelled, out of time, or about to be requeued by SLURM itself: coming back would be against somebody's will.
+        # Cancelled or out of time: coming back would be against somebody's will.
         return Verdict(EXIT_FAILED, f"{reason}; not requeued from here, since SLURM has the job as {state or 'gone'}")
     if wasted >= FRUITLESS_LIVES:
         return Verdict(EXIT_FAILED, f"{_no_progress(wasted)}; the last one: {reason}")
@@ -191,14 +206,18 @@ def read_job_lives(directory: Path) -> list[JobLife]:
     return lives
 
 
+def _restarts(environment: Mapping[str, str]) -> int:
+    """How often the job had been started again when this life began."""
+    return int(environment.get("SLURM_RESTART_COUNT", "0"))
+
+
 def _lives_of(directory: Path, job: str) -> list[JobLife]:
     return [life for life in read_job_lives(directory) if life.job == job]
 
 
 def _settle(stage: PlacedStage, verdict: Verdict) -> int:
-    ending = {EXIT_DONE: "done", EXIT_STOPPED: "requeued"}.get(verdict.exit_code, "failed")
-    _append(stage.directory, {"ending": ending, "reason": verdict.reason})
-    _say(f"{stage.name}: {ending}" + ("" if verdict.exit_code == EXIT_DONE else f": {verdict.reason}"))
+    _append(stage.directory, {"ending": verdict.ending, "reason": verdict.reason})
+    _say(f"{stage.name}: {verdict.ending}" + ("" if verdict.exit_code == EXIT_DONE else f": {verdict.reason}"))
     return verdict.exit_code
 
 
@@ -254,6 +273,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--code", type=int, default=0, help="srun's exit code")
     parser.add_argument("--warned", choices=["yes", "no"], default="no", help="whether the job was asked to stop")
     parser.add_argument("--state", default="", help="the job's state in squeue")
+    parser.add_argument("--restarts", type=int, default=0, help="how often squeue says that it was started again")
     return parser.parse_args(argv)
 
 

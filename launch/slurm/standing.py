@@ -31,6 +31,11 @@ class RunJobs:
         """The profile that was used last; None for a run that was never submitted."""
         return self.records[-1].profile if self.records else None
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether a job of this run is queued or runs."""
+        return any(job.is_alive for job in self.known.values())
+
     def with_job(self, stage: PlacedStage, state: StageState) -> StageState:
         """The stage's state, as its files have it, with what is known of its latest job."""
         record = latest_job(self.records, stage.name, stage.key)
@@ -84,7 +89,8 @@ def _pending(
         )
     if queued.reason == "Dependency":
         names = ", ".join(f"{stage_of[job]} ({job})" for job in record.waits_for if job in stage_of)
-        return "waiting", f"job {record.job} waits for {names}"
+        # Between the end of a stage and that of its job there is none.
+        return "waiting", f"job {record.job} waits for {names or 'the job before it to end'}"
     return "queued", f"job {record.job}: {queued.reason or 'no reason given'}"
 
 

@@ -1,11 +1,11 @@
-"""The test's own Slurm and the runs on it. Jobs are mostly waiting, so several runs share it at the same time."""
+"""The test's own Slurm and the runs on it. Jobs are mostly waiting, so several runs share it at the same time: those
+that the chosen tests ask for begin together, and each test is about one that has come to its end."""
 
 from __future__ import annotations
 
 import concurrent.futures
-import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,34 +13,40 @@ import pytest
 
 from pipeline.config.reader import write_run_config
 from pipeline.config.schema import Config
+from tests.cluster import lives
 from tests.cluster.preempted import Chronicle, live_through
-from tests.cluster.runs import ClusterRun, profile
+from tests.cluster.runs import ClusterRun
 from tests.cluster.slurm import Cluster, why_unavailable
 from tests.images import write_image_folders
 from tests.processes import run_stage_to_end
 from tests.recipes import small_recipe
 
-_UNAVAILABLE = (
-    why_unavailable()
-    if os.environ.get("CLUSTER_TESTS") == "1"
-    else "takes a real Slurm and eight minutes: CLUSTER_TESTS=1 make test ARGS=tests/cluster"
-)
+NewRun = Callable[..., ClusterRun]
+Futures = Mapping[str, "concurrent.futures.Future[Any]"]
+
+_UNAVAILABLE = why_unavailable()
+_PARALLEL = 3
+"""Runs that live at the same time."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test of this folder needs the cluster; one reason for all makes one line of the summary."""
+    """Every test of this folder needs the cluster, and waits for runs that a busy machine makes slow."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.slurm)
-            item.add_marker(pytest.mark.timeout(900))
-            if _UNAVAILABLE is not None:
-                item.add_marker(pytest.mark.skip(reason=_UNAVAILABLE))
+            item.add_marker(pytest.mark.timeout(3600))
+
+
+def pytest_runtest_setup() -> None:
+    """Skipped here, at one place, the tests have one line of the summary together."""
+    if _UNAVAILABLE is not None:
+        pytest.skip(_UNAVAILABLE)
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Three nodes, of which one will die, with cores enough for several runs at a time."""
-    slurm = Cluster(tmp_path_factory.mktemp("slurm"), nodes=3, cpus=8)
+    """Five nodes, with cores enough for several runs at a time; one of the first three will die."""
+    slurm = Cluster(tmp_path_factory.mktemp("slurm"), nodes=5, cpus=8)
     try:
         slurm.start()
         yield slurm
@@ -72,11 +78,12 @@ def prepared(config: Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def new_run(cluster: Cluster, config: Config, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ClusterRun]:
-    """Makes a run of the recipe; `done` is a run directory to begin with, other keys are the profile's."""
+def new_run(cluster: Cluster, config: Config, tmp_path_factory: pytest.TempPathFactory) -> NewRun:
+    """Makes a run of the recipe on the nodes that stay; `done` is a run directory to begin with, other keys are the
+    profile's."""
 
     def make(done: Path | None = None, **keys: Any) -> ClusterRun:
-        run = ClusterRun(cluster, tmp_path_factory.mktemp("cluster"), config, profile(**keys))
+        run = ClusterRun(cluster, tmp_path_factory.mktemp("cluster"), config, **{"constraint": "n4|n5", **keys})
         if done is not None:
             shutil.copytree(done, run.directory)
         return run
@@ -93,8 +100,69 @@ def uninterrupted(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return run
 
 
-@pytest.fixture(scope="session", autouse=_UNAVAILABLE is None)
-def preempted(new_run: Callable[..., ClusterRun]) -> Iterator[concurrent.futures.Future[Chronicle]]:
-    """The run of `tests.cluster.preempted`. It begins with the first test and goes on behind the others."""
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        yield pool.submit(live_through, new_run(nodes=2, tasks=2))
+@pytest.fixture(scope="session")
+def futures(
+    request: pytest.FixtureRequest, new_run: NewRun, prepared: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Futures]:
+    """The lives of all runs that the chosen tests ask for, the longest first."""
+    hanging = lives.hanging_python(tmp_path_factory.mktemp("hanging"))
+
+    def stopped() -> lives.Stopped:
+        run = new_run(prepared, warning_seconds=540)
+        run.variables = {"WANDB_MODE": "offline", "HOME": str(tmp_path_factory.mktemp("home"))}
+        return lives.stop_and_return(run)
+
+    stories: dict[str, Callable[[], object]] = {
+        "preempted": lambda: live_through(new_run(nodes=2, tasks=2, constraint="n1|n2|n3")),
+        "failed": lambda: lives.fail_and_go_on(new_run(prepared, requeue_on_failure=1)),
+        "ensemble": lambda: lives.train_two_seeds(new_run()),
+        "stopped": stopped,
+        "evaluated": lambda: lives.evaluate_file(new_run(prepared, nodes=2), prepared),
+        "fruitless": lambda: lives.never_get_further(new_run(prepared, python=hanging)),
+        "tampered": lambda: lives.tamper(new_run(python=hanging)),
+    }
+    wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
+    with concurrent.futures.ThreadPoolExecutor(_PARALLEL) as pool:
+        yield {name: pool.submit(story) for name, story in stories.items() if name in wanted}
+
+
+@pytest.fixture(scope="session")
+def preempted(futures: Futures) -> Chronicle:
+    result: Chronicle = futures["preempted"].result()
+    return result
+
+
+@pytest.fixture(scope="session")
+def failed(futures: Futures) -> lives.Failed:
+    result: lives.Failed = futures["failed"].result()
+    return result
+
+
+@pytest.fixture(scope="session")
+def ensemble(futures: Futures) -> lives.Ensemble:
+    result: lives.Ensemble = futures["ensemble"].result()
+    return result
+
+
+@pytest.fixture(scope="session")
+def stopped(futures: Futures) -> lives.Stopped:
+    result: lives.Stopped = futures["stopped"].result()
+    return result
+
+
+@pytest.fixture(scope="session")
+def evaluated(futures: Futures) -> ClusterRun:
+    result: ClusterRun = futures["evaluated"].result()
+    return result
+
+
+@pytest.fixture(scope="session")
+def fruitless(futures: Futures) -> lives.Fruitless:
+    result: lives.Fruitless = futures["fruitless"].result()
+    return result
+
+
+@pytest.fixture(scope="session")
+def tampered(futures: Futures) -> lives.Tampered:
+    result: lives.Tampered = futures["tampered"].result()
+    return result

@@ -40,45 +40,50 @@ class Chronicle:
     interruptions: list[Interruption]
     statuses: dict[str, str]
     """What `launch status` printed, by the moment."""
+    watched: Answer
+    """What `launch status --watch` printed over the whole life of the run."""
+    followed: Answer
+    """What `launch logs train -f` printed over all lives of the training job."""
 
 
 def live_through(run: ClusterRun) -> Chronicle:
     """Submit the chain, interrupt training by the warning signal, by `scontrol requeue` and by the death of a node, and
     wait for the end of the chain."""
     cluster = run.cluster
-    chronicle = Chronicle(run, run.submit(), run.submit(), [], {})
+    submitted = run.submit()
+    followed = run.start("logs", run.directory, "train", "--follow")
+    watched = run.start("status", run.directory, "--watch", "5")
+    submitted_again = run.submit()
     job = run.job_id("train")
+    interruptions: list[Interruption] = []
+    statuses = {}
 
-    def interrupt(number: int, kind: str, how: Callable[[], object], min_steps: int) -> None:
+    def interrupt(kind: str, how: Callable[[], object]) -> None:
+        number = len(interruptions) + 1
         began = run.wait_for_life("train", number)
-        run.wait_for_step_after(began, min_steps)
+        # As many steps as make sure of a checkpoint in this life, where one is needed.
+        run.wait_for_step_after(began, 5 if kind == "node" else 2)
         with run.held("train"):
             if number == 1:
-                chronicle.statuses["running"] = run.status()
-            asked = _now(how)
+                statuses["running"] = run.status()
+            asked = time.time()
+            how()
         requeued = run.wait_for_restart("train", number)
-        dependent = run.job("evaluate")
-        steps, saved = run.steps(), run.saved_step()
+        if kind != "node":
+            # What is on record is final when the life's own end is.
+            run.wait_for_ending("train", number)
+        dependent, steps, saved = run.job("evaluate"), run.steps(), run.saved_step()
         if number == 1:
-            chronicle.statuses["preempted"] = run.status()
+            statuses["preempted"] = run.status()
         restarted = run.wait_for_life("train", number + 1)
         first_step = run.wait_for_step_after(restarted)
-        chronicle.interruptions.append(
-            Interruption(kind, asked, requeued, steps[-1], saved, dependent, restarted, first_step)
-        )
+        interruptions.append(Interruption(kind, asked, requeued, steps[-1], saved, dependent, restarted, first_step))
 
     # What Slurm sends for --signal=B:USR2, and what a preempting Slurm sends with preempt_send_user_signal.
-    interrupt(1, "signal", lambda: cluster.command("scancel", "--batch", "--signal=USR2", job), 3)
-    interrupt(2, "requeue", lambda: cluster.command("scontrol", "requeue", job), 3)
-    # Long enough that there is a checkpoint of this life.
-    interrupt(3, "node", lambda: cluster.kill_node("n2"), 6)
+    interrupt("signal", lambda: cluster.command("scancel", "--batch", "--signal=USR2", job))
+    interrupt("requeue", lambda: cluster.command("scontrol", "requeue", job))
+    interrupt("node", lambda: cluster.kill_node("n2"))
     run.wait_for_state("train", "COMPLETED")
     run.wait_for_state("report", "COMPLETED")
-    chronicle.statuses["done"] = run.status()
-    return chronicle
-
-
-def _now(action: Callable[[], object]) -> float:
-    moment = time.time()
-    action()
-    return moment
+    statuses["done"] = run.status()
+    return Chronicle(run, submitted, submitted_again, interruptions, statuses, watched(), followed())

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from launch.slurm.requeue import JobLife, read_job_lives
-from pipeline.config.reader import read_run_config, write_run_config
+from pipeline.config.reader import RUN_CONFIG, read_run_config, write_run_config
 from pipeline.config.schema import Config
 from pipeline.runs.manifest import Manifest, read_manifest
 from pipeline.runs.stage import PlacedStage, place_stages
@@ -23,8 +27,8 @@ from stages import STAGES
 from tests.cluster.slurm import Cluster, Job, wait_until
 from tests.conftest import REPOSITORY
 
-PATIENCE = 300
-"""Seconds for anything that a job may take here while other jobs keep both cores busy."""
+PATIENCE = 900
+"""Seconds for anything that may take its time where other work keeps the machine busy; no test depends on its speed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,33 +42,46 @@ class Answer:
 class ClusterRun:
     """One run directory, its recipe beside it."""
 
-    def __init__(self, cluster: Cluster, directory: Path, config: Config, profile: Mapping[str, Any]) -> None:
+    def __init__(self, cluster: Cluster, directory: Path, config: Config, **keys: Any) -> None:
+        """`keys` are those of the profile, see `with_profile`."""
         self.cluster = cluster
         self.directory = directory / "run"
         self.recipe = directory / "recipe" / "config.yaml"
         self.profile = directory / "profile.yaml"
+        self.variables: dict[str, str] = {}
+        """Of the environment of all that is launched, jobs included."""
         self.recipe.parent.mkdir(parents=True)
         write_run_config(self.recipe.parent, config)
-        self.profile.write_text(json.dumps(profile))
+        self._keys: dict[str, Any] = {}
+        self.with_profile(**keys)
 
     def with_profile(self, **keys: Any) -> ClusterRun:
-        """The same run, submitted from now on with another profile."""
-        self.profile.write_text(json.dumps(profile(**keys)))
+        """The same run, submitted from now on with these keys of the profile replaced."""
+        self._keys |= keys
+        self.profile.write_text(json.dumps(profile(**self._keys)))
         return self
 
+    def member(self, name: str) -> ClusterRun:
+        """The run of an ensemble's member, of which this is the folder."""
+        member = copy.copy(self)
+        member.directory = self.directory / name
+        return member
+
+    def start(self, *words: str | Path) -> Callable[[], Answer]:
+        """Start `python -m launch WORDS`; the function returned waits for its end."""
+        with tempfile.NamedTemporaryFile(dir=self.profile.parent, delete=False) as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "launch", *map(str, words)],
+                cwd=REPOSITORY,
+                env={**self.cluster.environment, "OMP_NUM_THREADS": "1", **self.variables},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        return lambda: Answer(process.wait(PATIENCE), Path(output.name).read_text())
+
     def launch(self, *words: str | Path) -> Answer:
-        """`python -m launch WORDS`."""
-        environment = {**self.cluster.environment, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, "-m", "launch", *map(str, words)],
-            cwd=REPOSITORY,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=PATIENCE,
-        )
-        return Answer(done.returncode, done.stdout)
+        """`python -m launch WORDS`, to its end."""
+        return self.start(*words)()
 
     def submit(self, *words: str) -> Answer:
         """`launch submit` with this run's recipe, directory and profile, and whatever else is given."""
@@ -76,12 +93,16 @@ class ClusterRun:
 
     def stage(self, name: str) -> PlacedStage:
         """The stage's place, once the run is submitted."""
-        return place_stages(read_run_config(self.directory), self.directory, STAGES)[name]
+        return _placed(self.directory, (self.directory / RUN_CONFIG).read_text())[name]
 
-    def job_id(self, stage: str) -> str:
+    def _record(self, stage: str) -> dict[str, Any]:
         """The newest job of a stage."""
         jobs = json.loads((self.directory / "jobs.json").read_text())
-        return [str(job["job"]) for job in jobs if job["stage"] == stage][-1]
+        return next(job for job in reversed(jobs) if job["stage"] == stage)
+
+    def job_id(self, stage: str) -> str:
+        """Of the newest job of a stage."""
+        return str(self._record(stage)["job"])
 
     def job(self, stage: str) -> Job:
         """What Slurm says of it."""
@@ -97,9 +118,14 @@ class ClusterRun:
 
     def _wait(self, stage: str, condition: Callable[[], bool], what: str) -> float:
         """Until the condition holds; AssertionError with the job's log where the job has ended and it does not."""
+        asked = 0.0
 
         def holds_or_never_will() -> bool:
-            has_ended = self.job(stage).state in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+            nonlocal asked
+            has_ended = False
+            if time.monotonic() - asked > 2:
+                asked = time.monotonic()
+                has_ended = self.job(stage).state in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
             holds = condition()
             assert holds or not has_ended, f"{stage} has ended without {what}:\n{self.log(stage)}"
             return holds
@@ -120,7 +146,10 @@ class ClusterRun:
         return lives()[number - 1].time
 
     def wait_for_step_after(self, moment: float, count: int = 1) -> float:
-        """Until the train stage has done so many steps since a moment; the Unix time of the first of them."""
+        """Until the train stage has done so many steps since a moment; the Unix time of the first of them.
+
+        The recipe here has 50: whoever waits for a few has time left before training ends.
+        """
         directory = self.stage("train").directory
 
         def times() -> list[float]:
@@ -128,6 +157,15 @@ class ClusterRun:
 
         self._wait("train", lambda: len(times()) >= count, f"{count} steps after {moment}")
         return times()[0]
+
+    def wait_for_ending(self, stage: str, number: int) -> None:
+        """Until this life of the stage's job, counted from 1, has said how it ended."""
+
+        def ended() -> bool:
+            lives = [life for life in read_job_lives(self.stage(stage).directory) if life.job == self.job_id(stage)]
+            return lives[number - 1].ending is not None
+
+        self._wait(stage, ended, f"an end of life {number}")
 
     def saved_step(self) -> int:
         """The step of the newest checkpoint of the train stage."""
@@ -164,15 +202,25 @@ class ClusterRun:
 
     def log(self, stage: str) -> str:
         """All that the stage's newest job has printed."""
-        paths = self.directory.glob(f"jobs/{stage}-*-{self.job_id(stage)}.log")
-        return "".join(path.read_text() for path in paths)
+        return self.log_path(stage).read_text()
+
+    def log_path(self, stage: str) -> Path:
+        """Where it prints."""
+        return Path(self._record(stage)["log"])
+
+
+@functools.cache
+def _placed(directory: Path, config: str) -> Mapping[str, PlacedStage]:
+    """The stages of a run whose config has this text."""
+    return place_stages(read_run_config(directory), directory, STAGES)
 
 
 def profile(nodes: int = 1, tasks: int = 1, **keys: Any) -> dict[str, Any]:
-    """A profile for the test's Slurm whose training and evaluation have `nodes` nodes of `tasks` processes."""
-    one = {"nodes": 1, "tasks_per_node": 1, "minutes": 10}
-    many = {"nodes": nodes, "tasks_per_node": tasks, "minutes": 10}
-    shapes = dict.fromkeys(("prepare", "build", "fuse", "report"), one) | dict.fromkeys(
-        ("train", "freeze_bn", "evaluate"), many
+    """A profile for the test's Slurm: training has `nodes` nodes of `tasks` processes, evaluation one on each."""
+    one, flat, many = (
+        {"nodes": nodes, "tasks_per_node": tasks, "minutes": 60}
+        for nodes, tasks in ((1, 1), (nodes, 1), (nodes, tasks))
     )
+    shapes = dict.fromkeys(("prepare", "build", "fuse", "report"), one)
+    shapes |= {"train": many, "freeze_bn": many, "evaluate": flat}
     return {"warning_seconds": 30, "partition": "main", **keys, "stages": shapes}

@@ -33,17 +33,21 @@ MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerType=sched/backfill
-SchedulerParameters=sched_interval=2,sched_min_interval=0,bf_interval=2
+SchedulerParameters=sched_interval=1,sched_min_interval=0,bf_interval=2
 SlurmdParameters=config_overrides
 ReturnToService=2
 JobRequeue=1
-KillWait=30
-MessageTimeout=10
+# Whoever is told to end may take its time: on a busy machine nothing here may depend on speed.
+KillWait=120
+MessageTimeout=60
 SlurmctldTimeout=30
-SlurmdTimeout=5
-{gres}{nodes}PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+SlurmdTimeout=15
+# The tests ask about jobs long after their end.
+MinJobAge=86400
+{gres}{nodes}PartitionName={partition} Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
-_SECONDS_TO_END = 10
+_SECONDS_TO_END = 5
+"""What all daemons together are given to end by themselves."""
 
 
 def why_unavailable() -> str | None:
@@ -61,24 +65,27 @@ class Job:
     state: str
     restarts: int
     reason: str
-    start: str
-    """When it started or will start, as Slurm writes it; compared for equality alone."""
 
 
 class Cluster:
-    """Nodes n1, n2, ... that all are this machine. What was started, and nothing else, ends with `stop`."""
+    """Nodes n1, n2, ... that all are this machine, each with its name as a feature that `constraint` can ask for.
+    What was started, and nothing else, ends with `stop`."""
 
     def __init__(self, directory: Path, nodes: int, cpus: int, gpus: int = 0) -> None:
         self.directory = directory
         self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
         self._conf = directory / "slurm.conf"
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        self._disks: list[Path] = []
         self._write_configuration(cpus, gpus)
 
     @property
     def environment(self) -> dict[str, str]:
         """For everything that shall talk to this cluster and no other."""
         own = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH"))}
+        if own.pop("PYTHONDONTWRITEBYTECODE", ""):
+            # Else every process of every job compiles all of torch anew, which takes longer than what it does then.
+            own["PYTHONPYCACHEPREFIX"] = str(self.directory / "bytecode")
         return {**own, "SLURM_CONF": str(self._conf)}
 
     def start(self) -> None:
@@ -88,11 +95,11 @@ class Cluster:
         self._start_daemon(
             "munged", ["munged", "--foreground", "--force", f"--socket={self.directory}/munge.socket", *files.values()]
         )
-        wait_until(lambda: (self.directory / "munge.socket").exists(), 20, "munged's socket")
+        wait_until(lambda: (self.directory / "munge.socket").exists(), 300, "munged's socket")
         self._start_daemon("slurmctld", ["slurmctld", "-D", "-c", "-f", str(self._conf)])
         for node in self.nodes:
             self.start_node(node)
-        wait_until(lambda: self._idle_nodes() == set(self.nodes), 60, f"idle nodes (logs: {self.directory})")
+        wait_until(lambda: self._idle_nodes() == set(self.nodes), 300, f"idle nodes (logs: {self.directory})")
 
     def stop(self) -> None:
         """Cancel what is queued, end the daemons, and kill what is left of them."""
@@ -100,14 +107,23 @@ class Cluster:
             self.command("scancel", "--full", *self._jobs())
         for process in reversed(self._daemons.values()):
             process.terminate()
+        deadline = time.monotonic() + _SECONDS_TO_END
         for process in self._daemons.values():
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_SECONDS_TO_END)
+                process.wait(max(0.0, deadline - time.monotonic()))
         for pid in self._processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         for process in self._daemons.values():
             process.wait()
+        for path in self._disks:
+            subprocess.run(["umount", "--lazy", str(path)], check=False)
+
+    def mount_disk(self, path: Path, size: str) -> None:
+        """Make the folder a disk of its own, as small as `8m`, for as long as the cluster runs."""
+        path.mkdir(exist_ok=True)
+        self.command("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path))
+        self._disks.append(path)
 
     def start_node(self, node: str) -> None:
         """Start a node's daemon."""
@@ -125,7 +141,7 @@ class Cluster:
 
     def command(self, *words: str) -> str:
         """Run one of Slurm's commands; returns what it prints."""
-        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=300)
         if done.returncode != 0:
             raise OSError(f"{' '.join(words)}: {done.stderr}")
         return done.stdout
@@ -135,11 +151,13 @@ class Cluster:
         fields = dict(
             word.split("=", 1) for word in self.command("scontrol", "show", "job", job_id).split() if "=" in word
         )
-        return Job(fields["JobState"], int(fields["Restarts"]), fields["Reason"], fields["StartTime"])
+        return Job(fields["JobState"], int(fields["Restarts"]), fields["Reason"])
 
     def pids_of(self, job_id: str, variables: Mapping[str, str]) -> list[int]:
         """Processes of a job whose environment has these variables, as SLURM_PROCID=1."""
-        return self._processes(**{"SLURM_JOB_ID": job_id, **variables})
+        array, _, task = job_id.partition("_")
+        job = {"SLURM_ARRAY_JOB_ID": array, "SLURM_ARRAY_TASK_ID": task} if task else {"SLURM_JOB_ID": job_id}
+        return self._processes(**job, **variables)
 
     def _jobs(self) -> list[str]:
         return self.command("squeue", "--noheader", "--format=%i").split()
@@ -176,17 +194,24 @@ class Cluster:
         host = socket.gethostname().partition(".")[0]
         with _free_ports(1 + len(self.nodes)) as ports:
             lines = [
-                f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=4000"
-                + (f" Gres=gpu:{gpus}" if gpus else "")
-                + "\n"
+                f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={cpus} RealMemory=300000"
+                f" Features={node}" + (f" Gres=gpu:{gpus}" if gpus else "") + "\n"
                 for node, port in zip(self.nodes, ports[1:], strict=True)
             ]
             gres = "GresTypes=gpu\n" if gpus else ""
-            text = _CONF.format(host=host, port=ports[0], directory=self.directory, gres=gres, nodes="".join(lines))
+            text = _CONF.format(
+                host=host,
+                port=ports[0],
+                directory=self.directory,
+                gres=gres,
+                nodes="".join(lines),
+                partition="gpu" if gpus else "main",
+            )
             self._conf.write_text(text)
         if gpus:
             for number in range(gpus):
-                (self.directory / f"gpu{number}").touch()
+                # Slurm insists on a device, and takes the GPU's number from the name.
+                (self.directory / f"gpu{number}").symlink_to("/dev/null")
             (self.directory / "gres.conf").write_text(f"Name=gpu File={self.directory}/gpu[0-{gpus - 1}]\n")
 
 
@@ -217,5 +242,5 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> floa
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"{seconds:.0f} s went by without: {what}")
-        time.sleep(0.1)
+        time.sleep(0.2)
     return time.time()

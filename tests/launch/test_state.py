@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,28 @@ def test_status_shows_every_stage_and_the_command_that_goes_on(placed, tmp_path,
     assert "no checkpoint yet" in shown
     assert "waiting" in rows["report"]
     assert shown.rstrip().endswith(f"-m launch run {tmp_path}/config.yaml --run {tmp_path}")
+
+
+def test_clocks_that_differ_between_nodes_make_no_age_or_duration_negative(placed, tmp_path, capsys):
+    ahead = time.time() + 3600
+    directory = placed["train"].directory
+    event = {"kind": "train", "time": ahead, "global_step": 3, "epoch": 0.5, "loss": 1.0, "images_per_second": 10.0}
+    (directory / "events.jsonl").write_text(json.dumps(event) + "\n")
+    (directory / "checkpoints").mkdir()
+    (directory / "checkpoints" / "latest.json").write_text('{"checkpoint": "step-00000003"}')
+    os.utime(directory / "checkpoints" / "latest.json", (ahead, ahead))
+    lives = [{"kind": "start", "time": ahead, "world_size": 1}, {"kind": "end", "time": ahead - 60, "error": None}]
+    placed["build"].directory.mkdir()
+    (placed["build"].directory / "lives.jsonl").write_text("".join(json.dumps(life) + "\n" for life in lives))
+    finish(placed["build"], {})
+    finish(placed["prepare"], {})
+    (placed["prepare"].directory / "train.tsv").write_text("path\n" + "image\n" * 48)
+    with exclusive(directory):
+        assert print_status(tmp_path) == 0
+    shown = capsys.readouterr().out
+    assert "took 0.0 s" in shown
+    assert "checkpoint after step 3, 0:00:00 ago" in shown
+    assert "step 3 of 8, epoch 0.50, 10.0 images/s, ETA 0:00:12, loss 1.000, 0:00:00 ago" in shown
 
 
 def test_status_of_evaluated_plans_has_a_line_each(placed, tmp_path, capsys):

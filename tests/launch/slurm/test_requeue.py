@@ -24,6 +24,7 @@ KNOWN: dict[str, Any] = {
     "nodes_answer": True,
     "was_warned": False,
     "state": "RUNNING",
+    "is_requeued": False,
     "wasted": 0,
     "crashes": 0,
     "allowed_crashes": 0,
@@ -58,6 +59,7 @@ def save(stage: PlacedStage, step: int) -> None:
         ({"outcome": STOPPED, "wasted": 3}, EXIT_FAILED, "started 3 times in a row without saving anything new"),
         ({"outcome": STOPPED, "state": "COMPLETING"}, EXIT_FAILED, "not requeued from here.*as COMPLETING"),
         ({"outcome": STOPPED, "state": ""}, EXIT_FAILED, "SLURM has the job as gone"),
+        ({"is_done": True, "is_requeued": True, "state": "COMPLETING"}, EXIT_DONE, "^done$"),
         ({"outcome": Outcome(EXIT_FAILED, "no memory", 3)}, EXIT_FAILED, "^rank 3: no memory$"),
         ({"outcome": Outcome(EXIT_FAILED, "no memory", 3), "was_warned": True}, EXIT_FAILED, "^rank 3: no memory$"),
         (
@@ -79,6 +81,29 @@ def test_a_stopped_job_comes_back_and_a_failed_one_does_not(known, exit_code, re
     verdict = decide(**KNOWN | known)
     assert verdict.exit_code == exit_code
     assert re.search(reason, verdict.reason), verdict.reason
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason"),
+    [
+        (STOPPED, "by SLURM itself; stopped after step 7"),
+        (Outcome(EXIT_FAILED, "connection reset", 1), "by SLURM itself; connection reset"),
+        (None, "by SLURM itself; killed, or ended with code 137"),
+    ],
+)
+def test_a_job_that_slurm_itself_requeues_has_not_failed_whatever_its_processes_said(outcome, reason):
+    verdict = decide(**KNOWN | {"outcome": outcome, "code": 137, "state": "COMPLETING", "is_requeued": True})
+    assert (verdict.ending, verdict.reason) == ("requeued", reason)
+    assert verdict.exit_code not in (EXIT_DONE, EXIT_STOPPED), "the body would end well, or requeue it a second time"
+
+
+def test_a_restart_that_squeue_counts_and_this_life_does_not_is_slurm_s_own(train, capsys):
+    ask("start", train, restart=1)
+    assert ask("end", train, "--state", "COMPLETING", "--restarts", "1", restart=1) == EXIT_FAILED
+    assert ask("end", train, "--state", "COMPLETING", "--restarts", "2", restart=1) == EXIT_FAILED
+    failed, requeued = capsys.readouterr().out.splitlines()[-2:]
+    assert "train: failed: its processes ended with code 0" in failed
+    assert "train: requeued: by SLURM itself" in requeued
 
 
 def life(saved: str) -> JobLife:

@@ -76,6 +76,11 @@ def test_files_and_queue_together_say_where_a_stage_stands(state, queued, lives,
     assert (found.condition, found.detail) == (condition, detail)
 
 
+def test_a_job_whose_stage_before_is_done_waits_for_the_end_of_that_job():
+    found = with_job(WAITING, RECORD, QueuedJob("11", "PENDING", reason="Dependency"), [], {"11": "evaluate"})
+    assert (found.condition, found.detail) == ("waiting", "job 11 waits for the job before it to end")
+
+
 def test_a_job_that_launch_cancelled_says_so():
     cancelled = dataclasses.replace(RECORD, is_cancelled=True)
     assert with_job(WAITING, cancelled, None, [], {}) == StageState("to run", "job 11 was cancelled")
