@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -13,44 +14,8 @@ from pipeline.errors import EXIT_FAILED, EXIT_USER_ERROR, UserError
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, and do what was asked for; returns the exit code of the contract."""
     arguments = parse(sys.argv[1:] if argv is None else argv)
-    # Each command imports what it needs: `--help` and a misspelt option are answered at once.
     try:
-        match arguments.command:
-            case "plan":
-                from launch.plan import print_plan
-
-                return print_plan(
-                    arguments.config, arguments.overrides, arguments.run, arguments.profile, arguments.rehearse
-                )
-            case "status":
-                from launch.status import print_status, watch_status
-
-                if arguments.watch is not None:
-                    return watch_status(arguments.run, arguments.watch)
-                return print_status(arguments.run)
-            case "cancel":
-                from launch.cancel import cancel_run
-
-                return cancel_run(arguments.run)
-            case "logs":
-                from launch.logs import print_logs
-
-                return print_logs(arguments.run, arguments.stage, arguments.follow)
-            case "submit":
-                from launch.slurm.submission import SubmitRequest
-
-                request = SubmitRequest.of(arguments)
-                if arguments.other_configs or arguments.seeds:
-                    from launch.ensemble import submit_ensemble
-
-                    return submit_ensemble(request, arguments.other_configs, arguments.seeds)
-                from launch.submit import submit_stages
-
-                return submit_stages(request)
-            case _:
-                from launch.run import RunRequest, run_stages
-
-                return run_stages(RunRequest.of(arguments))
+        return _do(arguments)
     except UserError as error:
         print(error, file=sys.stderr)
         return EXIT_USER_ERROR
@@ -59,6 +24,58 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `... | head` has seen enough; Python would complain once more when it closes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
+
+
+def _do(arguments: argparse.Namespace) -> int:
+    """What the command is. Each imports what it needs: `--help` and a misspelt option are answered at once."""
+    match arguments.command:
+        case "plan":
+            from launch.plan import print_plan
+
+            return print_plan(
+                arguments.config, arguments.overrides, arguments.run, arguments.profile, arguments.rehearse
+            )
+        case "status":
+            from launch.status import print_status, watch_status
+
+            if arguments.watch is not None:
+                return watch_status(arguments.run, arguments.watch)
+            return print_status(arguments.run)
+        case "cancel":
+            from launch.cancel import cancel_run
+
+            return cancel_run(arguments.run)
+        case "logs":
+            from launch.logs import print_logs
+
+            return print_logs(arguments.run, arguments.stage, arguments.follow)
+        case "weights":
+            from launch.weights import convert_weights
+
+            return convert_weights(arguments.action, arguments.file, arguments.out, arguments.layout)
+        case "fuse":
+            from launch.fuse import FuseRequest, fuse_scores
+
+            return fuse_scores(FuseRequest.of(arguments))
+        case "score":
+            from launch.score import score_file
+
+            return score_file(arguments.file, arguments.truth, arguments.blacklist, arguments.form)
+        case "submit":
+            from launch.slurm.submission import SubmitRequest
+
+            request = SubmitRequest.of(arguments)
+            if arguments.other_configs or arguments.seeds:
+                from launch.ensemble import submit_ensemble
+
+                return submit_ensemble(request, arguments.other_configs, arguments.seeds)
+            from launch.submit import submit_stages
+
+            return submit_stages(request)
+        case _:
+            from launch.run import RunRequest, run_stages
+
+            return run_stages(RunRequest.of(arguments))
 
 
 if __name__ == "__main__":

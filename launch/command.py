@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline.exchange.command import add_actions
+
 _EPILOG = """examples:
   python -m launch plan configs/senet154_8gpu.yaml
   python -m launch plan configs/senet154_ilsvrc2017.yaml --rehearse
@@ -18,6 +20,11 @@ _EPILOG = """examples:
 
   python -m launch submit configs/senet154_ilsvrc2017.yaml --profile slurm/profiles/8x8_gpu.yaml
   python -m launch logs runs/senet154_ilsvrc2017 train -f
+
+  python -m launch fuse runs/first runs/second/evaluate-*/scores-10crop.npy --select greedy --out fused
+  python -m launch score fused/submission-2012.txt --truth ILSVRC2012_validation_ground_truth.txt
+
+  python -m launch weights import senet154-c7b49a05.pth senet154.safetensors
 
 exit codes:
   0 done; 75 stopped on request, the same command goes on; 2 the recipe, data or command is wrong; 1 anything else
@@ -63,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{plan,run,submit,status,logs,cancel}")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="{plan,run,submit,status,logs,cancel,fuse,score,weights}"
+    )
     plan = commands.add_parser("plan", help="say what a run would do, on what, and how long it would take")
     _add_recipe(plan)
     plan.add_argument(
@@ -86,24 +95,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="freeze the batch norms of this checkpoint directory, also another run's (freeze_bn.from_checkpoint)",
     )
-    submit = commands.add_parser("submit", help="queue the stages that are not done on a SLURM cluster, one job each")
-    _add_recipe(submit)
-    submit.add_argument(
-        "--profile",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="what each stage gets, as slurm/profiles/8x8_gpu.yaml",
+    _add_submit(
+        commands.add_parser("submit", help="queue the stages that are not done on a SLURM cluster, one job each")
     )
-    _add_choice(submit)
-    submit.add_argument(
-        "--seeds",
-        type=_whole_numbers,
-        default=[],
-        metavar="N,N...",
-        help="an ensemble: the same chain for each seed, in a directory each, as job arrays. So do several CONFIGs",
-    )
-    submit.add_argument("--dry-run", action="store_true", help="print the scripts; touch nothing")
     status = commands.add_parser("status", help="say how far a run is")
     _add_run(status)
     status.add_argument(
@@ -114,7 +108,73 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("stage", metavar="STAGE", help="the stage, as train")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until the job has ended")
     _add_run(commands.add_parser("cancel", help="end the SLURM jobs of a run, queued or running"))
+    add_actions(commands.add_parser("weights", help="use weights that others trained, and ours elsewhere; needs torch"))
+    _add_fuse(commands.add_parser("fuse", help="fuse the scores of runs or score files into those of an ensemble"))
+    _add_score(commands.add_parser("score", help="judge a file of guesses as the contest's devkit does"))
     return parser
+
+
+def _add_submit(parser: argparse.ArgumentParser) -> None:
+    _add_recipe(parser)
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="what each stage gets, as slurm/profiles/8x8_gpu.yaml",
+    )
+    _add_choice(parser)
+    parser.add_argument(
+        "--seeds",
+        type=_whole_numbers,
+        default=[],
+        metavar="N,N...",
+        help="an ensemble: the same chain for each seed, in a directory each, as job arrays. So do several CONFIGs",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the scripts; touch nothing")
+
+
+def _add_fuse(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="a score file, a folder of score files, or an evaluated run"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
+    parser.add_argument(
+        "--averaging", choices=("probabilities", "logits"), default="probabilities", help="what is averaged"
+    )
+    parser.add_argument(
+        "--select",
+        choices=("none", "greedy"),
+        default="none",
+        help="greedy: choose members and weights on each half of the validation images, and judge them on the other",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="N,N...|DIR",
+        help="a number for each member, in order; or the folder of a fusion whose weights they get",
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="RUN", help="the run that indexed the images, for score files outside of a run"
+    )
+    parser.add_argument("--seed", type=int, default=2017, metavar="N", help="of the halves and the resampled images")
+
+
+def _add_score(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="a line for each image in the order of their names")
+    parser.add_argument(
+        "--truth", type=Path, required=True, metavar="FILE", help="the devkit's ILSVRC2012_validation_ground_truth.txt"
+    )
+    parser.add_argument(
+        "--blacklist",
+        type=Path,
+        metavar="FILE",
+        help="also tell the error without these images (the devkit's ILSVRC2014_clsloc_validation_blacklist.txt)",
+    )
+    parser.add_argument(
+        "--form",
+        choices=("2012", "2014"),
+        help="2012: ids alone; 2014: a box behind each id (default: what the file looks like)",
+    )
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

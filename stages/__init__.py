@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipeline.config.schema import Config
+from pipeline.evaluation.members import evaluate_directory, find_scores, fusion_file
 from pipeline.runs.stage import StageSpec
 
 
@@ -22,6 +23,19 @@ def _trained(config: Config) -> tuple[str, ...]:
 def _checkpoint_file(config: Config) -> tuple[str, ...]:
     origin = config.freeze_bn.from_checkpoint
     return () if origin is None else (str(Path(origin) / "manifest.json"),)
+
+
+def _compared_files(config: Config) -> tuple[str, ...]:
+    if config.report.compare is None:
+        return ()
+    return (str(evaluate_directory(Path(config.report.compare), STAGES) / "results.json"),)
+
+
+def _fused_files(config: Config) -> tuple[str, ...]:
+    """What says which scores and weights the config names: the descriptions of the former have their checksums."""
+    scores = [file for place in config.fuse.scores for file in find_scores(Path(place), STAGES)]
+    weights = [] if not isinstance(config.fuse.member_weights, str) else [fusion_file(Path(config.fuse.member_weights))]
+    return (*(str(file.with_suffix(".json")) for file in scores), *map(str, weights))
 
 
 _TRAINING = (
@@ -45,7 +59,7 @@ STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="prepare",
         summary="check every image and write the index",
-        version=1,
+        version=2,
         inputs=lambda config: (),
         config_keys=("data", "model.num_classes"),
     ),
@@ -76,8 +90,8 @@ STAGES: tuple[StageSpec, ...] = (
     ),
     StageSpec(
         name="evaluate",
-        summary="score every validation image under every crop plan",
-        version=1,
+        summary="score every image of a split under every crop plan",
+        version=2,
         inputs=lambda config: ("prepare", *_trained(config)),
         config_keys=(
             "model.name",
@@ -92,14 +106,26 @@ STAGES: tuple[StageSpec, ...] = (
         distributed=True,
     ),
     StageSpec(
+        name="fuse",
+        summary="fuse the scores of crop plans and networks",
+        version=1,
+        inputs=lambda config: ("prepare", "evaluate"),
+        config_keys=("seed", "fuse"),
+        files=_fused_files,
+    ),
+    StageSpec(
         name="report",
         summary="write the report",
         version=1,
         inputs=lambda config: (
             *(name for name in ("prepare", "build", "train", "freeze_bn") if _is_read(name, config)),
             "evaluate",
+            "fuse",
         ),
-        config_keys=("name",),
+        config_keys=("name", "report"),
+        files=_compared_files,
+        # Without labels there are no errors to report.
+        is_active=lambda config: config.evaluate.split == "val",
     ),
 )
 

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class StageContext:
-    """Everything a stage may use. It reads its inputs' directories and writes to its own, and to nothing else."""
+    """Everything a stage may use. It reads its inputs' directories and writes to its own, and to nothing else.
+
+    One exception: evaluate reads the run's other evaluate directories, whose scores need no second forward pass.
+    """
 
     config: Config
     run: Path

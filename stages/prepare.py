@@ -27,7 +27,7 @@ _PROGRESS_SECONDS = 0.5
 
 
 def run(context: StageContext) -> StageResult:
-    """Write dataset.json, train.tsv, val.tsv and findings.tsv.
+    """Write dataset.json, train.tsv, val.tsv, perhaps test.tsv, and findings.tsv.
 
     UserError where the data are not what the config promises, or an image is bad that `data.exclude` does not name;
     findings.tsv then has the whole list. A scan that was stopped or killed goes on where it was.
@@ -42,6 +42,9 @@ def run(context: StageContext) -> StageResult:
     for split in chunks:
         records[split], found = _judge(split, chunks[split], layout)
         findings += found
+    if config.data.dataset == "imagenet":
+        # In the order of the images' numbers whether the folder is flat or has one for each class: so are the scores.
+        records["val"].sort(key=lambda record: record.path.rpartition("/")[2])
     findings += find_duplicates(records)
     outputs = [write_findings(context.directory, findings)]
     _refuse_bad_images(findings, config.data.exclude, context.directory / outputs[0])
@@ -116,8 +119,7 @@ def _metrics(
 ) -> dict[str, Any]:
     flags = collections.Counter(flag for rows in records.values() for record in rows for flag in record.flags)
     return {
-        "train_images": len(records["train"]),
-        "val_images": len(records["val"]),
+        **{f"{split}_images": len(rows) for split, rows in records.items()},
         "classes": len(layout.classes),
         "findings": count_findings(findings),
         "flags": dict(sorted(flags.items())),

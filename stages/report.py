@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from pipeline.evaluation.members import evaluate_directory
 from pipeline.reporting.page import render_report
 from pipeline.reporting.record import read_run_record
 from pipeline.runs.artifact import naming_disk_errors, write_bytes, write_json
@@ -15,7 +18,9 @@ PLOTS = "plots"
 
 def run(context: StageContext) -> StageResult:
     """Read what the other stages left, and nothing else but the pictures of the worst mistakes."""
-    record = read_run_record(context.config, context.inputs)
+    other = context.config.report.compare
+    compared = None if other is None else evaluate_directory(Path(other), STAGES)
+    record = read_run_record(context.config, context.inputs, compared)
     report = render_report(record, tuple(spec.name for spec in STAGES))
     plots = {f"{PLOTS}/{name}": content for name, content in report.plots.items()}
     with naming_disk_errors(context.directory / PLOTS):

@@ -14,6 +14,7 @@ from pipeline.data.index import Dataset
 from pipeline.data.order import StreamOrder
 from pipeline.engines import create_engine
 from pipeline.engines.engine import OptimizerState
+from pipeline.exchange.preprocessing import Preprocessing
 from pipeline.models import create_model
 from pipeline.models.weights import load_tensors, save_weights
 from pipeline.tracking.events import read_events
@@ -90,7 +91,13 @@ def train_phase(
     }
     last = context.directory / CHECKPOINTS / f"step-{progress.global_step:08d}"
     if context.ranks.is_main:
-        metadata = {"model": config.model.name, "num_classes": str(config.model.num_classes)}
+        # What evaluate and whoever gets the file must do to an image.
+        preprocessing = Preprocessing(config.data.mean, config.data.std, "bilinear_antialias")
+        metadata = {
+            "model": config.model.name,
+            "num_classes": str(config.model.num_classes),
+            **preprocessing.metadata(),
+        }
         save_weights(context.directory / WEIGHTS, model.state_dict(), metadata)
     return StageResult([WEIGHTS, *checkpoint_files(last, context.directory)], metrics)
 

@@ -70,6 +70,7 @@ class StageShapes(Section):
     train: Shape
     freeze_bn: Shape
     evaluate: Shape
+    fuse: Shape
     report: Shape
 
 

@@ -1,60 +1,121 @@
-"""Which squares of an image the network sees when it is evaluated."""
+"""Which parts of an image the network sees when it is evaluated, and how its answers are averaged.
+
+A plan is data: views, each of which is a scale of the image, squares of it, positions in these, and mirror images. The
+built-in plans are the files of the folder `crops` beside this module; a user's own look the same.
+"""
 
 from __future__ import annotations
 
+import functools
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipeline.config.section import PositiveInt, Section, as_tuple
+from pipeline.config.document import decode_document
+from pipeline.config.section import PositiveFloat, PositiveInt, Section, as_tuple
 
-Position = Literal["center", "top_left", "top_right", "bottom_left", "bottom_right"]
+Square = Literal["first", "middle", "last"]
+"""Of a landscape the left, central and right square, of a portrait the top, central and bottom one."""
+Position = Literal["center", "top_left", "top_right", "bottom_left", "bottom_right", "whole"]
+Pooling = Literal["global", "sliding"]
+Averaging = Literal["probabilities", "logits"]
+
+_PLAN_FOLDER = Path(__file__).with_name("crops")
 
 
 class CropView(Section):
-    """Squares cut from the image after its shorter side was resized."""
+    """What is cut from the image after its shorter side was resized: crops, or all of it (`dense`)."""
 
     resize_px: PositiveInt
-    crop_px: PositiveInt
+    """The scale: length of the image's shorter side."""
+    crop_px: PositiveInt | None = None
+    """Side of the crops; left out where `dense` is given."""
+    squares: Annotated[tuple[Square, ...], BeforeValidator(as_tuple)] = ()
+    """Squares as large as the shorter side, in which the positions are taken: first (left or top), middle, last (right
+    or bottom). None: the positions are those of the whole image."""
     positions: Annotated[tuple[Position, ...], BeforeValidator(as_tuple)] = ("center",)
+    """Where crops are cut. whole: the square itself, resized to `crop_px`."""
+    dense: Pooling | None = None
+    """The whole image goes through the network as a fully convolutional one. global: its last map is averaged as a
+    whole; sliding: the classifier answers for each window of 7 x 7 of it, and these logits are averaged."""
     mirror: bool = False
-    """Whether each square is also seen mirrored."""
+    """Whether each crop is also seen mirrored."""
+    weight: PositiveFloat = 1.0
+    """Of each of the view's crops in the average."""
 
     @model_validator(mode="after")
-    def _crop_fits(self) -> Self:
+    def _crops_fit(self) -> Self:
+        if self.dense is not None:
+            if (self.crop_px, self.squares, self.positions) != (None, (), ("center",)):
+                raise ValueError("dense: sees the whole image; leave out crop_px, squares and positions")
+            return self
+        if self.crop_px is None:
+            raise ValueError("crop_px: must be given, or dense")
         if self.crop_px > self.resize_px:
             raise ValueError(
                 f"crop_px: must not exceed resize_px (given crop_px {self.crop_px}, resize_px {self.resize_px})"
             )
+        if len(set(self.squares)) != len(self.squares):
+            raise ValueError(f"squares: each once (given {list(self.squares)})")
         if not self.positions or len(set(self.positions)) != len(self.positions):
             raise ValueError(f"positions: at least one, each once (given {list(self.positions)})")
+        if "whole" in self.positions and not self.squares:
+            raise ValueError("positions: 'whole' is a whole square; say which in squares")
         return self
+
+    def crops(self) -> tuple[tuple[Square | None, Position | None], ...]:
+        """Each crop's square and position, in the plan's order; a dense view is one "crop" with neither."""
+        if self.dense is not None:
+            return ((None, None),)
+        return tuple((square, position) for square in self.squares or (None,) for position in self.positions)
 
 
 class CropPlan(Section):
-    """Views of an image whose class probabilities are averaged."""
+    """Views of an image whose answers are averaged."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    averaging: Averaging = "probabilities"
+    """What is averaged: softmax probabilities, or logits (the geometric mean of the probabilities)."""
     views: Annotated[tuple[CropView, ...], BeforeValidator(as_tuple), Field(min_length=1)]
 
+    @model_validator(mode="after")
+    def _no_crop_twice(self) -> Self:
+        seen: dict[object, str] = {}
+        for number, view in enumerate(self.views):
+            for square, position in view.crops():
+                # All positions in a square are one where the crop is as large as it.
+                place = "whole" if square is not None and view.crop_px == view.resize_px else position
+                crop = (view.resize_px, view.crop_px, square, place, view.dense)
+                shown = " ".join(part for part in (square, position) if part) or "dense"
+                if crop in seen:
+                    raise ValueError(
+                        f"views[{number}]: no crop twice ({shown}, {view.crop_px or 'all'} of {view.resize_px} px, "
+                        f"is the same as {seen[crop]})"
+                    )
+                seen[crop] = f"{shown} of views[{number}]"
+        return self
 
-_CORNERS: tuple[Position, ...] = ("top_left", "top_right", "bottom_left", "bottom_right", "center")
-BUILTIN_PLANS: dict[str, CropPlan] = {
-    plan.name: plan
-    for plan in (
-        # Section 5.1 of the paper: shorter side 256, centre 224.
-        CropPlan(name="center224", views=(CropView(resize_px=256, crop_px=224),)),
-        # The paper does not say what its 320 crops were resized from; 320 of 320 is what its reference [15] did.
-        CropPlan(name="center320", views=(CropView(resize_px=320, crop_px=320),)),
-        CropPlan(name="10crop", views=(CropView(resize_px=256, crop_px=224, positions=_CORNERS, mirror=True),)),
-    )
-}
+
+def builtin_names() -> tuple[str, ...]:
+    """Names of the built-in plans."""
+    return tuple(sorted(file.stem for file in _PLAN_FOLDER.glob("*.yaml")))
+
+
+@functools.cache
+def builtin_plan(name: str) -> CropPlan:
+    """The built-in plan of that name, which must be one of `builtin_names`."""
+    file = _PLAN_FOLDER / f"{name}.yaml"
+    document = decode_document(file.read_bytes(), file.name)
+    assert document.root is not None, file
+    assert not document.problems, document.problems
+    return CropPlan.model_validate(document.root.plain())
 
 
 def resolve_plan(plan: str | CropPlan, key: str) -> CropPlan:
     """The plan itself, or the built-in one of that name; ValueError names the key and the built-in plans."""
     if isinstance(plan, CropPlan):
         return plan
-    if plan not in BUILTIN_PLANS:
-        raise ValueError(f"{key}: no built-in crop plan '{plan}' (there are: {', '.join(BUILTIN_PLANS)})")
-    return BUILTIN_PLANS[plan]
+    if plan not in builtin_names():
+        raise ValueError(f"{key}: no built-in crop plan '{plan}' (there are: {', '.join(builtin_names())})")
+    return builtin_plan(plan)

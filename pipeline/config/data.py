@@ -23,6 +23,8 @@ class DataConfig(Section):
     """Validation images below root: in one folder per class, or (imagenet) flat with `val_ground_truth`."""
     val_ground_truth: str | None = None
     """The devkit's ILSVRC2012_validation_ground_truth.txt, for a flat `val`."""
+    test: str | None = None
+    """The contest's 100,000 unlabelled test images below root, all in the one folder (imagenet only)."""
     exclude: Names = ()
     """Images to leave out, by name as `prepare` lists them (`train/n01440764/x.JPEG`)."""
     mean: Triple = (123.675, 116.28, 103.53)
@@ -38,6 +40,8 @@ class DataConfig(Section):
             raise ValueError(f"root: the folder with the images is needed for dataset '{self.dataset}'")
         if self.val_ground_truth is not None and self.dataset != "imagenet":
             raise ValueError("val_ground_truth: only dataset 'imagenet' has a ground-truth file")
+        if self.test is not None and self.dataset != "imagenet":
+            raise ValueError("test: only dataset 'imagenet' has unlabelled test images")
         if min(self.std) <= 0:
             raise ValueError(f"std: must be positive (given {list(self.std)})")
         return self

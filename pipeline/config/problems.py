@@ -138,7 +138,7 @@ def _without_branches(location: Path, root: Entry) -> Path | None:
         if name == "str" and path:
             if not isinstance(value, str):
                 return tuple(path) if not isinstance(value, dict) else None
-        elif name == "CropPlan":
+        elif isinstance(name, str) and "CropPlan" in name:  # also as "function-after[check(), CropPlan]"
             if not isinstance(value, dict):
                 return None
         else:

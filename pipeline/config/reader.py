@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import io
 import json
@@ -23,6 +24,8 @@ from pipeline.errors import UserError
 from pipeline.runs.artifact import naming_disk_errors, write_bytes
 
 RUN_CONFIG = "config.yaml"
+_YAML_SUFFIXES = (".yaml", ".yml")
+_PLAN_KEYS = (("train", "validation"), ("evaluate", "plans"))
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -31,6 +34,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     A recipe is a YAML 1.2 file. `extends: other.yaml` (relative to the file) takes everything from another recipe that
     this one does not set itself, key by key; lists are replaced whole. An override is `train.epochs=3`, or `epochs=3`
     where only one key ends so; its value is YAML too, except that text needs no quotes. Empty stands for null.
+    A crop plan may be a YAML file of its own, named where the plan would stand: relative to the recipe, or in an
+    override to the working directory. It becomes part of the config.
 
     Raises UserError with every mistake, each as `file:line: key: what must hold (given ...)`.
     """
@@ -39,6 +44,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     entry = _read_extended(path, problems, sources)
     for override in overrides:
         entry = apply_override(entry, override, problems)
+    # Those that the recipes name are read; what is left was named on the command line.
+    entry = _with_plan_files(entry, Path(), problems, sources)
     entry, unknown = take_out_unknown_keys(entry)
     problems += unknown
     try:
@@ -104,8 +111,9 @@ def _read_extended(path: Path, problems: list[Problem], sources: list[str], chai
     if not isinstance(document.root.value, dict):
         raise UserError(f"{document.root.place}: a recipe must be `key: value` lines (given {document.root.text})")
     entries = dict(document.root.value)
-    root = Entry(entries, Place(str(path), 1), document.root.text)
     extends = entries.pop("extends", None)
+    root = Entry(entries, Place(str(path), 1), document.root.text)
+    root = _with_plan_files(root, path.parent, problems, sources)
     if extends is None:
         return root
     if not isinstance(extends.value, str):
@@ -116,31 +124,66 @@ def _read_extended(path: Path, problems: list[Problem], sources: list[str], chai
         circle = " -> ".join(str(file) for file in (*chain, base))
         raise UserError(f"{extends.place}: extends: must not lead back to a file that extends this one ({circle})")
     if not base.is_file():
-        raise UserError(f"{extends.place}: extends: {_not_there(base)}")
+        raise UserError(f"{extends.place}: extends: {_not_there(base, 'recipe')}")
     return merged(_read_extended(base, problems, sources, chain), root)
+
+
+def _with_plan_files(root: Entry, folder: Path, problems: list[Problem], sources: list[str]) -> Entry:
+    """The tree with the content of each file, relative to `folder`, that is named in the place of a crop plan."""
+    sections = dict(root.value)
+    for section, name in _PLAN_KEYS:
+        within = sections[section].value if section in sections else None
+        if not isinstance(within, dict) or name not in within:
+            continue
+        entry, key = within[name], f"{section}.{name}"
+        if isinstance(entry.value, list):
+            plans = [
+                _plan_file(item, f"{key}[{number}]", folder, problems, sources)
+                for number, item in enumerate(entry.value)
+            ]
+            entry = dataclasses.replace(entry, value=plans)
+        else:
+            entry = _plan_file(entry, key, folder, problems, sources)
+        sections[section] = dataclasses.replace(sections[section], value={**within, name: entry})
+    return dataclasses.replace(root, value=sections)
+
+
+def _plan_file(entry: Entry, key: str, folder: Path, problems: list[Problem], sources: list[str]) -> Entry:
+    """The content of the file that `entry` names; the entry itself where it names none."""
+    if not isinstance(entry.value, str) or Path(entry.value).suffix not in _YAML_SUFFIXES:
+        return entry
+    path = Path(os.path.normpath(folder / entry.value))
+    if not path.is_file():
+        raise UserError(f"{entry.place}: {key}: {_not_there(path, 'crop plan')}")
+    document = decode_document(_content(path), str(path))
+    if document.root is None or not isinstance(document.root.value, dict):
+        raise UserError(f"{path}:1: a crop plan must be `key: value` lines: name, views")
+    sources.append(str(path))
+    problems.extend(document.problems)
+    return Entry(document.root.value, Place(str(path), 1), document.root.text)
 
 
 def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise UserError(_not_there(path)) from error
+        raise UserError(_not_there(path, "recipe")) from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _not_there(path: Path) -> str:
+def _not_there(path: Path, kind: str) -> str:
     if path.is_dir():
-        return f"{path} is a folder, a recipe is a file"
+        return f"{path} is a folder, a {kind} is a file"
     if not path.parent.is_dir():
         return f"{path}: no such file (there is no folder {path.parent})"
-    recipes = sorted(file.name for file in path.parent.iterdir() if file.suffix in (".yaml", ".yml"))
+    recipes = sorted(file.name for file in path.parent.iterdir() if file.suffix in _YAML_SUFFIXES)
     close = difflib.get_close_matches(path.name, recipes, n=1) or [
         name for name in recipes if Path(name).stem == path.name
     ]
     if close:
         return f"{path}: no such file (did you mean {path.with_name(close[0])}?)"
-    there = f"there are: {', '.join(recipes)}" if recipes else "there are no recipes in this folder"
+    there = f"there are: {', '.join(recipes)}" if recipes else f"there are no {kind}s in this folder"
     return f"{path}: no such file ({there})"
 
 

@@ -23,8 +23,9 @@ from pipeline.config.engines import (
     describe_engine,
     ignored_sections,
 )
-from pipeline.config.evaluation import EvaluateConfig
+from pipeline.config.evaluation import EvaluateConfig, ReportConfig
 from pipeline.config.execution import ExecutionConfig
+from pipeline.config.fusion import FuseConfig
 from pipeline.config.network import ModelConfig
 from pipeline.config.operations import CheckpointConfig, LoaderConfig, ResourcesConfig, TrackingConfig
 from pipeline.config.section import Natural, Section
@@ -51,6 +52,8 @@ class Config(Section):
     apex: ApexConfig | None = None
     deepspeed: DeepSpeedConfig | None = None
     evaluate: EvaluateConfig = EvaluateConfig()
+    fuse: FuseConfig = FuseConfig()
+    report: ReportConfig = ReportConfig()
     loader: LoaderConfig = LoaderConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -73,6 +76,8 @@ class Config(Section):
                 f"schedule.warmup_epochs: must be less than train.epochs = {self.train.epochs} "
                 f"(given {self.schedule.warmup_epochs})"
             )
+        if self.evaluate.split == "test" and self.data.test is None:
+            problems.append("evaluate.split: test needs the folder of the test images in data.test (given none)")
         late = [epoch for epoch in self.schedule.drop_epochs if epoch >= self.train.epochs]
         if late:
             problems.append(f"schedule.drop_epochs: must come before train.epochs = {self.train.epochs} (given {late})")

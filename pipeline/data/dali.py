@@ -19,13 +19,19 @@ from nvidia.dali.pipeline import Pipeline
 
 from pipeline.config.operations import LoaderConfig
 from pipeline.data.augmentation import Augmentation
+from pipeline.data.batch import View
 from pipeline.data.index import ImageIndex
 from pipeline.data.verification import changed_files, require_sizes
 from pipeline.data.window import Window, resized_sizes
 from pipeline.errors import UserError
+from pipeline.exchange.preprocessing import Resize
 
 Integers = npt.NDArray[np.int64]
-_RESIZE = {"interp_type": types.INTERP_LINEAR, "antialias": True}
+_KERNELS: dict[Resize, dict[str, Any]] = {
+    "bilinear_antialias": {"interp_type": types.INTERP_LINEAR, "antialias": True},
+    "bilinear": {"interp_type": types.INTERP_LINEAR, "antialias": False},
+    "bicubic_antialias": {"interp_type": types.INTERP_CUBIC, "antialias": True},
+}
 _DECODE = {"output_type": types.RGB, "adjust_orientation": False}
 
 
@@ -56,10 +62,11 @@ def decode_crops(
             device="cpu" if gpu is None else "mixed",
             **_DECODE,
         )
-        images = fn.resize(images, size=[size_px, size_px], **_RESIZE)
+        images = fn.resize(images, size=[size_px, size_px], **_KERNELS["bilinear_antialias"])
         return [fn.flip(images, horizontal=mirrored)]
 
     for (images,) in _run(index, positions, graph, batch, loader, gpu):
+        assert isinstance(images, torch.Tensor), "crops are of one size"
         yield images
 
 
@@ -70,33 +77,43 @@ def decode_windows(
     batch: int,
     loader: LoaderConfig,
     gpu: int | None,
-) -> Iterator[tuple[torch.Tensor, ...]]:
+) -> Iterator[tuple[View, ...]]:
     """Decode each image once and cut every window from it; `batch` images at a time, in the last batch what is left.
 
-    Yields for each window (N, 3, crop_px, crop_px) uint8, channels-last in memory.
+    Yields for each window (N, 3, crop_px, crop_px) uint8, channels-last in memory; or, for a window without a size, N
+    whole images (3, H, W).
     """
     # DALI's batches are all of one size: the last is filled up with its last image, and what is too much cut off again.
     batch = min(batch, len(positions))
     padded = np.concatenate([positions, np.repeat(positions[-1:], -len(positions) % batch)])
     heights, widths = index.heights[padded], index.widths[padded]
-    sizes = {px: resized_sizes(heights, widths, px) for px in dict.fromkeys(window.resize_px for window in windows)}
+    scales = dict.fromkeys((window.resize_px, window.kernel) for window in windows)
+    sizes = {scale: resized_sizes(heights, widths, scale[0]) for scale in scales}
+    cut = [window for window in windows if window.cut_px is not None]
     columns = [np.stack(size, axis=1).astype(np.float32) for size in sizes.values()]
-    columns += [window.anchors(*sizes[window.resize_px]).astype(np.int32) for window in windows]
+    columns += [window.anchors(*sizes[window.resize_px, window.kernel]).astype(np.int32) for window in cut]
 
     def graph(files: Any) -> list[Any]:
         images = fn.decoders.image(files, device="cpu" if gpu is None else "mixed", **_DECODE)
         parameters = _parameters(columns, batch)
         resized = {
-            px: fn.resize(images, size=size, **_RESIZE)
-            for px, size in zip(sizes, parameters[: len(sizes)], strict=True)
+            scale: fn.resize(images, size=size, **_KERNELS[scale[1]])
+            for scale, size in zip(sizes, parameters[: len(sizes)], strict=True)
         }
-        return [
-            fn.slice(resized[window.resize_px], start=anchor, shape=[window.crop_px] * 2, axes=[0, 1])
-            for window, anchor in zip(windows, parameters[len(sizes) :], strict=True)
-        ]
+        anchors = dict(zip(cut, parameters[len(sizes) :], strict=True))
+        return [_cut(resized[window.resize_px, window.kernel], window, anchors.get(window)) for window in windows]
 
     for start, views in zip(range(0, len(padded), batch), _run(index, padded, graph, batch, loader, gpu), strict=True):
         yield tuple(view[: len(positions) - start] for view in views)
+
+
+def _cut(resized: Any, window: Window, anchor: Any) -> Any:
+    if window.cut_px is None:
+        return resized
+    crop = fn.slice(resized, start=anchor, shape=[window.cut_px] * 2, axes=[0, 1])
+    if window.cut_px == window.crop_px:
+        return crop
+    return fn.resize(crop, size=[window.crop_px] * 2, **_KERNELS[window.kernel])
 
 
 def _parameters(columns: list[npt.NDArray[Any]], batch: int) -> Any:
@@ -118,7 +135,7 @@ def _run(
     batch: int,
     loader: LoaderConfig,
     gpu: int | None,
-) -> Iterator[tuple[torch.Tensor, ...]]:
+) -> Iterator[tuple[View, ...]]:
     """Run the graph over the files at `positions`; UserError names those that are not as `prepare` read them."""
     pipeline = _build(index, positions, graph, batch, loader, gpu)
     for start in range(0, len(positions), batch):
@@ -135,7 +152,14 @@ def _run(
         assert np.array_equal(_column(rows), np.arange(start, start + batch)), "files and parameters are out of step"
         require_sizes(index, positions[start : start + batch], _column(sizes))
         # DALI's dynamic executor hands the memory over; it is not written to again while a tensor refers to it.
-        yield tuple(torch.utils.dlpack.from_dlpack(image.as_tensor()).permute(0, 3, 1, 2) for image in images)
+        yield tuple(_view(image) for image in images)
+
+
+def _view(output: Any) -> View:
+    """Channels first; images of several sizes one by one."""
+    if output.is_dense_tensor():
+        return torch.utils.dlpack.from_dlpack(output.as_tensor()).permute(0, 3, 1, 2)
+    return tuple(torch.utils.dlpack.from_dlpack(output[row]).permute(2, 0, 1) for row in range(len(output)))
 
 
 def _build(

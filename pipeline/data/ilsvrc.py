@@ -20,9 +20,10 @@ from pipeline.data.index import ImageClass
 from pipeline.data.tree import SplitTree, name_some
 from pipeline.errors import UserError
 
-_VAL_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
+_NUMBERED_NAME = re.compile(r"ILSVRC2012_(val|test)_(\d{8})\.JPEG")
 _PROBLEMS_SHOWN = 10
 _NUM_VAL = 50_000
+_NUM_TEST = 100_000
 _GROUND_TRUTH_DIGEST = "323ca84ec5546dccc4dd11dbd2b3fc0094818728b5613f6089bd2f1428a04eaf"
 """`digest_ids` of the devkit's ILSVRC2012_validation_ground_truth.txt."""
 
@@ -44,6 +45,7 @@ class Ilsvrc:
     synsets: tuple[Synset, ...]
     """In the sorted order of the WordNet ids: a class's place is its label."""
     num_val: int
+    num_test: int
     ground_truth_digest: str
 
     @property
@@ -60,13 +62,13 @@ class Ilsvrc:
 
 
 def read_ilsvrc2012() -> Ilsvrc:
-    """The data set of the contest: 1,281,167 training and 50,000 validation images in 1000 classes."""
+    """The contest: 1,281,167 training, 50,000 validation and 100,000 unlabelled test images in 1000 classes."""
     lines = (files("pipeline.data") / "ilsvrc2012_synsets.csv").read_text(encoding="utf-8").splitlines()
     rows = sorted(csv.DictReader(lines), key=lambda row: int(row["sorted_wnid_index"]))
     synsets = [
         Synset(row["wnid"], int(row["ilsvrc2012_id"]), int(row["num_train_images"]), row["words"]) for row in rows
     ]
-    return Ilsvrc(tuple(synsets), _NUM_VAL, _GROUND_TRUTH_DIGEST)
+    return Ilsvrc(tuple(synsets), _NUM_VAL, _NUM_TEST, _GROUND_TRUTH_DIGEST)
 
 
 def digest_ids(ids: Sequence[int]) -> str:
@@ -109,13 +111,13 @@ def read_validation_labels(tree: SplitTree, ground_truth: Path | None, table: Il
     """
     label_of_id = {synset.ilsvrc2012_id: label for label, synset in enumerate(table.synsets)}
     listed = None if ground_truth is None else _read_ground_truth(ground_truth, table)
-    paths = _by_number(tree, table)
+    paths = _by_number(tree, table.num_val)
     if not tree.is_flat:
         if problems := check_class_folders(tree, table):
             raise UserError("\n".join(problems))
         id_of_wnid = {synset.wnid: synset.ilsvrc2012_id for synset in table.synsets}
         listed = [id_of_wnid[path.split("/")[0]] for path in paths]
-        _check_order(f"data.val: the class folders in {tree.root}", listed, table)
+        check_ground_truth(f"data.val: the class folders in {tree.root}", listed, table)
     elif listed is None:
         raise UserError(
             f"data.val_ground_truth: needed, since the validation images in {tree.root} are not in class folders; "
@@ -124,30 +126,44 @@ def read_validation_labels(tree: SplitTree, ground_truth: Path | None, table: Il
     return {path.split("/")[0]: label_of_id[ilsvrc2012_id] for path, ilsvrc2012_id in zip(paths, listed, strict=True)}
 
 
-def _by_number(tree: SplitTree, table: Ilsvrc) -> list[str]:
-    """The paths of images 1 to N, in this order."""
+def check_test_images(tree: SplitTree, table: Ilsvrc) -> list[str]:
+    """What is wrong with the names and numbers of the test images: problems, none where all is as it must be."""
+    try:
+        _by_number(tree, table.num_test)
+    except UserError as error:
+        return [str(error)]
+    return []
+
+
+def image_number(split: str, path: str) -> int | None:
+    """The number in the contest's name of a validation or test image; None for any other name."""
+    match = _NUMBERED_NAME.fullmatch(path.rsplit("/", 1)[-1])
+    return int(match[2]) if match and match[1] == split else None
+
+
+def _by_number(tree: SplitTree, count: int) -> list[str]:
+    """The paths of images 1 to `count`, in this order."""
     by_number: dict[int, str] = {}
     problems = []
     for path in tree.paths():
-        match = _VAL_NAME.fullmatch(path.rsplit("/", 1)[-1])
-        number = int(match[1]) if match else 0
-        if not 1 <= number <= table.num_val:
-            problems.append(f"{path} is not named ILSVRC2012_val_00000001.JPEG to {table.num_val:08d}")
+        number = image_number(tree.split, path)
+        if number is None or not 1 <= number <= count:
+            problems.append(f"{path} is not named ILSVRC2012_{tree.split}_00000001.JPEG to {count:08d}")
         elif number in by_number:
             problems.append(f"{path} has the number of {by_number[number]}")
         else:
             by_number[number] = path
-    if missing := [f"{number:08d}" for number in range(1, table.num_val + 1) if number not in by_number]:
+    if missing := [f"{number:08d}" for number in range(1, count + 1) if number not in by_number]:
         problems.insert(0, f"no image of number {name_some(missing)}")
     if problems:
         shown = problems[:_PROBLEMS_SHOWN]
         if len(problems) > len(shown):
             shown.append(f"and {len(problems) - len(shown):,} more such problems")
         raise UserError(
-            f"data.val: {tree.root} holds {tree.num_files:,} images, ILSVRC 2012 has {table.num_val:,}:\n  "
+            f"data.{tree.split}: {tree.root} holds {tree.num_files:,} images, ILSVRC 2012 has {count:,}:\n  "
             + "\n  ".join(shown)
         )
-    return [by_number[number] for number in range(1, table.num_val + 1)]
+    return [by_number[number] for number in range(1, count + 1)]
 
 
 def _read_ground_truth(path: Path, table: Ilsvrc) -> list[int]:
@@ -168,11 +184,11 @@ def _read_ground_truth(path: Path, table: Ilsvrc) -> list[int]:
         raise UserError(
             f"{place} must have {table.num_val:,} lines, one for each validation image (it has {len(labels):,})"
         )
-    _check_order(place, labels, table)
+    check_ground_truth(place, labels, table)
     return labels
 
 
-def _check_order(place: str, labels: Sequence[int], table: Ilsvrc) -> None:
+def check_ground_truth(place: str, labels: Sequence[int], table: Ilsvrc) -> None:
     """UserError unless the labels are the devkit's; it names the order they are in where it is a known one."""
     if digest_ids(labels) == table.ground_truth_digest:
         return

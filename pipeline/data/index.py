@@ -17,6 +17,8 @@ from pipeline.runs.artifact import write_bytes, write_json
 
 DATASET = "dataset.json"
 _COLUMNS = ("path", "label", "bytes", "width", "height", "sha256", "flags")
+UNLABELLED = -1
+"""The label of a test image: nobody outside the contest knows it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +40,7 @@ class ImageIndex:
     paths: Sequence[str]
     """Relative to root, with forward slashes."""
     labels: npt.NDArray[np.int64]
+    """0 to K - 1; all of them UNLABELLED in the test split."""
     num_bytes: npt.NDArray[np.int64]
     widths: npt.NDArray[np.int64]
     heights: npt.NDArray[np.int64]
@@ -58,12 +61,14 @@ class ImageIndex:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Both splits and the classes, in label order."""
+    """The splits, and the classes in label order."""
 
     name: str
     classes: tuple[ImageClass, ...]
     train: ImageIndex
     val: ImageIndex
+    test: ImageIndex | None = None
+    """The contest's unlabelled images; None where the recipe names none."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,12 +91,12 @@ def write_dataset(
     roots: dict[str, Path],
     records: dict[str, list[ImageRecord]],
 ) -> list[str]:
-    """Write the tables of both splits ("train", "val"); returns the names of the files written.
+    """Write the table of each split ("train", "val" and perhaps "test"); returns the names of the files written.
 
     A root inside `directory` is stored relative to it, so such a run can be moved.
     """
-    for split in ("train", "val"):
-        write_bytes(directory / f"{split}.tsv", _table(records[split]))
+    for split, rows in records.items():
+        write_bytes(directory / f"{split}.tsv", _table(rows))
     write_json(
         directory / DATASET,
         {
@@ -100,17 +105,17 @@ def write_dataset(
             "classes": [dataclasses.asdict(image_class) for image_class in classes],
         },
     )
-    return [DATASET, "train.tsv", "val.tsv"]
+    return [DATASET, *(f"{split}.tsv" for split in records)]
 
 
 def read_dataset(directory: Path) -> Dataset:
     """The dataset that `prepare` described in its directory."""
     fields = json.loads((directory / DATASET).read_text())
-    train, val = (
-        _read_table(directory / f"{split}.tsv", (directory / fields["roots"][split])) for split in ("train", "val")
-    )
+    splits = {
+        split: _read_table(directory / f"{split}.tsv", directory / root) for split, root in fields["roots"].items()
+    }
     classes = tuple(ImageClass(**image_class) for image_class in fields["classes"])
-    return Dataset(fields["name"], classes, train, val)
+    return Dataset(fields["name"], classes, **splits)
 
 
 def _portable(directory: Path, root: Path) -> str:
@@ -123,8 +128,10 @@ def _table(records: list[ImageRecord]) -> bytes:
     text.write("\t".join(_COLUMNS) + "\n")
     for record in records:
         # A path may hold anything but NUL; JSON keeps tabs and newlines in it from breaking the table.
-        row = (json.dumps(record.path, ensure_ascii=False), record.label, record.num_bytes, record.width, record.height)
-        text.write("\t".join(map(str, (*row, record.sha256, ",".join(record.flags)))) + "\n")
+        path = json.dumps(record.path, ensure_ascii=False)
+        label = "" if record.label == UNLABELLED else record.label
+        row = (path, label, record.num_bytes, record.width, record.height, record.sha256, ",".join(record.flags))
+        text.write("\t".join(map(str, row)) + "\n")
     return text.getvalue().encode("utf-8", "surrogateescape")
 
 
@@ -139,6 +146,7 @@ def _read_table(path: Path, root: Path) -> ImageIndex:
     starts = np.column_stack([row_ends[:-1] + 1, tabs + 1]).T
     ends = np.column_stack([tabs, row_ends[1:]]).T
     label, num_bytes, width, height = (_parse_integers(characters, starts[i], ends[i]) for i in range(1, 5))
+    label[starts[1] == ends[1]] = UNLABELLED
     return ImageIndex(
         root=root,
         paths=_TextColumn(content, starts[0], ends[0], is_json=True),

@@ -10,9 +10,15 @@ from pathlib import Path
 from pipeline.config.data import DataConfig
 from pipeline.data.digits import CLASS_WORDS, write_digits
 from pipeline.data.findings import Finding
-from pipeline.data.ilsvrc import Ilsvrc, check_training_images, read_ilsvrc2012, read_validation_labels
-from pipeline.data.index import ImageClass
-from pipeline.data.tree import SplitTree, join_path, name_some, read_tree
+from pipeline.data.ilsvrc import (
+    Ilsvrc,
+    check_test_images,
+    check_training_images,
+    read_ilsvrc2012,
+    read_validation_labels,
+)
+from pipeline.data.index import UNLABELLED, ImageClass
+from pipeline.data.tree import SplitTree, join_path, name_some, read_flat, read_tree
 from pipeline.errors import UserError
 
 SPLITS = ("train", "val")
@@ -26,13 +32,13 @@ class Layout:
     trees: Mapping[str, SplitTree]
     """By split; without the images that the config excludes."""
     labels: Mapping[str, Mapping[str, int]]
-    """By split, then by class folder or, where the split is flat, by file name."""
+    """By split, then by class folder or, where the split is flat, by file name; the test split has none."""
     findings: list[Finding]
     """Notices: what was passed over or excluded."""
 
     def label_of(self, split: str, folder: str, name: str) -> int:
-        """The label of one image."""
-        return self.labels[split][folder or name]
+        """The label of one image; UNLABELLED for a test image."""
+        return UNLABELLED if split == "test" else self.labels[split][folder or name]
 
 
 def lay_out(data: DataConfig, num_classes: int, digits_folder: Path) -> Layout:
@@ -108,6 +114,12 @@ def _imagenet_layout(data: DataConfig, table: Ilsvrc) -> Layout:
         val_labels = read_validation_labels(trees["val"], ground_truth, table)
     except UserError as error:
         problems.append(str(error))
+    if data.test is not None:
+        try:
+            trees["test"] = read_flat("test", _root(data) / data.test)
+            problems += check_test_images(trees["test"], table)
+        except UserError as error:
+            problems.append(str(error))
     if problems:
         raise UserError("\n".join(problems))
     train_labels = {synset.wnid: label for label, synset in enumerate(table.synsets)}
@@ -137,7 +149,7 @@ def _exclude(layout: Layout, names: tuple[str, ...]) -> Layout:
 def _nearest(trees: Mapping[str, SplitTree], split: str, folder: str, file: str) -> str:
     """The names most like one that does not exist, as the end of a message."""
     if split not in trees:
-        return " (names begin with train/ or val/)"
+        return f" (names begin with {' or '.join(f'{split}/' for split in trees)})"
     folders = trees[split].folders
     near_folders = [folder] if folder in folders else difflib.get_close_matches(folder, folders, n=3)
     near = [

@@ -18,7 +18,7 @@ import torch
 from pipeline.config.operations import LoaderConfig
 from pipeline.config.schema import Config
 from pipeline.data.augmentation import Augmentation, draw_augmentation
-from pipeline.data.batch import Batch, ViewBatch
+from pipeline.data.batch import Batch, View, ViewBatch
 from pipeline.data.index import ImageIndex
 from pipeline.data.order import StreamOrder
 from pipeline.data.window import Window
@@ -242,12 +242,12 @@ class ViewLoader:
             positions = self._positions[start : start + len(views[0])]
             start += len(positions)
             yield ViewBatch(
-                views=tuple(_stage(view, self._device) for view in views),
+                views=tuple(_stage_view(view, self._device) for view in views),
                 labels=_stage(torch.from_numpy(self._index.labels[positions]), self._device),
                 positions=_stage(torch.from_numpy(positions), self._device),
             )
 
-    def _decode(self) -> Iterator[tuple[torch.Tensor, ...]]:
+    def _decode(self) -> Iterator[tuple[View, ...]]:
         request = self._index, self._positions, self._windows, self._batch, self._loader
         if self._loader.backend == "dali":
             from pipeline.data import dali
@@ -272,3 +272,7 @@ def _decoding_gpu(loader: LoaderConfig, device: torch.device) -> int | None:
 def _stage(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """The tensor in pinned memory where it has yet to go to a GPU, so that the copy need not stop the host."""
     return tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
+
+
+def _stage_view(view: View, device: torch.device) -> View:
+    return _stage(view, device) if isinstance(view, torch.Tensor) else tuple(_stage(image, device) for image in view)

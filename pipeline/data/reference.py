@@ -18,10 +18,12 @@ from torchvision.transforms import v2
 
 from pipeline.config.operations import LoaderConfig
 from pipeline.data.augmentation import Augmentation
+from pipeline.data.batch import View
 from pipeline.data.index import ImageIndex
 from pipeline.data.verification import changed_files, require_sizes
 from pipeline.data.window import Window, resized_sizes
 from pipeline.errors import UserError
+from pipeline.exchange.preprocessing import Resize
 
 Integers = npt.NDArray[np.int64]
 
@@ -44,24 +46,39 @@ def decode_crops(
         return (image.flip(-1) if augmentation.mirrored[row] else image,)
 
     for (images,) in _run(crop, len(positions), batch, loader):
+        assert isinstance(images, torch.Tensor), "crops are of one size"
         yield images
 
 
 def decode_windows(
     index: ImageIndex, positions: Integers, windows: Sequence[Window], batch: int, loader: LoaderConfig
-) -> Iterator[tuple[torch.Tensor, ...]]:
+) -> Iterator[tuple[View, ...]]:
     """What `pipeline.data.dali.decode_windows` promises, on the CPU."""
     heights, widths = index.heights[positions], index.widths[positions]
-    sizes = {window.resize_px: resized_sizes(heights, widths, window.resize_px) for window in windows}
-    anchors = [window.anchors(*sizes[window.resize_px]) for window in windows]
+    scales = dict.fromkeys((window.resize_px, window.kernel) for window in windows)
+    sizes = {scale: resized_sizes(heights, widths, scale[0]) for scale in scales}
+    anchors = {
+        window: window.anchors(*sizes[window.resize_px, window.kernel])
+        for window in windows
+        if window.cut_px is not None
+    }
 
     def cut(row: int) -> tuple[torch.Tensor, ...]:
         image = _decode(index, positions[row])
-        resized = {px: _resize(image, int(size[0][row]), int(size[1][row])) for px, size in sizes.items()}
+        resized = {
+            scale: _resize(image, int(height[row]), int(width[row]), scale[1])
+            for scale, (height, width) in sizes.items()
+        }
         views = []
-        for window, anchor in zip(windows, anchors, strict=True):
-            top, left = anchor[row].tolist()
-            views.append(resized[window.resize_px][:, top : top + window.crop_px, left : left + window.crop_px])
+        for window in windows:
+            view = resized[window.resize_px, window.kernel]
+            if window.cut_px is not None:
+                top, left = anchors[window][row].tolist()
+                view = view[:, top : top + window.cut_px, left : left + window.cut_px]
+            if window.cut_px != window.crop_px:
+                assert window.crop_px is not None
+                view = _resize(view, window.crop_px, window.crop_px, window.kernel)
+            views.append(view)
         return tuple(views)
 
     yield from _run(cut, len(positions), batch, loader)
@@ -82,15 +99,17 @@ def _decode(index: ImageIndex, position: int) -> torch.Tensor:
         raise
 
 
-def _resize(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    bilinear = v2.InterpolationMode.BILINEAR
-    resized: torch.Tensor = v2.functional.resize(image, [height, width], interpolation=bilinear, antialias=True)
+def _resize(image: torch.Tensor, height: int, width: int, kernel: Resize = "bilinear_antialias") -> torch.Tensor:
+    mode = v2.InterpolationMode.BICUBIC if kernel == "bicubic_antialias" else v2.InterpolationMode.BILINEAR
+    resized: torch.Tensor = v2.functional.resize(
+        image, [height, width], interpolation=mode, antialias=kernel != "bilinear"
+    )
     return resized
 
 
 def _run(
     work: Callable[[int], tuple[torch.Tensor, ...]], num_images: int, batch: int, loader: LoaderConfig
-) -> Iterator[tuple[torch.Tensor, ...]]:
+) -> Iterator[tuple[View, ...]]:
     """Work on rows 0, 1, ... in threads, at most `loader.prefetch` batches ahead, and stack the results in order."""
     with ThreadPoolExecutor(loader.threads) as threads:
         begun: collections.deque[list[Future[tuple[torch.Tensor, ...]]]] = collections.deque()
@@ -105,7 +124,13 @@ def _run(
             threads.shutdown(cancel_futures=True)
 
 
-def _stack(rows: list[Future[tuple[torch.Tensor, ...]]]) -> tuple[torch.Tensor, ...]:
-    """One (N, 3, S, S) tensor for each output, channels-last in memory."""
+def _stack(rows: list[Future[tuple[torch.Tensor, ...]]]) -> tuple[View, ...]:
+    """One (N, 3, S, S) tensor for each output, channels-last in memory; N tensors where the sizes differ."""
     outputs = zip(*(row.result() for row in rows), strict=True)
-    return tuple(torch.stack(output).contiguous(memory_format=torch.channels_last) for output in outputs)
+    return tuple(_view(output) for output in outputs)
+
+
+def _view(images: tuple[torch.Tensor, ...]) -> View:
+    if len({image.shape for image in images}) > 1:
+        return images
+    return torch.stack(images).contiguous(memory_format=torch.channels_last)

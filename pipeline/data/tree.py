@@ -18,7 +18,7 @@ class SplitTree:
     """The files of a split by class folder, both in sorted order; a flat split has the one folder "" (empty name)."""
 
     split: str
-    """train or val."""
+    """train, val or test."""
     root: Path
     folders: Mapping[str, tuple[str, ...]]
     findings: tuple[Finding, ...]
@@ -73,6 +73,20 @@ def read_tree(split: str, root: Path, *, flat_allowed: bool) -> SplitTree:
     if not any(contents.values()):
         raise UserError(f"data.{split}: no images in {root} (all of its {len(folders):,} class folders are empty)")
     return SplitTree(split, root, contents, tuple(findings))
+
+
+def read_flat(split: str, root: Path) -> SplitTree:
+    """List a split without class folders. UserError where the folder is missing or empty or holds folders."""
+    if not root.is_dir():
+        raise UserError(f"data.{split}: {root} is not a folder")
+    try:
+        folders, files, passed_over = _list(root)
+    except PermissionError as error:
+        raise UserError(f"data.{split}: {error.filename} cannot be listed ({error.strerror})") from error
+    if folders or not files:
+        found = f"folders: {name_some(folders)}" if folders else "nothing"
+        raise UserError(f"data.{split}: {root} must hold the images themselves (it holds {found})")
+    return SplitTree(split, root, {"": tuple(files)}, tuple(_ignored(split, name, "hidden") for name in passed_over))
 
 
 def _list(folder: Path) -> tuple[list[str], list[str], list[str]]:

@@ -13,19 +13,23 @@ import csv
 import dataclasses
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from pipeline.data.index import ImageClass
+
+if TYPE_CHECKING:
+    import torch
 
 _ROWS_AT_ONCE = 2048
 
 
 def label_ranks(scores_NK: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
     """How many classes are ranked above the true one, (N,) int64: 0 where the network is right at its first guess."""
+    import torch  # not at the top: scores from files are ranked where there is no torch
+
     true_N1 = scores_NK.gather(1, labels_N[:, None])
     classes_K = torch.arange(scores_NK.shape[1], device=scores_NK.device)
     tied_before_NK = (scores_NK == true_N1) & (classes_K < labels_N[:, None])
@@ -62,11 +66,13 @@ def rank_scores(scores: npt.NDArray[np.float16], labels: npt.NDArray[np.int64]) 
     probability = np.empty(len(labels), np.float32)
     for start in range(0, len(labels), _ROWS_AT_ONCE):
         rows = slice(start, min(start + _ROWS_AT_ONCE, len(labels)))
-        some = np.array(scores[rows])
-        ranks[rows] = label_ranks(torch.from_numpy(some), torch.from_numpy(labels[rows])).numpy()
+        some = np.asarray(scores[rows], np.float32)
+        true = np.take_along_axis(some, labels[rows, None], axis=1)
+        tied_before = (some == true) & (np.arange(some.shape[1]) < labels[rows, None])
+        ranks[rows] = (~(some <= true) | tied_before).sum(axis=1)
         # argmax takes the first of equals, which is the rule above.
         predicted[rows] = some.argmax(axis=1)
-        probability[rows] = np.exp(some.max(axis=1).astype(np.float32))
+        probability[rows] = np.exp(some.max(axis=1))
     return Ranking(labels, ranks, predicted, probability)
 
 

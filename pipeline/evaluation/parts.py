@@ -6,10 +6,13 @@ never depends on who computes them: on the CPU scores are bit-identical at any w
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import hashlib
 import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +80,22 @@ class PartFolder:
                 pending.append(number)
                 problems.append(str(problem))
         return pending, problems
+
+    def take_over(self, folders: Iterable[Path]) -> None:
+        """Take the parts that are not here yet from other folders, as far as they were made from the same.
+
+        For the main rank, before `survey`.
+        """
+        with naming_disk_errors(self._folder):
+            self._folder.mkdir(exist_ok=True)
+        for folder in folders:
+            other = copy.copy(self)
+            other._folder = folder
+            for number in range(len(self)):
+                if self._path(number).exists() or not other._path(number).exists():
+                    continue
+                with contextlib.suppress(BrokenPart, FileNotFoundError):
+                    self.write(number, other.read(number))
 
     def write(self, number: int, part: Part) -> None:
         """Save a part."""

@@ -19,7 +19,7 @@ from pipeline.data.index import ImageIndex
 from pipeline.data.loaders import build_view_loader
 from pipeline.data.normalisation import Preprocessor
 from pipeline.distributed import Collective
-from pipeline.evaluation.crops import expand
+from pipeline.evaluation.crops import expand, images_at_once
 from pipeline.evaluation.inference import ViewScorer, evaluating
 from pipeline.evaluation.metrics import error_percent, label_ranks
 
@@ -45,12 +45,13 @@ def validate(
 ) -> Validation:
     """Evaluate `model`, the bare module and not its DDP wrapper; all ranks call it, and all get the same answer.
 
-    The index is cut into batches of train.max_micro_batch, the last one smaller where that does not divide it, and
-    batch i is rank i mod world size's. Nothing is padded, so every image counts once; a rank may have no batch at all.
-    Since the batches do not depend on the number of processes, on the CPU neither does the last bit of the answer.
+    The index is cut into batches of train.max_micro_batch (of fewer under a plan of many crops), the last one smaller
+    where that does not divide it, and batch i is rank i mod world size's. Nothing is padded, so every image counts
+    once; a rank may have no batch at all. Since the batches do not depend on the number of processes, on the CPU
+    neither does the last bit of the answer.
     The model goes back to the mode it was in, module by module.
     """
-    size = config.train.max_micro_batch
+    size = images_at_once(plan, config.train.max_micro_batch)
     num_batches = -(-len(index) // size)
     own = np.arange(collective.ranks.rank, num_batches, collective.ranks.world_size)
     positions = (own[:, None] * size + np.arange(size)).ravel()
@@ -58,10 +59,12 @@ def validate(
     losses = torch.zeros(num_batches, dtype=torch.float64, device=collective.device)
     errors = torch.zeros(2, dtype=torch.int64, device=collective.device)
     with evaluating(model), contextlib.ExitStack() as stack:
-        scorer = ViewScorer(model, plan, config.execution, preprocessor, collective.device)
+        views = config.train.max_micro_batch
+        scorer = ViewScorer(model, plan, config.execution, preprocessor, collective.device, views)
         batches: Iterable[ViewBatch] = ()
         if len(own):
-            loader = build_view_loader(index, positions, expand(plan)[0], size, config.loader, collective.device)
+            windows = [seen.window for seen in expand(plan)]
+            loader = build_view_loader(index, positions, windows, size, config.loader, collective.device)
             batches = stack.enter_context(contextlib.closing(loader))
         for number, batch in zip(own.tolist(), batches, strict=True):
             labels = batch.labels.to(collective.device, non_blocking=True)

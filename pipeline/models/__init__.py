@@ -5,14 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UserError
-from pipeline.models.spec import SPECS
+from pipeline.models.spec import SPECS, MaxPool
 
 if TYPE_CHECKING:
     from pipeline.models.senet import SENet
 
 
 def create_model(
-    name: str, num_classes: int, *, dropout: float = 0.2, bn_momentum: float = 0.1, seed: int = 0
+    name: str,
+    num_classes: int,
+    *,
+    dropout: float = 0.2,
+    bn_momentum: float = 0.1,
+    max_pool: MaxPool = "ceil",
+    seed: int = 0,
 ) -> SENet:
     """The network `name` of `SPECS`, in training mode, on torch's current default device.
 
@@ -27,7 +33,7 @@ def create_model(
         raise UserError(f"model.name: there is no network '{name}' (there are: {', '.join(SPECS)})")
     device = torch.get_default_device()
     with torch.device("meta"):
-        model = SENet(SPECS[name], num_classes, dropout=dropout, bn_momentum=bn_momentum)
+        model = SENet(SPECS[name], num_classes, dropout=dropout, bn_momentum=bn_momentum, max_pool=max_pool)
     if device.type != "meta":
         allocate(model, device)
         initialise(model, seed)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from pipeline.models.se import SEModule
-from pipeline.models.spec import SENetSpec
+from pipeline.models.spec import MaxPool, SENetSpec
 from pipeline.seeds import derive_seed
 
 
@@ -63,12 +63,21 @@ class SEBottleneck(nn.Module):
 class SENet(nn.Module):
     """Normalised images (N, 3, H, W) of any size from 3 px up to class scores (N, num_classes) before the softmax."""
 
-    def __init__(self, spec: SENetSpec, num_classes: int, *, dropout: float = 0.2, bn_momentum: float = 0.1) -> None:
+    def __init__(
+        self,
+        spec: SENetSpec,
+        num_classes: int,
+        *,
+        dropout: float = 0.2,
+        bn_momentum: float = 0.1,
+        max_pool: MaxPool = "ceil",
+    ) -> None:
         """`dropout` is the share that is dropped before the classifier; `bn_momentum` the newest batch's weight."""
         super().__init__()
         self.spec = spec
         self.layer0 = _stem(spec.stem_widths, bn_momentum)
-        self.pool0 = nn.MaxPool2d(kernel_size=3, stride=2, ceil_mode=True)
+        is_ceil = max_pool == "ceil"
+        self.pool0 = nn.MaxPool2d(kernel_size=3, stride=2, padding=0 if is_ceil else 1, ceil_mode=is_ceil)
         channels = spec.stem_widths[-1]
         for index, (width, blocks) in enumerate(zip(spec.widths, spec.blocks, strict=True), start=1):
             stage = nn.Sequential()

@@ -9,8 +9,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
+from typing import Literal
 
 _INDEX_BYTES = 8
+
+MaxPool = Literal["ceil", "padded"]
+"""The first pooling, 3x3 with stride 2. The authors' is not padded and rounds up; some ports pad by 1 and round down,
+so that every window lies one pixel further up and to the left; their weights have their figures with that one only."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,10 @@ _DTYPES = {
     torch.int64: "I64",
 }
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
-_IS_PICKLE = "this is a pickle (.pth), which could run code when loaded; it must be converted to safetensors"
+_IS_PICKLE = (
+    "this is a pickle (.pth), which could run code when loaded; it must be converted to safetensors: "
+    "python -m launch weights import"
+)
 _SHOWN = 3
 
 
@@ -72,8 +75,20 @@ def load_weights(model: nn.Module, path: Path) -> None:
 def load_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
     """Copy named tensors into the network; one on the meta device is first made on torch's default device.
 
-    UserError that names `source` and the first differing tensors where they are another network's; the network is then
-    as before. Batch counters may be missing, as they are in weights older than PyTorch 0.4.1: they start at 0.
+    UserError as for `complete_tensors`; the network is then as before.
+    """
+    found = complete_tensors(model, tensors, source)
+    # Copied rather than taken over: a file's tensors lie at any address, and some kernels round by the alignment.
+    if any(tensor.is_meta for tensor in model.state_dict().values()):
+        allocate(model, torch.get_default_device())
+    model.load_state_dict(found)
+
+
+def complete_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> dict[str, torch.Tensor]:
+    """The tensors of a network's state dict, from named tensors that are compared with it.
+
+    Batch counters may be missing, as they are in weights older than PyTorch 0.4.1: they start at 0. UserError that
+    names `source` and the first differing tensors where they are another network's.
     """
     expected = model.state_dict()
     counters = {
@@ -85,10 +100,7 @@ def load_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: 
     problems = _differences(expected, found)
     if problems:
         raise UserError("\n  ".join([f"{source}: these weights are not this network's", *problems]))
-    # Copied rather than taken over: a file's tensors lie at any address, and some kernels round by the alignment.
-    if any(tensor.is_meta for tensor in expected.values()):
-        allocate(model, torch.get_default_device())
-    model.load_state_dict(found)
+    return found
 
 
 def _differences(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> list[str]:

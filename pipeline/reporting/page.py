@@ -11,13 +11,18 @@ from typing import Any
 import jinja2
 
 from pipeline.data.findings import count_findings
-from pipeline.data.index import ImageIndex
+from pipeline.data.index import UNLABELLED, ImageIndex
+from pipeline.evaluation.ensemble import FUSED_PLAN
+from pipeline.reporting.calibration import calibrate, calibration_plot
+from pipeline.reporting.confusion import confusions
 from pipeline.reporting.paper import read_paper
 from pipeline.reporting.pictures import data_uri, thumbnail
 from pipeline.reporting.plots import DARK, LIGHT, Plot, class_plots, training_plots
 from pipeline.reporting.recipe import compare_recipe
 from pipeline.reporting.record import TRAINING_STAGES, RunRecord
 from pipeline.reporting.results import ResultRow, result_rows
+from pipeline.reporting.tables import report_tables
+from pipeline.reporting.trade_off import trade_off_plots
 from pipeline.tracking.wording import clock_time, duration
 
 _SHOWN_FINDINGS = 200
@@ -38,6 +43,10 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
     """The report of a run; the same for the same record."""
     curves, classes = training_plots(record), class_plots(record.class_errors)
     rows = result_rows(record)
+    trade_offs = trade_off_plots(rows)
+    calibrations = {name: calibrate(ranking) for name, ranking in record.rankings.items()}
+    diagrams = [calibration_plot(name, calibrations[name]) for name in (rows[0].plan, FUSED_PLAN)]
+    light = {plot.name: plot.png(LIGHT) for plot in (*curves, *trade_offs, *diagrams, *classes)}
     context = {
         "record": record,
         "config": record.config,
@@ -46,10 +55,21 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
         "results": rows,
         "paper": read_paper(),
         "own_rows": {name: own_rows(rows, name) for name in ("Table 8", "Table 9")},
-        "curves": [_picture(plot) for plot in curves],
-        "class_plots": [_picture(plot) for plot in classes],
+        "curves": [_picture(plot, light) for plot in curves],
+        "trade_offs": [_picture(plot, light) for plot in trade_offs],
+        "costs": [_cost(record, row) for row in rows],
+        "diagrams": [_picture(plot, light) for plot in diagrams],
+        "calibrations": calibrations,
+        "fusion": record.fusion,
+        "confusions": describe_confusions(record),
+        "comparison": record.comparison,
+        "class_plots": [_picture(plot, light) for plot in classes],
         "mistakes": mistakes(record),
-        "data": {split: describe_images(getattr(record.dataset, split)) for split in ("train", "val")},
+        "data": {
+            split: describe_images(index)
+            for split in ("train", "val", "test")
+            if (index := getattr(record.dataset, split)) is not None
+        },
         "findings": record.findings[:_SHOWN_FINDINGS],
         "finding_counts": count_findings(record.findings),
         "recipe": compare_recipe(record),
@@ -58,8 +78,8 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
     }
     return Report(
         html=_environment().get_template("page.html").render(context),
-        plots={f"{plot.name}.png": plot.png(LIGHT) for plot in (*curves, *classes)},
-        tables={"results": results_table(rows)},
+        plots={f"{name}.png": content for name, content in light.items()},
+        tables=report_tables(record, rows, calibrations),
     )
 
 
@@ -117,38 +137,45 @@ def mistakes(record: RunRecord) -> list[dict[str, Any]]:
     ]
 
 
+def describe_confusions(record: RunRecord) -> list[dict[str, Any]]:
+    """The most frequent confusions under the first crop plan, each with a picture of the surest one and words."""
+    dataset = record.dataset
+    return [
+        {
+            "picture": thumbnail(Path(dataset.val.file(found.position))),
+            "true": dataset.classes[found.label],
+            "predicted": dataset.classes[found.predicted],
+            "images": found.images,
+            "of_class": found.of_class,
+        }
+        for found in confusions(next(iter(record.rankings.values())))
+    ]
+
+
 def describe_images(index: ImageIndex) -> dict[str, Any]:
     """Counts and sizes of one split."""
     flags = Counter(flag for flags in index.flags for flag in flags.split(",") if flag)
-    per_class = Counter(index.labels.tolist())
+    per_class = Counter(label for label in index.labels.tolist() if label != UNLABELLED)
     return {
         "images": len(index),
         "bytes": int(index.num_bytes.sum()),
-        "per_class": (min(per_class.values()), max(per_class.values())),
+        "per_class": (min(per_class.values()), max(per_class.values())) if per_class else None,
         "width": _spread(index.widths.tolist()),
         "height": _spread(index.heights.tolist()),
         "flags": sorted(flags.items()),
     }
 
 
-def results_table(rows: tuple[ResultRow, ...]) -> dict[str, list[Any]]:
-    """The results as W&B gets them."""
-    columns = ["crop_plan", "views", "images", "top1_error_percent", "top5_error_percent"]
-    columns += ["paper_top1_error_percent", "paper_top5_error_percent"]
+def _cost(record: RunRecord, row: ResultRow) -> dict[str, Any]:
+    """What a plan cost. Its seconds are those of the processes side by side."""
+    lives = record.stages["evaluate"].lives
+    processes = lives[-1].world_size if lives else 1
     return {
-        "columns": columns,
-        "rows": [
-            [
-                row.plan,
-                row.num_views,
-                row.images,
-                row.top1_error_percent,
-                row.top5_error_percent,
-                None if row.paper is None else row.paper.top1_percent,
-                None if row.paper is None else row.paper.top5_percent,
-            ]
-            for row in rows
-        ],
+        "row": row,
+        "images_per_second": row.images / row.seconds if row.seconds else None,
+        "processes": processes,
+        "process_seconds": row.seconds * processes,
+        "is_on_gpu": record.results["device"] != "cpu",
     }
 
 
@@ -166,10 +193,10 @@ def _time_row(record: RunRecord, name: str) -> dict[str, Any]:
     return {"stage": stage, "time": clock_time(stage.seconds), "images_per_second": speed}
 
 
-def _picture(plot: Plot) -> dict[str, str]:
+def _picture(plot: Plot, light: dict[str, bytes]) -> dict[str, str]:
     return {
         "description": plot.description,
-        "light": data_uri(plot.png(LIGHT), "image/png"),
+        "light": data_uri(light[plot.name], "image/png"),
         "dark": data_uri(plot.png(DARK), "image/png"),
     }
 

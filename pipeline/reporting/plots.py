@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from pipeline.reporting.class_errors import ClassErrors
 from pipeline.reporting.paper import Errors, senet154_errors
 from pipeline.reporting.recipe import center_crop
-from pipeline.reporting.record import ClassErrors, RunRecord
+from pipeline.reporting.record import RunRecord
 from pipeline.tracking.events import Event
 
 _DPI = 160

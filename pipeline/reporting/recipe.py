@@ -128,11 +128,12 @@ def _evaluation(record: RunRecord) -> dict[str, Did]:
     of320 = sorted(size[0] for plan in plans if (size := center_crop(plan)) is not None and size[1] == 320)
     several = [plan.name for plan in plans if center_crop(plan) is None]
     resized = ", ".join(map(str, of320))
+    networks = len({member["weights_sha256"] for member in record.fusion["members"] if member["weight"] > 0})
     return {
         "center224": ("the same" if of224 else "not evaluated", bool(of224)),
         "center320": (f"centre 320 px of {resized} px" if of320 else "not evaluated", True),
         "multicrop": (", ".join(several) or "not evaluated", True),
-        "ensemble": ("one network", False),
+        "ensemble": ("one network" if networks == 1 else f"{networks} networks", networks > 1),
     }
 
 
@@ -141,7 +142,8 @@ def center_crop(plan: CropPlan) -> tuple[int, int] | None:
     if len(plan.views) != 1:
         return None
     view = plan.views[0]
-    return (view.resize_px, view.crop_px) if view.positions == ("center",) and not view.mirror else None
+    is_central = view.positions == ("center",) and not view.squares and not view.mirror
+    return (view.resize_px, view.crop_px) if view.crop_px is not None and is_central else None
 
 
 def _epochs(number: float) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +11,12 @@ from typing import Any
 from pipeline.config.schema import Config
 from pipeline.data.findings import Finding, read_findings
 from pipeline.data.index import Dataset, read_dataset
+from pipeline.evaluation.ensemble import FUSED_PLAN
+from pipeline.evaluation.members import FUSION
+from pipeline.evaluation.metrics import Ranking, rank_scores
+from pipeline.evaluation.scores import read_scores
+from pipeline.reporting.class_errors import ClassErrors, read_class_errors
+from pipeline.reporting.comparison import Comparison, compare
 from pipeline.runs.life import Life, read_lives
 from pipeline.runs.manifest import Manifest, read_manifest
 from pipeline.tracking.events import Event, read_events
@@ -40,28 +44,6 @@ class StageRecord:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassErrors:
-    """A class under the first crop plan."""
-
-    label: int
-    folder: str
-    words: str
-    images: int
-    top1_errors: int
-    top5_errors: int
-
-    @property
-    def top1_error_percent(self) -> float:
-        """0 for a class without validation images."""
-        return 100 * self.top1_errors / self.images if self.images else 0.0
-
-    @property
-    def top5_error_percent(self) -> float:
-        """0 for a class without validation images."""
-        return 100 * self.top5_errors / self.images if self.images else 0.0
-
-
-@dataclasses.dataclass(frozen=True)
 class RunRecord:
     """A run that was evaluated; train, freeze_bn and build are only there if they were part of it."""
 
@@ -75,8 +57,14 @@ class RunRecord:
     validation_events: tuple[Event, ...]
     results: Mapping[str, Any]
     """The evaluate stage's results.json."""
+    fusion: Mapping[str, Any]
+    """The fuse stage's fused.json."""
+    rankings: Mapping[str, Ranking]
+    """By crop plan, and of the fusion."""
     class_errors: tuple[ClassErrors, ...]
     """Under the first crop plan, in label order."""
+    comparison: Comparison | None
+    """With the run that `report.compare` names."""
 
     @property
     def is_trained(self) -> bool:
@@ -95,19 +83,33 @@ class RunRecord:
         return min(epochs, default=None)
 
 
-def read_run_record(config: Config, inputs: Mapping[str, Path]) -> RunRecord:
-    """Read the directories of the stages that the report stage has as inputs."""
+def read_run_record(config: Config, inputs: Mapping[str, Path], compared: Path | None = None) -> RunRecord:
+    """Read the directories of the stages that the report stage has as inputs.
+
+    `compared` is the directory of the evaluation of the run that `report.compare` names.
+    """
     results = json.loads((inputs["evaluate"] / "results.json").read_text())
+    dataset = read_dataset(inputs["prepare"])
+    scores = {plan["name"]: inputs["evaluate"] / plan["scores"]["file"] for plan in results["plans"]}
+    scores[FUSED_PLAN] = inputs["fuse"] / f"scores-{FUSED_PLAN}.npy"
+    first = results["plans"][0]
+    class_errors = read_class_errors(inputs["evaluate"] / first["per_class"])
+    comparison = None
+    if compared is not None and config.report.compare is not None:
+        comparison = compare(Path(config.report.compare), compared, first["name"], class_errors)
     return RunRecord(
         config=config,
         stages={name: _read_stage(name, directory) for name, directory in inputs.items()},
-        dataset=read_dataset(inputs["prepare"]),
+        dataset=dataset,
         findings=tuple(read_findings(inputs["prepare"])),
         network=json.loads((inputs["build"] / "summary.json").read_text()) if "build" in inputs else None,
         train_events=_training_events(inputs, "train"),
         validation_events=_training_events(inputs, "validation"),
         results=results,
-        class_errors=_read_class_errors(inputs["evaluate"] / results["plans"][0]["per_class"]),
+        fusion=json.loads((inputs["fuse"] / FUSION).read_text()),
+        rankings={name: rank_scores(read_scores(path).array, dataset.val.labels) for name, path in scores.items()},
+        class_errors=class_errors,
+        comparison=comparison,
     )
 
 
@@ -125,16 +127,3 @@ def _training_events(inputs: Mapping[str, Path], kind: str) -> tuple[Event, ...]
         if name in inputs
         for event in read_events(inputs[name], kind)
     )
-
-
-def _read_class_errors(path: Path) -> tuple[ClassErrors, ...]:
-    counts = ("label", "images", "top1_errors", "top5_errors")
-    return tuple(
-        ClassErrors(folder=row["folder"], words=row["words"], **{name: int(row[name]) for name in counts})
-        for row in _read_table(path)
-    )
-
-
-def _read_table(path: Path) -> tuple[Mapping[str, str], ...]:
-    text = path.read_bytes().decode("utf-8", "surrogateescape")
-    return tuple(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t"))

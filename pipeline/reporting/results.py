@@ -6,7 +6,8 @@ import dataclasses
 import math
 from typing import Any
 
-from pipeline.config.crop_plan import CropPlan
+from pipeline.config.crop_plan import CropPlan, CropView
+from pipeline.evaluation.ensemble import FUSED_PLAN
 from pipeline.reporting.paper import Errors, senet154_errors
 from pipeline.reporting.recipe import center_crop
 from pipeline.reporting.record import RunRecord
@@ -14,7 +15,7 @@ from pipeline.reporting.record import RunRecord
 
 @dataclasses.dataclass(frozen=True)
 class ResultRow:
-    """One crop plan."""
+    """One crop plan, or several fused."""
 
     plan: str
     views: str
@@ -31,9 +32,31 @@ class ResultRow:
 
 
 def result_rows(record: RunRecord) -> tuple[ResultRow, ...]:
-    """A row for every plan in the order of the config; the paper's errors where it has the same."""
+    """A row for every plan in the order of the config, with the paper's errors where it has the same; one for all
+    fused."""
     plans = {plan.name: plan for plan in record.config.evaluate.resolved_plans()}
-    return tuple(_row(record, plans[result["name"]], result) for result in record.results["plans"])
+    rows = tuple(_row(record, plans[result["name"]], result) for result in record.results["plans"])
+    return (*rows, _fused_row(record, rows))
+
+
+def _fused_row(record: RunRecord, rows: tuple[ResultRow, ...]) -> ResultRow:
+    members = [member for member in record.fusion["members"] if member["weight"] > 0]
+    views = {row.plan: row.num_views for row in rows}
+    own = [member for member in members if member["weights_sha256"] == record.results["weights"]["sha256"]]
+    errors = {k: record.fusion["errors"][f"top{k}"]["percent"] for k in (1, 5)}
+    return ResultRow(
+        plan=FUSED_PLAN,
+        views=f"the mean of {', '.join(member['name'] for member in members)}",
+        images=record.fusion["images"],
+        # Another network's plans are not known here; each is at least one view.
+        num_views=sum(views.get(member["plan"], 1) if member in own else 1 for member in members),
+        top1_error_percent=errors[1],
+        top5_error_percent=errors[5],
+        top1_standard_error=_standard_error(errors[1], record.fusion["images"]),
+        top5_standard_error=_standard_error(errors[5], record.fusion["images"]),
+        seconds=sum(member["seconds"] for member in members),
+        paper=None,
+    )
 
 
 def _row(record: RunRecord, plan: CropPlan, result: dict[str, Any]) -> ResultRow:
@@ -70,18 +93,30 @@ def describe_views(plan: CropPlan) -> str:
     """`centre 224 of 256 px`; views that differ in size alone are put together."""
     groups: dict[tuple[str, bool], list[str]] = {}
     for view in plan.views:
-        key = (_positions(view.positions), view.mirror)
-        groups.setdefault(key, []).append(f"{view.crop_px} of {view.resize_px}")
-    return "; ".join(
-        f"{positions} {', '.join(sizes)} px{', and mirrored' if mirror else ''}"
-        for (positions, mirror), sizes in groups.items()
+        size = f"{view.resize_px}" if view.crop_px is None else f"{view.crop_px} of {view.resize_px}"
+        groups.setdefault((_places(view), view.mirror), []).append(size)
+    words = "; ".join(
+        f"{places} {', '.join(sizes)} px{', and mirrored' if mirror else ''}"
+        for (places, mirror), sizes in groups.items()
     )
+    return words if plan.averaging == "probabilities" else f"{words}; logits averaged"
+
+
+def _places(view: CropView) -> str:
+    if view.dense is not None:
+        return "all of the image at" if view.dense == "global" else "7 x 7 windows of the last map at"
+    positions = _positions(view.positions)
+    if not view.squares:
+        return positions
+    count = {1: f"the {view.squares[0]} square", 2: f"the {' and '.join(view.squares)} squares", 3: "3 squares"}
+    squares = count[len(view.squares)]
+    return squares if view.crop_px == view.resize_px else f"{positions} of {squares},"
 
 
 def _positions(positions: tuple[str, ...]) -> str:
-    corners = [position for position in positions if position != "center"]
-    if not corners:
-        return "centre"
+    corners = [position for position in positions if position not in ("center", "whole")]
+    others = [name for position, name in (("center", "centre"), ("whole", "whole")) if position in positions]
     if len(corners) < 4:
         return ", ".join(position.replace("_", " ").replace("center", "centre") for position in positions)
-    return "4 corners" if "center" not in positions else "4 corners and centre"
+    *first, last = ["4 corners", *others]
+    return f"{', '.join(first)} and {last}" if first else last

@@ -24,7 +24,7 @@ Event = dict[str, Any]
 
 train       global_step, epoch, loss, lr, images_per_second, data_wait_percent (every tracking.log_every_steps)
 validation  global_step, epoch, loss, top1_error_percent, top5_error_percent, images
-evaluation  plan, images, views, top1_error_percent, top5_error_percent, seconds
+evaluation  plan, images, views (of a fusion: members), top1_error_percent, top5_error_percent, seconds
 checkpoint  global_step, path, seconds, bytes                    (shown, never written)
 progress    done, total, unit, rate, text                         (shown, never written)
 note        level (info or warning), text                         (shown, never written)

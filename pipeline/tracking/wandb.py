@@ -23,7 +23,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from pipeline.config.schema import Config
-from pipeline.runs.manifest import read_manifest
+from pipeline.runs.manifest import Manifest, read_manifest
 from pipeline.runs.provenance import git_state
 from pipeline.runs.stage import PlacedStage
 from pipeline.tracking.events import Event, read_events
@@ -34,7 +34,9 @@ TABLES = "tables.json"
 INIT_SECONDS = 12.0
 """How long a server may take to answer before a stage is logged offline; the client's own limit is 90 s."""
 CLOSE_SECONDS = 30.0
-"""How long the end of a stage waits for W&B."""
+"""How long the end of a stage waits for W&B, score files apart."""
+_UPLOAD_BYTES_PER_SECOND = 5e6
+"""The slowest upload of score files that the end of a stage waits for."""
 _SOURCE = Path(__file__).parents[2]
 
 Warn = Callable[[str], None]
@@ -80,6 +82,7 @@ class WandbMirror:
     def __init__(self, config: Config, placed: PlacedStage, run: Path, mode: str, warn: Warn) -> None:
         """`warn` shows one line to the user; it may be called from another thread."""
         self._placed = placed
+        self._takes_scores = config.tracking.upload_scores
         self._warn = warn
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._process: subprocess.Popen[str] | None = None
@@ -103,27 +106,31 @@ class WandbMirror:
             self._send(event=event)
 
     def close(self, exit_code: int) -> None:
-        """Hand over the stage's results and how it ended, and wait until W&B has it or `CLOSE_SECONDS` have passed."""
+        """Hand over the stage's results and how it ended, and wait a bounded time until W&B has it."""
         if self._process is None:
             return
         manifest = read_manifest(self._placed.directory)
         tables = self._placed.directory / TABLES
+        scores = [] if manifest is None or not self._takes_scores else _score_files(self._placed.directory, manifest)
+        seconds = CLOSE_SECONDS + sum(path.stat().st_size for path in scores) / _UPLOAD_BYTES_PER_SECOND
         self._send(
             finish={
                 "exit_code": exit_code,
                 "summary": {} if manifest is None else dict(manifest.metrics),
                 "tables": json.loads(tables.read_text()) if manifest is not None and tables.exists() else {},
+                "scores": [str(path) for path in scores],
+                "seconds": seconds,
             }
         )
         self._lines.put(None)
         try:
-            self._process.wait(CLOSE_SECONDS)
+            self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._warn(
-                f"Weights & Biases did not finish within {CLOSE_SECONDS:.0f} s and was left behind; the run's own "
+                f"Weights & Biases did not finish within {seconds:.0f} s and was left behind; the run's own "
                 "event files have everything, and `wandb sync` can upload what is in the run's wandb folder"
             )
         self._listener.join(1.0)
@@ -141,6 +148,11 @@ class WandbMirror:
     def _listen(self, pipe: IO[str]) -> None:
         for line in pipe:
             self._warn(json.loads(line)["warning"])
+
+
+def _score_files(directory: Path, manifest: Manifest) -> list[Path]:
+    """The score files that a finished stage promises, and their descriptions."""
+    return [directory.absolute() / name for name in sorted(manifest.outputs) if Path(name).match("scores-*")]
 
 
 def _start_process(mode: str, description: dict[str, Any]) -> subprocess.Popen[str]:

@@ -89,13 +89,25 @@ class WandbRun:
         for event in fresh:
             self._run.log(metrics_of(event, self._description.trained_steps))
 
-    def finish(self, exit_code: int, summary: dict[str, Any], tables: dict[str, Any]) -> None:
-        """Hand over the results, and wait until everything is uploaded, or (offline) on disk."""
+    def finish(
+        self, exit_code: int, summary: dict[str, Any], tables: dict[str, Any], scores: list[str], seconds: float
+    ) -> None:
+        """Hand over the results, and wait until everything is uploaded, or (offline) on disk.
+
+        Score files become an artifact; offline it refers to them where they are, until it is uploaded. The mirror waits
+        `seconds` for this.
+        """
         import wandb
 
         self._run.summary.update(summary)
         for name, table in tables.items():
             self._run.log({name: wandb.Table(columns=table["columns"], data=table["rows"])})
+        if scores:
+            artifact = wandb.Artifact(f"{self._description.group}-{self._description.job_type}-scores", type="scores")
+            for path in scores:
+                # A finished stage's files never change, so the client need not copy them first.
+                artifact.add_file(path, policy="immutable", skip_cache=True)
+            self._run.log_artifact(artifact)
         self._run.finish(exit_code=exit_code)
         self._state.open_fragment = None
         write_state(self._directory, self._state)
@@ -184,17 +196,19 @@ def _mirror(run: WandbRun, orders: IO[bytes]) -> None:
                 return
 
 
-_DEATH = {"finish": {"exit_code": 1, "summary": {}, "tables": {}}}
+_DEATH = {"finish": {"exit_code": 1, "summary": {}, "tables": {}, "scores": [], "seconds": CLOSE_SECONDS}}
 """What a stage that was killed would have said."""
 
 
 def _read(orders: IO[bytes], lines: queue.SimpleQueue[bytes | None]) -> None:
     """Pass the lines on. When the stage has nothing more to say, this process has to come to its end too."""
+    seconds = CLOSE_SECONDS
     for line in orders:
         if line.endswith(b"\n"):
             lines.put(line)
+            seconds = json.loads(line).get("finish", {}).get("seconds", seconds)
     lines.put(None)
-    threading.Event().wait(CLOSE_SECONDS)
+    threading.Event().wait(seconds)
     os._exit(1)
 
 

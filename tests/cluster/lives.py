@@ -102,7 +102,7 @@ def fail_and_go_on(run: ClusterRun) -> Failed:
         os.kill(run.rank_zero("train"), signal.SIGKILL)
     run.wait_for_state("train", "FAILED")
     crashed, crashed_job = run.log("train"), run.job("train")
-    for stage in ("evaluate", "report"):
+    for stage in ("evaluate", "fuse", "report"):
         run.wait_for_state(stage, "CANCELLED")
     status = run.status()
     lock = (disk / ".lock").read_text()
@@ -142,7 +142,7 @@ def never_get_further(run: ClusterRun) -> Fruitless:
     submitted.append(run.job_id("train"))
     run.wait_for_life("train", 1)
     cancelled = run.launch("cancel", run.directory)
-    for stage in ("train", "evaluate", "report"):
+    for stage in ("train", "evaluate", "fuse", "report"):
         run.wait_for_state(stage, "CANCELLED", "FAILED")
     cancelled_job, log_of_cancelled = run.job("train"), run.launch("logs", run.directory, "train")
     wait_until(lambda: run.submit().code == 0, PATIENCE, "the cancelled jobs' end")
@@ -224,7 +224,7 @@ def train_two_seeds(run: ClusterRun) -> Ensemble:
     second.wait_for_restart("train", 1)
     waiting = second.job("evaluate").state
     for member in members:
-        for stage in ("train", "evaluate", "report"):
+        for stage in ("train", "evaluate", "fuse", "report"):
             member.wait_for_state(stage, "COMPLETED")
     return Ensemble(members, submitted, waiting, second.status())
 

@@ -221,5 +221,6 @@ def profile(nodes: int = 1, tasks: int = 1, **keys: Any) -> dict[str, Any]:
         {"nodes": nodes, "tasks_per_node": tasks, "minutes": 60}
         for nodes, tasks in ((1, 1), (nodes, 1), (nodes, tasks))
     )
-    shapes = {"prepare": one, "build": one, "train": many, "freeze_bn": many, "evaluate": flat, "report": one}
+    shapes = dict.fromkeys(("prepare", "build", "fuse", "report"), one)
+    shapes |= {"train": many, "freeze_bn": many, "evaluate": flat}
     return {"warning_seconds": 30, "partition": "main", **keys, "stages": shapes}

@@ -54,7 +54,7 @@ def test_requeue_on_failure_gives_a_crash_so_many_more_lives_and_then_ends_the_c
 def test_a_dead_job_s_lock_is_no_hindrance_and_another_world_size_goes_on(failed: lives.Failed) -> None:
     assert failed.lock.startswith("pid ")
     assert "2 processes x 6 images x 2 accumulation steps" in failed.again.output
-    assert "going on with world_size 1 -> 2: the images and their order stay exactly the same" in failed.run.log(
+    assert "going on with world_size 1 -> 2: the images, their order and crops stay exactly the same" in failed.run.log(
         "train"
     )
     assert failed.run.steps() == every_step_once(failed.run)

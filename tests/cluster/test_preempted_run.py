@@ -35,13 +35,13 @@ def test_the_job_keeps_its_id_and_its_dependents_wait_over_all_its_lives(preempt
     assert preempted.run.job("train").restarts == 3
     for interruption in preempted.interruptions:
         assert (interruption.dependent.state, interruption.dependent.reason) == ("PENDING", "Dependency")
-    for stage in ("evaluate", "report"):
+    for stage in ("evaluate", "fuse", "report"):
         assert preempted.run.manifest(stage)
 
 
 def test_submit_prints_the_chain_and_a_second_submit_adds_nothing(preempted: Chronicle) -> None:
     assert preempted.submitted.code == 0, preempted.submitted.output
-    for stage in ("prepare", "build", "train", "evaluate", "report"):
+    for stage in ("prepare", "build", "train", "evaluate", "fuse", "report"):
         assert preempted.run.job_id(stage) in preempted.submitted.output
     assert preempted.submitted_again.code == 0
     assert "nothing new to submit" in preempted.submitted_again.output

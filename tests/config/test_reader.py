@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config import crop_plan
+from pipeline.config.crop_plan import CropPlan, CropView, builtin_names, builtin_plan
 from pipeline.config.reader import config_differences, load_config, read_run_config, write_run_config
 from pipeline.errors import UserError
 from tests.config.written import SMALL, mistakes
@@ -99,7 +101,7 @@ tracking:
         ("trian: {}", "trian: unknown key (did you mean 'train'?)"),
         ("extend: base.yaml", "extend: unknown key (did you mean 'extends'?)"),
         ("1: 2", "1: unknown key (there are: name, seed, data, model, augmentation, optim, schedule, train, freeze_bn, "
-         "execution, engine, native, apex, deepspeed, evaluate, loader, checkpoint, tracking, resources)"),
+         "execution, engine, native, apex, deepspeed, evaluate, fuse, report, loader, checkpoint, tracking, resources)"),
     ],
 )  # fmt: skip
 def test_unknown_key_is_told_what_was_meant(write, key, message):
@@ -140,24 +142,25 @@ evaluate:
 
 def test_crop_plan_written_out_wrongly_is_told_as_a_plan(write):
     assert mistakes(write(SMALL + PLANS)) == [
-        "small.yaml:20: evaluate.plans[1]: must be text or a section with the keys name, views (given 5)",
+        "small.yaml:20: evaluate.plans[1]: must be text or a section with the keys name, averaging, views (given 5)",
         "small.yaml:21: evaluate.plans[2].name: must begin with a letter or digit and go on with letters, digits, "
         "'_', '.' or '-' (given x y)",
         "small.yaml:22: evaluate.plans[2].views: must have at least 1 item (given [])",
         "small.yaml:25: evaluate.plans[3].views[0].crop_px: must not exceed resize_px (given crop_px 4, resize_px 3)",
         "small.yaml:26: evaluate.plans[3].views[1].mirrored: unknown key (did you mean 'mirror'?)",
         "small.yaml:26: evaluate.plans[3].views[1].positions[0]: must be one of center, top_left, top_right, "
-        "bottom_left, bottom_right (given left; did you mean top_left?)",
+        "bottom_left, bottom_right, whole (given left; did you mean top_left?)",
         "small.yaml:27: evaluate.plans[4].name: must be given: text",
         "small.yaml:27: evaluate.plans[4].views: must be a list, each item a section with the keys resize_px, crop_px, "
-        "positions, mirror (given {resize_px: 4, crop_px: 4})",
+        "squares, positions, dense, mirror, weight (given {resize_px: 4, crop_px: 4})",
     ]
 
 
 def test_unknown_crop_plan_is_told_with_those_there_are(write):
     path = write(SMALL.replace("max_micro_batch: 32", "max_micro_batch: 32\n  validation: center"))
     assert mistakes(path) == [
-        "small.yaml:15: train.validation: no built-in crop plan 'center' (there are: center224, center320, 10crop)"
+        "small.yaml:15: train.validation: no built-in crop plan 'center' (there are: 10crop, 144crop, center224, "
+        "center320, dense, dense_sliding, multiscale)"
     ]
 
 
@@ -308,3 +311,60 @@ def test_reading_a_recipe_does_not_import_torch():
     code = "import sys, pipeline.config.reader; print({'torch', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+PLAN = "name: mine\nviews:\n  - {resize_px: 40, crop_px: 32}\n"
+
+
+def test_crop_plans_in_files_are_found_beside_the_recipe_and_become_part_of_the_config(write, tmp_path, monkeypatch):
+    write(PLAN, "plans/mine.yaml")
+    write(PLAN.replace("mine", "other"), "elsewhere/other.yml")
+    path = write(
+        SMALL.replace("max_micro_batch: 32", "max_micro_batch: 32\n  validation: ../plans/mine.yaml")
+        + "evaluate:\n  plans: [center224, ../plans/mine.yaml]\n",
+        "recipes/small.yaml",
+    )
+    mine = CropPlan(name="mine", views=(CropView(resize_px=40, crop_px=32),))
+    config = load_config(path)
+    assert config.evaluate.plans == ("center224", mine)
+    assert config.train.validation == mine
+    # On the command line relative to where one is.
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    config = load_config(tmp_path / path, ["plans=[other.yml]"])
+    assert config.evaluate.plans == (mine.model_copy(update={"name": "other"}),)
+    write_run_config(tmp_path / "run", config)
+    assert read_run_config(tmp_path / "run") == config
+
+
+def test_mistakes_in_a_crop_plans_file_are_told_with_its_lines(write):
+    write("name: mine\nname: yours\nviews:\n  - resize_px: 40\n    crop_px: 48\n  - {reisze_px: 3}\n", "mine.yaml")
+    assert mistakes(write(SMALL + "evaluate:\n  plans: [mine.yaml]\nseed: x\n")) == [
+        "small.yaml:19: seed: must be a whole number (given x)",
+        "mine.yaml:2: name: must be given once (line 1 has it already)",
+        "mine.yaml:5: evaluate.plans[0].views[0].crop_px: must not exceed resize_px (given crop_px 48, resize_px 40)",
+        "mine.yaml:6: evaluate.plans[0].views[1].reisze_px: unknown key (did you mean 'resize_px'?)",
+        "mine.yaml:6: evaluate.plans[0].views[1].crop_px: must be given, or dense",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ("mime.yaml", "small.yaml:18: evaluate.plans[0]: mime.yaml: no such file (did you mean mine.yaml?)"),
+        ("plans.yaml", "small.yaml:18: evaluate.plans[0]: plans.yaml is a folder, a crop plan is a file"),
+        ("list.yaml", "list.yaml:1: a crop plan must be `key: value` lines: name, views"),
+    ],
+)
+def test_a_crop_plans_file_that_is_none_is_refused(write, tmp_path, named, message):
+    write(PLAN, "mine.yaml")
+    write("[1, 2]\n", "list.yaml")
+    (tmp_path / "plans.yaml").mkdir()
+    assert mistakes(write(f"{SMALL}evaluate:\n  plans: [{named}]\n")) == [message]
+
+
+@pytest.mark.parametrize("name", builtin_names())
+def test_builtin_plans_are_files_like_a_users(write, name):
+    text = (Path(crop_plan.__file__).parent / "crops" / f"{name}.yaml").read_text()
+    write(text, "copy.yaml")
+    path = write(f"{SMALL}evaluate:\n  plans: [copy.yaml]\n")
+    assert load_config(path).evaluate.plans == (builtin_plan(name),)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.config.crop_plan import BUILTIN_PLANS, CropPlan, CropView, resolve_plan
+from pipeline.config.crop_plan import CropPlan, CropView, builtin_names, builtin_plan, resolve_plan
 from pipeline.config.reader import load_config
 from pipeline.config.schema import Config
 from tests.config.written import mistakes
@@ -34,6 +34,7 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
             ["dataset=folder", "root=x", "val_ground_truth=y"],
             "data.val_ground_truth: only dataset 'imagenet' has a ground-truth file",
         ),
+        (["dataset=folder", "root=x", "test=y"], "data.test: only dataset 'imagenet' has unlabelled test images"),
         (["dataset=imagenet", "root=x"], "model.num_classes: ImageNet has 1000 classes (given 10)"),
         (["std=[1, 0, 1]"], "data.std: must be positive (given [1.0, 0.0, 1.0])"),
         (["area=[0, 1]"], "augmentation.area: must satisfy 0 < low <= high <= 1 (given [0.0, 1.0])"),
@@ -49,7 +50,8 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
         (["plans=[center224, center224]"], "evaluate.plans: each name once (given ['center224', 'center224'])"),
         (
             ["plans=[11crop]"],
-            "evaluate.plans: no built-in crop plan '11crop' (there are: center224, center320, 10crop)",
+            "evaluate.plans: no built-in crop plan '11crop' (there are: 10crop, 144crop, center224, center320, dense, "
+            "dense_sliding, multiscale)",
         ),
         (
             ["validation={name: x, views: [{resize_px: 8, crop_px: 8, positions: []}]}"],
@@ -59,6 +61,51 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
             ["validation={name: x, views: [{resize_px: 8, crop_px: 8, positions: [center, center]}]}"],
             "train.validation.views[0].positions: at least one, each once (given ['center', 'center'])",
         ),
+        (
+            ["plans=[{name: x, views: [{resize_px: 9, crop_px: 8}, {resize_px: 9, crop_px: 8, mirror: true}]}]"],
+            "evaluate.plans[0].views[1]: no crop twice (center, 8 of 9 px, is the same as center of views[0])",
+        ),
+        (
+            ["plans=[{name: x, views: [{resize_px: 8, crop_px: 8, squares: [last], positions: [center, top_left]}]}]"],
+            "evaluate.plans[0].views[0]: no crop twice (last top_left, 8 of 8 px, is the same as last center of "
+            "views[0])",
+        ),
+        (
+            ["plans=[{name: x, views: [{resize_px: 8, dense: global}, {resize_px: 8, dense: global}]}]"],
+            "evaluate.plans[0].views[1]: no crop twice (dense, all of 8 px, is the same as dense of views[0])",
+        ),
+        (
+            [
+                "plans=[10crop, {name: x, views: [{resize_px: 8, crop_px: 8}]}, "
+                "{name: y, views: [{resize_px: 8, crop_px: 8}]}]"
+            ],
+            "evaluate.plans: 'x' and 'y' are the same but for their names",
+        ),
+        (
+            ["plans=[{name: x, views: [{resize_px: 8, crop_px: 9}]}]"],
+            "evaluate.plans[0].views[0].crop_px: must not exceed resize_px (given crop_px 9, resize_px 8)",
+        ),
+        (
+            ["plans=[{name: x, views: [{resize_px: 8}]}]"],
+            "evaluate.plans[0].views[0].crop_px: must be given, or dense",
+        ),
+        (
+            ["plans=[{name: x, views: [{resize_px: 8, dense: global, crop_px: 8}]}]"],
+            "evaluate.plans[0].views[0].dense: sees the whole image; leave out crop_px, squares and positions",
+        ),
+        (
+            ["plans=[{name: x, views: [{resize_px: 8, crop_px: 4, positions: [whole]}]}]"],
+            "evaluate.plans[0].views[0].positions: 'whole' is a whole square; say which in squares",
+        ),
+        (
+            ["plans=[{name: x, views: [{resize_px: 8, crop_px: 4, squares: [last, last]}]}]"],
+            "evaluate.plans[0].views[0].squares: each once (given ['last', 'last'])",
+        ),
+        (
+            ["plans=[{name: x, views: [{resize_px: 8, crop_px: 4, weight: 0.0}]}]"],
+            "evaluate.plans[0].views[0].weight: must be greater than 0 (given 0.0)",
+        ),
+        (["split=test"], "evaluate.split: test needs the folder of the test images in data.test (given none)"),
         (["nesterov=true", "momentum=0"], "optim.nesterov: needs a momentum (given optim.momentum 0)"),
         (["dropout=.nan"], "model.dropout: must be a finite number (given .nan)"),
         (["std=[1, .inf, 1]"], "data.std[1]: must be a finite number (given .inf)"),
@@ -73,19 +120,28 @@ def test_values_that_do_not_go_together_are_refused(write, overrides, message):
 def test_plan_is_found_by_name_or_taken_as_written():
     written = CropPlan(name="mine", views=(CropView(resize_px=8, crop_px=8),))
     assert resolve_plan(written, "plans") is written
-    assert resolve_plan("10crop", "plans") is BUILTIN_PLANS["10crop"]
+    assert resolve_plan("10crop", "plans") is builtin_plan("10crop")
 
 
 def test_builtin_plans_are_those_of_the_literature():
-    views = {
-        name: [(v.resize_px, v.crop_px, len(v.positions), v.mirror) for v in p.views]
-        for name, p in BUILTIN_PLANS.items()
+    squares, corners = ("first", "middle", "last"), ("top_left", "top_right", "bottom_left", "bottom_right", "center")
+    assert {
+        name: [view.model_dump(exclude_defaults=True) for view in builtin_plan(name).views] for name in builtin_names()
+    } == {
+        "center224": [{"resize_px": 256, "crop_px": 224}],
+        "center320": [{"resize_px": 320, "crop_px": 320}],
+        "10crop": [{"resize_px": 256, "crop_px": 224, "positions": corners, "mirror": True}],
+        "144crop": [
+            {"resize_px": px, "crop_px": 224, "squares": squares, "positions": (*corners, "whole"), "mirror": True}
+            for px in (256, 288, 320, 352)
+        ],
+        "multiscale": [
+            {"resize_px": px, "crop_px": px, "squares": squares, "mirror": True} for px in (224, 256, 288, 320, 352)
+        ],
+        "dense": [{"resize_px": 320, "dense": "global", "mirror": True}],
+        "dense_sliding": [{"resize_px": 320, "dense": "sliding", "mirror": True}],
     }
-    assert views == {
-        "center224": [(256, 224, 1, False)],
-        "center320": [(320, 320, 1, False)],
-        "10crop": [(256, 224, 5, True)],
-    }
+    assert all(builtin_plan(name).averaging == "probabilities" for name in builtin_names())
 
 
 def test_train_stage_ends_where_the_batch_norms_freeze(write):

@@ -10,18 +10,20 @@ import pytest
 from pipeline.data.ilsvrc import (
     Ilsvrc,
     Synset,
+    check_test_images,
     check_training_images,
     digest_ids,
+    image_number,
     read_ilsvrc2012,
     read_validation_labels,
 )
-from pipeline.data.tree import SplitTree, read_tree
+from pipeline.data.tree import SplitTree, read_flat, read_tree
 from pipeline.errors import UserError
 
-# Four classes whose two orders agree nowhere, eight validation images.
+# Four classes whose two orders agree nowhere, eight validation images, three test images.
 SYNSETS = (Synset("n1", 3, 2, "a"), Synset("n2", 1, 3, "b"), Synset("n3", 4, 1, "c"), Synset("n4", 2, 2, "d"))
 IDS = (4, 1, 2, 3, 3, 2, 1, 4)
-TABLE = Ilsvrc(SYNSETS, len(IDS), digest_ids(IDS))
+TABLE = Ilsvrc(SYNSETS, len(IDS), 3, digest_ids(IDS))
 WNID_OF_ID = {synset.ilsvrc2012_id: synset.wnid for synset in SYNSETS}
 LABELS = [[synset.ilsvrc2012_id for synset in SYNSETS].index(ilsvrc2012_id) for ilsvrc2012_id in IDS]
 
@@ -54,7 +56,7 @@ def write_ground_truth(path: Path, values: list[int] | tuple[int, ...]) -> Path:
 
 def test_table_of_the_contest_is_whole() -> None:
     table = read_ilsvrc2012()
-    assert (len(table.synsets), table.num_train, table.num_val) == (1000, 1_281_167, 50_000)
+    assert (len(table.synsets), table.num_train, table.num_val, table.num_test) == (1000, 1_281_167, 50_000, 100_000)
     wnids = [synset.wnid for synset in table.synsets]
     assert wnids == sorted(set(wnids))
     assert sorted(synset.ilsvrc2012_id for synset in table.synsets) == list(range(1, 1001))
@@ -188,3 +190,28 @@ def test_validation_images_missing_doubled_and_misnamed_are_named(tmp_path: Path
     assert "no image of number 00000001, 00000004" in message
     assert "n3/first.JPEG is not named ILSVRC2012_val_00000001.JPEG to 00000008" in message
     assert f"n2/{val_name(2)} has the number of n1/{val_name(2)}" in message
+
+
+def test_test_images_are_counted_and_named(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        (tmp_path / f"ILSVRC2012_test_{number:08d}.JPEG").touch()
+    assert check_test_images(read_flat("test", tmp_path), TABLE) == []
+    (tmp_path / "ILSVRC2012_test_00000002.JPEG").rename(tmp_path / val_name(2))
+    (problem,) = check_test_images(read_flat("test", tmp_path), TABLE)
+    assert problem.startswith(
+        f"data.test: {tmp_path} holds 3 images, ILSVRC 2012 has 3:\n  no image of number 00000002"
+    )
+    assert f"{val_name(2)} is not named ILSVRC2012_test_00000001.JPEG to 00000003" in problem
+
+
+@pytest.mark.parametrize(
+    ("split", "path", "number"),
+    [
+        ("val", "n01440764/ILSVRC2012_val_00000293.JPEG", 293),
+        ("test", "ILSVRC2012_test_00100000.JPEG", 100_000),
+        ("test", "ILSVRC2012_val_00000001.JPEG", None),
+        ("val", "ILSVRC2012_val_1.JPEG", None),
+    ],
+)
+def test_number_of_an_image_is_read_from_its_name(split: str, path: str, number: int | None) -> None:
+    assert image_number(split, path) == number

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.data.index import ImageClass, ImageRecord, read_dataset, write_dataset
+from pipeline.data.index import UNLABELLED, ImageClass, ImageRecord, read_dataset, write_dataset
 
 ODD_NAMES = (
     "with space.jpg",
@@ -40,6 +40,20 @@ def test_dataset_reads_back_as_written(tmp_path: Path) -> None:
     columns = (dataset.train.labels, dataset.train.num_bytes, dataset.train.widths, dataset.train.heights)
     assert [column.tolist() for column in columns] == [[0, 1], [12_345_678_901, 0], [500, 500], [375, 375]]
     assert all(column.dtype == np.int64 for column in columns)
+
+
+def test_test_images_have_no_label(tmp_path: Path) -> None:
+    splits = {
+        "train": [record("a/1.jpg", 0)],
+        "val": [],
+        "test": [record("2.jpg", UNLABELLED), record("3.jpg", UNLABELLED)],
+    }
+    write_dataset(tmp_path, "x", CLASSES, dict.fromkeys(splits, tmp_path), splits)
+    dataset = read_dataset(tmp_path)
+    assert dataset.train.labels.tolist() == [0]
+    assert dataset.test is not None
+    assert dataset.test.labels.tolist() == [UNLABELLED, UNLABELLED]
+    assert dataset.test.num_bytes.tolist() == [10, 10]
 
 
 def test_any_file_name_survives(tmp_path: Path) -> None:

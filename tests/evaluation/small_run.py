@@ -105,20 +105,29 @@ def make_run(folder: Path, name: str = "run", **evaluate: object) -> Path:
     if not root.exists():
         (folder / "records.json").write_text(json.dumps([dataclasses.asdict(record) for record in make_images(root)]))
         make_weights(folder / "weights.safetensors")
-    records = [ImageRecord(**fields) for fields in json.loads((folder / "records.json").read_text())]
     config = make_config(folder, **evaluate)
     run = folder / name
     run.mkdir()
     write_run_config(run, config)
-    prepare = place_stages(config, run, STAGES)["prepare"]
-    prepare.directory.mkdir(parents=True)
-    classes = [ImageClass(label, f"class{label}", f"words {label}", None) for label in range(NUM_CLASSES)]
-    outputs = write_dataset(
-        prepare.directory, "folder", classes, {"train": root, "val": root}, {"train": records, "val": records}
-    )
-    described = describe_outputs(prepare.directory, outputs)
-    write_manifest(prepare.directory, Manifest("prepare", prepare.key, {}, described, prepare.config_part, {}, {}))
+    prepare(folder, run, config)
     return run
+
+
+def prepare(folder: Path, run: Path, config: Config, **splits: list[ImageRecord]) -> None:
+    """Have the run's prepare stage done: the images of `folder` as train and val, but for the `splits` given."""
+    records = read_records(folder)
+    splits = {"train": records, "val": records, **splits}
+    placed = place_stages(config, run, STAGES)["prepare"]
+    placed.directory.mkdir(parents=True)
+    classes = [ImageClass(label, f"class{label}", f"words {label}", None) for label in range(NUM_CLASSES)]
+    outputs = write_dataset(placed.directory, "folder", classes, dict.fromkeys(splits, folder / "images"), splits)
+    described = describe_outputs(placed.directory, outputs)
+    write_manifest(placed.directory, Manifest("prepare", placed.key, {}, described, placed.config_part, {}, {}))
+
+
+def read_records(folder: Path) -> list[ImageRecord]:
+    """The images below `folder`, in index order."""
+    return [ImageRecord(**fields) for fields in json.loads((folder / "records.json").read_text())]
 
 
 def prepare_directory(run: Path, config: Config) -> Path:

@@ -1,30 +1,58 @@
 from __future__ import annotations
 
-from pipeline.config.crop_plan import BUILTIN_PLANS, CropPlan, CropView
+import pytest
+
+from pipeline.config.crop_plan import CropPlan, CropView, builtin_names, builtin_plan
 from pipeline.data.window import Window
-from pipeline.evaluation.crops import count_views, expand
+from pipeline.evaluation.crops import SeenWindow, count_views, expand, images_at_once
 
 
-def test_plan_expands_to_its_windows_in_order_each_with_its_own_mirroring() -> None:
+def test_plan_expands_to_its_windows_in_order_each_with_its_own_mirroring_and_weight() -> None:
     plan = CropPlan(
-        name="two",
+        name="three",
         views=(
             CropView(resize_px=256, crop_px=224, positions=("top_left", "center"), mirror=True),
-            CropView(resize_px=320, crop_px=320),
+            CropView(resize_px=320, crop_px=224, squares=("first", "last"), positions=("whole",), weight=2.0),
+            CropView(resize_px=288, dense="sliding"),
         ),
     )
-    assert expand(plan) == (
-        (Window(256, 224, "top_left"), Window(256, 224, "center"), Window(320, 320, "center")),
-        (True, True, False),
+    assert expand(plan, "bilinear") == (
+        SeenWindow(Window(256, 224, "top_left", None, "bilinear"), True, 1.0, None),
+        SeenWindow(Window(256, 224, "center", None, "bilinear"), True, 1.0, None),
+        SeenWindow(Window(320, 224, "whole", "first", "bilinear"), False, 2.0, None),
+        SeenWindow(Window(320, 224, "whole", "last", "bilinear"), False, 2.0, None),
+        SeenWindow(Window(288, None, None, None, "bilinear"), False, 1.0, "sliding"),
     )
-    assert count_views(plan) == 5
+    assert count_views(plan) == 7
 
 
 def test_builtin_plans_have_the_views_of_their_names() -> None:
-    assert {name: count_views(plan) for name, plan in BUILTIN_PLANS.items()} == {
+    assert {name: count_views(builtin_plan(name)) for name in builtin_names()} == {
         "center224": 1,
         "center320": 1,
         "10crop": 10,
+        "144crop": 144,
+        "multiscale": 30,
+        "dense": 2,
+        "dense_sliding": 2,
     }
-    corners_and_center = {window.position for window in expand(BUILTIN_PLANS["10crop"])[0]}
+    corners_and_center = {seen.window.position for seen in expand(builtin_plan("10crop"))}
     assert corners_and_center == {"top_left", "top_right", "bottom_left", "bottom_right", "center"}
+
+
+@pytest.mark.parametrize("name", builtin_names())
+def test_windows_of_the_images_decoded_at_once_stay_within_64_mib(name: str) -> None:
+    plan = builtin_plan(name)
+    images = images_at_once(plan, batch=256)
+    # A whole image is counted as one of ImageNet's usual 4:3.
+    areas = [
+        seen.window.crop_px**2 if seen.window.crop_px else seen.window.resize_px**2 * 4 // 3 for seen in expand(plan)
+    ]
+    assert 1 <= images <= 256
+    assert images * 3 * sum(areas) <= 64 * 2**20
+
+
+def test_plans_of_few_crops_are_decoded_a_batch_at_a_time_and_at_least_one_image_is() -> None:
+    assert images_at_once(builtin_plan("10crop"), batch=64) == 64
+    huge = CropPlan(name="huge", views=tuple(CropView(resize_px=5000 + px, crop_px=5000) for px in range(3)))
+    assert images_at_once(huge, batch=64) == 1

@@ -8,7 +8,8 @@ from pipeline.config.crop_plan import CropPlan, CropView
 from pipeline.config.data import AugmentationConfig, DataConfig
 from pipeline.config.execution import ExecutionConfig
 from pipeline.data.normalisation import Preprocessor
-from pipeline.evaluation.inference import ViewScorer, evaluating
+from pipeline.errors import UserError
+from pipeline.evaluation.inference import SlidingPool, ViewScorer, evaluating
 
 CPU = torch.device("cpu")
 PLAN = CropPlan(
@@ -21,7 +22,8 @@ def make_scorer(network: nn.Module, precision: str = "float32", fill_up_to: int 
     data = DataConfig(dataset="folder", root="nowhere")
     preprocessor = Preprocessor(data, AugmentationConfig(), CPU, channels_last=True)
     execution = ExecutionConfig(precision=precision)  # type: ignore[arg-type]
-    return ViewScorer(network, PLAN, execution, preprocessor, CPU, fill_up_to)
+    compiled = network if fill_up_to else None
+    return ViewScorer(network, PLAN, execution, preprocessor, CPU, fill_up_to or 64, compiled)
 
 
 def make_views(images: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,7 +89,7 @@ def test_network_computes_in_the_precision_of_the_recipe_and_scores_are_float32(
 
     network = Linear()
     scores = make_scorer(network, precision="bfloat16").log_probabilities(make_views(2))
-    assert network.dtypes == [torch.bfloat16] * 3
+    assert set(network.dtypes) == {torch.bfloat16}
     assert scores.dtype == torch.float32
 
 
@@ -104,3 +106,13 @@ def test_evaluating_gives_every_module_its_own_mode_back() -> None:
     with pytest.raises(RuntimeError, match="in the middle"), evaluating(network):
         raise RuntimeError("in the middle")
     assert [module.training for module in network] == [True, False, True]
+
+
+def test_sliding_windows_need_a_map_of_their_size() -> None:
+    with pytest.raises(UserError, match=r"crop plan: .* at least 7 x 7 \(given 6 x 9\); raise their resize_px"):
+        SlidingPool()(torch.zeros(1, 2, 6, 9))
+
+
+def test_a_map_of_one_window_is_averaged_as_a_whole() -> None:
+    features = torch.randn(2, 3, 7, 7, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(SlidingPool()(features), features.mean((2, 3), keepdim=True))

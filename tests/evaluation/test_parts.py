@@ -77,3 +77,19 @@ def test_a_part_under_another_parts_name_is_not_taken(tmp_path: Path) -> None:
     fill(folder, [0])
     (tmp_path / "parts" / "00000000.part").rename(tmp_path / "parts" / "00000001.part")
     assert folder.survey()[0] == [0, 1, 2]
+
+
+def test_parts_made_from_the_same_are_taken_over_and_no_others(tmp_path: Path) -> None:
+    earlier = make_folder(tmp_path / "earlier")
+    (tmp_path / "earlier").mkdir()
+    earlier.survey()
+    fill(earlier, [0, 1])
+    (tmp_path / "earlier" / "parts" / "00000001.part").write_bytes(b"cut")
+    foreign = make_folder(tmp_path / "foreign", {"weights": "b", "plan": "center"})
+    (tmp_path / "foreign").mkdir()
+    foreign.survey()
+    fill(foreign, [2])
+    folder = make_folder(tmp_path)
+    folder.take_over([tmp_path / "none", tmp_path / "foreign" / "parts", tmp_path / "earlier" / "parts"])
+    assert folder.survey() == ([1, 2], [])
+    np.testing.assert_array_equal(folder.read(0).scores, earlier.read(0).scores)

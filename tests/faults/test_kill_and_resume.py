@@ -24,7 +24,7 @@ from tests.recipes import small_recipe
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
-STAGE_NAMES = ("prepare", "build", "train", "freeze_bn", "evaluate", "report")
+STAGE_NAMES = ("prepare", "build", "train", "freeze_bn", "evaluate", "fuse", "report")
 DISTRIBUTED = ("train", "freeze_bn", "evaluate")
 KILLS = {1: 10, 2: 4, 3: 4, 4: 4}
 """How many kills must hit a living process, for each number of processes: 22 in all."""
@@ -64,7 +64,7 @@ def essence(placed: dict[str, PlacedStage]) -> dict[str, object]:
             for event in read_events(stage.directory)
         ]
         result[f"{name} events"] = events
-    for scores in sorted(placed["evaluate"].directory.glob("*.npy")):
+    for scores in sorted(file for name in ("evaluate", "fuse") for file in placed[name].directory.glob("*.npy")):
         result[scores.name] = hashlib.sha256(scores.read_bytes()).hexdigest()
     return result
 

@@ -67,15 +67,18 @@ def test_gpu_decoding_shows_what_cpu_decoding_shows(images: Path, tmp_path: Path
     placed = start_run(tmp_path / "run", images)
     index = read_dataset(placed["prepare"].directory).val
     positions = np.arange(len(index))
-    windows = [Window(36, 32, "center"), Window(36, 32, "top_left")]
+    whole_square, whole_image = Window(40, 32, "whole", "last"), Window(36, None, None)
+    windows = [Window(36, 32, "center"), Window(36, 32, "top_left"), whole_square, whole_image]
     shown = {}
     for decode in ("cpu", "gpu"):
         loader = build_view_loader(index, positions, windows, 7, LoaderConfig(decode=decode), torch.device("cuda", 0))
         batches = list(loader)
         assert torch.cat([batch.positions for batch in batches]).tolist() == positions.tolist()
-        shown[decode] = torch.cat([batch.views[0].cpu().float() for batch in batches])
+        shown[decode] = [image.cpu().float() for batch in batches for view in batch.views for image in view]
+    assert len(shown["cpu"]) == len(shown["gpu"]) == len(windows) * len(index)
     # nvJPEG's inverse transform and chroma upsampling round differently from libjpeg-turbo's.
-    assert (shown["cpu"] - shown["gpu"]).abs().mean() < 3
+    pairs = zip(shown["cpu"], shown["gpu"], strict=True)
+    assert torch.cat([(on_cpu - on_gpu).abs().flatten() for on_cpu, on_gpu in pairs]).mean() < 3
 
 
 def test_killed_on_the_gpu_goes_on_without_a_lost_or_doubled_step(images: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pipeline.runs.stage import PlacedStage, place_stages
 from stages import STAGES
 from tests.recipes import small_recipe
 
-ALL = ["prepare", "build", "train", "freeze_bn", "evaluate", "report"]
+ALL = ["prepare", "build", "train", "freeze_bn", "evaluate", "fuse", "report"]
 
 
 def place(run: Path, config: Config) -> dict[str, PlacedStage]:
@@ -30,7 +30,7 @@ def test_a_whole_recipe_needs_every_stage(tmp_path):
 
 def test_a_recipe_without_frozen_epochs_has_no_such_stage(tmp_path):
     config = small_recipe(tmp_path, freeze_bn={"last_epochs": 0})
-    assert list(needed_stages(place(tmp_path, config))) == ["prepare", "build", "train", "evaluate", "report"]
+    assert list(needed_stages(place(tmp_path, config))) == [name for name in ALL if name != "freeze_bn"]
 
 
 def test_evaluating_a_weight_file_needs_no_training(tmp_path):
@@ -56,7 +56,7 @@ def test_only_and_from_choose_stages_whose_inputs_are_done(tmp_path):
     declare_done(placed["prepare"])
     declare_done(placed["build"])
     assert list(choose_stages(placed, "train", None, ())) == ["train"]
-    assert list(choose_stages(placed, None, "train", ())) == ["train", "freeze_bn", "evaluate", "report"]
+    assert list(choose_stages(placed, None, "train", ())) == ["train", "freeze_bn", "evaluate", "fuse", "report"]
 
 
 def test_missing_inputs_are_named_with_the_commands_that_make_them(tmp_path):
@@ -78,9 +78,9 @@ def test_a_finished_stage_may_be_asked_for_without_its_inputs(tmp_path):
     assert list(choose_stages(placed, "train", None, ())) == ["train"]
 
 
-@pytest.mark.parametrize(("only", "first", "option"), [("fuse", None, "--only"), (None, "fuse", "--from")])
+@pytest.mark.parametrize(("only", "first", "option"), [("melt", None, "--only"), (None, "melt", "--from")])
 def test_unknown_stages_are_refused_with_the_known_ones(tmp_path, only, first, option):
-    message = f"{option}: this recipe needs no stage 'fuse' \\(its stages: {', '.join(ALL)}\\)"
+    message = f"{option}: this recipe needs no stage 'melt' \\(its stages: {', '.join(ALL)}\\)"
     with pytest.raises(UserError, match=message):
         choose_stages(place(tmp_path, small_recipe(tmp_path)), only, first, ())
 
@@ -88,14 +88,14 @@ def test_unknown_stages_are_refused_with_the_known_ones(tmp_path, only, first, o
 @pytest.mark.parametrize(
     ("section", "values", "changed"),
     [
-        ("optim", {"lr": 0.1}, ["train", "freeze_bn", "evaluate", "report"]),
-        ("freeze_bn", {"scope": "statistics"}, ["freeze_bn", "evaluate", "report"]),
-        ("freeze_bn", {"last_epochs": 0}, ["train", "evaluate", "report"]),
-        ("evaluate", {"batch": 9}, ["evaluate", "report"]),
-        ("model", {"dropout": 0.5}, ["build", "train", "freeze_bn", "evaluate", "report"]),
+        ("optim", {"lr": 0.1}, ["train", "freeze_bn", "evaluate", "fuse", "report"]),
+        ("freeze_bn", {"scope": "statistics"}, ["freeze_bn", "evaluate", "fuse", "report"]),
+        ("freeze_bn", {"last_epochs": 0}, ["train", "evaluate", "fuse", "report"]),
+        ("evaluate", {"batch": 9}, ["evaluate", "fuse", "report"]),
+        ("model", {"dropout": 0.5}, ["build", "train", "freeze_bn", "evaluate", "fuse", "report"]),
         ("checkpoint", {"keep_last": 7}, []),
         ("loader", {"threads": 7}, []),
-        ("loader", {"backend": "reference"}, ["train", "freeze_bn", "evaluate", "report"]),
+        ("loader", {"backend": "reference"}, ["train", "freeze_bn", "evaluate", "fuse", "report"]),
     ],
 )
 def test_changed_stages_are_those_whose_key_changes(tmp_path, section, values, changed):

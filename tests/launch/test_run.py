@@ -103,8 +103,8 @@ def test_a_stopped_run_goes_on_with_the_command_it_prints_and_ends_with_its_resu
     assert process.returncode == EXIT_STOPPED, err
     assert "Traceback" not in err
     assert "ChildFailedError" not in err
-    assert "[1/6] prepare: already done in" in out
-    assert "[3/6] train: train to the epoch where the batch norms freeze" in out
+    assert "[1/7] prepare: already done in" in out
+    assert "[3/7] train: train to the epoch where the batch norms freeze" in out
     shown = status(run, capsys)
     assert "stopped, resumable" in shown
     assert "checkpoint after step" in shown
@@ -114,18 +114,20 @@ def test_a_stopped_run_goes_on_with_the_command_it_prints_and_ends_with_its_resu
     done = subprocess.run(shlex.split(last.removeprefix("to go on: ")), cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "going on after step" in done.stdout
-    assert "[6/6] report: done in" in done.stdout
-    table, report = done.stdout.splitlines()[-4:-2], done.stdout.splitlines()[-1]
+    assert "[7/7] report: done in" in done.stdout
+    table, report = done.stdout.splitlines()[-5:-2], done.stdout.splitlines()[-1]
     assert table[0].split() == ["crop", "plan", "views", "top-1", "error", "top-5", "error"]
     assert table[1].split()[:2] == ["center32", "1"]
+    assert table[2].split()[:3] == ["fused,", "1", "member"]
+    assert table[1].split()[-4:] == table[2].split()[-4:]
     assert Path(report.removeprefix("report: ")).is_file()
     shown = status(run, capsys)
-    assert shown.count(" done ") == 6
+    assert shown.count(" done ") == 7
     assert "in 2 starts" in shown
 
     again = launch("run", recipe, "--run", run)
     assert again.returncode == 0
-    assert again.stdout.count("already done") == 6
+    assert again.stdout.count("already done") == 7
     assert again.stdout.splitlines()[-1] == report
 
 
@@ -215,7 +217,7 @@ def test_a_finished_stage_with_an_unreadable_manifest_is_not_passed_over(recipe,
     [
         (["run", "configs/none.yaml"], "configs/none.yaml: no such file"),
         (["run", "configs/demo.yaml", "processes=5", "global_batch=64"], "64 images cannot be shared equally by 5"),
-        (["run", "configs/demo.yaml", "--only", "fuse"], "--only: this recipe needs no stage 'fuse'"),
+        (["run", "configs/demo.yaml", "--only", "melt"], "--only: this recipe needs no stage 'melt'"),
         (["plan", "configs/demo.yaml", "epochs=none"], "train.epochs"),
         (["status", "configs"], "this is not a run directory"),
     ],

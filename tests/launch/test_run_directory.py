@@ -55,7 +55,7 @@ def test_another_config_is_refused_with_all_differences_and_their_stages(tmp_pat
         f"{run} was set up with another config; this one differs in",
         "  optim.lr: 0.05 -> 0.1",
         "  train.label_smoothing: 0.1 -> 0.0",
-        "stages that would start anew, in new directories: train, freeze_bn, evaluate, report",
+        "stages that would start anew, in new directories: train, freeze_bn, evaluate, fuse, report",
         "stages that would be kept: prepare, build",
         "give another --run DIR to keep both runs, or --accept-changes to go on in this one",
     ]
@@ -82,7 +82,7 @@ def test_freezing_another_checkpoint_is_another_config(tmp_path):
     assert changes is not None
     assert changes.splitlines()[1:] == [
         f'  freeze_bn.from_checkpoint: null -> "{tmp_path}"',
-        "stages that would start anew, in new directories: freeze_bn, evaluate, report",
+        "stages that would start anew, in new directories: freeze_bn, evaluate, fuse, report",
         "stages that would be kept: prepare, build, train",
     ]
 
@@ -92,7 +92,7 @@ def test_another_weight_file_is_another_config(tmp_path):
     old.touch()
     new.touch()
     start(tmp_path / "run", small_recipe(tmp_path, evaluate={"weights": str(old)}))
-    with pytest.raises(UserError, match=r"evaluate\.weights: .*\n.* in new directories: evaluate, report\n"):
+    with pytest.raises(UserError, match=r"evaluate\.weights: .*\n.* in new directories: evaluate, fuse, report\n"):
         start(tmp_path / "run", small_recipe(tmp_path, evaluate={"weights": str(new)}))
 
 

@@ -102,7 +102,7 @@ def test_submitting_twice_queues_nothing_twice(queue, run, capsys):
     submit(run)
     capsys.readouterr()
     assert submit(run) == 0
-    assert len(queue.jobs) == 6
+    assert len(queue.jobs) == 7
     assert "nothing new to submit" in capsys.readouterr().out
 
 
@@ -110,15 +110,16 @@ def test_only_what_is_neither_done_nor_queued_is_submitted_behind_what_is_queued
     submit(run)
     finish(run, "build")
     queue.jobs["103"] = QueuedJob("103", "FAILED")
-    queue.jobs["104"] = queue.jobs["105"] = QueuedJob("104", "CANCELLED")
+    queue.jobs["104"] = queue.jobs["105"] = queue.jobs["106"] = QueuedJob("104", "CANCELLED")
     assert submit(run) == 0
-    assert {job: queue.after[job] for job in ("106", "107", "108")} == {
-        "106": ("100", "102"),
-        "107": ("100", "106"),
-        "108": ("100", "102", "106", "107"),
+    assert {job: queue.after[job] for job in ("107", "108", "109", "110")} == {
+        "107": ("100", "102"),
+        "108": ("100", "107"),
+        "109": ("100", "108"),
+        "110": ("100", "102", "107", "108", "109"),
     }
     assert submit(run, "--only", "train") == 0
-    assert len(queue.jobs) == 9
+    assert len(queue.jobs) == 11
 
 
 def test_a_submission_that_breaks_off_goes_on_where_it_broke_off(queue, run, capsys):
@@ -154,7 +155,7 @@ def test_jobs_of_another_config_of_the_run_must_be_ended_first(queue, run, capsy
 def test_a_dry_run_prints_every_script_and_touches_nothing(queue, run, capsys):
     assert submit(run, "--dry-run") == 0
     shown = capsys.readouterr().out
-    assert shown.count("#!/bin/bash\n") == 6
+    assert shown.count("#!/bin/bash\n") == 7
     assert (
         "train: sbatch --parsable --kill-on-invalid-dep=yes --dependency=afterok:<job of prepare>:<job of build>"
         in shown
@@ -174,7 +175,7 @@ def test_cancel_ends_what_is_alive_last_stage_first_and_says_how_to_go_on(queue,
     queue.jobs["100"] = QueuedJob("100", "COMPLETED")
     capsys.readouterr()
     assert main(["cancel", str(run)]) == 0
-    assert queue.cancelled == ["105", "104", "103", "102", "101"]
+    assert queue.cancelled == ["106", "105", "104", "103", "102", "101"]
     shown = capsys.readouterr().out
     assert "cancelled train (102), which was pending" in shown
     assert f"-m launch submit {run}/config.yaml --profile {PROFILE} --run {run}" in shown
@@ -190,15 +191,15 @@ def test_after_cancel_all_is_submitted_anew_once_the_old_jobs_are_gone(queue, ru
     assert "cancelled jobs are still ending: 102 (train); try again in a moment" in capsys.readouterr().err
     queue.jobs["102"] = QueuedJob("102", "CANCELLED")
     assert submit(run) == 0
-    assert len(queue.jobs) == 12
+    assert len(queue.jobs) == 14
 
 
 def test_an_ensemble_is_a_job_array_a_stage_whose_tasks_wait_for_their_own_member_s(queue, run, capsys):
     assert submit(run, "--seeds", "1,2,3") == 0
-    assert len(queue.jobs) == 6
+    assert len(queue.jobs) == 7
     assert queue.after["102"] == ("100", "101")
     records = read_jobs(run / "seed3")
-    assert [job.job for job in records] == [f"{number}_2" for number in range(100, 106)]
+    assert [job.job for job in records] == [f"{number}_2" for number in range(100, 107)]
     assert records[2].waits_for == ("100_2", "101_2")
     assert records[2].log == str(run / "jobs" / "train-102_2.log")
     assert read_run_config(run / "seed3").seed == 3
@@ -214,8 +215,8 @@ def test_members_that_stand_at_different_stages_get_jobs_of_their_own(queue, run
     )
     finish(run / "seed1", "build")
     submit(run, "--seeds", "1,2")
-    assert [job.job for job in read_jobs(run / "seed1")[6:]] == ["118", "119", "120", "121", "122"]
-    assert len(read_jobs(run / "seed2")) == 12
+    assert [job.job for job in read_jobs(run / "seed1")[7:]] == ["121", "122", "123", "124", "125", "126"]
+    assert len(read_jobs(run / "seed2")) == 14
 
 
 def test_members_are_named_by_what_tells_them_apart():
@@ -238,8 +239,8 @@ def test_logs_prints_what_the_latest_job_of_a_stage_printed(queue, run, capfd):
     Path(read_jobs(run)[2].log).write_text("step 1\n")
     assert main(["logs", str(run), "train"]) == 0
     assert capfd.readouterr().out == "step 1\n"
-    assert main(["logs", str(run), "fuse"]) == 2
-    assert "this run has no stage 'fuse' (its stages: prepare," in capfd.readouterr().err
+    assert main(["logs", str(run), "melt"]) == 2
+    assert "this run has no stage 'melt' (its stages: prepare," in capfd.readouterr().err
 
 
 def test_following_a_log_starts_before_it_exists_and_ends_with_its_job(tmp_path):

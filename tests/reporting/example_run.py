@@ -13,17 +13,22 @@ from pipeline.config.crop_plan import CropPlan
 from pipeline.config.reader import write_run_config
 from pipeline.config.schema import Config
 from pipeline.data.findings import Finding, write_findings
-from pipeline.data.index import ImageClass, ImageRecord, write_dataset
+from pipeline.data.ilsvrc import read_ilsvrc2012
+from pipeline.data.index import Dataset, ImageClass, ImageRecord, read_dataset, write_dataset
 from pipeline.evaluation.crops import count_views
+from pipeline.evaluation.ensemble import fuse
+from pipeline.evaluation.members import read_members
 from pipeline.evaluation.metrics import class_table, error_percent, rank_scores, worst_mistakes
 from pipeline.models.spec import SPECS
 from pipeline.models.summary import summarise
+from pipeline.runs.artifact import sha256_of
 from pipeline.runs.life import recorded_life
 from pipeline.runs.manifest import Manifest, describe_outputs, write_manifest
 from pipeline.runs.provenance import collect_provenance
 from pipeline.runs.stage import PlacedStage, place_stages
 from pipeline.tracking.events import EventLog
 from stages import STAGES
+from tests.evaluation.ensemble_members import write_scores
 
 HOSTILE = "<script>alert('x')</script> & \"co\""
 STEPS_PER_EPOCH = 10
@@ -141,33 +146,45 @@ def _train(placed: PlacedStage, config: Config, folder: Path, num_val: int) -> t
 
 
 def _evaluate(placed: PlacedStage, config: Config, folder: Path, num_val: int) -> tuple[list[str], dict[str, Any]]:
-    count, num_classes = max(num_val, config.model.num_classes), config.model.num_classes
+    dataset = read_dataset(_input(placed, "prepare"))
     generator = np.random.default_rng(3)
-    labels = np.arange(count) % num_classes
     plans = config.evaluate.resolved_plans()
-    results = [_plan_result(placed, plan, labels, num_classes, generator) for plan in plans]
+    results = [_plan_result(placed, plan, dataset, generator) for plan in plans]
     content = {
-        "weights": {"path": "weights.safetensors", "sha256": "ab" * 32},
-        "images": count,
-        "classes": num_classes,
+        "weights": {"path": "weights.safetensors", "sha256": "sha256 of weights.safetensors"},
+        "device": "cpu",
+        "images": len(dataset.val),
+        "classes": len(dataset.classes),
         "plans": results,
     }
     (placed.directory / "results.json").write_text(json.dumps(content))
-    return ["results.json", *(result["per_class"] for result in results)], {}
+    tables = [result["per_class"] for result in results]
+    return ["results.json", *tables, *(path.name for path in sorted(placed.directory.glob("scores-*")))], {}
+
+
+def _fuse(placed: PlacedStage, config: Config, folder: Path, num_val: int) -> tuple[list[str], dict[str, Any]]:
+    prepare, evaluate = _input(placed, "prepare"), _input(placed, "evaluate")
+    members = read_members([evaluate / f"scores-{plan.name}.npy" for plan in config.evaluate.resolved_plans()])
+    dataset = read_dataset(prepare)
+    fusion = fuse(members, dataset, prepare, config.fuse, config.seed, placed.directory, read_ilsvrc2012())
+    return fusion.outputs, {}
+
+
+def _input(placed: PlacedStage, name: str) -> Path:
+    return placed.directory.parent / f"{name}-{placed.input_keys[name]}"
 
 
 def _plan_result(
-    placed: PlacedStage, plan: CropPlan, labels: np.ndarray, num_classes: int, generator: np.random.Generator
+    placed: PlacedStage, plan: CropPlan, dataset: Dataset, generator: np.random.Generator
 ) -> dict[str, Any]:
-    scores = generator.normal(0, 1, (len(labels), num_classes))
-    scores[np.arange(len(labels)), labels] += 2
-    ranking = rank_scores(np.log(np.exp(scores) / np.exp(scores).sum(1, keepdims=True)).astype(np.float16), labels)
-    classes = [
-        ImageClass(label, f"n{label:08d}", HOSTILE if label == 1 else f"word {label}", None)
-        for label in range(num_classes)
-    ]
+    labels, num_classes = dataset.val.labels, len(dataset.classes)
+    logits = generator.normal(0, 1, (len(labels), num_classes))
+    logits[np.arange(len(labels)), labels] += 2
+    scores = np.log(np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).astype(np.float16)
+    path = write_scores(placed.directory, plan.name, scores, dataset)
+    ranking = rank_scores(scores, labels)
     table = f"per-class-{plan.name}.tsv"
-    (placed.directory / table).write_text(class_table(ranking, classes))
+    (placed.directory / table).write_text(class_table(ranking, dataset.classes))
     errors = {k: ranking.errors(k) for k in (1, 5)}
     return {
         "name": plan.name,
@@ -176,10 +193,17 @@ def _plan_result(
         **{f"top{k}_error_percent": error_percent(errors[k], len(labels)) for k in (1, 5)},
         **{f"top{k}_errors": errors[k] for k in (1, 5)},
         "seconds": 2.5,
-        "scores": {"file": "none", "sha256": "none"},
+        "scores": {"file": path.name, "sha256": sha256_of(path)},
         "per_class": table,
         "mistakes": worst_mistakes(ranking, 24),
     }
 
 
-WRITERS = {"prepare": _prepare, "build": _build, "train": _train, "freeze_bn": _train, "evaluate": _evaluate}
+WRITERS = {
+    "prepare": _prepare,
+    "build": _build,
+    "train": _train,
+    "freeze_bn": _train,
+    "evaluate": _evaluate,
+    "fuse": _fuse,
+}

@@ -4,20 +4,35 @@ import base64
 import dataclasses
 import html
 import io
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.config.schema import Config
+from pipeline.reporting.comparison import ClassChange, Comparison
+from pipeline.reporting.confusion import confusions
 from pipeline.reporting.page import Report, render_report
 from pipeline.reporting.record import RunRecord, read_run_record
 from stages import STAGES
 from tests.reporting.example_run import HOSTILE, input_directories, make_config, make_run
 
+PLOTS = [
+    "calibration_center32.png",
+    "calibration_fused.png",
+    "cost.png",
+    "images_per_second.png",
+    "loss.png",
+    "lr.png",
+    "validation.png",
+    "views.png",
+    "worst_classes.png",
+]
 ORDER = tuple(spec.name for spec in STAGES)
 
 
@@ -139,7 +154,9 @@ def test_the_mistakes_are_pictures_with_both_classes_and_the_probability(record:
     true, predicted = (record.dataset.classes[first[name]] for name in ("label", "predicted"))
     assert f"true {true.words} rank {first['label_rank'] + 1} predicted {predicted.words}" in text
     assert f"{predicted.words} {100 * first['probability']:.1f} %" in text
-    assert report.html.count("data:image/jpeg") == len(record.results["plans"][0]["mistakes"])
+    confused = confusions(record.rankings["center32"])
+    assert len(confused) > 3
+    assert report.html.count("data:image/jpeg") == len(record.results["plans"][0]["mistakes"]) + len(confused)
 
 
 def test_an_image_that_is_gone_leaves_its_words(record: RunRecord, tmp_path: Path) -> None:
@@ -155,13 +172,7 @@ def test_the_same_run_gives_the_same_page_and_plots(record: RunRecord, report: R
 
 
 def test_plots_are_files_too(report: Report) -> None:
-    assert sorted(report.plots) == [
-        "images_per_second.png",
-        "loss.png",
-        "lr.png",
-        "validation.png",
-        "worst_classes.png",
-    ]
+    assert sorted(report.plots) == PLOTS
     for content in report.plots.values():
         assert content.startswith(b"\x89PNG")
 
@@ -193,7 +204,13 @@ def test_weights_from_a_file_are_reported_without_training(tmp_path: Path) -> No
     assert "how they were trained is not known" in page.text
     assert "Weight decay" not in page.text
     assert {"training", "network"}.isdisjoint(page.ids)
-    assert sorted(report.plots) == ["worst_classes.png"]
+    assert sorted(report.plots) == [
+        "calibration_c.png",
+        "calibration_fused.png",
+        "cost.png",
+        "views.png",
+        "worst_classes.png",
+    ]
 
 
 def test_imagenet_stands_beside_the_papers_numbers(tmp_path: Path) -> None:
@@ -209,7 +226,7 @@ def test_imagenet_stands_beside_the_papers_numbers(tmp_path: Path) -> None:
     assert "Not comparable" not in page.text
     assert "18.68 4.47 Table 8, 224 px" in page.text
     assert "17.28 3.79 Table 8, 320 px" in page.text
-    assert page.text.count("no counterpart") == 1
+    assert page.text.count("no counterpart") == 2, "the ten crops and the fusion"
     plans = record.results["plans"]
     own = "This run, center224 {top1_error_percent:.2f} {top5_error_percent:.2f}".format(**plans[0])
     assert own in page.text
@@ -219,10 +236,17 @@ def test_imagenet_stands_beside_the_papers_numbers(tmp_path: Path) -> None:
 def test_a_run_without_a_mistake_says_so(record: RunRecord) -> None:
     plans = [{**plan, "mistakes": []} for plan in record.results["plans"]]
     classes = tuple(dataclasses.replace(row, top1_errors=0, top5_errors=0) for row in record.class_errors)
-    perfect = dataclasses.replace(record, results={**record.results, "plans": plans}, class_errors=classes)
+    rankings = {
+        name: dataclasses.replace(ranking, ranks=np.zeros_like(ranking.ranks), predicted=ranking.labels)
+        for name, ranking in record.rankings.items()
+    }
+    perfect = dataclasses.replace(
+        record, results={**record.results, "plans": plans}, class_errors=classes, rankings=rankings
+    )
     text = Elements(render_report(perfect, ORDER).html).text
     assert "every validation image was classified correctly" in text
     assert "No class has an error." in text
+    assert "None: no class was taken for another." in text
 
 
 def test_the_findings_of_prepare_are_listed(report: Report) -> None:
@@ -234,5 +258,53 @@ def test_the_findings_of_prepare_are_listed(report: Report) -> None:
 
 def test_tables_for_wandb_have_plain_values(report: Report, record: RunRecord) -> None:
     table = report.tables["results"]
-    assert [len(row) for row in table["rows"]] == [len(table["columns"])] * len(record.results["plans"])
-    assert table["rows"][0][0] == "center32"
+    assert [row[0] for row in table["rows"]] == ["center32", "flipped", "fused"]
+    assert [row[0] for row in report.tables["ensemble"]["rows"]] == ["center32", "flipped"]
+    predictions = report.tables["predictions"]["rows"]
+    assert len(predictions) == len(record.dataset.val)
+    ranking = record.rankings["center32"]
+    assert [row[4] == 1 for row in predictions] == (ranking.ranks == 0).tolist()
+    for name, found in report.tables.items():
+        assert {len(row) for row in found["rows"]} == {len(found["columns"])}, name
+    json.dumps(report.tables, allow_nan=False)
+
+
+def test_the_ensemble_is_told_with_its_members(record: RunRecord, report: Report) -> None:
+    text = Elements(report.html).text
+    fused = record.fusion["errors"]["top1"]
+    assert f"fused {fused['percent']:.2f} [{fused['low']:.2f}, {fused['high']:.2f}]" in text
+    for member in record.fusion["members"]:
+        alone = member["alone"]["top1"]
+        assert f"{member['name']} {member['weight']:.3f} {alone['percent']:.2f}" in text
+    assert f"{record.fusion['disagreement_percent'][0][1]:.2f}" in text
+    assert "There are no contest files: the images are folder, not the contest's." in text
+
+
+def test_a_choice_of_members_is_told_with_how_it_was_judged(tmp_path: Path) -> None:
+    config = make_config(tmp_path, fuse={"selection": "greedy"})
+    text = Elements(render_report(record_of(tmp_path, config), ORDER).html).text
+    assert "no image is judged by weights it helped to choose" in text
+    assert "The two halves have a top-1 / top-5 error of" in text
+
+
+def test_the_cost_of_every_plan_is_told(record: RunRecord, report: Report) -> None:
+    text = Elements(report.html).text
+    plan = record.results["plans"][0]
+    assert f"{plan['images'] / plan['seconds']:,.1f} 1 {plan['seconds']:,.1f}" in text
+    assert "Process-seconds" in text
+    on_gpu = dataclasses.replace(record, results={**record.results, "device": "NVIDIA H100"})
+    assert "GPU-seconds" in Elements(render_report(on_gpu, ORDER).html).text
+
+
+def test_classes_are_compared_with_another_run(record: RunRecord, tmp_path: Path) -> None:
+    better = tuple(
+        dataclasses.replace(row, top1_errors=row.top1_errors - (row.label == 2)) for row in record.class_errors
+    )
+    changes = tuple(ClassChange(now, other) for now, other in zip(better, record.class_errors, strict=True))
+    comparison = Comparison("runs/other", "center32", changes[2:3], (), 5, 6)
+    page = Elements(render_report(dataclasses.replace(record, comparison=comparison), ORDER).html)
+    now, percents = changes[2].now, [row.top1_error_percent for row in (changes[2].other, changes[2].now)]
+    assert "beside those of runs/other, in percent; 5 of 6 classes" in page.text
+    shown = f"{percents[0]:.2f} {percents[1]:.2f} {changes[2].percent:+.2f}"
+    assert f"{now.words} {now.images} {shown}" in page.text
+    assert "changes" in page.ids

@@ -11,7 +11,7 @@ from pipeline.runs.stage import place_stages
 from stages import STAGES
 from tests.recipes import small_recipe
 
-ALL = {"prepare", "build", "train", "freeze_bn", "evaluate", "report"}
+ALL = {"prepare", "build", "train", "freeze_bn", "evaluate", "fuse", "report"}
 
 
 def keys(config: Config) -> dict[str, str]:
@@ -43,11 +43,12 @@ def test_operations_are_in_no_key(operations: dict[str, Any]) -> None:
         ({"data": {"exclude": ["train/a/b.jpg"]}}, ALL - {"build"}),
         ({"seed": 12}, ALL - {"prepare"}),
         ({"model": {"dropout": 0.1}}, ALL - {"prepare"}),
-        ({"optim": {"lr": 0.06}}, {"train", "freeze_bn", "evaluate", "report"}),
-        ({"train": {"epochs": 7}}, {"train", "freeze_bn", "evaluate", "report"}),
-        ({"freeze_bn": {"last_epochs": 1}}, {"train", "freeze_bn", "evaluate", "report"}),
-        ({"freeze_bn": {"scope": "statistics"}}, {"freeze_bn", "evaluate", "report"}),
-        ({"evaluate": {"batch": 4}}, {"evaluate", "report"}),
+        ({"optim": {"lr": 0.06}}, {"train", "freeze_bn", "evaluate", "fuse", "report"}),
+        ({"train": {"epochs": 7}}, {"train", "freeze_bn", "evaluate", "fuse", "report"}),
+        ({"freeze_bn": {"last_epochs": 1}}, {"train", "freeze_bn", "evaluate", "fuse", "report"}),
+        ({"freeze_bn": {"scope": "statistics"}}, {"freeze_bn", "evaluate", "fuse", "report"}),
+        ({"evaluate": {"batch": 4}}, {"evaluate", "fuse", "report"}),
+        ({"fuse": {"averaging": "logits"}}, {"fuse", "report"}),
     ],
 )
 def test_a_change_touches_the_stages_it_can_change_and_those_after_them(
@@ -68,7 +69,7 @@ def test_a_weight_file_needs_no_training_and_its_content_is_in_the_key(tmp_path:
     config = small_recipe(Path("/images"), evaluate={"weights": str(file)})
     placed = place_stages(config, Path("run"), STAGES)
     assert placed["evaluate"].inputs == ("prepare",)
-    assert placed["report"].inputs == ("prepare", "evaluate")
+    assert placed["report"].inputs == ("prepare", "evaluate", "fuse")
     file.write_bytes(b"two")
     assert keys(config)["evaluate"] != placed["evaluate"].key
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -15,24 +17,29 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.config.crop_plan import CropPlan
+from pipeline.config.crop_plan import CropPlan, CropView
 from pipeline.config.reader import write_run_config
 from pipeline.config.schema import Config
-from pipeline.data.index import read_dataset
+from pipeline.data.batch import View
+from pipeline.data.index import UNLABELLED, read_dataset
 from pipeline.data.normalisation import Preprocessor
 from pipeline.distributed import Collective
 from pipeline.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER_ERROR
+from pipeline.evaluation.inference import ViewScorer
 from pipeline.evaluation.parts import Part, PartFolder
+from pipeline.evaluation.scores import read_scores as read_score_file
 from pipeline.evaluation.validation import validate
+from pipeline.exchange.known import Published
+from pipeline.exchange.preprocessing import Preprocessing
 from pipeline.models import create_model
-from pipeline.models.weights import load_weights
+from pipeline.models.weights import load_weights, read_weights, save_weights
 from pipeline.ranks import Ranks
 from pipeline.runs.artifact import sha256_of
 from pipeline.runs.manifest import Manifest, describe_outputs, read_manifest, write_manifest
 from pipeline.runs.outcome import read_outcome
 from pipeline.runs.stage import place_stages
 from pipeline.tracking.events import read_events
-from stages import STAGES
+from stages import STAGES, scoring
 from stages.runner import run_stage
 from tests.evaluation.small_run import (
     CENTER,
@@ -43,7 +50,9 @@ from tests.evaluation.small_run import (
     make_config,
     make_run,
     make_weights,
+    prepare,
     prepare_directory,
+    read_records,
 )
 from tests.processes import finish, run_stage_to_end, start_stage
 
@@ -252,7 +261,7 @@ def test_finished_parts_are_not_computed_again(
     directory = evaluate_directory(run, config)
     marker = np.full((4, NUM_CLASSES), -1.5, dtype=np.float16)
     made_from = json.loads((directory / "scores-center.json").read_text())["made_from"]
-    made_from["plan"] = MANY.model_dump(mode="json")
+    made_from["plan"] = MANY.model_dump(mode="json", exclude={"name"})
     parts = PartFolder(directory / "parts-many", made_from, NUM_IMAGES, NUM_CLASSES, 4)
     pending, problems = parts.survey()
     assert 0 not in pending
@@ -365,6 +374,169 @@ def test_weights_of_another_network_end_it_with_the_first_differing_tensors(
     assert str(other) in said
     assert "last_linear.weight is (8, " in said
     assert "Traceback" not in said
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Whenever images pass through the network, the name of the plan they do so for."""
+    names: list[str] = []
+
+    class NamingScorer(ViewScorer):
+        def __init__(self, model: torch.nn.Module, plan: CropPlan, *others: Any) -> None:
+            super().__init__(model, plan, *others)
+            self._name = plan.name
+
+        def log_probabilities(self, views: tuple[View, ...]) -> torch.Tensor:
+            names.append(self._name)
+            return super().log_probabilities(views)
+
+    monkeypatch.setattr(scoring, "ViewScorer", NamingScorer)
+    return names
+
+
+def test_a_plan_more_makes_forward_passes_for_itself_alone(
+    folder: Path, tmp_path: Path, finished: dict[int, Path], scored: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = copy_run(folder / "world-1", tmp_path)
+    dense = CropPlan(name="dense", views=(CropView(resize_px=36, dense="global", mirror=True),))
+    renamed = MANY.model_copy(update={"name": "renamed"})
+    config = make_config(folder, plans=[renamed, dense, CENTER])
+    assert run_stage("evaluate", config, run) == EXIT_DONE
+    assert set(scored) == {"dense"}
+    earlier, later = (evaluate_directory(run, each) for each in (make_config(folder), config))
+    assert f"plan 'renamed': the scores are there already, in {earlier}" in "".join(capfd.readouterr())
+    for old, new in (("many", "renamed"), ("center", "center")):
+        taken = read_score_file(later / f"scores-{new}.npy")
+        assert taken.path.read_bytes() == (finished[1] / f"scores-{old}.npy").read_bytes()
+        assert taken.description.plan == new
+    results = {plan["name"]: plan for plan in read_results(later)["plans"]}
+    assert results["renamed"]["top1_errors"] == read_results(finished[1])["plans"][1]["top1_errors"]
+    assert results["dense"]["views"] == 2
+    assert [event["plan"] for event in read_events(later, "evaluation")] == ["renamed", "dense", "center"]
+
+
+def test_a_plan_more_leaves_the_parts_of_an_unfinished_plan_good(
+    folder: Path, killed: Path, unbroken: Path, tmp_path: Path, scored: list[str]
+) -> None:
+    run = copy_run(killed, tmp_path)
+    # In parts of 4 images, each a batch of its own.
+    parts = len(list((evaluate_directory(run, make_config(folder, batch=1)) / "parts-many").glob("0*.part")))
+    config = make_config(folder, batch=1, plans=[MANY])
+    assert run_stage("evaluate", config, run) == EXIT_DONE
+    assert len(scored) == NUM_IMAGES - 4 * parts
+    assert (evaluate_directory(run, config) / "scores-many.npy").read_bytes() == (
+        unbroken / "scores-many.npy"
+    ).read_bytes()
+
+
+def test_description_says_which_images_classes_and_weights(folder: Path, finished: dict[int, Path]) -> None:
+    index = read_dataset(prepare_directory(folder / "world-1", make_config(folder))).val
+    description = read_score_file(finished[1] / "scores-many.npy").description
+    weights = folder / "weights.safetensors"
+    assert (description.weights, description.weights_sha256) == (str(weights), sha256_of(weights))
+    assert (description.plan, description.averaging, description.split) == ("many", "probabilities", "val")
+    assert (description.images, description.classes) == (NUM_IMAGES, NUM_CLASSES)
+    names = "\n".join(path.rpartition("/")[2] for path in index.paths)
+    assert description.images_sha256 == hashlib.sha256(names.encode()).hexdigest()
+    folders = "\n".join(f"class{label}" for label in range(NUM_CLASSES))
+    assert description.classes_sha256 == hashlib.sha256(folders.encode()).hexdigest()
+
+
+def test_images_without_labels_get_scores_and_no_errors(
+    folder: Path, finished: dict[int, Path], tmp_path: Path
+) -> None:
+    run = copy_run(folder / "world-1", tmp_path)
+    # Past the schema, which knows test images of ImageNet alone.
+    config = with_section(with_section(make_config(folder), "data", test="test"), "evaluate", split="test")
+    placed = place_stages(config, run, STAGES)
+    assert "report" not in placed
+    records = read_records(folder)
+    unlabelled = [dataclasses.replace(record, label=UNLABELLED) for record in records]
+    prepare(folder, run, config, val=records[:5], test=unlabelled)
+    assert run_stage("evaluate", config, run) == EXIT_DONE
+    directory = placed["evaluate"].directory
+    for plan in PLANS:
+        np.testing.assert_array_equal(read_scores(directory, plan), read_scores(finished[1], plan))
+    assert read_score_file(directory / "scores-many.npy").description.split == "test"
+    results = read_results(directory)
+    assert (results["split"], results["images"]) == ("test", NUM_IMAGES)
+    assert [sorted(plan) for plan in results["plans"]] == [["images", "name", "scores", "views"]] * 2
+    manifest = read_manifest(directory)
+    assert manifest is not None
+    assert manifest.metrics == {"center": {"views": 1}, "many": {"views": 11}}
+    assert not list(directory.glob("per-class-*"))
+
+
+def test_a_weight_files_own_preprocessing_is_used_and_told(
+    folder: Path, tmp_path: Path, finished: dict[int, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = copy_run(folder / "world-1", tmp_path)
+    mean, std = (100.0, 110.0, 120.0), (50.0, 60.0, 70.0)
+    in_recipe = with_section(make_config(folder), "data", mean=mean, std=std)
+    prepare(folder, run, in_recipe)
+    assert run_stage("evaluate", in_recipe, run) == EXIT_DONE
+    capfd.readouterr()
+    scores = {}
+    for name, preprocessing in {
+        "same": Preprocessing(mean, std, "bilinear_antialias"),
+        "resize": Preprocessing(mean, std, "bilinear"),
+        "max_pool": Preprocessing(mean, std, "bilinear_antialias", "padded"),
+    }.items():
+        weights = tmp_path / f"{name}.safetensors"
+        save_weights(weights, read_weights(folder / "weights.safetensors"), preprocessing.metadata())
+        config = make_config(folder, weights=str(weights))
+        assert run_stage("evaluate", config, run) == EXIT_DONE
+        said = f"{weights} asks for other preprocessing than the recipe's, and gets it: {preprocessing.sentence()}"
+        assert said in "".join(capfd.readouterr())
+        directory = evaluate_directory(run, config)
+        assert read_results(directory)["preprocessing"] == preprocessing.metadata()
+        scores[name] = read_scores(directory, CENTER).astype(np.float64)
+    expected = read_scores(evaluate_directory(run, in_recipe), CENTER).astype(np.float64)
+    np.testing.assert_array_equal(scores["same"], expected)
+    for name in ("resize", "max_pool"):
+        assert np.abs(scores[name] - expected).mean() > 0.01
+
+
+def test_published_figures_are_told_for_known_weights_and_no_others(
+    folder: Path, tmp_path: Path, finished: dict[int, Path], capfd: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    run = copy_run(folder / "world-1", tmp_path)
+    known = Published("small.pth", "Somebody reports", "cadene", "c0ffee", 18.0, 4.0)
+    asked = []
+    monkeypatch.setattr("stages.evaluate.published", lambda metadata: asked.append(metadata) or known)
+    weights = tmp_path / "known.safetensors"
+    save_weights(weights, read_weights(folder / "weights.safetensors"), {"source_layout": "cadene"})
+    config = make_config(folder, weights=str(weights))
+    assert run_stage("evaluate", config, run) == EXIT_DONE
+    told = (
+        "Somebody reports 18 / 4 % top-1 / top-5 error for small.pth, on ILSVRC 2012's 50,000 validation images with "
+        f"center224; not comparable with {CENTER.name} of {NUM_IMAGES} images"
+    )
+    assert told in "".join(capfd.readouterr())
+    assert asked == [{"source_layout": "cadene"}]
+    assert read_results(evaluate_directory(run, config))["published"] == told
+    assert read_results(evaluate_directory(run, make_config(folder)))["published"] is None
+
+
+def test_a_missing_image_is_named_and_finished_scores_stay(
+    folder: Path, tmp_path: Path, finished: dict[int, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = copy_run(folder / "world-1", tmp_path)
+    config = with_section(make_config(folder, plans=[CENTER]), "evaluate", batch=37)
+    earlier = evaluate_directory(run, make_config(folder))
+    content = {file.name: file.read_bytes() for file in earlier.iterdir() if file.is_file()}
+    index = read_dataset(prepare_directory(run, config)).val
+    image = Path(index.file(20))
+    hidden = image.rename(tmp_path / "hidden.jpg")
+    try:
+        assert run_stage("evaluate", config, run) == EXIT_USER_ERROR
+    finally:
+        hidden.rename(image)
+    said = capfd.readouterr().err
+    assert str(image) in said
+    assert "Traceback" not in said
+    assert not list(evaluate_directory(run, config).glob("scores-*"))
+    assert {file.name: file.read_bytes() for file in earlier.iterdir() if file.is_file()} == content
 
 
 @pytest.mark.parametrize("last_epochs", [0, 1])

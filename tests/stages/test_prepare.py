@@ -18,7 +18,7 @@ from pipeline.config.schema import Config
 from pipeline.data import layout
 from pipeline.data.findings import read_findings
 from pipeline.data.ilsvrc import Ilsvrc, Synset, digest_ids
-from pipeline.data.index import read_dataset
+from pipeline.data.index import UNLABELLED, read_dataset
 from pipeline.errors import UserError
 from pipeline.ranks import Ranks
 from pipeline.runs.preemption import StopFlag
@@ -174,7 +174,7 @@ def test_flat_imagenet_is_labelled_by_the_devkits_file(
     ids = (2, 4, 1, 3)
     synsets = tuple(Synset(f"class_{label:02d}", ids[label], 5, f"word {label}") for label in range(4))
     truth = (1, 1, 3, 2, 4)
-    monkeypatch.setattr(layout, "read_ilsvrc2012", lambda: Ilsvrc(synsets, len(truth), digest_ids(truth)))
+    monkeypatch.setattr(layout, "read_ilsvrc2012", lambda: Ilsvrc(synsets, len(truth), 2, digest_ids(truth)))
     (tmp_path / "truth.txt").write_text("\n".join(map(str, truth)) + "\n")
     for number in range(1, 6):
         name = f"ILSVRC2012_val_{number:08d}.JPEG"
@@ -191,6 +191,47 @@ def test_flat_imagenet_is_labelled_by_the_devkits_file(
     assert [one.ilsvrc2012_id for one in dataset.classes] == list(ids)
     assert dataset.val.paths[2] == "ILSVRC2012_val_00000004.JPEG"
     assert result.metrics["findings"] == {"duplicate_across_splits": 4, "excluded": 1}
+    assert dataset.test is None
+
+    (images / "test").mkdir()
+    for number, of_class in ((1, 1), (2, 3)):
+        name = f"ILSVRC2012_test_{number:08d}.JPEG"
+        shutil.copy(images / "train" / f"class_{of_class:02d}" / "0.jpg", images / "test" / name)
+    with_test = config.model_copy(update={"data": config.data.model_copy(update={"test": "test"})})
+    result, _ = run_prepare(tmp_path / "with_test", with_test)
+    unlabelled = read_dataset(tmp_path / "with_test").test
+    assert unlabelled is not None
+    assert list(unlabelled.paths) == ["ILSVRC2012_test_00000001.JPEG", "ILSVRC2012_test_00000002.JPEG"]
+    assert unlabelled.labels.tolist() == [UNLABELLED, UNLABELLED]
+    assert result.metrics["test_images"] == 2
+    assert result.metrics["findings"] == {"duplicate_across_splits": 6, "excluded": 1}
+    assert "test.tsv" in result.outputs
+
+    (images / "test" / "n01440764").mkdir()
+    with pytest.raises(UserError, match=r"data\.test: .* must hold the images themselves \(it holds folders: n0144"):
+        run_prepare(tmp_path / "prepare", with_test)
+
+
+def test_imagenets_validation_images_are_in_the_order_of_their_numbers_in_class_folders_too(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth = (3, 1, 4, 2)
+    synsets = tuple(Synset(f"class_{label:02d}", label + 1, 5, f"word {label}") for label in range(4))
+    monkeypatch.setattr(layout, "read_ilsvrc2012", lambda: Ilsvrc(synsets, len(truth), 1, digest_ids(truth)))
+    for label in range(4):
+        shutil.rmtree(images / "val" / f"class_{label:02d}")
+    for number, ilsvrc2012_id in enumerate(truth, start=1):
+        folder = images / "val" / f"class_{ilsvrc2012_id - 1:02d}"
+        folder.mkdir()
+        shutil.copy(images / "train" / folder.name / "0.jpg", folder / f"ILSVRC2012_val_{number:08d}.JPEG")
+    config = small_recipe(images)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"dataset": "imagenet"})})
+    run_prepare(tmp_path / "prepare", config)
+    dataset = read_dataset(tmp_path / "prepare")
+    assert [path.rpartition("/")[2] for path in dataset.val.paths] == [
+        f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 5)
+    ]
+    assert dataset.val.labels.tolist() == [2, 0, 3, 1]
 
 
 def test_real_images_pass_as_a_folder_and_not_as_imagenet(shared_data: Path, tmp_path: Path) -> None:

@@ -6,9 +6,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pipeline.errors import UserError
+from pipeline.ranks import Ranks
 from pipeline.runs.manifest import read_manifest, verify_outputs
+from pipeline.runs.preemption import StopFlag
 from pipeline.runs.stage import PlacedStage, place_stages
-from stages import STAGES
+from pipeline.tracking.events import EventLog
+from stages import STAGES, report
+from stages.context import StageContext
 from tests.processes import finish, run_stage_to_end, start_stage
 from tests.reporting.example_run import make_config, make_run
 
@@ -25,35 +30,56 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_stage_leaves_the_page_the_plots_and_the_tables(folder: Path) -> None:
-    report = placed_report(folder, folder / "run")
-    manifest = read_manifest(report.directory)
+    directory = placed_report(folder, folder / "run").directory
+    manifest = read_manifest(directory)
     assert manifest is not None
-    verify_outputs(report.directory, manifest)
+    verify_outputs(directory, manifest)
     assert sorted(manifest.outputs) == [
+        "plots/calibration_center32.png",
+        "plots/calibration_fused.png",
+        "plots/cost.png",
         "plots/images_per_second.png",
         "plots/loss.png",
         "plots/lr.png",
         "plots/validation.png",
+        "plots/views.png",
         "plots/worst_classes.png",
         "report.html",
         "tables.json",
     ]
     for name in manifest.outputs:
         if name.endswith(".png"):
-            with Image.open(report.directory / name) as image:
+            with Image.open(directory / name) as image:
                 image.load()
-    assert json.loads((report.directory / "tables.json").read_text())["results"]["rows"][0][0] == "center32"
+    assert json.loads((directory / "tables.json").read_text())["results"]["rows"][0][0] == "center32"
 
 
 def test_the_stage_writes_nowhere_but_into_its_directory(folder: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path, make_config(tmp_path))
-    report = placed_report(tmp_path, run).directory
+    own = placed_report(tmp_path, run).directory
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     run_stage_to_end(run, "report")
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     assert {path for path in after if after[path] != before.get(path)} == {
-        path for path in after if path.is_relative_to(report)
+        path for path in after if path.is_relative_to(own)
     }
+
+
+def test_the_run_to_compare_with_is_read_and_is_in_the_key(tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_config(tmp_path))
+    config = make_config(tmp_path, report={"compare": str(run)})
+    placed = place_stages(config, run, STAGES)
+    assert placed["report"].key != placed_report(tmp_path, run).key
+    directory = tmp_path / "report"
+    directory.mkdir()
+    inputs = {name: placed[name].directory for name in placed["report"].inputs}
+    events = EventLog(directory)
+    report.run(StageContext(config, run, directory, inputs, Ranks(), events, StopFlag()))
+    events.close()
+    assert "6 of 6 classes have as many errors in both" in (directory / "report.html").read_text()
+    placed["evaluate"].directory.rename(tmp_path / "gone")
+    with pytest.raises(UserError, match="this run is not evaluated yet"):
+        place_stages(config, run, STAGES)
 
 
 def test_results_that_changed_since_they_were_written_are_refused(

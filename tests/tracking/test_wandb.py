@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from pipeline.config.schema import Config
-from pipeline.runs.manifest import Manifest, write_manifest
+from pipeline.runs.manifest import Manifest, describe_outputs, write_manifest
 from pipeline.runs.stage import PlacedStage, place_stages
 from pipeline.tracking import wandb as mirror_module
 from pipeline.tracking.events import EventLog
@@ -24,7 +24,14 @@ from pipeline.tracking.wandb import TABLES, WandbMirror
 from pipeline.tracking.wandb_process import metrics_of
 from pipeline.tracking.wandb_state import STATE
 from stages import STAGES
-from tests.tracking.wandb_file import metric_definitions, read_exit_code, read_history, read_run, read_summary
+from tests.tracking.wandb_file import (
+    metric_definitions,
+    read_artifacts,
+    read_exit_code,
+    read_history,
+    read_run,
+    read_summary,
+)
 
 REPOSITORY = Path(__file__).parents[2]
 KEY = "0123456789" * 4
@@ -213,7 +220,8 @@ def test_a_kill_of_everything_leaves_no_torn_file_and_the_next_life_makes_it_goo
     assert logged_steps(run) == list(range(1, 61))
 
 
-def test_results_tables_and_evaluations_are_handed_over(run: Path) -> None:
+def test_results_tables_evaluations_and_scores_are_handed_over(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror_module, "CLOSE_SECONDS", 120.0)  # however slow the machine is today
     train, evaluate = place(run), place(run, "evaluate")
     write_manifest(train.directory, Manifest("train", train.key, {}, {}, {}, {}, {"global_step": 225}))
     warnings: list[str] = []
@@ -227,7 +235,10 @@ def test_results_tables_and_evaluations_are_handed_over(run: Path) -> None:
         json.dumps({"results": {"columns": ["plan", "top1"], "rows": [["a", 1.5]]}})
     )
     metrics = {"10crop": {"top1_error_percent": 11.1}}
-    write_manifest(evaluate.directory, Manifest("evaluate", evaluate.key, {}, {}, {}, {}, metrics))
+    for name in ("scores-10crop.npy", "scores-10crop.json", "results.json"):
+        (evaluate.directory / name).write_text(f"content of {name}")
+    outputs = describe_outputs(evaluate.directory, ["scores-10crop.npy", "scores-10crop.json", "results.json"])
+    write_manifest(evaluate.directory, Manifest("evaluate", evaluate.key, {}, outputs, {}, {}, metrics))
     mirror.close(0)
     assert warnings == []
     (path,) = fragments(run)
@@ -237,6 +248,11 @@ def test_results_tables_and_evaluations_are_handed_over(run: Path) -> None:
     assert read_summary(path)["10crop"]["top1_error_percent"] == 11.1
     (table,) = path.parent.glob("files/media/table/*.json")
     assert json.loads(table.read_text()) == {"columns": ["plan", "top1"], "data": [["a", 1.5]]}
+    (artifact,) = (found for found in read_artifacts(path) if found.type == "scores")
+    assert artifact.name == "small-evaluate-scores"
+    assert {entry.path: entry.local_path for entry in artifact.manifest.contents} == {
+        name: str(evaluate.directory / name) for name in ("scores-10crop.npy", "scores-10crop.json")
+    }
 
 
 @pytest.fixture

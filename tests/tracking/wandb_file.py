@@ -47,6 +47,11 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def read_artifacts(path: Path) -> list[wandb_internal_pb2.ArtifactRecord]:
+    """The artifacts that were logged."""
+    return [record.artifact for record in read_records(path) if record.WhichOneof("record_type") == "artifact"]
+
+
 def read_run(path: Path) -> wandb_internal_pb2.RunRecord:
     """The run's description."""
     return next(record.run for record in read_records(path) if record.WhichOneof("record_type") == "run")

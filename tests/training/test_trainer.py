@@ -13,8 +13,9 @@ from pipeline.data.index import read_dataset
 from pipeline.data.loaders import build_train_loader
 from pipeline.data.normalisation import Preprocessor
 from pipeline.data.order import StreamOrder
+from pipeline.exchange.preprocessing import Preprocessing, read_preprocessing
 from pipeline.models import create_model
-from pipeline.models.weights import read_weights
+from pipeline.models.weights import read_metadata, read_weights
 from pipeline.ranks import Ranks
 from pipeline.runs.manifest import read_manifest
 from pipeline.runs.outcome import read_outcome
@@ -76,6 +77,10 @@ def test_train_stage_is_a_plain_loop_bit_for_bit(tmp_path: Path, images: Path) -
     assert expected.keys() == found.keys()
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
+    # Whoever gets the file can see what its network must be shown.
+    metadata = read_metadata(placed["train"].directory / "weights.safetensors")
+    shown = Preprocessing(config.data.mean, config.data.std, "bilinear_antialias")
+    assert read_preprocessing(metadata, "weights") == shown
 
 
 def test_accumulated_micro_batches_are_one_global_batch(tmp_path: Path, images: Path) -> None:

@@ -23,6 +23,7 @@ stages:
     minutes: 90
   freeze_bn: {nodes: 2, tasks_per_node: 3, minutes: 30}
   evaluate: {minutes: 30, cpus_per_task: 4}
+  fuse: {minutes: 10}
   report: {minutes: 10}
 """
 PROFILES = sorted((REPOSITORY / "slurm" / "profiles").glob("*.yaml"))
@@ -73,7 +74,7 @@ def test_there_is_one_process_for_each_gpu_and_the_profile_s_place_unless_a_stag
         ("nodes: 2\n", "nodes: 0\n", "p.yaml:7: stages.train.nodes: must be greater than 0 (given 0)"),
         ("minutes: 90", "memory_gb: 1.5\n    minutes: 9", "stages.train.memory_gb: must be a whole number or null"),
         ("  report: {minutes: 10}\n", "", "p.yaml:3: stages.report: must be given: a section with the keys nodes, "),
-        ("  report:", "  fuse:", "p.yaml:12: stages.fuse: unknown key (there are: prepare, build, train, freeze_bn,"),
+        ("  report:", "  melt:", "p.yaml:13: stages.melt: unknown key (there are: prepare, build, train, freeze_bn,"),
         ("partition: gpu\n", "nodes: 2\n", "p.yaml:1: nodes: unknown key here (it belongs to stages.prepare or"),
         ("partition: gpu\n", "setup: module load cuda\n", "p.yaml:1: setup: must be a list, each item text"),
         ("    minutes: 90", "    tasks_per_node: 4\n    minutes: 90", "stages.train.tasks_per_node: must be left out"),

@@ -1,0 +1,127 @@
+"""`python -m launch fuse`: any score files fused, without a recipe, and a table of what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from launch.console import say, show, table
+from pipeline.config.crop_plan import Averaging
+from pipeline.config.fusion import FuseConfig
+from pipeline.data.ilsvrc import read_ilsvrc2012
+from pipeline.errors import EXIT_DONE, UserError
+from pipeline.evaluation.ensemble import fuse
+from pipeline.evaluation.members import find_dataset, find_scores, read_members
+from pipeline.runs.artifact import naming_disk_errors, replacing_directory
+from stages import STAGES
+
+_WIDEST_MATRIX = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class FuseRequest:
+    """What the command line of `fuse` asks for."""
+
+    paths: Sequence[Path]
+    """Score files, folders of score files, and runs."""
+    out: Path
+    averaging: Averaging
+    select: Literal["none", "greedy"]
+    weights: str | None
+    """Numbers with commas between them, or the folder of a fusion."""
+    images: Path | None
+    """The run that indexed the images."""
+    seed: int
+
+    @classmethod
+    def of(cls, arguments: argparse.Namespace) -> FuseRequest:
+        """The request that the arguments of `fuse` make."""
+        return cls(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(cls)})
+
+
+def fuse_scores(request: FuseRequest) -> int:
+    """Fuse what the paths stand for into a new folder; returns the exit code of the contract."""
+    out = request.out
+    if out.exists():
+        raise UserError(f"--out: {out} exists already, and nothing is overwritten; choose another folder")
+    config = _settings(request)
+    members = read_members([path for place in request.paths for path in find_scores(place, STAGES)])
+    dataset, prepare = find_dataset(members, request.images)
+    about = members[0].scores.description
+    images_of = f"{about.images:,} {'validation' if about.split == 'val' else 'test'} images"
+    say(f"fusing {len(members)} member{'s' if len(members) > 1 else ''}: {images_of}, {about.classes:,} classes\n")
+    with naming_disk_errors(out):
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with replacing_directory(out) as folder:
+        figures = fuse(members, dataset, prepare, config, request.seed, folder, read_ilsvrc2012()).figures
+    print_fusion(figures)
+    say("")
+    say(figures["contest_files_note"] or f"contest files: {', '.join(figures['contest_files'])}")
+    say(f"written to {out.absolute()}")
+    return EXIT_DONE
+
+
+def print_fusion(figures: Mapping[str, Any]) -> None:
+    """Members, errors with 95 % intervals and disagreements of a fusion, from its fused.json."""
+    members = figures["members"]
+    has_errors = "errors" in figures
+    columns = ["member", "weight", "top-1 error", "top-5 error", "gain, top-1", "gain, top-5"]
+    rows = table(*(columns if has_errors else columns[:2]))
+    for column in rows.columns[1:]:
+        column.justify = "right"
+    for member in members:
+        cells = [f"{member['alone'][k]['percent']:.2f} %" for k in ("top1", "top5")] if has_errors else []
+        if has_errors:
+            gain = member["gain"]
+            cells += ["" if gain is None else f"{gain[k]['percent']:+.2f}" for k in ("top1", "top5")]
+        rows.add_row(member["name"], f"{member['weight']:.3f}", *cells)
+    if has_errors:
+        errors, best = figures["errors"], figures["gain_over_best_member"]
+        shown = [f"{errors[k]['percent']:.2f} %" for k in ("top1", "top5")]
+        rows.add_row("fused", "", *shown, *(f"{best[k]['percent']:+.2f}" for k in ("top1", "top5")))
+    show(rows)
+    if not has_errors:
+        say("test images: their labels were never published, so there are scores and no errors")
+        return
+    intervals = (f"top-{k[3:]} {errors[k]['low']:.2f} to {errors[k]['high']:.2f} %" for k in ("top1", "top5"))
+    say(f"fused, 95 % of resampled image sets: {', '.join(intervals)}")
+    say(
+        "gain: by how many percent points the error is higher without the member; in the last line, with the best "
+        f"member alone ({members[figures['best_member']]['name']})"
+    )
+    if figures["halves"]:
+        say("weights were chosen on each half of the images and judged on the other; the mean of both is shown")
+    if 1 < len(members) <= _WIDEST_MATRIX:
+        _print_disagreement(figures)
+
+
+def _print_disagreement(figures: Mapping[str, Any]) -> None:
+    members = figures["members"]
+    rows = table("first guess differs, % of images", *(str(number) for number in range(1, len(members) + 1)))
+    for column in rows.columns[1:]:
+        column.justify = "right"
+    for number, (member, shares) in enumerate(zip(members, figures["disagreement_percent"], strict=True), start=1):
+        rows.add_row(f"{number} {member['name']}", *(f"{share:.2f}" for share in shares))
+    say("")
+    show(rows)
+
+
+def _settings(request: FuseRequest) -> FuseConfig:
+    weights = request.weights
+    given: str | tuple[float, ...] | None = weights
+    if weights is not None and not Path(weights).exists():
+        try:
+            given = tuple(float(word) for word in weights.split(","))
+        except ValueError:
+            raise UserError(
+                f"--weights: must be numbers with commas between them or the folder of a fusion (given {weights})"
+            ) from None
+    try:
+        return FuseConfig(averaging=request.averaging, selection=request.select, member_weights=given)
+    except ValidationError as error:
+        raise UserError(f"--weights: {'; '.join(problem['msg'] for problem in error.errors())}") from None

@@ -1,0 +1,48 @@
+"""`python -m launch score`: anybody's file of guesses, judged as the contest's devkit judges it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from launch.console import complain, say, show, table
+from pipeline.data.ilsvrc import read_ilsvrc2012
+from pipeline.errors import EXIT_DONE
+from pipeline.evaluation.contest import NUM_GUESSES, Form, flat_errors, read_blacklist, read_guesses, read_truth
+
+_FORMS = {
+    "2012": "ILSVRC2012_IDs, surest first (the form of 2012)",
+    "2014": "ILSVRC2012_IDs, each with a box, which does not count here (the form of 2014 and later)",
+}
+
+
+def score_file(path: Path, truth: Path, blacklist: Path | None, form: Form | None) -> int:
+    """Print the flat errors of the file; returns the exit code of the contract."""
+    ilsvrc = read_ilsvrc2012()
+    ids = read_truth(truth, ilsvrc)
+    is_blacklisted = None if blacklist is None else read_blacklist(blacklist, len(ids))
+    guesses = read_guesses(path, form)
+    errors = flat_errors(guesses, ids, is_blacklisted, ilsvrc)
+    say(f"{len(ids):,} images; read as {_FORMS[guesses.form]}")
+    if guesses.ragged:
+        say(f"{guesses.ragged:,} lines have fewer guesses than the longest one: what is missing counts as wrong")
+    if guesses.ignored:
+        say(f"{guesses.ignored:,} lines have more than {NUM_GUESSES} guesses: those after the fifth do not count")
+    columns = ["guesses", "flat error"]
+    if errors.without_blacklisted is not None:
+        columns.append(f"without the {errors.num_blacklisted:,} blacklisted (not the contest's figure)")
+    rows = table(*columns)
+    for column in rows.columns:
+        column.justify = "right"
+    for number, error in enumerate(errors.all_images):
+        cells = [str(number + 1), f"{100 * error:.3f} %"]
+        if errors.without_blacklisted is not None:
+            cells.append(f"{100 * errors.without_blacklisted[number]:.3f} %")
+        rows.add_row(*cells)
+    say("")
+    show(rows)
+    say(
+        f"\nthe contest's figure: {100 * errors.all_images[-1]:.3f} % flat error with {NUM_GUESSES} guesses, all images"
+    )
+    if errors.mistake is not None:
+        complain(f"warning: this file looks wrong: its lines make sense as {errors.mistake}")
+    return EXIT_DONE

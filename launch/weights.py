@@ -1,0 +1,17 @@
+"""`weights import` and `weights export`: a child process converts, since reading weights takes torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from pipeline.errors import EXIT_FAILED
+
+
+def convert_weights(action: str, file: Path, out: Path, layout: str | None) -> int:
+    """Convert a weight file (`pipeline.exchange`), which says itself what it found; returns the exit code."""
+    command = [sys.executable, "-m", "pipeline.exchange", action, *(["--layout", layout] if layout else [])]
+    # A file may be called anything, also what looks like an option.
+    done = subprocess.run([*command, "--", str(file), str(out)])
+    return done.returncode if done.returncode >= 0 else EXIT_FAILED

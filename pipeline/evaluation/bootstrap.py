@@ -1,0 +1,59 @@
+"""How far chance in the choice of the images moves an error: 95 % intervals from resampled images.
+
+An image is wrong or not, so the number of errors in a resample of N images is binomial, and of the images on which two
+networks differ multinomial: the counts are drawn as such, which is the same as resampling the images one by one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.seeds import derive_seed
+
+_PERCENTILES = (2.5, 97.5)
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """A value in percent of the images, and between which values 95 % of the resamples lie."""
+
+    percent: float
+    low: float
+    high: float
+
+
+class Bootstrap:
+    """Draws resamples; the same for the same seed, figure and errors."""
+
+    def __init__(self, seed: int, samples: int) -> None:
+        self._seed = seed
+        self._samples = samples
+
+    def error(self, is_wrong: Flags, what: str) -> Interval:
+        """Error of one classifier; `what` names the figure, and with it its random numbers."""
+        images = len(is_wrong)
+        wrong = int(is_wrong.sum())
+        return _interval(
+            100 * wrong / images, self._generator(what).binomial(images, wrong / images, self._samples), images
+        )
+
+    def difference(self, is_wrong: Flags, is_wrong_then: Flags, what: str) -> Interval:
+        """By how much the second classifier's error is higher, both judged on the same resamples."""
+        images = len(is_wrong)
+        lost, gained = int((is_wrong_then & ~is_wrong).sum()), int((is_wrong & ~is_wrong_then).sum())
+        shares = np.array([lost, gained, images - lost - gained]) / images
+        counts = self._generator(what).multinomial(images, shares, self._samples)
+        return _interval(100 * (lost - gained) / images, counts[:, 0] - counts[:, 1], images)
+
+    def _generator(self, what: str) -> np.random.Generator:
+        return np.random.default_rng(derive_seed(self._seed, "bootstrap", what))
+
+
+def _interval(percent: float, counts: npt.NDArray[Any], images: int) -> Interval:
+    low, high = np.percentile(100.0 * counts / images, _PERCENTILES)
+    return Interval(percent, float(low), float(high))

@@ -1,0 +1,212 @@
+"""The contest's files of guesses and its measure, as the devkit's `eval_flat.m` and `eval_clsloc.m` have them.
+
+A file has a line for each image, in the order of the images' names. In the form of 2012 it holds the ILSVRC2012_IDs
+(1 to 1000) of up to five guesses, surest first. In the form of 2014 and later each guess is followed by a box, `id xmin
+ymin xmax ymax`, which has no part in the classification error: an image is an error if its true class is not among its
+first five guesses, and the error is their share of *all* images. The devkit's README says that blacklisted images do
+not count; that is so for its localisation error only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.data.ilsvrc import Ilsvrc, check_ground_truth
+from pipeline.errors import UserError
+
+NUM_GUESSES = 5
+_NUMBERS_OF_A_BOX = 5
+_SUSPICIOUS_DROP = 0.1
+"""So much lower an error in another reading of the file cannot be chance."""
+
+Integers = npt.NDArray[np.int64]
+Form = Literal["2012", "2014"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Guesses:
+    """A file of guesses."""
+
+    path: Path
+    form: Form
+    ids: Integers
+    """(N, 5) ILSVRC2012_IDs, surest first; 0 where a line has fewer."""
+    ragged: int
+    """Lines with fewer guesses than the longest one."""
+    ignored: int
+    """Lines with more than five guesses, of which the first five count."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FlatErrors:
+    """Share of errors, 0 to 1, with the first 1, 2 ... 5 guesses."""
+
+    all_images: tuple[float, ...]
+    """The contest's."""
+    without_blacklisted: tuple[float, ...] | None
+    num_blacklisted: int
+    mistake: str | None
+    """The order that the ids or lines of the file seem to be in by mistake; None where they seem right."""
+
+
+def read_guesses(path: Path, form: Form | None, num_classes: int = 1000) -> Guesses:
+    """A file of guesses; numbers are separated by blanks, tabs or commas.
+
+    The form is recognised unless given. UserError that names the line where something is not as it must be.
+    """
+    rows = _read_numbers(path)
+    if form is None:
+        form = "2014" if _has_boxes(rows) else "2012"
+    step = 1
+    if form == "2014":
+        step = _NUMBERS_OF_A_BOX
+        for number, row in enumerate(rows, start=1):
+            if len(row) % step:
+                raise UserError(
+                    f"{path}:{number}: each guess must be `id xmin ymin xmax ymax` (given {len(row)} numbers)"
+                )
+    guesses = [row[::step] for row in rows]
+    longest = max(map(len, guesses))
+    ids = np.zeros((len(guesses), NUM_GUESSES), np.int64)
+    for number, row in enumerate(guesses, start=1):
+        for place, value in enumerate(row[:NUM_GUESSES]):
+            if value != int(value) or not 0 <= value <= num_classes:
+                raise UserError(
+                    f"{path}:{number}: guesses must be ILSVRC2012_IDs, 1 to {num_classes:,} (given {value:g})"
+                )
+            ids[number - 1, place] = int(value)
+    return Guesses(
+        path,
+        form,
+        ids,
+        ragged=sum(len(row) < longest for row in guesses),
+        ignored=sum(len(row) > NUM_GUESSES for row in guesses),
+    )
+
+
+def read_truth(path: Path, table: Ilsvrc) -> Integers:
+    """The ILSVRC2012_ID of each image, one a line; where they are as many as the validation images, the devkit's."""
+    ids = _read_column(path, "one ILSVRC2012_ID a line", 1, len(table.synsets))
+    if len(ids) == table.num_val:
+        check_ground_truth(str(path), ids, table)
+    return np.array(ids, np.int64)
+
+
+def read_blacklist(path: Path, num_images: int) -> npt.NDArray[np.bool_]:
+    """(N,) whether an image is blacklisted: the file has their numbers, from 1, one a line."""
+    numbers = _read_column(path, "the number of an image a line", 1, num_images)
+    is_blacklisted = np.zeros(num_images, np.bool_)
+    is_blacklisted[np.array(numbers) - 1] = True
+    return is_blacklisted
+
+
+def flat_errors(
+    guesses: Guesses, truth: Integers, is_blacklisted: npt.NDArray[np.bool_] | None, table: Ilsvrc
+) -> FlatErrors:
+    """The errors of a file. UserError where it has not one line for each image, or ids that count from 0."""
+    if len(guesses.ids) != len(truth):
+        raise UserError(
+            f"{guesses.path}: must have {len(truth):,} lines, one for each image (it has {len(guesses.ids):,})"
+        )
+    found = find_mistake(guesses.ids, truth, table)
+    zero = _misplaced_zero(guesses.ids)
+    if zero is not None:
+        hint = f"; these look like {found}" if found else ""
+        raise UserError(f"{guesses.path}:{zero + 1}: guesses must be ILSVRC2012_IDs, which begin at 1 (given 0){hint}")
+    kept = None if is_blacklisted is None else ~is_blacklisted
+    return FlatErrors(
+        all_images=_errors(guesses.ids, truth),
+        without_blacklisted=None if kept is None else _errors(guesses.ids[kept], truth[kept]),
+        num_blacklisted=0 if kept is None else int((~kept).sum()),
+        mistake=found,
+    )
+
+
+def find_mistake(ids: Integers, truth: Integers, table: Ilsvrc) -> str | None:
+    """The known mistake that explains the file far better than reading it as it must be read, in words; else None."""
+    by_label = np.array([synset.ilsvrc2012_id for synset in table.synsets])
+    label_of_id = np.zeros(len(by_label) + 1, np.int64)
+    label_of_id[by_label] = np.arange(len(by_label))
+    # What ids 0, 1 ... 1000 would stand for; 0 for nothing.
+    sorted_from_0, sorted_from_1 = np.append(by_label, 0), np.insert(by_label, 0, 0)
+    from_0 = np.append(np.arange(1, len(by_label) + 1), 0)
+    in_class_folders = np.lexsort((np.arange(len(truth)), label_of_id[truth]))
+    readings: dict[str, Callable[[], float]] = {
+        "places in the sorted order of the WordNet ids, from 0": lambda: _errors(sorted_from_0[ids], truth)[-1],
+        "places in the sorted order of the WordNet ids, from 1": lambda: _errors(sorted_from_1[ids], truth)[-1],
+        "ILSVRC2012_IDs that count from 0": lambda: _errors(from_0[ids], truth)[-1],
+        "ILSVRC2012_IDs, but with the lines in the order of class folders instead of the images' names": (
+            lambda: _errors(ids, truth[in_class_folders])[-1]
+        ),
+    }
+    found = {mistake: error() for mistake, error in readings.items()}
+    best = min(found, key=lambda mistake: found[mistake])
+    return best if found[best] < _errors(ids, truth)[-1] - _SUSPICIOUS_DROP else None
+
+
+def _errors(ids: Integers, truth: Integers) -> tuple[float, ...]:
+    is_hit = ids == truth[:, None]
+    return tuple(1 - float(is_hit[:, :k].any(1).mean()) for k in range(1, NUM_GUESSES + 1))
+
+
+def _misplaced_zero(ids: Integers) -> int | None:
+    """The first row with a 0 that is not the filling at the end of a short line."""
+    rows = np.flatnonzero(((ids[:, :-1] == 0) & (ids[:, 1:] != 0)).any(1) | (ids[:, 0] == 0))
+    return int(rows[0]) if len(rows) else None
+
+
+def _has_boxes(rows: Sequence[Sequence[float]]) -> bool:
+    """Whether all numbers come in fives whose last four are a box: no file of five and more ids looks like that."""
+    step = _NUMBERS_OF_A_BOX
+    return all(
+        len(row) % step == 0
+        and all(row[at + 1] <= row[at + 3] and row[at + 2] <= row[at + 4] for at in range(0, len(row), step))
+        for row in rows
+    )
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text file"
+        raise UserError(f"{path}: cannot be read ({reason})") from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    if not lines:
+        raise UserError(f"{path}: is empty")
+    return lines
+
+
+def _read_numbers(path: Path) -> list[list[float]]:
+    rows = []
+    for number, line in enumerate(_read_lines(path), start=1):
+        words = line.replace(",", " ").split()
+        if not words:
+            raise UserError(f"{path}:{number}: must hold at least one guess (the line is blank)")
+        try:
+            rows.append([float(word) for word in words])
+        except ValueError:
+            raise UserError(f"{path}:{number}: must hold numbers and nothing else (given {line[:60]!r})") from None
+        if not np.isfinite(rows[-1]).all():
+            raise UserError(f"{path}:{number}: must hold finite numbers (given {line[:60]!r})")
+    return rows
+
+
+def _read_column(path: Path, must: str, low: int, high: int) -> list[int]:
+    values = []
+    for number, line in enumerate(_read_lines(path), start=1):
+        try:
+            value = int(line)
+        except ValueError:
+            raise UserError(f"{path}:{number}: must be {must} (given {line[:60]!r})") from None
+        if not low <= value <= high:
+            raise UserError(f"{path}:{number}: must be {must}, {low} to {high:,} (given {value})")
+        values.append(value)
+    return values

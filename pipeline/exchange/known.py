@@ -1,0 +1,72 @@
+"""Public weight files, and the accuracy that their publishers report. Never imports torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from pipeline.config.crop_plan import CropPlan, builtin_plan
+
+TOLERANCE_PERCENT = 0.06
+"""How far a correct port may be off: decoders, resize kernels and rounding move that many images."""
+
+PLAN = "center224"
+"""The crop that published figures are for, a plan of that name."""
+_NUM_IMAGES = 50_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A public file's errors for the centre crop of 224 px from a short side of 256 px, 50,000 validation images."""
+
+    file: str
+    publisher: str
+    """With its verb: who reports."""
+    layout: str
+    sha256_prefix: str
+    """Hex digits that the file's SHA-256 begins with; empty where they are not public."""
+    top1_error_percent: float
+    top5_error_percent: float
+
+
+KNOWN = (
+    Published("senet154-c7b49a05.pth", "Cadene reports", "cadene", "c7b49a05", 18.696, 4.502),
+    Published(
+        "legacy_senet154-e9eb9fe6.pth", "timm (legacy_senet154.in1k) reports", "cadene", "e9eb9fe6", 18.680, 4.498
+    ),
+    Published("gluon_senet154-70a1a3c0.pth", "timm (senet154.gluon_in1k) reports", "gluon", "70a1a3c0", 18.742, 4.642),
+    Published("SENet.caffemodel", "the authors report", "caffe", "", 18.68, 4.47),
+)
+
+
+def published(metadata: Mapping[str, str]) -> Published | None:
+    """The public file that imported weights come from, by the metadata that `import` wrote; None where it is no such.
+
+    The authors' file has no public checksum: any SENet-154 of 1000 classes in their layout is taken for it.
+    """
+    if (metadata.get("model"), metadata.get("num_classes")) != ("senet154", "1000"):
+        return None
+    layout, sha256 = metadata.get("source_layout"), metadata.get("source_sha256", "")
+    for known in KNOWN:
+        if known.layout == layout and sha256.startswith(known.sha256_prefix) and sha256:
+            return known
+    return None
+
+
+def compare(known: Published, plan: CropPlan, num_images: int, top1_percent: float, top5_percent: float) -> str:
+    """A sentence: the published errors and, where they are for the same images and crop, how far these are off."""
+    figures = (
+        f"{known.publisher} {known.top1_error_percent:g} / {known.top5_error_percent:g} % top-1 / top-5 error "
+        f"for {known.file}"
+    )
+    if not known.sha256_prefix:
+        figures += " (which this is by its layout alone; its checksum is not public)"
+    if plan != builtin_plan(PLAN) or num_images != _NUM_IMAGES:
+        return (
+            f"{figures}, on ILSVRC 2012's {_NUM_IMAGES:,} validation images with {PLAN}; "
+            f"not comparable with {plan.name} of {num_images:,} images"
+        )
+    off = (top1_percent - known.top1_error_percent, top5_percent - known.top5_error_percent)
+    within = max(map(abs, off)) <= TOLERANCE_PERCENT + 1e-9
+    verdict = f"within {TOLERANCE_PERCENT} of it" if within else f"MORE than {TOLERANCE_PERCENT} off"
+    return f"{figures}; here {top1_percent:.3f} / {top5_percent:.3f} %: {off[0]:+.3f} / {off[1]:+.3f}, {verdict}"

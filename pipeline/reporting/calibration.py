@@ -1,0 +1,86 @@
+"""Whether the network is right as often as it is sure: the reliability diagram and the expected calibration error."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from pipeline.evaluation.metrics import Ranking
+from pipeline.reporting.plots import Palette, Plot
+
+NUM_BINS = 15
+"""As in Guo et al., "On Calibration of Modern Neural Networks", ICML 2017."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bin:
+    """The images whose first guess has a probability in some range."""
+
+    low: float
+    high: float
+    images: int
+    probability: float
+    """Mean probability of the first guess, 0 to 1; so is the next."""
+    accuracy: float
+    """Share of the first guesses that are right."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """How sure the network is beside how right it is."""
+
+    bins: tuple[Bin, ...]
+    """Those with images."""
+    error_percent: float
+    """Expected calibration error: mean distance of accuracy and probability over the bins, weighted by their images."""
+
+
+def calibrate(ranking: Ranking) -> Calibration:
+    """The calibration of first guesses; images whose probability is not a number are in no bin."""
+    known = np.isfinite(ranking.probability)
+    probability = np.clip(ranking.probability[known].astype(np.float64), 0.0, 1.0)
+    is_right = ranking.ranks[known] == 0
+    # A bin holds its upper edge: a probability of 1 is in the last one.
+    places = np.clip(np.ceil(probability * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
+    bins = []
+    for place in range(NUM_BINS):
+        chosen = places == place
+        if chosen.any():
+            mean, accuracy = float(probability[chosen].mean()), float(is_right[chosen].mean())
+            bins.append(Bin(place / NUM_BINS, (place + 1) / NUM_BINS, int(chosen.sum()), mean, accuracy))
+    distance = sum(found.images * abs(found.accuracy - found.probability) for found in bins)
+    return Calibration(tuple(bins), 100 * distance / max(1, len(probability)))
+
+
+def calibration_plot(name: str, calibration: Calibration) -> Plot:
+    """The reliability diagram: accuracy over probability, and above it where the images are."""
+
+    def draw(axes: Axes, palette: Palette) -> None:
+        images = sum(found.images for found in calibration.bins)
+        axes.bar(
+            [(found.low + found.high) / 2 for found in calibration.bins],
+            [found.images / images for found in calibration.bins],
+            width=0.9 / NUM_BINS,
+            color=palette.shade,
+            label="share of the images",
+        )
+        axes.plot([0, 1], [0, 1], color=palette.muted, linewidth=0.9, linestyle=(0, (4, 3)), label="as sure as right")
+        axes.plot(
+            [found.probability for found in calibration.bins],
+            [found.accuracy for found in calibration.bins],
+            color=palette.line,
+            linewidth=1.4,
+            marker="o",
+            markersize=4,
+            label=f"{name}",
+        )
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel("probability of the first guess")
+        axes.set_ylabel("share that is right")
+        axes.legend(frameon=False, fontsize=9, labelcolor=palette.text, loc="upper left")
+
+    text = f"Reliability under {name}; expected calibration error {calibration.error_percent:.2f} %"
+    return Plot(f"calibration_{name}", text, draw)

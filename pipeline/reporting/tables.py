@@ -1,0 +1,89 @@
+"""The report's numbers as tables of plain values, as Weights & Biases gets them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.reporting.calibration import Calibration
+from pipeline.reporting.record import RunRecord
+from pipeline.reporting.results import ResultRow
+
+MAX_PREDICTIONS = 10_000
+"""W&B shows no more rows of a table."""
+
+Table = dict[str, list[Any]]
+
+
+def report_tables(
+    record: RunRecord, rows: Sequence[ResultRow], calibrations: Mapping[str, Calibration]
+) -> dict[str, Table]:
+    """Results, members of the fusion and predictions, each as {"columns": [...], "rows": [[...], ...]}."""
+    return {
+        "results": results_table(rows, calibrations),
+        "ensemble": ensemble_table(record.fusion),
+        "predictions": predictions_table(record),
+    }
+
+
+def results_table(rows: Sequence[ResultRow], calibrations: Mapping[str, Calibration]) -> Table:
+    """A row for each crop plan and one for the fusion."""
+    columns = ["crop_plan", "views", "images", "top1_error_percent", "top5_error_percent"]
+    columns += [
+        "paper_top1_error_percent",
+        "paper_top5_error_percent",
+        "images_per_second",
+        "calibration_error_percent",
+    ]
+    return {
+        "columns": columns,
+        "rows": [
+            [
+                row.plan,
+                row.num_views,
+                row.images,
+                row.top1_error_percent,
+                row.top5_error_percent,
+                None if row.paper is None else row.paper.top1_percent,
+                None if row.paper is None else row.paper.top5_percent,
+                row.images / row.seconds if row.seconds else None,
+                calibrations[row.plan].error_percent,
+            ]
+            for row in rows
+        ],
+    }
+
+
+def ensemble_table(fusion: Mapping[str, Any]) -> Table:
+    """A row for each member of the fusion; a gain is by how much the error is higher without it."""
+    columns = ["member", "weight", "top1_error_percent", "top5_error_percent", "top1_gain_percent", "top5_gain_percent"]
+    rows = []
+    for member in fusion["members"]:
+        gain = member["gain"]
+        errors = [member["alone"][k]["percent"] for k in ("top1", "top5")]
+        gains = [None if gain is None else gain[k]["percent"] for k in ("top1", "top5")]
+        rows.append([member["name"], member["weight"], *errors, *gains])
+    return {"columns": columns, "rows": rows}
+
+
+def predictions_table(record: RunRecord) -> Table:
+    """What the network said of each validation image under the first crop plan; of very many evenly chosen ones."""
+    ranking, dataset = next(iter(record.rankings.values())), record.dataset
+    positions = np.arange(0, len(dataset.val), max(1, math.ceil(len(dataset.val) / MAX_PREDICTIONS)))
+    names = [image_class.words or image_class.folder for image_class in dataset.classes]
+    return {
+        "columns": ["image", "true", "predicted", "probability", "rank_of_true"],
+        "rows": [
+            [
+                dataset.val.paths[position].encode("utf-8", "backslashreplace").decode(),
+                names[ranking.labels[position]],
+                names[ranking.predicted[position]],
+                round(float(probability), 6) if np.isfinite(probability := ranking.probability[position]) else None,
+                int(ranking.ranks[position]) + 1,
+            ]
+            for position in positions.tolist()
+        ],
+    }

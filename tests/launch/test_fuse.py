@@ -1,0 +1,136 @@
+"""`launch fuse` and `launch score` as a person meets them, and that neither needs torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from launch.__main__ import main
+from pipeline.data.ilsvrc import read_ilsvrc2012
+from pipeline.errors import EXIT_DONE, EXIT_USER_ERROR
+from tests.conftest import REPOSITORY
+from tests.evaluation.ensemble_members import make_dataset, make_scores, write_scores
+
+
+@pytest.fixture
+def members(tmp_path: Path) -> Path:
+    """A folder with the score files of three crop plans, beside the index of their images."""
+    dataset = make_dataset(tmp_path / "prepare-0", num_images=60)
+    for seed, plan in enumerate(("center", "corners", "many")):
+        write_scores(tmp_path / "scores", plan, make_scores(dataset.val.labels, 8, seed, 3.0), dataset)
+    return tmp_path / "scores"
+
+
+def launch(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_score_files_are_fused_into_a_new_folder_with_a_table(
+    tmp_path: Path, members: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "below" / "fused"
+    assert launch("fuse", members, "--images", tmp_path, "--select", "greedy", "--out", out) == EXIT_DONE
+    shown = capsys.readouterr().out
+    figures = json.loads((out / "fused.json").read_text())
+    for member in figures["members"]:
+        assert f"{member['name']} " in shown
+        assert f"{member['alone']['top1']['percent']:.2f} %" in shown
+    error = figures["errors"]["top1"]
+    assert f"top-1 {error['low']:.2f} to {error['high']:.2f} %" in shown
+    assert "no contest files: the images are folder, not the contest's" in shown
+    assert sorted(path.name for path in out.iterdir()) == ["fused.json", "scores-fused.json", "scores-fused.npy"]
+    assert str(figures["disagreement_percent"][0][1])[:4] in shown
+
+
+def test_a_fusion_is_fused_again_without_naming_the_images(tmp_path: Path, members: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    two = [members / f"scores-{plan}.npy" for plan in ("center", "corners")]
+    assert launch("fuse", *two, "--images", tmp_path, "--out", first) == EXIT_DONE
+    assert launch("fuse", first, members / "scores-many.npy", "--weights", "2,1", "--out", second) == EXIT_DONE
+    weights = [member["weight"] for member in json.loads((second / "fused.json").read_text())["members"]]
+    assert weights == pytest.approx([2 / 3, 1 / 3], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--weights", "1,x"], "--weights: must be numbers with commas between them or the folder of a fusion"),
+        (["--weights", "1,-2,1"], "--weights: "),
+        (["--weights", "1,2"], "must be 3 numbers, one for each member: center, corners, many (given 2)"),
+        (["--weights", "1,1,1", "--select", "greedy"], "are given or chosen, not both"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused_and_nothing_is_written(
+    tmp_path: Path, members: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    assert launch("fuse", members, "--images", tmp_path, "--out", tmp_path / "out", *arguments) == EXIT_USER_ERROR
+    assert message in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_folder_that_exists_is_not_overwritten(
+    tmp_path: Path, members: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in members.iterdir()}
+    assert launch("fuse", members, "--images", tmp_path, "--out", members) == EXIT_USER_ERROR
+    assert "exists already, and nothing is overwritten" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in members.iterdir()} == before
+
+
+def test_scores_whose_images_are_not_known_are_refused(members: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert launch("fuse", members, "--out", members.parent / "out") == EXIT_USER_ERROR
+    assert "give the run whose prepare stage has it (--images RUN)" in capsys.readouterr().err
+
+
+def write_guesses(tmp_path: Path, ids: np.ndarray, truth: np.ndarray) -> tuple[Path, Path]:
+    np.savetxt(tmp_path / "guesses.txt", ids, "%d")
+    np.savetxt(tmp_path / "truth.txt", truth, "%d")
+    return tmp_path / "guesses.txt", tmp_path / "truth.txt"
+
+
+def test_a_file_of_guesses_is_scored_with_and_without_the_blacklist(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = np.random.default_rng(1).integers(1, 1001, 200)
+    others = [(truth + step) % 1000 + 1 for step in range(4)]
+    ids = np.column_stack([np.where(np.arange(200) < 150, truth, 1001 - truth), *others])
+    guesses, truth_file = write_guesses(tmp_path, ids, truth)
+    (tmp_path / "blacklist.txt").write_text("\n".join(map(str, range(151, 171))) + "\n")
+    assert launch("score", guesses, "--truth", truth_file, "--blacklist", tmp_path / "blacklist.txt") == EXIT_DONE
+    out, err = capsys.readouterr()
+    assert "200 images; read as ILSVRC2012_IDs, surest first (the form of 2012)" in out
+    expected = 100 * np.mean([row.count(label) == 0 for row, label in zip(ids.tolist(), truth.tolist(), strict=True)])
+    assert f"the contest's figure: {expected:.3f} % flat error with 5 guesses, all images" in out
+    assert "without the 20 blacklisted (not the contest's figure)" in out
+    assert "25.000 %" in out
+    assert f"{100 * 30 / 180:.3f} %" in out
+    assert err == ""
+
+
+def test_a_file_in_the_wrong_order_is_scored_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    label_of_id = {synset.ilsvrc2012_id: label for label, synset in enumerate(read_ilsvrc2012().synsets)}
+    truth = np.random.default_rng(1).integers(1, 1001, 200)
+    by_wnid = np.array([[label_of_id[int(label)] + 1] for label in truth])
+    guesses, truth_file = write_guesses(tmp_path, by_wnid, truth)
+    assert launch("score", guesses, "--truth", truth_file) == EXIT_DONE
+    out, err = capsys.readouterr()
+    assert "the contest's figure: 100.000 %" in out
+    assert "its lines make sense as places in the sorted order of the WordNet ids, from 1" in err
+
+
+def test_neither_command_imports_torch(tmp_path: Path, members: Path) -> None:
+    guesses, truth = write_guesses(tmp_path, np.ones((3, 5)), np.ones(3))
+    fuse = ["fuse", str(members), "--images", str(tmp_path), "--out", str(tmp_path / "out")]
+    code = (
+        "import sys; from launch.__main__ import main\n"
+        f"assert main({fuse}) == 0\nassert main(['score', {str(guesses)!r}, '--truth', {str(truth)!r}]) == 0\n"
+        "assert not {'torch', 'torchvision', 'matplotlib', 'wandb'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
