@@ -101,7 +101,8 @@ tracking:
         ("trian: {}", "trian: unknown key (did you mean 'train'?)"),
         ("extend: base.yaml", "extend: unknown key (did you mean 'extends'?)"),
         ("1: 2", "1: unknown key (there are: name, seed, data, model, augmentation, optim, schedule, train, freeze_bn, "
-         "execution, engine, native, apex, deepspeed, evaluate, fuse, report, loader, checkpoint, tracking, resources)"),
+         "execution, engine, native, apex, deepspeed, evaluate, fuse, report, loader, checkpoint, tracking, "
+         "resources)"),
     ],
 )  # fmt: skip
 def test_unknown_key_is_told_what_was_meant(write, key, message):
