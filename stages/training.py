@@ -19,7 +19,8 @@ from pipeline.models.weights import load_tensors, save_weights
 from pipeline.tracking.events import read_events
 from pipeline.training.batching import describe_batch, split_batch
 from pipeline.training.checkpoint import CheckpointStore, checkpoint_files, read_checkpoint
-from pipeline.training.trainer import Phase, Trainer, compare_processes, describe_processes
+from pipeline.training.processes import compare_processes, describe_processes
+from pipeline.training.trainer import Phase, Trainer
 from stages.context import StageContext, StageResult
 
 WEIGHTS = "weights.safetensors"
