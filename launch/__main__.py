@@ -36,6 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 from launch.logs import print_logs
 
                 return print_logs(arguments.run, arguments.stage, arguments.follow)
+            case "tune":
+                from launch.tune import print_tuning
+
+                return print_tuning(arguments.config, arguments.overrides, again=arguments.again)
             case "submit":
                 from launch.slurm.submission import SubmitRequest
 

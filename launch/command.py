@@ -15,6 +15,7 @@ _EPILOG = """examples:
   python -m launch run configs/demo.yaml
   python -m launch run configs/demo.yaml epochs=20 processes=2 --run runs/longer
   python -m launch status runs/demo
+  python -m launch tune configs/senet154_1gpu.yaml
 
   python -m launch submit configs/senet154_ilsvrc2017.yaml --profile slurm/profiles/8x8_gpu.yaml
   python -m launch logs runs/senet154_ilsvrc2017 train -f
@@ -23,7 +24,7 @@ exit codes:
   0 done; 75 stopped on request, the same command goes on; 2 the recipe, data or command is wrong; 1 anything else
 """
 
-_WITH_RECIPE = ("plan", "run", "submit")
+_WITH_RECIPE = ("plan", "run", "submit", "tune")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -63,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{plan,run,submit,status,logs,cancel}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{plan,run,submit,status,logs,cancel,tune}")
     plan = commands.add_parser("plan", help="say what a run would do, on what, and how long it would take")
     _add_recipe(plan)
     plan.add_argument(
@@ -114,6 +115,11 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("stage", metavar="STAGE", help="the stage, as train")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until the job has ended")
     _add_run(commands.add_parser("cancel", help="end the SLURM jobs of a run, queued or running"))
+    tune = commands.add_parser(
+        "tune", help="try, for two minutes at most, which way to train is fastest on this machine"
+    )
+    _add_overridden(tune)
+    tune.add_argument("--again", action="store_true", help="measure also what is known from an earlier call")
     return parser
 
 
@@ -152,7 +158,7 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
+def _add_overridden(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="the recipe, as configs/demo.yaml")
     parser.add_argument(
         "overrides",
@@ -161,6 +167,10 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         metavar="key=value",
         help="a key of the recipe and its new value, as train.epochs=3 or epochs=3",
     )
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    _add_overridden(parser)
     parser.add_argument(
         "--run", type=Path, metavar="DIR", help="the run directory (default: runs/<name of the recipe>)"
     )
