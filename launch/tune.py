@@ -41,8 +41,7 @@ def print_tuning(config_path: Path, overrides: Sequence[str], *, again: bool) ->
     execution = config.execution
     recipe = Cell(execution.precision, execution.channels_last, execution.compile)
     with _child(config) as lines:
-        deadline = time.monotonic() + SECONDS
-        first = _next(lines, deadline)
+        first = _next(lines, None)
         if first is None:
             return EXIT_FAILED
         identity = Identity(**first["identity"])
@@ -52,7 +51,7 @@ def print_tuning(config_path: Path, overrides: Sequence[str], *, again: bool) ->
             f"torch {identity.torch}"
         )
         if probe is None:
-            probe = _measure(identity, [Cell(**cell) for cell in first["cells"]], lines, deadline)
+            probe = _measure(identity, [Cell(**cell) for cell in first["cells"]], lines)
             say(f"measured now, kept in {probe.save()}")
         else:
             say(f"measured {probe.date}, kept in {identity.cache_file()}; --again measures anew")
@@ -66,9 +65,10 @@ def print_tuning(config_path: Path, overrides: Sequence[str], *, again: bool) ->
     return EXIT_DONE
 
 
-def _measure(identity: Identity, cells: list[Cell], lines: queue.Queue[bytes], deadline: float) -> Probe:
+def _measure(identity: Identity, cells: list[Cell], lines: queue.Queue[bytes]) -> Probe:
     """Take findings until all ways are known or the time is over."""
     say(f"trying {len(cells)} ways, {SECONDS:.0f} s at most; compiled ones come last")
+    deadline = time.monotonic() + SECONDS
     findings = []
     for cell in cells:
         fields = _next(lines, deadline)
@@ -112,10 +112,10 @@ def _read(output: IO[bytes], lines: queue.Queue[bytes]) -> None:
     lines.put(b"")
 
 
-def _next(lines: queue.Queue[bytes], deadline: float) -> dict[str, Any] | None:
-    """The next line's fields; None where the child has ended (it has said why) or the time is over."""
+def _next(lines: queue.Queue[bytes], deadline: float | None) -> dict[str, Any] | None:
+    """The next line's fields; None where the child has ended (it has said why) or the time, if any, is over."""
     try:
-        line = lines.get(timeout=max(0.0, deadline - time.monotonic()))
+        line = lines.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
     except queue.Empty:
         return None
     fields: dict[str, Any] | None = json.loads(line) if line else None

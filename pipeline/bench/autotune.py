@@ -19,7 +19,7 @@ from pipeline.bench.advice import Finding, Identity
 from pipeline.bench.cell import Cell, all_cells
 from pipeline.bench.step import our_step
 from pipeline.bench.survey.clock import figures_or_error, time_work
-from pipeline.bench.training_step import Task
+from pipeline.bench.training_step import Task, forget_compiled
 from pipeline.config.schema import Config
 from pipeline.models.spec import SPECS, count_macs
 from pipeline.training.batching import split_batch
@@ -63,7 +63,7 @@ def identify(config: Config, task: Task) -> Identity:
     return Identity(
         device=torch.cuda.get_device_name(task.device) if on_gpu else f"CPU {platform.machine()}",
         torch=torch.__version__,
-        cudnn=torch.backends.cudnn.version() if on_gpu else None,
+        cudnn=torch.backends.cudnn.version() if on_gpu else None,  # type: ignore[no-untyped-call]
         model=task.model,
         image_size_px=task.image_size_px,
         batch=task.batch,
@@ -76,6 +76,8 @@ def probe(task: Task, cells: list[Cell]) -> Iterator[Finding]:
     if task.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     for cell in cells:
+        if cell.compile:
+            forget_compiled()
         figures = figures_or_error(
             lambda cell=cell: {"seconds": time_work(our_step(task, cell), task.device).median}  # type: ignore[misc]
         )

@@ -14,7 +14,7 @@ import torch
 
 from pipeline.bench import loader_peer
 from pipeline.bench.comparison import Comparison, per_unit
-from pipeline.bench.measurement import Contestant, Role, Work, measure
+from pipeline.bench.measurement import Contestant, Work, measure
 from pipeline.bench.setting import bench_config
 from pipeline.config.crop_plan import BUILTIN_PLANS
 from pipeline.data.index import ImageIndex
@@ -32,8 +32,8 @@ def compare_loaders(
 ) -> list[Comparison]:
     """Training crops and centre crops at 224 px, with `workers` threads or processes; the index holds whole batches.
 
-    Ours hands over bytes, which are normalised on the device; peers hand over normalised floats, as they are commonly
-    written. The rows "normalised here" and "bytes" show either way for the other.
+    Ours hands over bytes, which are normalised on the device. Loaders are commonly written to hand over normalised
+    floats: so do the peers but for the row "bytes", and ours in the row "normalised here".
     """
     training = [*_our_training(index, batch, workers), *_peer_training(index, batch, workers)]
     centre = [*_our_centre(index, batch, workers), *_peer_centre(index, batch, workers)]
@@ -113,14 +113,14 @@ def _peers(
     by_torchvision, by_pil = loader_peer.decode_by_torchvision, loader_peer.decode_by_pil
     return [
         _peer("torchvision v2 + decode_jpeg", loader(by_torchvision, floats)),
-        _peer("torchvision v2 + decode_jpeg, bytes", loader(by_torchvision, bytes_only), role="other"),
+        _peer("torchvision v2 + decode_jpeg, bytes", loader(by_torchvision, bytes_only)),
         _peer("torchvision v2 + PIL", loader(by_pil, floats)),
         _peer("timm create_loader", timm),
     ]
 
 
-def _peer(name: str, loader: Iterable[Any], role: Role = "peer") -> Contestant:
-    return Contestant(name, role, lambda: _count(images for images, _ in loader))
+def _peer(name: str, loader: Iterable[Any]) -> Contestant:
+    return Contestant(name, "peer", lambda: _count(images for images, _ in loader))
 
 
 def _count(batches: Iterable[torch.Tensor]) -> Work:

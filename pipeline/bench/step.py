@@ -7,6 +7,7 @@ Elsewhere the small network and two images of SENet-154, in float32 and not comp
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,8 +45,8 @@ def compare_steps(
 
     No `models` stands for SENet-154 on a GPU, and for both without one. UserError for a network there is not.
     """
-    if unknown := [model for model in models if model not in SPECS]:
-        raise UserError(f"--models: there is no network '{unknown[0]}' (there are: {', '.join(SPECS)})")
+    if unknown := [model for model in models if model not in _CPU_BATCHES]:
+        raise UserError(f"--models: there is no step of '{unknown[0]}' here (there are: {', '.join(_CPU_BATCHES)})")
     if not torch.cuda.is_available():
         tasks = [_task(model, _CPU_BATCHES[model], torch.device("cpu")) for model in models or _CPU_BATCHES]
         return {"torch threads": torch.get_num_threads()}, [_compare_on_cpu(task, rounds, progress) for task in tasks]
@@ -76,6 +77,9 @@ def _compare_on_cpu(task: Task, rounds: int, progress: Progress) -> Comparison:
 def _compare_on_gpu(task: Task, peaks: Peaks, rounds: int, progress: Progress) -> Comparison:
     """All cells of both. They stay on the GPU together, where weights are small beside one step's maps."""
     name, build = _peer_network(task)
+    # All compiled ways live side by side here, and each is to be compiled for itself.
+    dynamo: Any = importlib.import_module("torch._dynamo")
+    dynamo.config.automatic_dynamic_shapes = False
     contestants = []
     for cell in all_cells(("bfloat16", "float16")):
         contestants.append(_contestant(task, f"ours, {cell}", "ours", our_step(task, cell)))

@@ -60,6 +60,12 @@ def plain_step(task: Task, model: nn.Module, cell: Cell) -> Step:
     return step
 
 
+def forget_compiled() -> None:
+    """To be called before another way is compiled: PyTorch takes what differs from the last time, as a layout or a
+    batch, for something that keeps changing, and would compile slower code that allows for it."""
+    torch.compiler.reset()
+
+
 def _layout(cell: Cell) -> torch.memory_format:
     return torch.channels_last if cell.channels_last else torch.contiguous_format
 

@@ -46,6 +46,7 @@ def test_loader_compares_training_and_centre_crops_with_every_peer(images, tmp_p
         assert names(comparison, "ours") == ["ours (DALI)"]
         assert names(comparison, "peer") == [
             "torchvision v2 + decode_jpeg",
+            "torchvision v2 + decode_jpeg, bytes",
             "torchvision v2 + PIL",
             "timm create_loader",
         ]
@@ -134,7 +135,10 @@ def test_the_record_says_where_when_and_how(tmp_path):
         (["loader", "--images", "nowhere"], "--images: nowhere is neither a folder nor a tar file"),
         (["loader", "--out", "nowhere/out.json"], "--out: nowhere is no folder"),
         (["evaluate", "--plans", "12crop", "--batch", "4"], "--plans: no built-in crop plan '12crop'"),
-        (["step", "--models", "resnet"], "--models: there is no network 'resnet' (there are: senet154, senet_nano)"),
+        (
+            ["step", "--models", "resnet"],
+            "--models: there is no step of 'resnet' here (there are: senet_nano, senet154)",
+        ),
         (["checkpoint", "--model", "resnet"], "there is no network 'resnet'"),
         (["checkpoint", "--directory", "nowhere"], "--directory: nowhere is no folder"),
     ],

@@ -26,6 +26,7 @@ WAYS = [
     for compiled in (False, True)
     for layout in (False, True)
 ]
+PYTHON = sys.executable
 CHILD = """
 import json, sys, time
 json.load(sys.stdin)
@@ -48,7 +49,7 @@ def child(tmp_path, monkeypatch):
             for cell, speed in zip(WAYS, speeds, strict=False)
         ]
         script = tmp_path / "child"
-        script.write_text(f"#!{sys.executable}\n{CHILD.format(first=first, lines=lines, then=then)}")
+        script.write_text(f"#!{PYTHON}\n{CHILD.format(first=first, lines=lines, then=then)}")
         script.chmod(0o755)
         monkeypatch.setattr(tune.sys, "executable", str(script))
 

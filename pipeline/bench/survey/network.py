@@ -16,7 +16,7 @@ from pipeline.bench.cell import Cell, all_cells
 from pipeline.bench.peer import import_peer
 from pipeline.bench.survey.clock import Deadline, figures_or_error, time_work
 from pipeline.bench.survey.scope import Scope
-from pipeline.bench.training_step import Step, Task, plain_step
+from pipeline.bench.training_step import Step, Task, forget_compiled, plain_step
 from pipeline.models import create_model
 
 _COMPILATION_SECONDS = 75.0
@@ -110,6 +110,8 @@ def _figures(scope: Scope, network: nn.Module, cell: Cell, batch: int, as_graph:
     """Speed, memory beside the weights, and the seconds until the second step was done."""
     on_gpu = scope.device.type == "cuda"
     before = _empty_memory() if on_gpu else 0
+    if cell.compile:
+        forget_compiled()
     started = time.monotonic()
     step = _step(scope, network, cell, batch)
     step()

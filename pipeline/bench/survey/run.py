@@ -90,6 +90,7 @@ def survey_parts(scope: Scope, networks: Networks, record: dict[str, Any], out: 
         for row in works[name](deadline):
             parts[name].append(row)
             write_record(out, record)
+        write_record(out, record)
         print(f"{name}: {len(parts[name])} rows, {time.monotonic() - started:.0f} s", flush=True)
 
 

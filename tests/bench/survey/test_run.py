@@ -71,9 +71,8 @@ def test_what_fails_is_a_row_that_says_so(tmp_path):
     out = tmp_path / "survey.json"
     survey_parts(SMALL, broken, {"parts": {}}, out, 1e6)
     parts = json.loads(out.read_text())["parts"]
-    assert [row["error"] for row in parts["eager steps"]] == [
-        "mat1 and mat2 shapes cannot be multiplied (2x256 and 7x10)"
-    ] * 2 + ["mat1 and mat2 shapes cannot be multiplied (1x256 and 7x10)"] * 2
+    for row, batch in zip(parts["eager steps"], (2, 2, 1, 1), strict=True):
+        assert f"mat1 and mat2 shapes cannot be multiplied ({batch}x256 and 7x10)" in row["error"]
     assert parts["kernels of the best"] == []
 
 
@@ -87,7 +86,7 @@ def test_a_survey_that_is_cut_off_leaves_what_it_has(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         survey_parts(SMALL, CutOff(networks), {"parts": {}}, out, 1e6)
-    assert list(json.loads(out.read_text())["parts"]) == ["grouped convolutions", "batch norms", "sgd", "eager steps"]
+    assert list(json.loads(out.read_text())["parts"]) == ["grouped convolutions", "batch norms", "sgd"]
 
 
 def test_parts_whose_time_is_over_begin_nothing():
