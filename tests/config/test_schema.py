@@ -59,6 +59,10 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
             ["validation={name: x, views: [{resize_px: 8, crop_px: 8, positions: [center, center]}]}"],
             "train.validation.views[0].positions: at least one, each once (given ['center', 'center'])",
         ),
+        (
+            ["resize_train_px=320"],
+            "data.resize_train_px: only shards are written anew; name a folder in data.shards for them",
+        ),
         (["nesterov=true", "momentum=0"], "optim.nesterov: needs a momentum (given optim.momentum 0)"),
         (["dropout=.nan"], "model.dropout: must be a finite number (given .nan)"),
         (["std=[1, .inf, 1]"], "data.std[1]: must be a finite number (given .inf)"),
