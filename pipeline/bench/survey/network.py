@@ -19,7 +19,7 @@ from pipeline.bench.survey.scope import Scope
 from pipeline.bench.training_step import Step, Task, forget_compiled, plain_step
 from pipeline.models import create_model
 
-_COMPILATION_SECONDS = 75.0
+_COMPILATION_SECONDS = 120.0
 """What compiling is taken to need before the first one has shown it."""
 _PROFILED_STEPS = 3
 _PROFILED_KERNELS = 40
