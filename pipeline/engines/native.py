@@ -13,6 +13,7 @@ from torch import nn
 from pipeline.config.execution import ExecutionConfig
 from pipeline.config.training import OptimConfig
 from pipeline.distributed import Collective
+from pipeline.engines.compilation import compile_blocks
 from pipeline.engines.engine import OptimizerState
 from pipeline.training.optim import build_sgd
 
@@ -39,9 +40,9 @@ class NativeEngine:
         self._optimizer = build_sgd(self.model, optim)
         # Autocast without a narrower type would still cost a pass through its dispatch.
         self._scaler = torch.amp.GradScaler(collective.device.type, enabled=execution.precision == "float16")
-        compiled = torch.compile(self.model) if execution.compile else self.model
+        compiled = compile_blocks(self.model) if execution.compile else self.model
         self._is_distributed = collective.ranks.world_size > 1
-        self._runner: nn.Module = compiled  # type: ignore[assignment]
+        self._runner: nn.Module = compiled
         if self._is_distributed:
             self._runner = nn.parallel.DistributedDataParallel(
                 self._runner,
