@@ -146,7 +146,9 @@ def _peer(name: str, setting: _Setting, loader: Iterable[Any]) -> Contestant:
             count += len(images)
             if setting.model is not None:
                 views = images.flatten(0, -4).to(setting.device).contiguous(memory_format=torch.channels_last)
-                setting.model(views).softmax(1).unflatten(0, (len(images), -1)).mean(1)
+                # In batches of the size that ours has.
+                logits = torch.cat([setting.model(part) for part in views.split(setting.batch)])
+                logits.softmax(1).view(len(images), -1, logits.shape[1]).mean(1)
         return Work(count)
 
     return Contestant(name, "peer", run)

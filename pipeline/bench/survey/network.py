@@ -16,8 +16,10 @@ from pipeline.bench.cell import Cell, all_cells
 from pipeline.bench.peer import import_peer
 from pipeline.bench.survey.clock import Deadline, figures_or_error, time_work
 from pipeline.bench.survey.scope import Scope
-from pipeline.bench.training_step import Step, Task, forget_compiled, plain_step
+from pipeline.bench.training_step import Step, Task, compile_whole, forget_compiled, plain_step
+from pipeline.engines.compilation import compile_blocks
 from pipeline.models import create_model
+from pipeline.models.senet import SENet
 
 _COMPILATION_SECONDS = 120.0
 """What compiling is taken to need before the first one has shown it."""
@@ -136,7 +138,8 @@ def _empty_memory() -> int:
 
 def _step(scope: Scope, network: nn.Module, cell: Cell, batch: int) -> Step:
     task = Task(scope.model, scope.num_classes, scope.image_size_px, batch, scope.device)
-    return plain_step(task, network, cell)
+    # Ours is compiled as the engine does it, others whole.
+    return plain_step(task, network, cell, compile_blocks if isinstance(network, SENet) else compile_whole)
 
 
 def _captured(step: Step) -> Callable[[], None]:
