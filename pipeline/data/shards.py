@@ -81,6 +81,8 @@ def write_shards(folder: Path, shards: Sequence[Shard], stop: StopFlag, progress
     Raises StopRequested with whole shards kept; UserError where an image is not as it was inspected, the disk is full
     or another process writes into `folder`; RuntimeError where a worker process died.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"data.shards: must be a folder, or a name that is free for one (given {folder})")
     with naming_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     total = sum(len(shard.records) for shard in shards)

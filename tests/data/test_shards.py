@@ -167,6 +167,13 @@ def test_whole_shards_are_kept_and_others_written_again(tmp_path: Path, pictures
     assert all(path.stat().st_mtime_ns > 0 for path in folder.glob("*.tar"))
 
 
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path, pictures: Path) -> None:
+    (tmp_path / "shards").write_text("")
+    shards = plan_shards(tmp_path / "shards", "train", pictures, inspect(pictures), None)
+    with pytest.raises(UserError, match=r"data\.shards: must be a folder, or a name that is free for one \(given /"):
+        write_shards(tmp_path / "shards", shards, StopFlag(), lambda *told: None, num_workers=1)
+
+
 def test_a_stop_ends_the_writing_and_says_how_far_it_was(tmp_path: Path, pictures: Path) -> None:
     stop = StopFlag()
     stop.reason = "SIGTERM"
