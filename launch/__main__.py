@@ -61,6 +61,10 @@ def _do(arguments: argparse.Namespace) -> int:
             from launch.score import score_file
 
             return score_file(arguments.file, arguments.truth, arguments.blacklist, arguments.form)
+        case "tune":
+            from launch.tune import print_tuning
+
+            return print_tuning(arguments.config, arguments.overrides, again=arguments.again)
         case "submit":
             from launch.slurm.submission import SubmitRequest
 

@@ -17,6 +17,7 @@ _EPILOG = """examples:
   python -m launch run configs/demo.yaml
   python -m launch run configs/demo.yaml epochs=20 processes=2 --run runs/longer
   python -m launch status runs/demo
+  python -m launch tune configs/senet154_1gpu.yaml
 
   python -m launch submit configs/senet154_ilsvrc2017.yaml --profile slurm/profiles/8x8_gpu.yaml
   python -m launch logs runs/senet154_ilsvrc2017 train -f
@@ -30,7 +31,7 @@ exit codes:
   0 done; 75 stopped on request, the same command goes on; 2 the recipe, data or command is wrong; 1 anything else
 """
 
-_WITH_RECIPE = ("plan", "run", "submit")
+_WITH_RECIPE = ("plan", "run", "submit", "tune")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="{plan,run,submit,status,logs,cancel,fuse,score,weights}"
+        dest="command", required=True, metavar="{plan,run,submit,status,logs,cancel,fuse,score,weights,tune}"
     )
     plan = commands.add_parser("plan", help="say what a run would do, on what, and how long it would take")
     _add_recipe(plan)
@@ -111,6 +112,11 @@ def _parser() -> argparse.ArgumentParser:
     add_actions(commands.add_parser("weights", help="use weights that others trained, and ours elsewhere; needs torch"))
     _add_fuse(commands.add_parser("fuse", help="fuse the scores of runs or score files into those of an ensemble"))
     _add_score(commands.add_parser("score", help="judge a file of guesses as the contest's devkit does"))
+    tune = commands.add_parser(
+        "tune", help="try, for two minutes at most, which way to train is fastest on this machine"
+    )
+    _add_overridden(tune)
+    tune.add_argument("--again", action="store_true", help="measure also what is known from an earlier call")
     return parser
 
 
@@ -212,7 +218,7 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_recipe(parser: argparse.ArgumentParser) -> None:
+def _add_overridden(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="the recipe, as configs/demo.yaml")
     parser.add_argument(
         "overrides",
@@ -221,6 +227,10 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
         metavar="key=value",
         help="a key of the recipe and its new value, as train.epochs=3 or epochs=3",
     )
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    _add_overridden(parser)
     parser.add_argument(
         "--run", type=Path, metavar="DIR", help="the run directory (default: runs/<name of the recipe>)"
     )

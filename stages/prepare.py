@@ -7,7 +7,7 @@ import json
 import shlex
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from pipeline.data.findings import FINDINGS, Finding, count_findings, find_dupli
 from pipeline.data.index import ImageRecord, write_dataset
 from pipeline.data.layout import Layout, lay_out
 from pipeline.data.scan import Chunk, plan_chunks, read_inspections, scan
+from pipeline.data.shard_places import ShardPlaces
+from pipeline.data.shards import plan_shards, read_shards, write_shards
 from pipeline.data.tree import join_path
 from pipeline.errors import UserError
 from stages.context import StageContext, StageResult
@@ -27,7 +29,7 @@ _PROGRESS_SECONDS = 0.5
 
 
 def run(context: StageContext) -> StageResult:
-    """Write dataset.json, train.tsv, val.tsv, perhaps test.tsv, and findings.tsv.
+    """Write dataset.json, train.tsv, val.tsv, perhaps test.tsv, findings.tsv, and the shards that the config asks for.
 
     UserError where the data are not what the config promises, or an image is bad that `data.exclude` does not name;
     findings.tsv then has the whole list. A scan that was stopped or killed goes on where it was.
@@ -50,23 +52,41 @@ def run(context: StageContext) -> StageResult:
     _refuse_bad_images(findings, config.data.exclude, context.directory / outputs[0])
     _tell(context, findings)
     roots = {split: tree.root for split, tree in layout.trees.items()}
-    outputs += write_dataset(context.directory, config.data.dataset, layout.classes, roots, records)
+    metrics = _metrics(layout, records, findings)
+    places = None
+    if config.data.shards is not None:
+        records, places = _write_shards(context, Path(config.data.shards), roots, records)
+    outputs += write_dataset(context.directory, config.data.dataset, layout.classes, roots, records, places)
     shutil.rmtree(parts)
-    return StageResult(outputs, _metrics(layout, records, findings))
+    return StageResult(outputs, metrics)
 
 
 def _scan(context: StageContext, chunks: Sequence[Chunk], parts: Path) -> None:
+    scan(chunks, parts, context.stop, _progress(context, "checking every image"), count_cores())
+
+
+def _write_shards(
+    context: StageContext, folder: Path, roots: Mapping[str, Path], records: Mapping[str, list[ImageRecord]]
+) -> tuple[dict[str, list[ImageRecord]], dict[str, ShardPlaces]]:
+    """The images as they are in the shards, and where they lie there. Only training images are ever resized."""
+    resize_px = {split: context.config.data.resize_train_px if split == "train" else None for split in records}
+    shards = {split: plan_shards(folder, split, roots[split], records[split], resize_px[split]) for split in records}
+    everything = [shard for split_shards in shards.values() for shard in split_shards]
+    write_shards(folder, everything, context.stop, _progress(context, "writing shards"), count_cores())
+    stored = {split: read_shards(split_shards) for split, split_shards in shards.items()}
+    return {split: rows for split, (rows, _) in stored.items()}, {split: where for split, (_, where) in stored.items()}
+
+
+def _progress(context: StageContext, text: str) -> Callable[[int, int, float], None]:
     shown = -_PROGRESS_SECONDS
 
     def show(done: int, total: int, rate: float) -> None:
         nonlocal shown
         if done == total or time.monotonic() - shown >= _PROGRESS_SECONDS:
             shown = time.monotonic()
-            context.events.show(
-                "progress", done=done, total=total, unit="images", rate=rate, text="checking every image"
-            )
+            context.events.show("progress", done=done, total=total, unit="images", rate=rate, text=text)
 
-    scan(chunks, parts, context.stop, show, count_cores())
+    return show
 
 
 def _judge(split: str, chunks: Sequence[Chunk], layout: Layout) -> tuple[list[ImageRecord], list[Finding]]:

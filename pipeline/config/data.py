@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipeline.config.section import Names, NonNegative, Section, Triple, as_tuple
+from pipeline.config.section import Names, NonNegative, PositiveInt, Section, Triple, as_tuple
 
 
 class DataConfig(Section):
@@ -27,6 +27,12 @@ class DataConfig(Section):
     """The contest's 100,000 unlabelled test images below root, all in the one folder (imagenet only)."""
     exclude: Names = ()
     """Images to leave out, by name as `prepare` lists them (`train/n01440764/x.JPEG`)."""
+    shards: str | None = None
+    """Folder for the images as WebDataset tar files of 1 GB, for parallel file systems: `prepare` writes them there or
+    finds them there, and training and evaluation then open nothing else."""
+    resize_train_px: PositiveInt | None = None
+    """Store training images in the shards with this shorter side, where theirs is longer, as JPEG of quality 90. Fewer
+    bytes and a cheaper decoding, but other training images than the contest's."""
     mean: Triple = (123.675, 116.28, 103.53)
     """RGB mean that is subtracted, on the 0 to 255 scale."""
     std: Triple = (58.395, 57.12, 57.375)
@@ -42,6 +48,8 @@ class DataConfig(Section):
             raise ValueError("val_ground_truth: only dataset 'imagenet' has a ground-truth file")
         if self.test is not None and self.dataset != "imagenet":
             raise ValueError("test: only dataset 'imagenet' has unlabelled test images")
+        if self.resize_train_px is not None and self.shards is None:
+            raise ValueError("resize_train_px: only shards are written anew; name a folder in data.shards for them")
         if min(self.std) <= 0:
             raise ValueError(f"std: must be positive (given {list(self.std)})")
         return self

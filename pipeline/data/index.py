@@ -6,13 +6,14 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.data.shard_places import ShardPlaces, read_places, write_places
 from pipeline.runs.artifact import write_bytes, write_json
 
 DATASET = "dataset.json"
@@ -50,13 +51,21 @@ class ImageIndex:
     """Comma-separated: png, cmyk, grey, exif_rotated ...; empty for an ordinary colour JPEG."""
     digest: str
     """SHA-256 of the table itself."""
+    places: ShardPlaces | None = None
+    """Where each image lies in tar files, if it is to be read from there."""
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def file(self, position: int) -> str:
-        """Absolute path of an image."""
+        """Absolute path of an image's own file, which is not read where there are `places`."""
         return str(self.root / self.paths[position])
+
+    def name(self, position: int) -> str:
+        """The image as a message names it: what is read of it, and where."""
+        if self.places is None:
+            return self.file(position)
+        return f"{self.places.shard(position)}: {self.paths[position]}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,14 +98,19 @@ def write_dataset(
     name: str,
     classes: list[ImageClass],
     roots: dict[str, Path],
-    records: dict[str, list[ImageRecord]],
+    records: Mapping[str, Sequence[ImageRecord]],
+    places: Mapping[str, ShardPlaces] | None = None,
 ) -> list[str]:
     """Write the table of each split ("train", "val" and perhaps "test"); returns the names of the files written.
 
     A root inside `directory` is stored relative to it, so such a run can be moved.
     """
+    names = [DATASET]
     for split, rows in records.items():
         write_bytes(directory / f"{split}.tsv", _table(rows))
+        names.append(f"{split}.tsv")
+        if places is not None:
+            names += write_places(directory, split, places[split])
     write_json(
         directory / DATASET,
         {
@@ -105,14 +119,17 @@ def write_dataset(
             "classes": [dataclasses.asdict(image_class) for image_class in classes],
         },
     )
-    return [DATASET, *(f"{split}.tsv" for split in records)]
+    return names
 
 
 def read_dataset(directory: Path) -> Dataset:
     """The dataset that `prepare` described in its directory."""
     fields = json.loads((directory / DATASET).read_text())
     splits = {
-        split: _read_table(directory / f"{split}.tsv", directory / root) for split, root in fields["roots"].items()
+        split: dataclasses.replace(
+            _read_table(directory / f"{split}.tsv", directory / root), places=read_places(directory, split)
+        )
+        for split, root in fields["roots"].items()
     }
     classes = tuple(ImageClass(**image_class) for image_class in fields["classes"])
     return Dataset(fields["name"], classes, **splits)
@@ -123,7 +140,7 @@ def _portable(directory: Path, root: Path) -> str:
     return str(root.relative_to(directory)) if root.is_relative_to(directory) else str(root)
 
 
-def _table(records: list[ImageRecord]) -> bytes:
+def _table(records: Sequence[ImageRecord]) -> bytes:
     text = io.StringIO()
     text.write("\t".join(_COLUMNS) + "\n")
     for record in records:

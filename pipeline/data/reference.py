@@ -8,7 +8,6 @@ from __future__ import annotations
 import collections
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ from torchvision.transforms import v2
 from pipeline.config.operations import LoaderConfig
 from pipeline.data.augmentation import Augmentation
 from pipeline.data.batch import View
+from pipeline.data.encoded import EncodedImages
 from pipeline.data.index import ImageIndex
 from pipeline.data.verification import changed_files, require_sizes
 from pipeline.data.window import Window, resized_sizes
@@ -38,14 +38,14 @@ def decode_crops(
 ) -> Iterator[torch.Tensor]:
     """What `pipeline.data.dali.decode_crops` promises, on the CPU."""
 
-    def crop(row: int) -> tuple[torch.Tensor, ...]:
+    def crop(images: EncodedImages, row: int) -> tuple[torch.Tensor, ...]:
         top, left = int(augmentation.tops[row]), int(augmentation.lefts[row])
         height, width = int(augmentation.heights[row]), int(augmentation.widths[row])
-        image = _decode(index, positions[row])[:, top : top + height, left : left + width]
+        image = _decode(index, images, positions[row])[:, top : top + height, left : left + width]
         image = _resize(image, size_px, size_px)
         return (image.flip(-1) if augmentation.mirrored[row] else image,)
 
-    for (images,) in _run(crop, len(positions), batch, loader):
+    for (images,) in _run(crop, index, positions, batch, loader):
         assert isinstance(images, torch.Tensor), "crops are of one size"
         yield images
 
@@ -63,8 +63,8 @@ def decode_windows(
         if window.cut_px is not None
     }
 
-    def cut(row: int) -> tuple[torch.Tensor, ...]:
-        image = _decode(index, positions[row])
+    def cut(images: EncodedImages, row: int) -> tuple[torch.Tensor, ...]:
+        image = _decode(index, images, positions[row])
         resized = {
             scale: _resize(image, int(height[row]), int(width[row]), scale[1])
             for scale, (height, width) in sizes.items()
@@ -81,14 +81,14 @@ def decode_windows(
             views.append(view)
         return tuple(views)
 
-    yield from _run(cut, len(positions), batch, loader)
+    yield from _run(cut, index, positions, batch, loader)
 
 
-def _decode(index: ImageIndex, position: int) -> torch.Tensor:
+def _decode(index: ImageIndex, images: EncodedImages, position: int) -> torch.Tensor:
     """(3, H, W) uint8; UserError where the file is not the one that `prepare` read."""
     here = np.array([position], dtype=np.int64)
     try:
-        content = Path(index.file(position)).read_bytes()
+        content = images.read(position)
         require_sizes(index, here, np.array([len(content)], dtype=np.int64))
         encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         image: torch.Tensor = decode_image(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=False)
@@ -108,14 +108,19 @@ def _resize(image: torch.Tensor, height: int, width: int, kernel: Resize = "bili
 
 
 def _run(
-    work: Callable[[int], tuple[torch.Tensor, ...]], num_images: int, batch: int, loader: LoaderConfig
+    work: Callable[[EncodedImages, int], tuple[torch.Tensor, ...]],
+    index: ImageIndex,
+    positions: Integers,
+    batch: int,
+    loader: LoaderConfig,
 ) -> Iterator[tuple[View, ...]]:
     """Work on rows 0, 1, ... in threads, at most `loader.prefetch` batches ahead, and stack the results in order."""
-    with ThreadPoolExecutor(loader.threads) as threads:
+    rows = len(positions)
+    with EncodedImages(index, positions) as images, ThreadPoolExecutor(loader.threads) as threads:
         begun: collections.deque[list[Future[tuple[torch.Tensor, ...]]]] = collections.deque()
         try:
-            for start in range(0, num_images, batch):
-                begun.append([threads.submit(work, row) for row in range(start, min(start + batch, num_images))])
+            for start in range(0, rows, batch):
+                begun.append([threads.submit(work, images, row) for row in range(start, min(start + batch, rows))])
                 if len(begun) > loader.prefetch:
                     yield _stack(begun.popleft())
             while begun:

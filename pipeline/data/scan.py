@@ -6,20 +6,16 @@ its size and modification time stay what they were; a bad one is, since it may h
 
 from __future__ import annotations
 
-import concurrent.futures
-import concurrent.futures.process
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.data.inspection import Inspection, inspect_file
+from pipeline.data.workers import WorkerDied, run_in_processes
 from pipeline.errors import StopRequested
 from pipeline.runs.artifact import naming_disk_errors, write_bytes
 from pipeline.runs.preemption import StopFlag
@@ -62,29 +58,14 @@ def scan(chunks: Sequence[Chunk], parts: Path, stop: StopFlag, progress: Progres
         parts.mkdir(exist_ok=True)
     total = sum(len(chunk.names) for chunk in chunks)
     done, begun = 0, time.monotonic()
-    # Not forked from here: the caller may have threads, and a forked worker would inherit their locks.
-    executor = concurrent.futures.ProcessPoolExecutor(
-        max_workers=max(1, min(num_workers, len(chunks))),
-        mp_context=multiprocessing.get_context("forkserver"),
-        initializer=_prepare_worker,
-    )
     try:
-        waiting = {executor.submit(inspect_chunk, chunk): chunk for chunk in chunks}
-        while waiting:
-            finished, _ = concurrent.futures.wait(waiting, timeout=0.5, return_when=concurrent.futures.FIRST_COMPLETED)
-            if stop.is_set:
-                raise StopRequested(f"stopped by {stop.reason} after {done:,} of {total:,} images were checked")
-            for future in finished:
-                future.result()
-                done += len(waiting.pop(future).names)
-            if finished:
-                progress(done, total, done / (time.monotonic() - begun))
-    except concurrent.futures.process.BrokenProcessPool as error:
-        if stop.is_set:
-            raise StopRequested(f"stopped by {stop.reason} after {done:,} of {total:,} images were checked") from error
-        raise RuntimeError(_worker_death(list(waiting.values())[:num_workers])) from error
-    finally:
-        executor.shutdown(cancel_futures=True)
+        for chunk in run_in_processes(inspect_chunk, chunks, stop, num_workers):
+            done += len(chunk.names)
+            progress(done, total, done / (time.monotonic() - begun))
+    except WorkerDied as error:
+        raise RuntimeError(_worker_death(error.tasks)) from error
+    if done < total:
+        raise StopRequested(f"stopped by {stop.reason} after {done:,} of {total:,} images were checked")
 
 
 def read_inspections(chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Mapping[str, Inspection]]]:
@@ -131,20 +112,6 @@ def _stamp(path: str) -> _Stamp:
     except OSError:
         return (-1, -1)
     return status.st_size, status.st_mtime_ns
-
-
-def _prepare_worker() -> None:
-    """Leave signals to the parent, which stops between chunks, and end with it however it ends."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _worker_death(in_work: Sequence[Chunk]) -> str:

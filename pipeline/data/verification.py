@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.data.encoded import EncodedImages
 from pipeline.data.index import ImageIndex
 from pipeline.errors import UserError
 
@@ -24,7 +24,7 @@ def require_sizes(index: ImageIndex, positions: Integers, num_bytes: Integers) -
     for place in np.flatnonzero(num_bytes != index.num_bytes[positions])[:1]:
         position = positions[place]
         raise UserError(
-            f"{index.file(position)}: {num_bytes[place]:,} bytes, {index.num_bytes[position]:,} when prepare read it; "
+            f"{index.name(position)}: {num_bytes[place]:,} bytes, {index.num_bytes[position]:,} when prepare read it; "
             + _ADVICE
         )
 
@@ -32,7 +32,7 @@ def require_sizes(index: ImageIndex, positions: Integers, num_bytes: Integers) -
 def changed_files(index: ImageIndex, positions: Integers) -> str | None:
     """After a loader failed: what is no longer as `prepare` found it, a line a file; None where nothing has changed."""
     problems = [
-        f"{index.file(position)}: {problem}"
+        f"{index.name(position)}: {problem}"
         for position in dict.fromkeys(positions.tolist())
         if (problem := _change(index, position))
     ]
@@ -40,13 +40,14 @@ def changed_files(index: ImageIndex, positions: Integers) -> str | None:
 
 
 def _change(index: ImageIndex, position: int) -> str | None:
-    path = index.file(position)
     try:
-        num_bytes = os.stat(path).st_size
-        if num_bytes != index.num_bytes[position]:
-            return f"{num_bytes:,} bytes, {index.num_bytes[position]:,} when prepare read it"
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with EncodedImages(index, np.array([position])) as images:
+            content = images.read(position)
     except OSError as error:
         return f"cannot be read ({error.strerror})"
+    except UserError as error:
+        return str(error)
+    if len(content) != index.num_bytes[position]:
+        return f"{len(content):,} bytes, {index.num_bytes[position]:,} when prepare read it"
+    digest = hashlib.sha256(content).hexdigest()
     return None if digest.startswith(index.sha256[position]) else "its content has changed (SHA-256 differs)"

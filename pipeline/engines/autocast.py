@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from pipeline.config.execution import ExecutionConfig
+from pipeline.engines.compilation import compile_blocks
 
 
 class AutocastNetwork(nn.Module):
@@ -20,7 +21,7 @@ class AutocastNetwork(nn.Module):
         self._dtype = getattr(torch, execution.precision)
         self._device_type = device.type
         # In a tuple, since the compiled network is a module too and its parameters are those of `network`.
-        self._runner = (torch.compile(network) if execution.compile else network,)
+        self._runner = (compile_blocks(network) if execution.compile else network,)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Under autocast where the precision is not float32: it would cost a pass through its dispatch for nothing."""

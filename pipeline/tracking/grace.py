@@ -35,7 +35,8 @@ class GraceCheck:
     def _tell(self, seconds: float) -> None:
         self._has_told = True
         text = f"a checkpoint takes {seconds:.1f} s, the warning comes {self._warning_seconds:g} s before the end"
-        # The step or validation that is under way is finished before anything is saved.
+        # The step or validation that is under way is finished before anything is saved, and so is, at the same time,
+        # an earlier checkpoint that is still being written.
         if 2 * seconds <= self._warning_seconds:
             self._note(text, "info")
         else:

@@ -48,6 +48,7 @@ class Checkpoint:
 class Saved:
     """A checkpoint that was just written, and what that took."""
 
+    global_step: int
     path: Path
     seconds: float
     size: int
@@ -63,7 +64,7 @@ class CheckpointStore:
         self._keep_best = keep_best
 
     def save(self, checkpoint: Checkpoint, best_step: int | None) -> Saved:
-        """Write one, then move `latest.json`, then remove what need not be kept. Main rank only.
+        """Write one, then move `latest.json`, then remove what need not be kept. Main rank only, one call at a time.
 
         UserError where the disk is full; the earlier checkpoints are unharmed then.
         """
@@ -82,7 +83,7 @@ class CheckpointStore:
             }
             write_json(temporary / _MANIFEST, {"global_step": checkpoint.global_step, "files": files})
         size = sum(file.stat().st_size for file in path.iterdir())
-        saved = Saved(path, round(time.monotonic() - started, 3), size)
+        saved = Saved(checkpoint.global_step, path, round(time.monotonic() - started, 3), size)
         write_json(self.directory / LATEST, {"checkpoint": path.name, "seconds": saved.seconds, "bytes": saved.size})
         self._remove_old(best_step)
         return saved

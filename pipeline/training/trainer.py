@@ -25,7 +25,8 @@ from pipeline.seeds import derive_seed
 from pipeline.tracking.events import EventLog
 from pipeline.training.batching import BatchSplit
 from pipeline.training.bn_freeze import frozen_digest
-from pipeline.training.checkpoint import Checkpoint, CheckpointStore
+from pipeline.training.checkpoint import Checkpoint, CheckpointStore, Saved
+from pipeline.training.checkpoint_writer import CheckpointWriter
 from pipeline.training.due import due_after
 from pipeline.training.loss_watch import LossWatch
 from pipeline.training.processes import describe_processes
@@ -75,7 +76,7 @@ class Trainer:
         self._split = split
         self._engine = engine
         self._collective = collective
-        self._store = store
+        self._writer = CheckpointWriter(store)
         self._events = events
         self._stop = stop
         self._learning_rate = LearningRate(config.schedule, config.optim.lr, order, config.train.epochs)
@@ -94,7 +95,10 @@ class Trainer:
         )
         self._progress = Progress(global_step=phase.first_step)
         self._watch = LossWatch(collective)
-        self._saved: Path | None = None
+        self._saved_step: int | None = None
+        """The step of the newest checkpoint, be it still in the making."""
+        self._newest: Path | None = None
+        """The newest checkpoint on disk, as far as the ranks have talked about it."""
         self._frozen = frozen_digest(engine.model)
 
     def resume(self, checkpoint: Checkpoint, path: Path) -> None:
@@ -104,7 +108,7 @@ class Trainer:
         self._loader.load_state_dict(checkpoint.state["loader"])
         self._events.rewind(checkpoint.state["events_position"])
         self._progress = Progress(checkpoint.global_step, checkpoint.state["best"], checkpoint.state["validation"])
-        self._saved = path
+        self._saved_step, self._newest = checkpoint.global_step, path
         self._frozen = frozen_digest(self._engine.model)
 
     def run(self) -> Progress:
@@ -119,10 +123,10 @@ class Trainer:
                 loss = self._train_step(batches, throughput)
                 self._progress.global_step += 1
                 self._after_step(loss, throughput)
+            self._save_to_the_end()
         finally:
             self._loader.close()
-        if self._saved is None or not self._is_saved():
-            self._save()
+            self._writer.close()
         return self._progress
 
     def _train_step(self, batches: Iterator[Batch], throughput: Throughput) -> torch.Tensor:
@@ -147,6 +151,7 @@ class Trainer:
 
     def _after_step(self, loss: torch.Tensor, throughput: Throughput) -> None:
         """Log, validate, save and stop, each where it is due. The order matters: what is saved has been checked."""
+        self._tell_saved(self._writer.poll())
         done = self._progress.global_step
         is_last = done == self._phase.last_step
         due = due_after(done, self._config, self._order, self._phase.last_step)
@@ -160,11 +165,10 @@ class Trainer:
             with throughput.paused():
                 self._save()
         if self._collective.any(self._stop.is_set) and not is_last:
-            if not self._is_saved():
-                self._save()
+            self._save_to_the_end()
             raise StopRequested(
                 f"stopped on request ({self._stop.reason or 'another process was asked'}) after step {done}, saved in "
-                f"{self._saved}; the same command goes on from there"
+                f"{self._newest}; the same command goes on from there"
             )
 
     def _log(self, loss: torch.Tensor, throughput: Throughput) -> None:
@@ -217,12 +221,14 @@ class Trainer:
         self._events.write("validation", **fields)
 
     def _save(self) -> None:
+        """Take a checkpoint, once the one before is on disk; it is written while training goes on."""
         self._check_loss()
         self._check_weights()
         self._check_frozen()
         done = self._progress.global_step
         optimizer = self._engine.state_dict()
         if self._collective.ranks.is_main:
+            self._tell_saved(self._writer.wait())
             checkpoint = Checkpoint(
                 global_step=done,
                 model=self._engine.model.state_dict(),
@@ -235,16 +241,31 @@ class Trainer:
                     "processes": describe_processes(self._config, self._collective, self._split),
                 },
             )
-            best_step = None if self._progress.best is None else self._progress.best["global_step"]
-            saved = self._store.save(checkpoint, best_step)
-            self._saved = saved.path
-            self._events.show(
-                "checkpoint", global_step=done, path=str(saved.path), seconds=saved.seconds, bytes=saved.size
-            )
-        self._saved = Path(self._collective.share(str(self._saved)))
+            self._writer.start(checkpoint, None if self._progress.best is None else self._progress.best["global_step"])
+        self._saved_step = done
 
-    def _is_saved(self) -> bool:
-        return self._saved is not None and self._saved.name.endswith(f"{self._progress.global_step:08d}")
+    def _save_to_the_end(self) -> None:
+        """Save what is not saved yet and wait until it is on disk."""
+        if self._saved_step != self._progress.global_step:
+            self._save()
+        self._finish_saving()
+
+    def _finish_saving(self) -> None:
+        """Wait until the checkpoint in the making is on disk; every rank then knows the newest one."""
+        self._tell_saved(self._writer.wait())
+        newest = self._collective.share(None if self._newest is None else str(self._newest))
+        self._newest = None if newest is None else Path(newest)
+
+    def _tell_saved(self, saved: Saved | None) -> None:
+        if saved is not None:
+            self._newest = saved.path
+            self._events.show(
+                "checkpoint",
+                global_step=saved.global_step,
+                path=str(saved.path),
+                seconds=saved.seconds,
+                bytes=saved.size,
+            )
 
     def _check_loss(self) -> None:
         bad_step = self._watch.first_bad_step()
@@ -254,12 +275,15 @@ class Trainer:
     def _check_weights(self) -> None:
         """The loss is that of the weights before the step; what the step made of them shows only in the next one."""
         tensors = self._engine.model.state_dict().values()
-        is_finite = torch.stack([torch.isfinite(tensor).all() for tensor in tensors]).all()
+        # NaN and infinity both show in a minimum and maximum, which take one pass; isfinite takes several.
+        extremes = [torch.stack(torch.aminmax(tensor)) for tensor in tensors if tensor.is_floating_point()]
+        is_finite = torch.isfinite(torch.stack(extremes)).all()
         if self._collective.any(not is_finite):
             raise self._diverged(f"weights became NaN or infinite in step {self._progress.global_step}")
 
     def _diverged(self, what: str) -> TrainingDiverged:
-        where = f"the last good checkpoint is {self._saved}" if self._saved else "no checkpoint was written yet"
+        self._finish_saving()
+        where = f"the last good checkpoint is {self._newest}" if self._newest else "no checkpoint was written yet"
         return TrainingDiverged(f"{what}, so training stops and nothing more is saved; {where}")
 
     def _check_frozen(self) -> None:

@@ -106,6 +106,10 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
             "evaluate.plans[0].views[0].weight: must be greater than 0 (given 0.0)",
         ),
         (["split=test"], "evaluate.split: test needs the folder of the test images in data.test (given none)"),
+        (
+            ["resize_train_px=320"],
+            "data.resize_train_px: only shards are written anew; name a folder in data.shards for them",
+        ),
         (["nesterov=true", "momentum=0"], "optim.nesterov: needs a momentum (given optim.momentum 0)"),
         (["dropout=.nan"], "model.dropout: must be a finite number (given .nan)"),
         (["std=[1, .inf, 1]"], "data.std[1]: must be a finite number (given .inf)"),

@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from pipeline.config.reader import load_config, write_run_config
 from pipeline.config.schema import Config
 from pipeline.data import layout
+from pipeline.data.encoded import EncodedImages
 from pipeline.data.findings import read_findings
 from pipeline.data.ilsvrc import Ilsvrc, Synset, digest_ids
 from pipeline.data.index import UNLABELLED, read_dataset
@@ -97,6 +99,39 @@ def test_same_data_give_the_same_bytes_and_can_be_moved(
     assert outputs_of(tmp_path / "again") == outputs_of(digits[0])
     (tmp_path / "again").rename(tmp_path / "moved")
     assert Path(read_dataset(tmp_path / "moved").val.file(0)).is_file()
+
+
+def test_shards_are_written_once_for_all_runs_and_the_index_reads_from_them(tmp_path: Path, images: Path) -> None:
+    config = small_recipe(images, data={"dataset": "folder", "shards": str(tmp_path / "shards")})
+    result, told = run_prepare(tmp_path / "prepare", config)
+    assert sorted(set(result.outputs) - set(OUTPUTS)) == [
+        "train-places.npy",
+        "train-shards.json",
+        "val-places.npy",
+        "val-shards.json",
+    ]
+    assert all((tmp_path / "prepare" / name).is_file() for name in result.outputs)
+    assert {path.name for path in (tmp_path / "shards").glob("*.tar")} == {"train-00000.tar", "val-00000.tar"}
+    texts = [event["text"] for event in told if event["kind"] == "progress"]
+    assert list(dict.fromkeys(texts)) == ["checking every image", "writing shards"]
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").glob("*.tar")}
+    run_prepare(tmp_path / "again", config)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "shards").glob("*.tar")} == before
+    dataset = read_dataset(tmp_path / "again")
+    for index in (dataset.train, dataset.val):
+        with EncodedImages(index, np.arange(len(index))) as encoded:
+            for position in range(len(index)):
+                assert encoded.read(position) == Path(index.file(position)).read_bytes()
+
+
+def test_only_training_images_are_ever_resized(tmp_path: Path, images: Path) -> None:
+    data = {"dataset": "folder", "shards": str(tmp_path / "shards"), "resize_train_px": 33}
+    run_prepare(tmp_path / "plain", small_recipe(images))
+    run_prepare(tmp_path / "resized", small_recipe(images, data=data))
+    plain, resized = read_dataset(tmp_path / "plain"), read_dataset(tmp_path / "resized")
+    assert resized.val.digest == plain.val.digest
+    assert resized.train.digest != plain.train.digest
+    assert max(np.minimum(resized.train.widths, resized.train.heights)) == 33
 
 
 def test_bad_images_stop_the_stage_with_the_list_and_the_way_out(tmp_path: Path, images: Path) -> None:

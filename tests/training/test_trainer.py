@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.config.reader import read_run_config, write_run_config
 from pipeline.config.schema import Config
@@ -23,10 +25,12 @@ from pipeline.runs.stage import PlacedStage, place_stages
 from pipeline.seeds import derive_seed
 from pipeline.tracking.events import read_events
 from pipeline.training.schedule import LearningRate
+from pipeline.training.trainer import Trainer
 from stages import STAGES
 from tests.images import write_image_folders
 from tests.processes import finish, run_stage_to_end, start_stage
 from tests.recipes import small_recipe
+from tests.training.small_trainer import small_trainer
 
 CPU = torch.device("cpu")
 
@@ -142,6 +146,34 @@ def test_a_loss_or_weights_that_are_no_numbers_stop_the_run_before_they_are_save
     assert "step-00000001" in outcome.message
     for path in (placed["train"].directory / "checkpoints").glob("step-*/model.safetensors"):
         assert all(torch.isfinite(value).all() for value in read_weights(path).values())
+
+
+class ScalarReads(TorchDispatchMode):
+    """Notes after how many steps a value is read from the device, which on a GPU makes the host wait."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__()
+        self._trainer = trainer
+        self.after_steps: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self.after_steps.append(self._trainer._progress.global_step)
+        return func(*args, **(kwargs or {}))
+
+
+def test_values_are_read_from_the_device_only_where_a_line_of_the_record_is_due(tmp_path: Path) -> None:
+    trainer = small_trainer(
+        tmp_path,
+        last_step=11,
+        train={"validate_every_epochs": 9},
+        checkpoint={"every_steps": None, "every_epochs": 9},
+        tracking={"log_every_steps": 4},
+    )
+    with ScalarReads(trainer) as reads:
+        trainer.run()
+    # The first step and the last are always told, and the last is validated and saved.
+    assert sorted(set(reads.after_steps)) == [1, 4, 8, 11]
 
 
 def test_freeze_bn_goes_on_with_the_same_optimizer_and_schedule(tmp_path: Path, images: Path) -> None:

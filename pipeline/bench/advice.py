@@ -1,0 +1,124 @@
+"""What a probe of a device found, kept for the next time, and what to tell the user. Never imports torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.bench.cell import Cell
+from pipeline.runs.artifact import naming_disk_errors, write_json
+
+_NOTICEABLE = 1.03
+"""Less than this is taken for chance."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """All that the fastest way to train depends on."""
+
+    device: str
+    torch: str
+    cudnn: int | None
+    model: str
+    image_size_px: int
+    batch: int
+    precision: str
+
+    def cache_file(self) -> Path:
+        """Where the findings of this very setting are kept, below the user's folder for caches."""
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return caches / "senet154" / "autotune" / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One way to train, and how fast it was."""
+
+    cell: Cell
+    images_per_second: float | None
+    """None where it was not measured."""
+    problem: str | None = None
+    """Why not."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """All ways, of one setting, with the date."""
+
+    identity: Identity
+    date: str
+    findings: tuple[Finding, ...]
+
+    def speed(self, cell: Cell) -> float | None:
+        """Images a second of a way; None where it was not measured."""
+        return next((finding.images_per_second for finding in self.findings if finding.cell == cell), None)
+
+    def fastest(self, precisions: Sequence[str]) -> Finding | None:
+        """The fastest measured way in one of these types; None where none was measured."""
+        measured = [
+            finding
+            for finding in self.findings
+            if finding.images_per_second is not None and finding.cell.precision in precisions
+        ]
+        return max(measured, key=lambda finding: finding.images_per_second or 0.0, default=None)
+
+    def save(self) -> Path:
+        """Keep it for the next time; returns the file."""
+        path = self.identity.cache_file()
+        with naming_disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, dataclasses.asdict(self))
+        return path
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> Probe:
+        """Back from JSON."""
+        findings = (
+            Finding(Cell(**finding["cell"]), finding["images_per_second"], finding["problem"])
+            for finding in fields["findings"]
+        )
+        return cls(Identity(**fields["identity"]), fields["date"], tuple(findings))
+
+
+def read_probe(identity: Identity) -> Probe | None:
+    """The findings that were kept; None where there are none that can be read, and then one measures anew."""
+    try:
+        return Probe.from_fields(json.loads(identity.cache_file().read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def advise(probe: Probe, recipe: Cell) -> list[str]:
+    """What to do about a recipe that trains as `recipe`, a line each.
+
+    The type of the arithmetic is the recipe's choice: a faster one is told of, and never part of the line to add.
+    """
+    best, own = probe.fastest([recipe.precision]), probe.speed(recipe)
+    if best is None or best.images_per_second is None:
+        return ["nothing could be measured; the recipe stays as it is"]
+    lines = []
+    if own is not None and best.images_per_second < _NOTICEABLE * own:
+        lines.append(f"the recipe's own way, {recipe}, is the fastest or as good; nothing to change")
+    else:
+        gain = "" if own is None else f", {best.images_per_second / own:.2f}x as fast as the recipe's own way"
+        lines.append(f"fastest in {recipe.precision}: {best.cell}{gain}; add to the command:")
+        lines.append(f"  {override_line(best.cell)}")
+    overall = probe.fastest([finding.cell.precision for finding in probe.findings])
+    if overall and (overall.images_per_second or 0.0) >= _NOTICEABLE * best.images_per_second:
+        times = (overall.images_per_second or 0.0) / best.images_per_second
+        lines.append(
+            f"{overall.cell} is {times:.2f}x as fast as that, with other arithmetic: that is for you to decide "
+            f"(execution.precision={overall.cell.precision})"
+        )
+    return lines
+
+
+def override_line(cell: Cell) -> str:
+    """The layout and compilation of a way, as overrides of a recipe."""
+    return f"execution.channels_last={str(cell.channels_last).lower()} execution.compile={str(cell.compile).lower()}"

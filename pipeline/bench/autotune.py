@@ -1,0 +1,95 @@
+"""The probe behind `launch tune`: the recipe's network and batch on random images, every way to train in turn.
+
+`python -m pipeline.bench.autotune` reads a resolved recipe as JSON from stdin. It prints JSON, a line each: first the
+setting and the ways that will be tried, then each way's finding as soon as it is known, so that whoever reads can stop
+it at any time and keeps what it has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import sys
+from collections.abc import Iterator
+
+import torch
+
+from pipeline.bench.advice import Finding, Identity
+from pipeline.bench.cell import Cell, all_cells
+from pipeline.bench.step import our_step
+from pipeline.bench.survey.clock import figures_or_error, time_work
+from pipeline.bench.training_step import Task, forget_compiled
+from pipeline.config.schema import Config
+from pipeline.models.spec import SPECS, count_macs
+from pipeline.training.batching import split_batch
+
+_CPU_MACS = 25e9
+"""Multiply-adds of the largest forward pass that is tried on a CPU: a second or two a step."""
+
+
+def main() -> None:
+    """Read the recipe, print the findings."""
+    config = Config.model_validate(json.load(sys.stdin))
+    task = probed_task(config)
+    cells = probed_cells(config, task.device)
+    identity = identify(config, task)
+    _print({"identity": dataclasses.asdict(identity), "cells": [dataclasses.asdict(cell) for cell in cells]})
+    for finding in probe(task, cells):
+        _print(dataclasses.asdict(finding))
+
+
+def probed_task(config: Config) -> Task:
+    """The recipe's own training step, with fewer images where there is only a CPU for a large network."""
+    on_gpu = torch.cuda.is_available()
+    batch = split_batch(config.train.global_batch, config.resources.processes, config.train.max_micro_batch).micro_batch
+    size = config.train.image_size_px
+    if not on_gpu:
+        macs = count_macs(SPECS[config.model.name], config.model.num_classes, size)
+        batch = max(1, min(batch, int(_CPU_MACS / macs)))
+    device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+    return Task(config.model.name, config.model.num_classes, size, batch, device)
+
+
+def probed_cells(config: Config, device: torch.device) -> list[Cell]:
+    """All layouts, compiled or not, in the recipe's type and, on a GPU, in both 16-bit types."""
+    others = ("bfloat16", "float16") if device.type == "cuda" else ()
+    return all_cells(tuple(dict.fromkeys((config.execution.precision, *others))))
+
+
+def identify(config: Config, task: Task) -> Identity:
+    """What the findings are kept under."""
+    on_gpu = task.device.type == "cuda"
+    return Identity(
+        device=torch.cuda.get_device_name(task.device) if on_gpu else f"CPU {platform.machine()}",
+        torch=torch.__version__,
+        cudnn=torch.backends.cudnn.version() if on_gpu else None,  # type: ignore[no-untyped-call]
+        model=task.model,
+        image_size_px=task.image_size_px,
+        batch=task.batch,
+        precision=config.execution.precision,
+    )
+
+
+def probe(task: Task, cells: list[Cell]) -> Iterator[Finding]:
+    """Measure each way; one that fails, as for want of memory, is a finding that says why."""
+    if task.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    for cell in cells:
+        if cell.compile:
+            forget_compiled()
+        figures = figures_or_error(
+            lambda cell=cell: {"seconds": time_work(our_step(task, cell), task.device).median}  # type: ignore[misc]
+        )
+        if "error" in figures:
+            yield Finding(cell, None, figures["error"])
+        else:
+            yield Finding(cell, round(task.batch / figures["seconds"], 2))
+
+
+def _print(fields: dict[str, object]) -> None:
+    print(json.dumps(fields), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""`python -m pipeline.bench checkpoint`: how long training stands still while it is saved."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.bench.comparison import Comparison, Quantity, figure
+from pipeline.bench.measurement import Contestant, Work, cpu_seconds, measure
+from pipeline.bench.setting import bench_config
+from pipeline.engines.engine import OptimizerState
+from pipeline.errors import UserError
+from pipeline.models import create_model
+from pipeline.runs.artifact import replacing
+from pipeline.training.checkpoint import Checkpoint, CheckpointStore
+from pipeline.training.checkpoint_writer import CheckpointWriter
+
+_ON_DISK, _CPU = "s until on disk", "CPU s"
+_STALL = Quantity("stall ms", lambda done: 1e3 * done.wall_seconds, digits=1)
+
+
+def compare_saving(
+    model: str, directory: Path | None, *, rounds: int, progress: Callable[[str], None]
+) -> tuple[dict[str, Any], list[Comparison]]:
+    """Weights and momentum of `model`, saved in a folder made in `directory` and removed afterwards.
+
+    The stall is the time until training may change its tensors again. UserError where there is no such folder.
+    """
+    if directory is not None and not directory.is_dir():
+        raise UserError(f"--directory: {directory} is no folder")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = create_model(model, bench_config().model.num_classes).to(device)
+    momentum = {name: torch.randn_like(parameter) for name, parameter in network.named_parameters()}
+    size = sum(tensor.nbytes for tensor in [*network.state_dict().values(), *momentum.values()])
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=directory) as name:
+        folder = Path(name)
+        with contextlib.closing(
+            CheckpointWriter(CheckpointStore(folder / "checkpoints", keep_last=1, keep_best=False))
+        ) as writer:
+            ours = _Ours(writer, network, momentum)
+            plain = _TorchSave(folder / "plain.pt", network, momentum)
+            contestants = [
+                Contestant("ours", "ours", ours.run, ours.settle),
+                Contestant("torch.save, flushed and renamed", "peer", plain.run),
+            ]
+            taken = measure(contestants, rounds, progress=progress)
+    title = f"saving {model}: {size / 1e6:,.0f} MB of weights and momentum, {device}"
+    return {"directory": str(directory or tempfile.gettempdir())}, [
+        Comparison(title, (_STALL, figure(_ON_DISK), figure(_CPU)), tuple(taken))
+    ]
+
+
+class _Ours:
+    """The writer and store of the stages `train` and `freeze_bn`, with a checksum for every file."""
+
+    def __init__(self, writer: CheckpointWriter, network: nn.Module, momentum: Mapping[str, torch.Tensor]) -> None:
+        self._writer = writer
+        self._network = network
+        self._momentum = momentum
+        self._step = 0
+        self._started = self._cpu_before = 0.0
+
+    def run(self) -> Work:
+        """Begin one checkpoint: what training waits for."""
+        self._step += 1
+        self._started, self._cpu_before = time.perf_counter(), cpu_seconds()
+        state = OptimizerState(self._momentum, {})
+        self._writer.start(Checkpoint(self._step, self._network.state_dict(), state, {}), None)
+        _finish_copies()
+        return Work(1)
+
+    def settle(self) -> dict[str, float]:
+        """Wait until it is on disk."""
+        self._writer.wait()
+        return {_ON_DISK: time.perf_counter() - self._started, _CPU: cpu_seconds() - self._cpu_before}
+
+
+class _TorchSave:
+    """What a training script does that wants its checkpoint to survive a crash."""
+
+    def __init__(self, path: Path, network: nn.Module, momentum: Mapping[str, torch.Tensor]) -> None:
+        self._path = path
+        self._network = network
+        self._momentum = momentum
+
+    def run(self) -> Work:
+        """Write one checkpoint."""
+        started, cpu_before = time.perf_counter(), cpu_seconds()
+        with replacing(self._path) as temporary:
+            torch.save({"model": self._network.state_dict(), "momentum": self._momentum}, temporary)
+        return Work(1, {_ON_DISK: time.perf_counter() - started, _CPU: cpu_seconds() - cpu_before})
+
+
+def _finish_copies() -> None:
+    """On a GPU the next step's work stands in line behind the copies, so they are part of the stall."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,188 @@
+"""`python -m pipeline.bench evaluate`: what a crop plan costs when an image is decoded once for all its views.
+
+Every plan is measured twice: reading alone, and with a small network behind it, which stands for any network. Where
+there is no GPU the network takes most of the time, and it is the same in every row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from pipeline.bench import loader_peer
+from pipeline.bench.comparison import Comparison, per_unit
+from pipeline.bench.measurement import Contestant, Work, measure
+from pipeline.bench.setting import bench_config
+from pipeline.config.crop_plan import CropPlan, CropView, builtin_names, builtin_plan, resolve_plan
+from pipeline.data.index import ImageIndex
+from pipeline.data.loaders import build_view_loader
+from pipeline.data.normalisation import Preprocessor
+from pipeline.errors import UserError
+from pipeline.evaluation.crops import count_views, expand, images_at_once
+from pipeline.evaluation.inference import ViewScorer, evaluating
+from pipeline.models import create_model
+
+
+@dataclasses.dataclass(frozen=True)
+class _Setting:
+    """What all contestants of a plan share."""
+
+    index: ImageIndex
+    plan: CropPlan
+    batch: int
+    workers: int
+    device: torch.device
+    model: nn.Module | None
+    """None where only the reading is measured."""
+
+
+def compare_plans(
+    index: ImageIndex,
+    names: Sequence[str],
+    *,
+    batch: int,
+    workers: int,
+    rounds: int,
+    progress: Callable[[str], None],
+) -> list[Comparison]:
+    """Every named built-in plan, or all of them, over the images of the index; UserError for a name there is not.
+
+    A round of a plan of many views takes fewer of the images.
+    """
+    plans = [_plan(name) for name in names or builtin_names()]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = bench_config()
+    model = create_model(config.model.name, config.model.num_classes).to(memory_format=torch.channels_last).to(device)
+    comparisons = []
+    with evaluating(model):
+        for plan in plans:
+            for network, what in ((None, "reading alone"), (model, "with the small network")):
+                count = images_per_round(len(index), count_views(plan), with_network=network is not None)
+                setting = _Setting(_first(index, count), plan, min(batch, count), workers, device, network)
+                title = (
+                    f"{plan.name} ({_counted(count_views(plan), 'view')}), {what}, {_counted(count, 'image')} a round"
+                )
+                taken = measure(_contestants(setting), rounds, progress=progress)
+                comparisons.append(Comparison(title, per_unit("image"), tuple(taken)))
+    return comparisons
+
+
+def images_per_round(available: int, views: int, *, with_network: bool) -> int:
+    """Of `available` images so many that a round of any plan takes seconds: the fewer, the more views."""
+    share = 4 * available // (views + 3)
+    return min(available, max(4, share // 4) if with_network else max(8, share))
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _plan(name: str) -> CropPlan:
+    try:
+        return resolve_plan(name, "--plans")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _first(index: ImageIndex, count: int) -> ImageIndex:
+    """The first rows of the index."""
+    columns = ("paths", "labels", "num_bytes", "widths", "heights", "sha256", "flags")
+    return dataclasses.replace(index, **{name: getattr(index, name)[:count] for name in columns})
+
+
+def _contestants(setting: _Setting) -> list[Contestant]:
+    """Ours, and what others can do of the plan."""
+    view = setting.plan.views[0]
+    contestants = [Contestant("ours, decoded once", "ours", lambda: _run_plan(setting))]
+    if count_views(setting.plan) == 1:
+        return contestants + _centre_peers(setting, view)
+    contestants.append(Contestant("decoded for every view", "peer", lambda: _run_view_by_view(setting)))
+    if setting.plan.views == builtin_plan("10crop").views:
+        assert view.crop_px is not None
+        loader = _torchvision(setting, loader_peer.ten_crop_transform(view.resize_px, view.crop_px))
+        contestants.append(_peer("torchvision TenCrop, decoded once", setting, loader))
+    return contestants
+
+
+def _centre_peers(setting: _Setting, view: CropView) -> list[Contestant]:
+    assert view.crop_px is not None, "a dense view is always mirrored in the built-in plans"
+    timm = loader_peer.timm_loader(
+        setting.index,
+        batch=setting.batch,
+        workers=setting.workers,
+        size_px=view.crop_px,
+        is_training=False,
+        crop_share=view.crop_px / view.resize_px,
+    )
+    torchvision = _torchvision(setting, loader_peer.centre_transform(view.resize_px, view.crop_px))
+    return [
+        _peer("timm's loader", setting, timm),
+        _peer("torchvision v2 + decode_jpeg", setting, torchvision),
+    ]
+
+
+def _torchvision(setting: _Setting, transform: Any) -> Iterable[Any]:
+    return loader_peer.torchvision_loader(
+        setting.index,
+        loader_peer.decode_by_torchvision,
+        transform,
+        batch=setting.batch,
+        workers=setting.workers,
+        shuffle=False,
+    )
+
+
+def _peer(name: str, setting: _Setting, loader: Iterable[Any]) -> Contestant:
+    """A loader of normalised floats, one view (N, 3, S, S) or several (N, V, 3, S, S), with probabilities averaged."""
+
+    def run() -> Work:
+        count = 0
+        for images, _ in loader:
+            count += len(images)
+            if setting.model is not None:
+                views = images.flatten(0, -4).to(setting.device).contiguous(memory_format=torch.channels_last)
+                # In batches of the size that ours has.
+                logits = torch.cat([setting.model(part) for part in views.split(setting.batch)])
+                logits.softmax(1).view(len(images), -1, logits.shape[1]).mean(1)
+        return Work(count)
+
+    return Contestant(name, "peer", run)
+
+
+def _run_plan(setting: _Setting) -> Work:
+    """The plan as the stage `evaluate` runs it."""
+    _score(setting, setting.plan, np.arange(len(setting.index), dtype=np.int64))
+    return Work(len(setting.index))
+
+
+def _run_view_by_view(setting: _Setting) -> Work:
+    """The same loader and network, but an image is read and decoded again for each of its views."""
+    for view in setting.plan.views:
+        first = {"squares": view.squares[:1], "positions": view.positions[:1], "mirror": False}
+        once = view.model_copy(update=first)
+        count = len(view.crops()) * (2 if view.mirror else 1)
+        positions = np.repeat(np.arange(len(setting.index), dtype=np.int64), count)
+        _score(setting, CropPlan(name="once", views=(once,)), positions)
+    return Work(len(setting.index))
+
+
+def _score(setting: _Setting, plan: CropPlan, positions: npt.NDArray[np.int64]) -> None:
+    config = bench_config(threads=setting.workers)
+    preprocessor = Preprocessor(config.data, config.augmentation, setting.device, channels_last=True)
+    scorer = None
+    if setting.model is not None:
+        scorer = ViewScorer(setting.model, plan, config.execution, preprocessor, setting.device, setting.batch)
+    windows = [seen.window for seen in expand(plan)]
+    at_once = images_at_once(plan, setting.batch)
+    loader = build_view_loader(setting.index, positions, windows, at_once, config.loader, setting.device)
+    with contextlib.closing(loader):
+        for taken in loader:
+            if scorer is not None:
+                scorer.log_probabilities(taken.views)

@@ -1,0 +1,22 @@
+"""Other people's programs that we are compared with."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from pipeline.errors import UserError
+
+MISSING = "this benchmark compares with {package}, which is not installed: pip install {package}"
+
+
+def import_peer(module: str, package: str) -> Any:
+    """A module of a package that the pipeline itself does without; UserError names the package to install."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != module.partition(".")[0]:
+            raise
+        raise UserError(
+            f"this benchmark compares with {package}, which is not installed: pip install {package}"
+        ) from None

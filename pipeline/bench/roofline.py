@@ -1,0 +1,82 @@
+"""What the device can do at most, and the time that a training step of a network must take on it.
+
+The floor supposes perfect kernels: every convolution takes the batch norm and ReLU before it along while it reads, and
+the statistics of the one behind it while it writes; backward reads each map once for both of its gradients; scaling,
+sum and ReLU of a block's end ride on the next convolution. No program here or elsewhere does that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from pipeline.models.spec import Layer, SENetSpec, count_parameters, layer_table
+
+_OPTIMIZER_BYTES = 24
+"""Per parameter and step: write the float32 gradient, read it, the weight and the momentum, write the last two."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Peaks:
+    """The most that was seen of a device."""
+
+    flops_per_second: float
+    bytes_per_second: float
+
+
+def training_floor_seconds(spec: SENetSpec, num_classes: int, image_size_px: int, batch: int, peaks: Peaks) -> float:
+    """Of one step on `batch` images with 16-bit maps: over all layers the slower of arithmetic and memory."""
+    table = layer_table(spec, num_classes, image_size_px)
+    sizes = {layer.name: layer for layer in table}
+    total = 0.0
+    for layer in table:
+        forward, backward = layer_traffic(layer, sizes)
+        for flops, moved in ((2 * layer.macs, forward), (4 * layer.macs, backward)):
+            total += batch * max(flops / peaks.flops_per_second, moved / peaks.bytes_per_second)
+    return total + count_parameters(spec, num_classes) * _OPTIMIZER_BYTES / peaks.bytes_per_second
+
+
+def layer_traffic(layer: Layer, table: dict[str, Layer]) -> tuple[int, int]:
+    """Bytes that a layer must move per image, forward and backward, with 16-bit maps."""
+    if layer.kind == "scale_add_relu":
+        # Forward reads the block's two branches and writes their sum; backward reads the incoming gradient of the
+        # shortcut and the last convolution's output.
+        one = 2 * (layer.out_channels or 0) * layer.out_size**2
+        return 3 * one, 2 * one
+    if layer.kind != "conv" or layer.bias:
+        return 0, 0
+    outer = 2 * (layer.out_channels or 0) * layer.out_size**2
+    source = table.get(layer.inputs)
+    in_size = layer.out_size * (layer.stride or 1) if source is None else source.out_size
+    inner = 2 * (layer.in_channels or 0) * in_size**2
+    # The first convolution of a block reads what the end of the block before it has just made.
+    is_fused = source is not None and source.kind == "scale_add_relu" and layer.kernel == 1
+    return outer + (0 if is_fused else inner), 2 * outer + 2 * inner
+
+
+def measure_peaks(device: torch.device) -> Peaks:
+    """Of a large bfloat16 matrix product and a large copy: what programs reach, which is less than the data sheet."""
+    size, elements = 8192, 1 << 29
+    left = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    right = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    flops = 2 * size**3 / _seconds(lambda: torch.mm(left, right))
+    source = torch.empty(elements, device=device, dtype=torch.uint8)
+    target = torch.empty_like(source)
+    return Peaks(flops, 2 * elements / _seconds(lambda: target.copy_(source)))
+
+
+def _seconds(work: Callable[[], object], repeats: int = 20) -> float:
+    """Median over groups of calls that are queued together."""
+    taken = []
+    for _ in range(6):
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        for _ in range(repeats):
+            work()
+        torch.cuda.synchronize()
+        taken.append((time.perf_counter() - started) / repeats)
+    return statistics.median(taken[1:])

@@ -1,0 +1,38 @@
+"""The recipe that benchmarks run: SENet-154's own augmentation and batches, with the network and sizes in question."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.config.schema import Config
+
+
+def bench_config(
+    *,
+    model: str = "senet_nano",
+    num_classes: int = 1000,
+    batch: int = 32,
+    image_size_px: int = 224,
+    threads: int = 2,
+    backend: str = "dali",
+    execution: dict[str, Any] | None = None,
+) -> Config:
+    """A complete config in which one step is one batch; everything else has its default."""
+    return Config.model_validate(
+        {
+            "name": "bench",
+            "data": {"dataset": "folder", "root": "."},
+            "model": {"name": model, "num_classes": num_classes},
+            "optim": {"lr": 0.05},
+            "schedule": {"kind": "cosine"},
+            "train": {
+                "epochs": 1,
+                "global_batch": batch,
+                "max_micro_batch": batch,
+                "image_size_px": image_size_px,
+            },
+            "freeze_bn": {"last_epochs": 0},
+            "execution": execution or {},
+            "loader": {"backend": backend, "threads": threads},
+        }
+    )

@@ -1,0 +1,151 @@
+"""`python -m pipeline.bench step`: whole training steps, forward, backward and optimizer.
+
+On a GPU SENet-154 in every way to run it, against timm's legacy_senet154 in every way, and the share of the roofline.
+Elsewhere the small network and two images of SENet-154, in float32 and not compiled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.bench.cell import Cell, all_cells
+from pipeline.bench.comparison import Comparison, Quantity, figure, per_unit
+from pipeline.bench.measurement import Contestant, Role, Work, measure
+from pipeline.bench.peer import import_peer
+from pipeline.bench.roofline import Peaks, measure_peaks, training_floor_seconds
+from pipeline.bench.setting import bench_config
+from pipeline.bench.training_step import LEARNING_RATE, Step, Task, plain_step
+from pipeline.distributed import Collective
+from pipeline.engines import create_engine
+from pipeline.errors import UserError
+from pipeline.models import create_model
+from pipeline.models.spec import SPECS
+from pipeline.ranks import Ranks
+
+_EAGER_NCHW = Cell("float32", channels_last=False, compile=False)
+_CPU_CELLS = (Cell("float32", channels_last=True, compile=False), _EAGER_NCHW)
+_CPU_BATCHES = {"senet_nano": 64, "senet154": 2}
+_STEPS_PER_ROUND = {"senet_nano": 10, "senet154": 1}
+"""Without a GPU; with one it is ten of either."""
+_MEMORY = "peak GB"
+
+Progress = Callable[[str], None]
+
+
+def compare_steps(
+    models: Sequence[str], batch: int, *, rounds: int, progress: Progress
+) -> tuple[dict[str, Any], list[Comparison]]:
+    """Settings, and a comparison for each of the networks; `batch` is that on a GPU, without one it is small.
+
+    No `models` stands for SENet-154 on a GPU, and for both without one. UserError for a network there is not.
+    """
+    if unknown := [model for model in models if model not in _CPU_BATCHES]:
+        raise UserError(f"--models: there is no step of '{unknown[0]}' here (there are: {', '.join(_CPU_BATCHES)})")
+    if not torch.cuda.is_available():
+        tasks = [_task(model, _CPU_BATCHES[model], torch.device("cpu")) for model in models or _CPU_BATCHES]
+        return {"torch threads": torch.get_num_threads()}, [_compare_on_cpu(task, rounds, progress) for task in tasks]
+    torch.backends.cudnn.benchmark = True
+    device = torch.device("cuda", torch.cuda.current_device())
+    peaks = measure_peaks(device)
+    settings = {
+        "matrix product": f"{peaks.flops_per_second / 1e12:.0f} TFLOP/s",
+        "copy": f"{peaks.bytes_per_second / 1e12:.2f} TB/s",
+    }
+    tasks = [_task(model, batch, device) for model in models or ("senet154",)]
+    return settings, [_compare_on_gpu(task, peaks, rounds, progress) for task in tasks]
+
+
+def _task(model: str, batch: int, device: torch.device) -> Task:
+    return Task(model, 1000, 224, batch, device) if model == "senet154" else Task(model, 10, 32, batch, device)
+
+
+def _compare_on_cpu(task: Task, rounds: int, progress: Progress) -> Comparison:
+    contestants = [_contestant(task, f"ours, {cell}", "ours", our_step(task, cell)) for cell in _CPU_CELLS]
+    # The small network is our own: its peer is the loop that a plain script has.
+    cells = _CPU_CELLS if task.model == "senet154" else (_EAGER_NCHW,)
+    name, build = _peer_network(task)
+    contestants += [_contestant(task, f"{name}, {cell}", "peer", plain_step(task, build(), cell)) for cell in cells]
+    return Comparison(_title(task), per_unit("image"), tuple(measure(contestants, rounds, progress=progress)))
+
+
+def _compare_on_gpu(task: Task, peaks: Peaks, rounds: int, progress: Progress) -> Comparison:
+    """All cells of both. They stay on the GPU together, where weights are small beside one step's maps."""
+    name, build = _peer_network(task)
+    # All compiled ways live side by side here, and each is to be compiled for itself.
+    dynamo: Any = importlib.import_module("torch._dynamo")
+    dynamo.config.automatic_dynamic_shapes = False
+    contestants = []
+    for cell in all_cells(("bfloat16", "float16")):
+        contestants.append(_contestant(task, f"ours, {cell}", "ours", our_step(task, cell)))
+        contestants.append(_contestant(task, f"{name}, {cell}", "peer", plain_step(task, build(), cell)))
+    taken = measure(contestants, rounds, warm_up=2, progress=progress)
+    floor = training_floor_seconds(SPECS[task.model], task.num_classes, task.image_size_px, task.batch, peaks)
+    share = Quantity(
+        "% of roofline", lambda done: 100 * floor * done.units / task.batch / done.wall_seconds, more_is_better=True
+    )
+    speed = dataclasses.replace(per_unit("image")[1], digits=0)
+    title = f"{_title(task)}; the roofline is {task.batch / floor:,.0f} images/s"
+    return Comparison(title, (speed, share, figure(_MEMORY)), tuple(taken))
+
+
+def _peer_network(task: Task) -> tuple[str, Callable[[], nn.Module]]:
+    """Whose network it is, and what builds one."""
+    if task.model != "senet154":
+        return "the same in a plain loop", lambda: create_model(task.model, task.num_classes)
+    timm = import_peer("timm", "timm")
+    return "timm", lambda: timm.create_model("legacy_senet154", num_classes=task.num_classes)
+
+
+def our_step(task: Task, cell: Cell) -> Step:
+    """A step of our network by the engine that the stages use."""
+    config = bench_config(
+        model=task.model,
+        num_classes=task.num_classes,
+        batch=task.batch,
+        image_size_px=task.image_size_px,
+        execution=dataclasses.asdict(cell),
+    )
+    model = create_model(task.model, task.num_classes)
+    engine = create_engine(model, config, Collective(Ranks(), timeout_seconds=60))
+    images, labels = task.images_and_labels(cell)
+    criterion = nn.CrossEntropyLoss()
+
+    def step() -> torch.Tensor:
+        loss: torch.Tensor = criterion(engine.forward(images), labels)
+        engine.backward(loss)
+        engine.step(LEARNING_RATE)
+        return loss.detach()
+
+    return step
+
+
+def _contestant(task: Task, name: str, role: Role, step: Step) -> Contestant:
+    on_gpu = task.device.type == "cuda"
+    steps = 10 if on_gpu else _STEPS_PER_ROUND[task.model]
+
+    def run() -> Work:
+        before = _reset_peak() if on_gpu else 0
+        for _ in range(steps):
+            step()
+        if not on_gpu:
+            return Work(steps * task.batch)
+        torch.cuda.synchronize()
+        return Work(steps * task.batch, {_MEMORY: (torch.cuda.max_memory_allocated() - before) / 1e9})
+
+    return Contestant(name, role, run)
+
+
+def _reset_peak() -> int:
+    """Bytes that are taken now: the weights and momentum of all contestants, which are no part of one's peak."""
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+def _title(task: Task) -> str:
+    return f"{task.model}, batch {task.batch}, {task.image_size_px} px, {task.device.type}"

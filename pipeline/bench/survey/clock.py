@@ -1,0 +1,60 @@
+"""How long work takes on a device that does it later, and how much time there is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pipeline.bench.measurement import Spread
+
+_GROUPS = 5
+_GROUP_SECONDS = 0.02
+
+
+class Deadline:
+    """Some seconds from now on."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    @property
+    def seconds_left(self) -> float:
+        """Negative when it is over."""
+        return self._end - time.monotonic()
+
+
+def time_work(work: Callable[[], object], device: torch.device, warm_up: int = 2) -> Spread:
+    """Seconds of one call: median and range over groups of calls that are queued together.
+
+    A group lasts long enough for the queueing not to show, unless the host cannot keep up with the device.
+    """
+    for _ in range(warm_up):
+        work()
+    once = _seconds(work, 1, device)
+    calls = max(1, round(_GROUP_SECONDS / max(once, 1e-6)))
+    return Spread.of([_seconds(work, calls, device) for _ in range(_GROUPS)])
+
+
+def figures_or_error(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `measure` returns; or why it could not, as for want of memory or of a kernel: that is a finding too."""
+    try:
+        return measure()
+    except RuntimeError as error:
+        return {"error": (str(error).splitlines() or [type(error).__name__])[0]}
+
+
+def _seconds(work: Callable[[], object], calls: int, device: torch.device) -> float:
+    _synchronise(device)
+    started = time.perf_counter()
+    for _ in range(calls):
+        work()
+    _synchronise(device)
+    return (time.perf_counter() - started) / calls
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,80 @@
+"""Tasks shared out to processes that die with their parent and leave signals to it."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import concurrent.futures.process
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.synchronize import Event
+from typing import Generic, TypeVar
+
+from pipeline.runs.preemption import StopFlag
+
+Task = TypeVar("Task")
+
+_stopping: Event | None = None
+
+
+class WorkerDied(Exception, Generic[Task]):
+    """A worker was killed; `tasks` are those that were in work or next."""
+
+    def __init__(self, tasks: list[Task]) -> None:
+        super().__init__("a worker process died")
+        self.tasks = tasks
+
+
+def run_in_processes(
+    work: Callable[[Task], None], tasks: Sequence[Task], stop: StopFlag, num_workers: int
+) -> Iterator[Task]:
+    """Do `work` on every task and yield each as it is done, in no order.
+
+    Ends early where a stop is asked for: tasks that have not begun are left out, and those in work are waited for; a
+    long one looks at `is_stopping` now and then, and what it raises is dropped. Otherwise what a task raises is raised
+    here, and WorkerDied where a process was killed.
+    """
+    num_workers = max(1, min(num_workers, len(tasks)))
+    # Not forked from here: the caller may have threads, and a forked worker would inherit their locks.
+    context = multiprocessing.get_context("forkserver")
+    stopping = context.Event()
+    executor = concurrent.futures.ProcessPoolExecutor(num_workers, context, _prepare_worker, (stopping,))
+    waiting: dict[concurrent.futures.Future[None], Task] = {}
+    try:
+        waiting = {executor.submit(work, task): task for task in tasks}
+        while waiting:
+            finished, _ = concurrent.futures.wait(waiting, timeout=0.5, return_when=concurrent.futures.FIRST_COMPLETED)
+            if stop.is_set:
+                return
+            for future in finished:
+                future.result()
+                yield waiting.pop(future)
+    except concurrent.futures.process.BrokenProcessPool as error:
+        if not stop.is_set:
+            raise WorkerDied(list(waiting.values())[:num_workers]) from error
+    finally:
+        stopping.set()
+        executor.shutdown(cancel_futures=True)
+
+
+def is_stopping() -> bool:
+    """In a worker: whether the parent waits for this task to end, and for nothing else."""
+    return _stopping is not None and _stopping.is_set()
+
+
+def _prepare_worker(stopping: Event) -> None:
+    """Leave signals to the parent, which stops between tasks, and end with it however it ends."""
+    global _stopping
+    _stopping = stopping
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()

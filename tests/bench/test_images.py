@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import tarfile
+
+import pytest
+
+from pipeline.bench.images import benchmark_images, describe_images
+from pipeline.errors import UserError
+from tests.images import write_image_folders
+
+
+def test_a_folder_gives_whole_batches_taken_evenly(tmp_path):
+    root = write_image_folders(tmp_path, 2, 5, 0) / "train"
+    with benchmark_images(root, 9, 4) as index:
+        assert list(index.paths) == [
+            f"class_{label:02d}/{number}.jpg"
+            for label, number in [(0, 0), (0, 1), (0, 3), (0, 4), (1, 0), (1, 1), (1, 3), (1, 4)]
+        ]
+        assert index.labels.tolist() == [0] * 4 + [1] * 4
+        assert index.num_bytes[0] == (root / index.paths[0]).stat().st_size
+        assert index.widths.min() >= 32
+        assert "digits" not in describe_images(index, root)
+
+
+def test_a_tar_gives_what_its_folder_gives(tmp_path):
+    root = write_image_folders(tmp_path, 2, 3, 0) / "train"
+    with tarfile.open(tmp_path / "images.tar", "w") as archive:
+        archive.add(root, "images")
+    with benchmark_images(tmp_path / "images.tar", 6, 2) as packed, benchmark_images(root, 6, 2) as plain:
+        assert [path.removeprefix("images/") for path in packed.paths] == list(plain.paths)
+        assert packed.num_bytes.tolist() == plain.num_bytes.tolist()
+
+
+def test_without_images_it_is_the_digits_and_says_that_they_are_tiny():
+    with benchmark_images(None, 8, 8) as index:
+        assert len(index) == 8
+        assert set(index.widths.tolist()) == {32}
+        assert "the digits: far smaller than photographs" in describe_images(index, None)
+
+
+def test_what_cannot_be_used_is_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.tar").write_text("no archive")
+    with (
+        pytest.raises(UserError, match=r"--images: .*empty must hold a batch of 4 JPEG files .* \(it holds 0\)"),
+        benchmark_images(tmp_path / "empty", 8, 4),
+    ):
+        pass
+    with (
+        pytest.raises(UserError, match=r"--images: .*text.tar is neither a folder nor a tar file"),
+        benchmark_images(tmp_path / "text.tar", 8, 4),
+    ):
+        pass
+    (tmp_path / "empty" / "bad.jpg").write_text("no image")
+    with (
+        pytest.raises(UserError, match=r"--images: .*bad.jpg is no image that can be read"),
+        benchmark_images(tmp_path / "empty", 8, 1),
+    ):
+        pass

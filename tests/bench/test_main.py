@@ -1,0 +1,169 @@
+"""Every benchmark in a tiny configuration, by its command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.bench import __main__ as bench
+from pipeline.bench import peer, step
+from pipeline.bench.evaluate import images_per_round
+from pipeline.bench.startup import compare_answers, compare_first_steps
+from tests.conftest import REPOSITORY
+from tests.images import write_image_folders
+
+TINY = ["--rounds", "1", "--limit", "8", "--batch", "4", "--workers", "1"]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    return write_image_folders(tmp_path_factory.mktemp("images"), 2, 6, 0) / "train"
+
+
+def run(out: Path, *arguments: str | Path) -> dict[str, Any]:
+    """What a benchmark recorded."""
+    assert bench.main([*map(str, arguments), "--out", str(out)]) == 0
+    return json.loads(out.read_text())
+
+
+def names(comparison: dict[str, Any], role: str) -> list[str]:
+    return [contestant["name"] for contestant in comparison["contestants"] if contestant["role"] == role]
+
+
+def test_loader_compares_training_and_centre_crops_with_every_peer(images, tmp_path, capsys):
+    record = run(tmp_path / "out.json", "loader", "--images", images, *TINY)
+    assert [comparison["title"] for comparison in record["comparisons"]] == [
+        "training crops, 224 px",
+        "centre crop, 256 to 224 px",
+    ]
+    for comparison in record["comparisons"]:
+        assert names(comparison, "ours") == ["ours (DALI)"]
+        assert names(comparison, "peer") == [
+            "torchvision v2 + decode_jpeg",
+            "torchvision v2 + decode_jpeg, bytes",
+            "torchvision v2 + PIL",
+            "timm create_loader",
+        ]
+        for contestant in comparison["contestants"]:
+            (only,) = contestant["rounds"]
+            assert only["units"] == 8
+            assert only["cpu_seconds"] > 0
+    shown = capsys.readouterr().out
+    assert "images: 8 images, mean" in shown
+    assert "the best peer" in shown
+
+
+def test_evaluate_compares_each_plan_with_what_others_can_do(images, tmp_path):
+    record = run(tmp_path / "out.json", "evaluate", "--images", images, *TINY, "--plans", "center224", "10crop")
+    peers = {comparison["title"]: names(comparison, "peer") for comparison in record["comparisons"]}
+    centre = ["timm's loader", "torchvision v2 + decode_jpeg"]
+    ten = ["decoded for every view", "torchvision TenCrop, decoded once"]
+    assert peers == {
+        "center224 (1 view), reading alone, 8 images a round": centre,
+        "center224 (1 view), with the small network, 4 images a round": centre,
+        "10crop (10 views), reading alone, 8 images a round": ten,
+        "10crop (10 views), with the small network, 4 images a round": ten,
+    }
+    for comparison in record["comparisons"]:
+        (units,) = {done["units"] for contestant in comparison["contestants"] for done in contestant["rounds"]}
+        assert f" {units} images" in comparison["title"]
+
+
+@pytest.mark.parametrize(
+    ("views", "alone", "with_network"), [(1, 256, 64), (10, 78, 19), (50, 19, 4), (144, 8, 4), (3000, 8, 4)]
+)
+def test_plans_of_many_views_take_fewer_images_a_round(views, alone, with_network):
+    assert images_per_round(256, views, with_network=False) == alone
+    assert images_per_round(256, views, with_network=True) == with_network
+    assert images_per_round(3, views, with_network=False) == 3
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU there are more ways, and they take longer")
+def test_step_compares_the_small_network_with_a_plain_loop(tmp_path, monkeypatch):
+    monkeypatch.setattr(step, "_STEPS_PER_ROUND", {"senet_nano": 1})
+    record = run(tmp_path / "out.json", "step", "--rounds", "1", "--models", "senet_nano")
+    (comparison,) = record["comparisons"]
+    assert comparison["title"] == "senet_nano, batch 64, 32 px, cpu"
+    assert names(comparison, "ours") == ["ours, eager NHWC float32", "ours, eager NCHW float32"]
+    assert names(comparison, "peer") == ["the same in a plain loop, eager NCHW float32"]
+
+
+def test_checkpoint_compares_the_stall_and_leaves_nothing_behind(tmp_path):
+    folder = tmp_path / "here"
+    folder.mkdir()
+    record = run(tmp_path / "out.json", "checkpoint", "--rounds", "1", "--model", "senet_nano", "--directory", folder)
+    (comparison,) = record["comparisons"]
+    assert comparison["ratio_of"] == "stall ms"
+    ours, peer_row = comparison["contestants"]
+    assert peer_row["name"] == "torch.save, flushed and renamed"
+    for contestant in (ours, peer_row):
+        assert contestant["s until on disk"]["median"] >= contestant["rounds"][0]["wall_seconds"] * 0.99
+    assert list(folder.iterdir()) == []
+
+
+def test_startup_measures_processes_of_their_own():
+    comparison = compare_answers(rounds=1, progress=lambda text: None, modules=("json",))
+    assert [measurement.name for measurement in comparison.measurements] == ["launch --help", "import json"]
+    assert all(measurement.rounds[0].cpu_seconds > 0 for measurement in comparison.measurements)
+
+
+def test_startup_finds_the_first_step_of_ours_and_of_a_plain_script():
+    comparison = compare_first_steps(rounds=1, warm_up=0, progress=lambda text: None)
+    for measurement in comparison.measurements:
+        (only,) = measurement.rounds
+        # The process goes on after its first step.
+        assert 0 < only.figures["s to the first step"] < only.wall_seconds, measurement.name
+
+
+def test_the_record_says_where_when_and_how(tmp_path):
+    record = run(tmp_path / "out.json", "checkpoint", "--rounds", "1", "--model", "senet_nano")
+    assert (record["format"], record["benchmark"]) == (1, "checkpoint")
+    machine = record["machine"]
+    assert {"time", "processor", "cores", "load_average", "command", "git", "python", "gpu"} <= machine.keys()
+    assert machine["packages"]["torch"] == torch.__version__.partition("+")[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["loader", "--images", "nowhere"], "--images: nowhere is neither a folder nor a tar file"),
+        (["loader", "--out", "nowhere/out.json"], "--out: nowhere is no folder"),
+        (["evaluate", "--plans", "12crop", "--batch", "4"], "--plans: no built-in crop plan '12crop'"),
+        (
+            ["step", "--models", "resnet"],
+            "--models: there is no step of 'resnet' here (there are: senet_nano, senet154)",
+        ),
+        (["checkpoint", "--model", "resnet"], "there is no network 'resnet'"),
+        (["checkpoint", "--directory", "nowhere"], "--directory: nowhere is no folder"),
+    ],
+)
+def test_mistakes_end_with_2_and_one_clear_line(arguments, message, capsys):
+    assert bench.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_without_timm_it_is_said_what_to_install(images, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setitem(sys.modules, "timm.data", None)
+    assert bench.main(["loader", "--images", str(images), *TINY]) == 2
+    assert capsys.readouterr().err == f"{peer.MISSING.format(package='timm')}\n"
+
+
+def test_help_and_mistakes_on_the_command_line_need_neither_torch_nor_time():
+    code = (
+        "import runpy, sys; sys.argv = ['bench', '--help']\n"
+        "try: runpy.run_module('pipeline.bench', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "print([name for name in ('torch', 'numpy', 'pydantic', 'timm') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert "{step,loader,evaluate,checkpoint,startup,survey}" in done.stdout
+    assert done.stdout.endswith("[]\n")

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from pipeline.engines.compilation import compile_blocks
+from pipeline.models import create_model
+from pipeline.models.senet import SEBottleneck, SENet, initialise
+from pipeline.models.spec import SENetSpec
+from pipeline.training.bn_freeze import freeze_batch_norms
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_before() -> None:
+    torch._dynamo.reset()
+
+
+def nano() -> nn.Module:
+    model = create_model("senet_nano", 4, dropout=0.0)
+    initialise(model, seed=3)
+    return model.to(memory_format=torch.channels_last).train()
+
+
+def gradients(network: nn.Module, model: nn.Module, images: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Of the logits' sum through `network`, by name in `model`, with the logits themselves."""
+    logits = network(images)
+    logits.sum().backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return {"logits": logits.detach(), **found}
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_compiled_blocks_compute_what_the_network_does_and_share_its_state(frozen: bool) -> None:
+    """With the compiler's tracing, but its kernels left out, since those round in another way."""
+    plain = nano()
+    if frozen:
+        freeze_batch_norms(plain, "statistics_and_affine")
+    model = copy.deepcopy(plain)
+    network = compile_blocks(model, backend="eager")
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    expected, found = gradients(plain, plain, images), gradients(network, model, images)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+    # The batch norms' statistics moved in the one model that there is.
+    for name, value in plain.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+    assert {id(p) for p in network.parameters()} == {id(p) for p in model.parameters()}
+
+
+def test_the_network_itself_stays_uncompiled() -> None:
+    model = nano()
+    names = list(model.state_dict())
+    compile_blocks(model, backend="eager")
+    assert list(model.state_dict()) == names
+    assert sum(type(module) is SEBottleneck for module in model.modules()) == 4
+    assert not any(isinstance(module, torch._dynamo.OptimizedModule) for module in model.modules())
+
+
+def test_each_kind_of_block_is_compiled_once_and_none_is_left_out() -> None:
+    """10 kinds, more than PyTorch compiles unless it is told to; beyond that it would run them as they are."""
+    widths = (16, 24, 32, 40, 48)
+    model = SENet(SENetSpec("deep", (8, 8, 8), widths, (3, 2, 2, 2, 2), groups=4, reduction=4), num_classes=2).eval()
+    backend = CompileCounterWithBackend("eager")
+    network = compile_blocks(model, backend=backend)  # type: ignore[arg-type]
+    with torch.no_grad():
+        network(torch.ones(1, 3, 64, 64))
+    assert backend.frame_count == 10
