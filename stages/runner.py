@@ -34,6 +34,9 @@ from pipeline.tracking.listeners import listening
 from stages import STAGES
 from stages.context import StageContext, StageResult
 
+COMPILED = "compiled"
+"""Folder of a run directory that keeps what torch.compile made for it."""
+
 
 def run_stage(name: str, config: Config, run: Path) -> int:
     """Run one stage of `run` in this process; returns the exit code of the contract, with the message printed."""
@@ -74,6 +77,9 @@ def _run(placed: PlacedStage, config: Config, run: Path, ranks: Ranks, stop: Sto
     with naming_disk_errors(placed.directory):
         placed.directory.mkdir(parents=True, exist_ok=True)
     inputs = _inputs(placed, config, run, ranks)
+    if config.execution.compile:
+        # By default that is in /tmp, where a life that comes back on another node does not find it.
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((run / COMPILED).absolute()))
     with contextlib.ExitStack() as stack:
         if ranks.is_main:
             stack.enter_context(exclusive(placed.directory))

@@ -61,6 +61,7 @@ def test_every_way_to_execute_learns_and_keeps_frozen_batch_norms(
     assert manifest is not None
     # Four colours under noise: chance is 75 %.
     assert manifest.metrics["center32"]["top1_error_percent"] <= 25
+    assert (tmp_path / "run" / "compiled").is_dir() == compile_
 
 
 def test_gpu_decoding_shows_what_cpu_decoding_shows(images: Path, tmp_path: Path) -> None:
