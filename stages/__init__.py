@@ -91,7 +91,7 @@ STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="evaluate",
         summary="score every image of a split under every crop plan",
-        version=2,
+        version=3,
         inputs=lambda config: ("prepare", *_trained(config)),
         config_keys=(
             "model.name",

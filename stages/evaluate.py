@@ -20,6 +20,7 @@ from pipeline.evaluation.scores import ScoreDescription
 from pipeline.exchange.known import PLAN, compare, published
 from pipeline.exchange.preprocessing import Preprocessing, read_preprocessing
 from pipeline.models import create_model
+from pipeline.models.folding import fold_batch_norms
 from pipeline.models.weights import load_weights, read_metadata
 from pipeline.runs.artifact import sha256_of, write_bytes, write_json
 from pipeline.tracking.events import read_events
@@ -114,7 +115,8 @@ def _load_model(context: StageContext, evaluated: Evaluated) -> nn.Module:
         model = create_model(config.model.name, config.model.num_classes, max_pool=evaluated.preprocessing.max_pool)
     load_weights(model, Path(evaluated.weights))
     layout = torch.channels_last if config.execution.channels_last else torch.contiguous_format
-    return model.to(memory_format=layout).to(device)
+    # Folded on the CPU, so that the weights are the same on every device.
+    return fold_batch_norms(model).to(memory_format=layout).to(device)
 
 
 def _forget_events_without_scores(context: StageContext, scorings: list[PlanScoring]) -> None:

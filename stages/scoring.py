@@ -93,6 +93,7 @@ class PlanScoring:
             "plan": plan,
             "model": config.model.name,
             "num_classes": config.model.num_classes,
+            "batch_norms": "folded",
             "preprocessing": evaluated.preprocessing.metadata(),
             "batch": config.evaluate.batch,
             "execution": config.execution.model_dump(mode="json"),

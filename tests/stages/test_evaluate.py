@@ -394,6 +394,26 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+def test_network_has_its_batch_norms_folded_and_the_scores_say_so(
+    folder: Path, tmp_path: Path, finished: dict[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks: list[torch.nn.Module] = []
+
+    class KeepingScorer(ViewScorer):
+        def __init__(self, model: torch.nn.Module, *others: Any) -> None:
+            super().__init__(model, *others)
+            networks.append(model)
+
+    monkeypatch.setattr(scoring, "ViewScorer", KeepingScorer)
+    run = copy_run(folder / "world-1", tmp_path)
+    config = make_config(folder, plans=[MANY.model_copy(update={"name": "anew", "averaging": "logits"})])
+    assert run_stage("evaluate", config, run) == EXIT_DONE
+    (network,) = networks
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+    # Scores and parts made otherwise are therefore not taken over.
+    assert read_score_file(finished[1] / "scores-many.npy").description.made_from["batch_norms"] == "folded"
+
+
 def test_a_plan_more_makes_forward_passes_for_itself_alone(
     folder: Path, tmp_path: Path, finished: dict[int, Path], scored: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
