@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.config.schema import Config
-
 if TYPE_CHECKING:
     from torch import nn
 
+    from pipeline.config.schema import Config
     from pipeline.distributed import Collective
     from pipeline.engines.engine import Engine
 
