@@ -36,7 +36,7 @@ def compare_processes(saved: dict[str, Any], now: dict[str, Any]) -> str | None:
     if saved["bn_batch"] != now["bn_batch"]:
         raise UserError(
             f"the checkpoint was trained with {saved['bn_batch']} images per forward pass "
-            f"({saved['world_size']} processes), now it would be {now['bn_batch']} ({now['world_size']} processes), "
+            f"(processes: {saved['world_size']}), now it would be {now['bn_batch']} (processes: {now['world_size']}), "
             "and the batch norms would see other batches; choose a number of processes or train.max_micro_batch that "
             f"gives {saved['bn_batch']} again"
         )

@@ -43,7 +43,7 @@ def test_other_processes_are_said_to_draw_another_dropout() -> None:
 
 def test_batch_norms_that_would_see_other_batches_are_refused() -> None:
     before, now = described(BatchSplit(4, 6, 6, 1)), described(BatchSplit(8, 3, 3, 1))
-    message = r"trained with 6 images per forward pass \(4 processes\), now it would be 3 \(8 processes\)"
+    message = r"trained with 6 images per forward pass \(processes: 4\), now it would be 3 \(processes: 8\)"
     with pytest.raises(UserError, match=message):
         compare_processes(before, now)
 
