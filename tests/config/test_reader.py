@@ -308,6 +308,16 @@ def test_differences_name_each_key_with_both_values(write):
     ]
 
 
+def test_differences_between_crop_plans_are_told_by_their_names(write):
+    old = load_config(write(), ["plans=[center224, {name: own, views: [{resize_px: 40, crop_px: 32}]}]"])
+    new = load_config(
+        Path("small.yaml"), ["plans=[{name: own, views: [{resize_px: 36, crop_px: 32}]}, center224, 10crop]"]
+    )
+    renamed, changed = config_differences(old, new)
+    assert renamed == "evaluate.plans: center224, own -> own, center224, 10crop"
+    assert changed.startswith('evaluate.plans.own.views: [{"resize_px": 40, "crop_px": 32')
+
+
 def test_reading_a_recipe_does_not_import_torch():
     code = "import sys, pipeline.config.reader; print({'torch', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
