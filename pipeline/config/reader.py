@@ -95,14 +95,14 @@ def config_differences(old: Config, new: Config) -> list[str]:
 def _differences(old: Any, new: Any, key: str) -> list[str]:
     if old == new:
         return []
-    if _are_named(old) and _are_named(new):
-        before, after = ({item["name"]: item for item in items} for items in (old, new))
+    before, after = _by_name(old), _by_name(new)
+    if before and after:
         lines = [f"{key}: {', '.join(before)} -> {', '.join(after)}"] if list(before) != list(after) else []
         return lines + [
             line
-            for name in before
+            for name, item in before.items()
             if name in after
-            for line in _differences(before[name], after[name], f"{key}.{name}")
+            for line in _differences(item, after[name], f"{key}.{name}")
         ]
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return [f"{key}: {json.dumps(old)} -> {json.dumps(new)}"]
@@ -113,8 +113,13 @@ def _differences(old: Any, new: Any, key: str) -> list[str]:
     ]
 
 
-def _are_named(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, dict) and "name" in item for item in value)
+def _by_name(value: Any) -> dict[str, Any] | None:
+    """The crop plans of a list, of which built-in ones are their names; None where `value` is no such list."""
+    if not isinstance(value, list) or not all(
+        isinstance(item, str) or (isinstance(item, dict) and "name" in item) for item in value
+    ):
+        return None
+    return {item if isinstance(item, str) else item["name"]: item for item in value}
 
 
 def _read_extended(path: Path, problems: list[Problem], sources: list[str], chain: tuple[Path, ...] = ()) -> Entry:

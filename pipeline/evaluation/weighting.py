@@ -88,8 +88,8 @@ def _read_weights(path: Path, members: Sequence[Member]) -> Floats:
         ) from error
     if was_chosen_here:
         raise UserError(
-            f"fuse.member_weights: the weights in {file} were chosen on these very images and cannot be judged on them; "
-            "its own errors are honest, each half's under the weights chosen on the other"
+            f"fuse.member_weights: the weights in {file} were chosen on these very images and cannot be judged on "
+            "them; its own errors are honest, each half's under the weights chosen on the other"
         )
     weights = np.zeros(len(members))
     problems = []
