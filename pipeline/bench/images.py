@@ -48,7 +48,7 @@ def index_folder(folder: Path, limit: int, batch: int) -> ImageIndex:
     if not count:
         raise UserError(
             f"--images: {folder} must hold a batch of {batch} JPEG files (.jpg, .jpeg) at least "
-            f"(it holds {len(found):,})"
+            f"(it holds {len(found):,}{f', --limit is {limit:,}' if limit < batch else ''})"
         )
     chosen = [found[place] for place in np.linspace(0, len(found) - 1, count).round().astype(int)]
     sizes = [_size(path) for path in chosen]

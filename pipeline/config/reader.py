@@ -85,13 +85,25 @@ def read_run_config(run: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def config_differences(old: Config, new: Config) -> list[str]:
-    """Every key whose value differs, as `train.epochs: 100 -> 90`; empty for equal configs."""
+    """Every key whose value differs, as `train.epochs: 100 -> 90`; empty for equal configs.
+
+    Of crop plans their names are told, and of plans that have the same name in both what differs in them.
+    """
     return _differences(old.model_dump(mode="json"), new.model_dump(mode="json"), "")
 
 
 def _differences(old: Any, new: Any, key: str) -> list[str]:
     if old == new:
         return []
+    before, after = _by_name(old), _by_name(new)
+    if before and after:
+        lines = [f"{key}: {', '.join(before)} -> {', '.join(after)}"] if list(before) != list(after) else []
+        return lines + [
+            line
+            for name, item in before.items()
+            if name in after
+            for line in _differences(item, after[name], f"{key}.{name}")
+        ]
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return [f"{key}: {json.dumps(old)} -> {json.dumps(new)}"]
     # Only the section of the chosen engine is there.
@@ -99,6 +111,15 @@ def _differences(old: Any, new: Any, key: str) -> list[str]:
     return [
         line for name in names for line in _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
     ]
+
+
+def _by_name(value: Any) -> dict[str, Any] | None:
+    """The crop plans of a list, of which built-in ones are their names; None where `value` is no such list."""
+    if not isinstance(value, list) or not all(
+        isinstance(item, str) or (isinstance(item, dict) and "name" in item) for item in value
+    ):
+        return None
+    return {item if isinstance(item, str) else item["name"]: item for item in value}
 
 
 def _read_extended(path: Path, problems: list[Problem], sources: list[str], chain: tuple[Path, ...] = ()) -> Entry:

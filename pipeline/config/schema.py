@@ -78,6 +78,11 @@ class Config(Section):
             )
         if self.evaluate.split == "test" and self.data.test is None:
             problems.append("evaluate.split: test needs the folder of the test images in data.test (given none)")
+        if self.evaluate.split == "test" and self.fuse.selection != "none":
+            problems.append(
+                "fuse.selection: test images have no labels to choose on; it must be none, and fuse.member_weights may "
+                f"name a fusion of the validation images (given {self.fuse.selection})"
+            )
         late = [epoch for epoch in self.schedule.drop_epochs if epoch >= self.train.epochs]
         if late:
             problems.append(f"schedule.drop_epochs: must come before train.epochs = {self.train.epochs} (given {late})")

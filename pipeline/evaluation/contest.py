@@ -62,7 +62,7 @@ def read_guesses(path: Path, form: Form | None, num_classes: int = 1000) -> Gues
     """
     rows = _read_numbers(path)
     if form is None:
-        form = "2014" if _has_boxes(rows) else "2012"
+        form = "2014" if _has_boxes(rows, num_classes) else "2012"
     step = 1
     if form == "2014":
         step = _NUMBERS_OF_A_BOX
@@ -161,9 +161,15 @@ def _misplaced_zero(ids: Integers) -> int | None:
     return int(rows[0]) if len(rows) else None
 
 
-def _has_boxes(rows: Sequence[Sequence[float]]) -> bool:
-    """Whether all numbers come in fives whose last four are a box: no file of five and more ids looks like that."""
+def _has_boxes(rows: Sequence[Sequence[float]], num_classes: int) -> bool:
+    """Whether all numbers come in fives whose last four are a box.
+
+    Five guesses a line look like that, too, where they are sorted. They are never above the number of classes, and of
+    the contest's boxes some are: its images have up to thousands of pixels.
+    """
     step = _NUMBERS_OF_A_BOX
+    if all(len(row) == step and all(value.is_integer() and 0 <= value <= num_classes for value in row) for row in rows):
+        return False
     return all(
         len(row) % step == 0
         and all(row[at + 1] <= row[at + 3] and row[at + 2] <= row[at + 4] for at in range(0, len(row), step))

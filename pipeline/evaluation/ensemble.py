@@ -83,6 +83,7 @@ def fuse(
     figures: dict[str, Any] = {
         "split": about.split,
         "images": about.images,
+        "images_sha256": about.images_sha256,
         "classes": about.classes,
         "averaging": config.averaging,
         "selection": config.selection,

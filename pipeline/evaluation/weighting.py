@@ -74,14 +74,23 @@ def _read_weights(path: Path, members: Sequence[Member]) -> Floats:
     """The weights of a fusion for these members, which must have the same weights and crop plans as its own."""
     file = fusion_file(path)
     try:
+        fusion = json.loads(file.read_text())
+        was_chosen_here = (
+            fusion["selection"] == "greedy" and fusion["images_sha256"] == members[0].scores.description.images_sha256
+        )
         given = {
             (member["plan"], member["weights_sha256"]): (member["name"], float(member["weight"]))
-            for member in json.loads(file.read_text())["members"]
+            for member in fusion["members"]
         }
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"fuse.member_weights: {file} is no fusion's {FUSION} ({type(error).__name__}: {error})"
         ) from error
+    if was_chosen_here:
+        raise UserError(
+            f"fuse.member_weights: the weights in {file} were chosen on these very images and cannot be judged on "
+            "them; its own errors are honest, each half's under the weights chosen on the other"
+        )
     weights = np.zeros(len(members))
     problems = []
     for number, member in enumerate(members):

@@ -39,16 +39,20 @@ class Comparison:
     classes: int
 
 
-def compare(run: Path, evaluate: Path, plan: str, classes: tuple[ClassErrors, ...]) -> Comparison:
-    """Compare with the finished evaluation of `run` in the folder `evaluate`.
+def compare(run: Path, evaluate: Path, own: Path) -> Comparison:
+    """Compare the finished evaluation in the folder `own` with that of `run` in `evaluate`.
 
-    UserError where it has not the same plan, classes and numbers of images.
+    The plan is the first of ours that both have. UserError where there is none, or classes or numbers of images differ.
     """
-    results = json.loads((evaluate / "results.json").read_text())
-    tables = {result["name"]: result["per_class"] for result in results["plans"] if "per_class" in result}
-    if plan not in tables:
-        raise UserError(f"report.compare: {run} has no errors under the plan '{plan}' (it has: {', '.join(tables)})")
-    others = {row.folder: row for row in read_class_errors(evaluate / tables[plan])}
+    ours, theirs = _class_tables(own), _class_tables(evaluate)
+    plan = next((name for name in ours if name in theirs), None)
+    if plan is None:
+        raise UserError(
+            f"report.compare: {run} has no errors under a plan of this run, {', '.join(ours)} (it has: "
+            f"{', '.join(theirs) or 'none'})"
+        )
+    classes = read_class_errors(ours[plan])
+    others = {row.folder: row for row in read_class_errors(theirs[plan])}
     if {row.folder: row.images for row in classes} != {row.folder: row.images for row in others.values()}:
         raise UserError(f"report.compare: {run} was evaluated on other classes or images")
     changes = [ClassChange(row, others[row.folder]) for row in classes]
@@ -56,3 +60,9 @@ def compare(run: Path, evaluate: Path, plan: str, classes: tuple[ClassErrors, ..
     better = tuple(change for change in ordered if change.percent < 0)[:NUM_CHANGES]
     worse = tuple(change for change in reversed(ordered) if change.percent > 0)[:NUM_CHANGES]
     return Comparison(str(run), plan, better, worse, sum(change.percent == 0 for change in changes), len(changes))
+
+
+def _class_tables(evaluate: Path) -> dict[str, Path]:
+    """By plan; none where the images have no labels."""
+    results = json.loads((evaluate / "results.json").read_text())
+    return {result["name"]: evaluate / result["per_class"] for result in results["plans"] if "per_class" in result}

@@ -96,7 +96,7 @@ def read_run_record(config: Config, inputs: Mapping[str, Path], compared: Path |
     class_errors = read_class_errors(inputs["evaluate"] / first["per_class"])
     comparison = None
     if compared is not None and config.report.compare is not None:
-        comparison = compare(Path(config.report.compare), compared, first["name"], class_errors)
+        comparison = compare(Path(config.report.compare), compared, inputs["evaluate"])
     return RunRecord(
         config=config,
         stages={name: _read_stage(name, directory) for name, directory in inputs.items()},

@@ -299,13 +299,26 @@ def test_equal_configs_do_not_differ(write):
 
 def test_differences_name_each_key_with_both_values(write):
     old = load_config(write())
-    new = load_config(Path("small.yaml"), ["epochs=5", "flip=false", "weights=a", "expect={parameters: 1, gmacs: 2}"])
+    new = load_config(
+        Path("small.yaml"), ["epochs=5", "flip=false", "area=[0.5, 1]", "weights=a", "expect={parameters: 1, gmacs: 2}"]
+    )
     assert config_differences(old, new) == [
         'model.expect: null -> {"parameters": 1, "gmacs": 2.0, "layer_table": false}',
+        "augmentation.area: [0.08, 1.0] -> [0.5, 1.0]",
         "augmentation.flip: true -> false",
         "train.epochs: 4 -> 5",
         'evaluate.weights: null -> "a"',
     ]
+
+
+def test_differences_between_crop_plans_are_told_by_their_names(write):
+    old = load_config(write(), ["plans=[center224, {name: own, views: [{resize_px: 40, crop_px: 32}]}]"])
+    new = load_config(
+        Path("small.yaml"), ["plans=[{name: own, views: [{resize_px: 36, crop_px: 32}]}, center224, 10crop]"]
+    )
+    renamed, changed = config_differences(old, new)
+    assert renamed == "evaluate.plans: center224, own -> own, center224, 10crop"
+    assert changed.startswith('evaluate.plans.own.views: [{"resize_px": 40, "crop_px": 32')
 
 
 def test_reading_a_recipe_does_not_import_torch():

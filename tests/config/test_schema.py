@@ -121,6 +121,12 @@ def test_values_that_do_not_go_together_are_refused(write, overrides, message):
     assert [line.partition(": ")[2] for line in lines] == [message]
 
 
+def test_members_are_not_chosen_on_test_images(write):
+    found = mistakes(write(), ["split=test", "selection=greedy"])
+    assert any("fuse.selection: test images have no labels to choose on; it must be none" in line for line in found)
+    assert not any("fuse.selection" in line for line in mistakes(write(), ["split=test"]))
+
+
 def test_plan_is_found_by_name_or_taken_as_written():
     written = CropPlan(name="mine", views=(CropView(resize_px=8, crop_px=8),))
     assert resolve_plan(written, "plans") is written

@@ -87,6 +87,12 @@ def test_form_with_boxes_is_recognised_and_its_boxes_passed_over(tmp_path: Path)
     assert read_guesses(fewer, None).ids[:, :3].tolist() == [[3, 4, 0], [5, 0, 0]]
 
 
+def test_five_sorted_guesses_a_line_are_no_boxes(tmp_path: Path) -> None:
+    path = write(tmp_path / "guesses.txt", *(" ".join(map(str, sorted(row))) for row in good_ids().tolist()))
+    assert read_guesses(path, None).form == "2012"
+    assert read_guesses(write(tmp_path / "boxed.txt", "7 1 1 500 375", "7 1 1 1600 1200"), None).form == "2014"
+
+
 def test_a_file_of_the_older_form_read_as_the_newer_one_is_one_guess_a_line(tmp_path: Path) -> None:
     path = write(tmp_path / "guesses.txt", *lines_of(good_ids()))
     misread = flat_errors(read_guesses(path, "2014"), TRUTH, None, ILSVRC)

@@ -176,6 +176,15 @@ def test_test_images_are_fused_with_the_weights_of_a_fusion(tmp_path: Path, data
         fuse_files(tmp_path / "test", tests, member_weights=(1.0, 2.0))
 
 
+def test_chosen_weights_are_not_judged_on_the_images_they_were_chosen_on(tmp_path: Path, dataset: Dataset) -> None:
+    paths = make_members(tmp_path / "a", dataset)
+    fuse_files(tmp_path, paths, "chosen", selection="greedy")
+    fuse_files(tmp_path, paths, "equal")
+    with pytest.raises(UserError, match=r"the weights in .*chosen/fused\.json were chosen on these very images"):
+        fuse_files(tmp_path, paths, member_weights=str(tmp_path / "chosen"))
+    assert fuse_files(tmp_path, paths, member_weights=str(tmp_path / "equal")).figures["errors"]
+
+
 def test_no_contest_files_for_other_images_or_some_of_them(tmp_path: Path) -> None:
     for name, count, note in (
         ("folder", NUM_IMAGES, "no contest files: the images are folder, not the contest's"),

@@ -7,6 +7,8 @@ import numpy.typing as npt
 import pytest
 
 from pipeline.config.crop_plan import Averaging
+from pipeline.errors import UserError
+from pipeline.evaluation import rivals as rivals_module
 from pipeline.evaluation.metrics import rank_scores
 from pipeline.evaluation.rivals import DEEPEST_RANK, find_rivals
 from tests.evaluation.ensemble_members import make_scores
@@ -62,6 +64,15 @@ def test_only_classes_that_members_disagree_about_are_kept() -> None:
     lowest, highest = rivals.margins.min(1), rivals.margins.max(1)
     assert (lowest <= 0).all()
     assert (highest >= 0).all()
+
+
+def test_a_table_larger_than_its_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    guessing = [make_scores(LABELS, NUM_CLASSES, seed, 0.0) for seed in (4, 5, 6)]
+    size = find_rivals(guessing, LABELS, "probabilities").margins.nbytes
+    monkeypatch.setattr(rivals_module, "_TABLE_BYTES", size - 1)
+    with pytest.raises(UserError, match=r"these 3 members disagree about too much .* \d classes an image.* leave such"):
+        find_rivals(guessing, LABELS, "probabilities")
+    assert find_rivals(MEMBERS, LABELS, "probabilities").margins.nbytes < size
 
 
 def test_some_images_alone_have_the_ranks_they_have_among_all() -> None:

@@ -18,6 +18,7 @@ from pipeline.config.schema import Config
 from pipeline.reporting.comparison import ClassChange, Comparison
 from pipeline.reporting.confusion import confusions
 from pipeline.reporting.page import Report, render_report
+from pipeline.reporting.plots import Plot
 from pipeline.reporting.record import RunRecord, read_run_record
 from stages import STAGES
 from tests.reporting.example_run import HOSTILE, input_directories, make_config, make_run
@@ -49,6 +50,13 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
 @pytest.fixture(scope="module")
 def report(record: RunRecord) -> Report:
     return render_report(record, ORDER)
+
+
+@pytest.fixture
+def undrawn(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots stay blank, which saves seconds, where a test reads words and the same data is drawn for `report`."""
+    blank = next(iter(report.plots.values()))
+    monkeypatch.setattr(Plot, "png", lambda plot, palette: blank)
 
 
 class Elements(HTMLParser):
@@ -159,6 +167,7 @@ def test_the_mistakes_are_pictures_with_both_classes_and_the_probability(record:
     assert report.html.count("data:image/jpeg") == len(record.results["plans"][0]["mistakes"]) + len(confused)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_image_that_is_gone_leaves_its_words(record: RunRecord, tmp_path: Path) -> None:
     val = dataclasses.replace(record.dataset.val, root=tmp_path)
     moved = dataclasses.replace(record, dataset=dataclasses.replace(record.dataset, val=val))
@@ -280,6 +289,7 @@ def test_the_ensemble_is_told_with_its_members(record: RunRecord, report: Report
     assert "There are no contest files: the images are folder, not the contest's." in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_choice_of_members_is_told_with_how_it_was_judged(tmp_path: Path) -> None:
     config = make_config(tmp_path, fuse={"selection": "greedy"})
     text = Elements(render_report(record_of(tmp_path, config), ORDER).html).text
@@ -287,6 +297,7 @@ def test_a_choice_of_members_is_told_with_how_it_was_judged(tmp_path: Path) -> N
     assert "The two halves have a top-1 / top-5 error of" in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_cost_of_every_plan_is_told(record: RunRecord, report: Report) -> None:
     text = Elements(report.html).text
     plan = record.results["plans"][0]
@@ -296,6 +307,7 @@ def test_the_cost_of_every_plan_is_told(record: RunRecord, report: Report) -> No
     assert "GPU-seconds" in Elements(render_report(on_gpu, ORDER).html).text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_classes_are_compared_with_another_run(record: RunRecord, tmp_path: Path) -> None:
     better = tuple(
         dataclasses.replace(row, top1_errors=row.top1_errors - (row.label == 2)) for row in record.class_errors
