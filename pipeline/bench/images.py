@@ -43,6 +43,8 @@ def benchmark_images(source: Path | None, limit: int, batch: int) -> Iterator[Im
 
 def index_folder(folder: Path, limit: int, batch: int) -> ImageIndex:
     """The index of a folder's JPEG files, read from their headers only; labels are the places of their folders."""
+    if limit < batch:
+        raise UserError(f"--limit: must be a batch at least, of which --batch makes {batch:,} (given {limit:,})")
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
     count = min(limit, len(found)) // batch * batch
     if not count:

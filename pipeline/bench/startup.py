@@ -57,19 +57,27 @@ def compare_answers(*, rounds: int, progress: Callable[[str], None], modules: Se
     return Comparison("answers and imports", (_SECONDS, _CPU), tuple(measure(processes, rounds, progress=progress)))
 
 
-def compare_first_steps(*, rounds: int, progress: Callable[[str], None], warm_up: int = 1) -> Comparison:
-    """From the command to the first step of the demo's training, against a plain script of PyTorch."""
+def compare_first_steps(
+    *, rounds: int, progress: Callable[[str], None], warm_up: int = 1, with_cold: bool = True
+) -> Comparison:
+    """From the command to the first step of the demo's training, against a plain script of PyTorch.
+
+    `with_cold`: ours also without Python's compiled modules, which takes several times as long.
+    """
     with _demo_run() as (run, images), tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         numbers = itertools.count(1)
         first_step = [
             Contestant("ours, stage train by launch", "ours", lambda: _our_first_step(run, next(numbers), {})),
             Contestant("plain PyTorch script", "peer", lambda: _plain_first_step(images)),
-            Contestant(
-                "ours, cold",
-                "other",
-                lambda: _our_first_step(run, next(numbers), {"PYTHONPYCACHEPREFIX": tempfile.mkdtemp(dir=scratch)}),
-            ),
         ]
+        if with_cold:
+            first_step.append(
+                Contestant(
+                    "ours, cold",
+                    "other",
+                    lambda: _our_first_step(run, next(numbers), {"PYTHONPYCACHEPREFIX": tempfile.mkdtemp(dir=scratch)}),
+                )
+            )
         taken = measure(first_step, rounds, warm_up=warm_up, progress=progress)
     quantities = (figure(_FIRST_STEP), _CPU)
     return Comparison("from the command to the first step, digits", quantities, tuple(taken))

@@ -89,30 +89,64 @@ def decode_windows(
     batch = min(batch, len(positions))
     padded = np.concatenate([positions, np.repeat(positions[-1:], -len(positions) % batch)])
     heights, widths = index.heights[padded], index.widths[padded]
-    scales = dict.fromkeys((window.resize_px, window.kernel) for window in windows)
-    sizes = {scale: resized_sizes(heights, widths, scale[0]) for scale in scales}
-    cut = [window for window in windows if window.cut_px is not None]
-    columns = [np.stack(size, axis=1).astype(np.float32) for size in sizes.values()]
-    columns += [window.anchors(*sizes[window.resize_px, window.kernel]).astype(np.int32) for window in cut]
+    scales: dict[tuple[int, Resize], list[int]] = {}
+    for number, window in enumerate(windows):
+        scales.setdefault((window.resize_px, window.kernel), []).append(number)
+    columns: list[npt.NDArray[Any]] = []
+    for (resize_px, _), numbers in scales.items():
+        sizes = resized_sizes(heights, widths, resize_px)
+        if _is_alone(windows, numbers):
+            columns += _sources(windows[numbers[0]], heights, widths, sizes)
+        else:
+            columns.append(np.stack(sizes, axis=1).astype(np.float32))
+            cut = [windows[number] for number in numbers if windows[number].cut_px is not None]
+            columns += [window.anchors(*sizes).astype(np.int32) for window in cut]
 
     def graph(files: Any) -> list[Any]:
         images = fn.decoders.image(files, device="cpu" if gpu is None else "mixed", **_DECODE)
-        parameters = _parameters(columns, batch)
-        resized = {
-            scale: fn.resize(images, size=size, **_KERNELS[scale[1]])
-            for scale, size in zip(sizes, parameters[: len(sizes)], strict=True)
-        }
-        anchors = dict(zip(cut, parameters[len(sizes) :], strict=True))
-        return [_cut(resized[window.resize_px, window.kernel], window, anchors.get(window)) for window in windows]
+        parameters = iter(_parameters(columns, batch))
+        views: dict[int, Any] = {}
+        for (_, kernel), numbers in scales.items():
+            if _is_alone(windows, numbers):
+                (number,) = numbers
+                part = {
+                    "size": [windows[number].cut_px] * 2,
+                    "roi_start": next(parameters),
+                    "roi_end": next(parameters),
+                }
+                views[number] = _fit(fn.resize(images, **part, **_KERNELS[kernel]), windows[number])
+                continue
+            resized = fn.resize(images, size=next(parameters), **_KERNELS[kernel])
+            for number in numbers:
+                views[number] = _cut(resized, windows[number], parameters)
+        return [views[number] for number in range(len(windows))]
 
     for start, views in zip(range(0, len(padded), batch), _run(index, padded, graph, batch, loader, gpu), strict=True):
         yield tuple(view[: len(positions) - start] for view in views)
 
 
-def _cut(resized: Any, window: Window, anchor: Any) -> Any:
+def _is_alone(windows: Sequence[Window], numbers: Sequence[int]) -> bool:
+    """Whether one window alone is cut from a scale: then no more of the image is resized than it shows."""
+    return len(numbers) == 1 and windows[numbers[0]].cut_px is not None
+
+
+def _sources(
+    window: Window, heights: Integers, widths: Integers, sizes: tuple[Integers, Integers]
+) -> list[npt.NDArray[Any]]:
+    """Where a window begins and ends in the images before they are resized to `sizes`: two columns of (N, 2) pixels."""
+    shares_N2 = np.stack([heights, widths], axis=1) / np.stack(sizes, axis=1)
+    anchors_N2 = window.anchors(*sizes)
+    assert window.cut_px is not None, "a whole image needs no source"
+    return [(ends_N2 * shares_N2).astype(np.float32) for ends_N2 in (anchors_N2, anchors_N2 + window.cut_px)]
+
+
+def _cut(resized: Any, window: Window, parameters: Iterator[Any]) -> Any:
     if window.cut_px is None:
         return resized
-    crop = fn.slice(resized, start=anchor, shape=[window.cut_px] * 2, axes=[0, 1])
+    return _fit(fn.slice(resized, start=next(parameters), shape=[window.cut_px] * 2, axes=[0, 1]), window)
+
+
+def _fit(crop: Any, window: Window) -> Any:
     if window.cut_px == window.crop_px:
         return crop
     return fn.resize(crop, size=[window.crop_px] * 2, **_KERNELS[window.kernel])

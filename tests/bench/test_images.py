@@ -57,3 +57,9 @@ def test_what_cannot_be_used_is_named(tmp_path):
         benchmark_images(tmp_path / "empty", 8, 1),
     ):
         pass
+
+
+def test_fewer_images_than_a_batch_are_refused_for_what_they_are(tmp_path):
+    root = write_image_folders(tmp_path, 1, 4, 0)
+    with pytest.raises(UserError, match=r"--limit: .*--batch makes 4 \(given 3\)"), benchmark_images(root, 3, 4):
+        pass

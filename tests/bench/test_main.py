@@ -114,7 +114,7 @@ def test_startup_measures_processes_of_their_own():
 
 
 def test_startup_finds_the_first_step_of_ours_and_of_a_plain_script():
-    comparison = compare_first_steps(rounds=1, warm_up=0, progress=lambda text: None)
+    comparison = compare_first_steps(rounds=1, warm_up=0, with_cold=False, progress=lambda text: None)
     for measurement in comparison.measurements:
         (only,) = measurement.rounds
         # The process goes on after its first step.

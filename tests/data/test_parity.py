@@ -37,6 +37,7 @@ WINDOWS = (
     Window(256, 224, "bottom_right"),
     Window(320, 320, "center"),
     Window(352, 299, "top_right"),
+    Window(300, 224, "whole", "middle"),
 )
 
 
