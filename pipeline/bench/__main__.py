@@ -87,6 +87,7 @@ def _evaluate(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Compa
         comparisons = compare_plans(
             index,
             arguments.plans,
+            arguments.model,
             batch=arguments.batch,
             workers=arguments.workers,
             rounds=arguments.rounds,
@@ -140,6 +141,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = names.add_parser("evaluate", help="crop plans, against one decode per crop, torchvision and timm")
     evaluate.add_argument(
         "--plans", nargs="+", default=[], metavar="PLAN", help="built-in crop plans (default: all there are)"
+    )
+    evaluate.add_argument(
+        "--model",
+        default="senet_nano",
+        metavar="NAME",
+        help="network behind the crops; senet154 against timm's (default: senet_nano)",
     )
     for parser_of_images, limit in ((loader, 512), (evaluate, 256)):
         parser_of_images.add_argument(

@@ -1,7 +1,8 @@
 """`python -m pipeline.bench evaluate`: what a crop plan costs when an image is decoded once for all its views.
 
-Every plan is measured twice: reading alone, and with a small network behind it, which stands for any network. Where
-there is no GPU the network takes most of the time, and it is the same in every row.
+Every plan is measured twice: reading alone, and with a network behind it. Ours has its batch norms folded, as the stage
+has; the peers' is the same network as it was built or, for SENet-154, timm's. Where there is no GPU the network takes
+most of the time.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import nn
 from pipeline.bench import loader_peer
 from pipeline.bench.comparison import Comparison, per_unit
 from pipeline.bench.measurement import Contestant, Work, measure
+from pipeline.bench.peer import import_peer
 from pipeline.bench.setting import bench_config
 from pipeline.config.crop_plan import CropPlan, CropView, builtin_names, builtin_plan, resolve_plan
 from pipeline.data.index import ImageIndex
@@ -28,6 +30,9 @@ from pipeline.errors import UserError
 from pipeline.evaluation.crops import count_views, expand, images_at_once
 from pipeline.evaluation.inference import ViewScorer, evaluating
 from pipeline.models import create_model
+from pipeline.models.folding import fold_batch_norms
+
+_CLASSES = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,31 +46,33 @@ class _Setting:
     device: torch.device
     model: nn.Module | None
     """None where only the reading is measured."""
+    peer_model: nn.Module | None
 
 
 def compare_plans(
     index: ImageIndex,
     names: Sequence[str],
+    model: str,
     *,
     batch: int,
     workers: int,
     rounds: int,
     progress: Callable[[str], None],
 ) -> list[Comparison]:
-    """Every named built-in plan, or all of them, over the images of the index; UserError for a name there is not.
+    """Every named built-in plan, or all of them, over the images of the index, and with `model` behind the crops.
 
+    UserError for a plan or network that there is not, and where timm is not installed.
     A round of a plan of many views takes fewer of the images.
     """
     plans = [_plan(name) for name in names or builtin_names()]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config = bench_config()
-    model = create_model(config.model.name, config.model.num_classes).to(memory_format=torch.channels_last).to(device)
+    ours, peers = _networks(model, device)
     comparisons = []
-    with evaluating(model):
+    with evaluating(ours), evaluating(peers):
         for plan in plans:
-            for network, what in ((None, "reading alone"), (model, "with the small network")):
-                count = images_per_round(len(index), count_views(plan), with_network=network is not None)
-                setting = _Setting(_first(index, count), plan, min(batch, count), workers, device, network)
+            for networks, what in (((None, None), "reading alone"), ((ours, peers), f"with {model}")):
+                count = images_per_round(len(index), count_views(plan), with_network=networks[0] is not None)
+                setting = _Setting(_first(index, count), plan, min(batch, count), workers, device, *networks)
                 title = (
                     f"{plan.name} ({_counted(count_views(plan), 'view')}), {what}, {_counted(count, 'image')} a round"
                 )
@@ -78,6 +85,16 @@ def images_per_round(available: int, views: int, *, with_network: bool) -> int:
     """Of `available` images so many that a round of any plan takes seconds: the fewer, the more views."""
     share = 4 * available // (views + 3)
     return min(available, max(4, share // 4) if with_network else max(8, share))
+
+
+def _networks(name: str, device: torch.device) -> tuple[nn.Module, nn.Module]:
+    """Ours as the stage runs it, and the one behind the peers' crops."""
+    network = create_model(name, _CLASSES).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    folded = fold_batch_norms(network)
+    if name != "senet154":
+        return folded, network
+    peer: nn.Module = import_peer("timm", "timm").create_model("legacy_senet154", num_classes=_CLASSES)
+    return folded, peer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _counted(count: int, noun: str) -> str:
@@ -146,10 +163,10 @@ def _peer(name: str, setting: _Setting, loader: Iterable[Any]) -> Contestant:
         count = 0
         for images, _ in loader:
             count += len(images)
-            if setting.model is not None:
+            if setting.peer_model is not None:
                 views = images.flatten(0, -4).to(setting.device).contiguous(memory_format=torch.channels_last)
                 # In batches of the size that ours has.
-                logits = torch.cat([setting.model(part) for part in views.split(setting.batch)])
+                logits = torch.cat([setting.peer_model(part) for part in views.split(setting.batch)])
                 logits.softmax(1).view(len(images), -1, logits.shape[1]).mean(1)
         return Work(count)
 

@@ -66,9 +66,9 @@ def test_evaluate_compares_each_plan_with_what_others_can_do(images, tmp_path):
     ten = ["decoded for every view", "torchvision TenCrop, decoded once"]
     assert peers == {
         "center224 (1 view), reading alone, 8 images a round": centre,
-        "center224 (1 view), with the small network, 4 images a round": centre,
+        "center224 (1 view), with senet_nano, 4 images a round": centre,
         "10crop (10 views), reading alone, 8 images a round": ten,
-        "10crop (10 views), with the small network, 4 images a round": ten,
+        "10crop (10 views), with senet_nano, 4 images a round": ten,
     }
     for comparison in record["comparisons"]:
         (units,) = {done["units"] for contestant in comparison["contestants"] for done in contestant["rounds"]}
@@ -139,6 +139,7 @@ def test_the_record_says_where_when_and_how(tmp_path):
             ["step", "--models", "resnet"],
             "--models: there is no step of 'resnet' here (there are: senet_nano, senet154)",
         ),
+        (["evaluate", "--model", "resnet", "--batch", "4"], "there is no network 'resnet'"),
         (["checkpoint", "--model", "resnet"], "there is no network 'resnet'"),
         (["checkpoint", "--directory", "nowhere"], "--directory: nowhere is no folder"),
     ],
