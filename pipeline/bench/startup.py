@@ -62,7 +62,7 @@ def compare_first_steps(
 ) -> Comparison:
     """From the command to the first step of the demo's training, against a plain script of PyTorch.
 
-    `with_cold`: ours also without Python's compiled modules, which takes several times as long.
+    `with_cold`: ours also without Python's compiled modules.
     """
     with _demo_run() as (run, images), tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         numbers = itertools.count(1)
