@@ -22,6 +22,7 @@ from pipeline.bench.survey.clock import figures_or_error, time_work
 from pipeline.bench.training_step import Task, forget_compiled
 from pipeline.config.schema import Config
 from pipeline.models.spec import SPECS, count_macs
+from pipeline.runs.preemption import stop_with_parent
 from pipeline.training.batching import split_batch
 
 _CPU_MACS = 25e9
@@ -30,6 +31,7 @@ _CPU_MACS = 25e9
 
 def main() -> None:
     """Read the recipe, print the findings."""
+    stop_with_parent()
     config = Config.model_validate(json.load(sys.stdin))
     task = probed_task(config)
     cells = probed_cells(config, task.device)
