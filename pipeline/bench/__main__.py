@@ -71,12 +71,7 @@ def _loader(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Compari
             rounds=arguments.rounds,
             progress=_show_progress,
         )
-        settings = {
-            "images": describe_images(index, arguments.images),
-            "batch": arguments.batch,
-            "workers": arguments.workers,
-        }
-        return settings, comparisons
+        return _reading(arguments, describe_images(index, arguments.images)), comparisons
 
 
 def _evaluate(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Comparison]]:
@@ -93,12 +88,12 @@ def _evaluate(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Compa
             rounds=arguments.rounds,
             progress=_show_progress,
         )
-        settings = {
-            "images": describe_images(index, arguments.images),
-            "batch": arguments.batch,
-            "workers": arguments.workers,
-        }
-        return settings, comparisons
+        return _reading(arguments, describe_images(index, arguments.images)), comparisons
+
+
+def _reading(arguments: argparse.Namespace, images: str) -> dict[str, Any]:
+    """The settings of a benchmark that reads images."""
+    return {"images": images, "batch": arguments.batch, "workers": arguments.workers}
 
 
 def _checkpoint(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Comparison]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import nn
 
 from pipeline.models import create_model
 from pipeline.models.senet import SENet
+from tests.exchange.random_weights import randomise
 
 timm = pytest.importorskip("timm")
 
@@ -20,19 +19,7 @@ def networks() -> tuple[SENet, nn.Module]:
     with torch.device("meta"):
         theirs = timm.create_model("legacy_senet154", drop_rate=0.0)
     theirs.to_empty(device="cpu")
-    generator = torch.Generator().manual_seed(154)
-    with torch.no_grad():
-        for name, tensor in theirs.state_dict().items():
-            if name.endswith("num_batches_tracked"):
-                tensor.zero_()
-            elif name.endswith("running_var"):
-                tensor.uniform_(0.5, 1.5, generator=generator)
-            elif tensor.dim() > 1:
-                tensor.normal_(0.0, math.sqrt(2.0 / tensor[0].numel()), generator=generator)
-            elif name.endswith("weight"):  # of a batch norm
-                tensor.uniform_(0.3, 1.0, generator=generator)
-            else:
-                tensor.normal_(0.0, 0.1, generator=generator)
+    randomise(theirs.state_dict(), seed=154)
     ours = create_model("senet154", 1000, dropout=0.0)
     ours.load_state_dict(theirs.state_dict(), strict=True)
     return ours, theirs
