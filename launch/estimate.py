@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from collections.abc import Mapping
-from pathlib import Path
 
 from pipeline.config.schema import Config
 from pipeline.data.order import StreamOrder
-from pipeline.errors import UserError
 from pipeline.models.spec import SPECS, activation_bytes, count_buffers, count_parameters
 from pipeline.runs.life import read_lives
 from pipeline.runs.stage import PlacedStage
 from pipeline.tracking.events import read_events
+from pipeline.training.origin import origin_step
 
 TRAINING_STAGES = ("train", "freeze_bn")
 _PUBLISHED_IMAGES = {"imagenet": 1_281_167, "digits": 1_438}
@@ -83,7 +81,7 @@ def step_spans(config: Config, order: StreamOrder, stages: Mapping[str, PlacedSt
     """The steps of each training stage among `stages`."""
     middle = order.steps_for(config.train_stage_epochs)
     origin = config.freeze_bn.from_checkpoint
-    start = middle if origin is None else _checkpoint_step(origin)
+    start = middle if origin is None else origin_step(origin)
     spans = {
         "train": Span(0, middle, config.train_stage_epochs),
         "freeze_bn": Span(start, order.steps_for(config.train.epochs), config.train.epochs),
@@ -131,11 +129,3 @@ def checkpoint_bytes(config: Config) -> int:
 def kept_checkpoints(config: Config) -> int:
     """How many checkpoints a training stage keeps."""
     return config.checkpoint.keep_last + config.checkpoint.keep_best
-
-
-def _checkpoint_step(path: str) -> int:
-    manifest = Path(path) / "manifest.json"
-    try:
-        return int(json.loads(manifest.read_text())["global_step"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"freeze_bn.from_checkpoint: {manifest} is not a checkpoint's manifest ({error})") from error

@@ -16,6 +16,7 @@ from launch.command import command_line
 from launch.console import complain, say
 from launch.estimate import TRAINING_STAGES
 from launch.gpu import advise, count_visible_gpus
+from launch.inputs import check_inputs
 from launch.results import print_results
 from launch.run_directory import default_run, set_up
 from pipeline.config.reader import load_config
@@ -94,8 +95,8 @@ def run_stages(request: RunRequest) -> int:
 
 
 def _check(config: Config, chosen: Stages) -> None:
-    """What would otherwise end a stage later: processes that do not fit, a directory in use, a broken manifest, an
-    engine that is not installed."""
+    """What would otherwise end a stage later: processes that do not fit, a directory in use, a broken manifest, images
+    that are not there, weights of another kind, an engine that is not installed."""
     processes = config.resources.processes
     split_batch(config.train.global_batch, processes, config.train.max_micro_batch)
     for stage in chosen.values():
@@ -103,6 +104,7 @@ def _check(config: Config, chosen: Stages) -> None:
             holder = lock_holder(stage.directory)
             if holder is not None:
                 raise DirectoryBusy(busy_message(stage.directory, holder))
+    check_inputs(config, chosen)
     if any(name in TRAINING_STAGES and not stage.is_done for name, stage in chosen.items()):
         if config.apex is not None:
             apex_package.check_installed(config.apex)

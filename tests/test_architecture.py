@@ -34,6 +34,7 @@ LOGIN_NODE = (
     "pipeline/models/__init__.py",
     "pipeline/models/spec.py",
     "pipeline/training/batching.py",
+    "pipeline/training/origin.py",
     "pipeline/errors.py",
     "pipeline/ranks.py",
     "pipeline/seeds.py",

@@ -18,7 +18,7 @@ from pipeline.data.ilsvrc import (
     read_validation_labels,
 )
 from pipeline.data.index import UNLABELLED, ImageClass
-from pipeline.data.tree import SplitTree, join_path, name_some, read_flat, read_tree
+from pipeline.data.tree import SplitTree, data_root, join_path, name_some, read_flat, read_tree
 from pipeline.errors import UserError
 
 SPLITS = ("train", "val")
@@ -52,7 +52,7 @@ def lay_out(data: DataConfig, num_classes: int, digits_folder: Path) -> Layout:
     elif data.dataset == "imagenet":
         layout = _imagenet_layout(data, read_ilsvrc2012())
     else:
-        layout = _folder_layout(_read_trees(_root(data), data.train, data.val), {})
+        layout = _folder_layout(_read_trees(data_root(data), data.train, data.val), {})
     layout = _exclude(layout, data.exclude)
     problems = [
         f"data.{split}: class folders without images in {tree.root}: {name_some(empty)}"
@@ -67,14 +67,6 @@ def lay_out(data: DataConfig, num_classes: int, digits_folder: Path) -> Layout:
     if problems:
         raise UserError("\n".join(problems))
     return layout
-
-
-def _root(data: DataConfig) -> Path:
-    assert data.root is not None
-    root = Path(data.root)
-    if not root.is_dir():
-        raise UserError(f"data.root: {root.absolute()} is not a folder (given {data.root})")
-    return root
 
 
 def _read_trees(root: Path, train: str, val: str, *, flat_val: bool = False) -> dict[str, SplitTree]:
@@ -106,7 +98,7 @@ def _folder_layout(trees: dict[str, SplitTree], words: Mapping[int, str]) -> Lay
 
 
 def _imagenet_layout(data: DataConfig, table: Ilsvrc) -> Layout:
-    trees = _read_trees(_root(data), data.train, data.val, flat_val=True)
+    trees = _read_trees(data_root(data), data.train, data.val, flat_val=True)
     problems = check_training_images(trees["train"], table)
     val_labels: Mapping[str, int] = {}
     ground_truth = None if data.val_ground_truth is None else Path(data.val_ground_truth)
@@ -116,7 +108,7 @@ def _imagenet_layout(data: DataConfig, table: Ilsvrc) -> Layout:
         problems.append(str(error))
     if data.test is not None:
         try:
-            trees["test"] = read_flat("test", _root(data) / data.test)
+            trees["test"] = read_flat("test", data_root(data) / data.test)
             problems += check_test_images(trees["test"], table)
         except UserError as error:
             problems.append(str(error))

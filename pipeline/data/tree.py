@@ -7,6 +7,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+from pipeline.config.data import DataConfig
 from pipeline.data.findings import Finding
 from pipeline.errors import UserError
 
@@ -49,10 +50,35 @@ class SplitTree:
         return dataclasses.replace(self, folders=left)
 
 
+def data_root(data: DataConfig) -> Path:
+    """The folder that holds the splits; not for the digits. UserError where it is none."""
+    assert data.root is not None
+    root = Path(data.root)
+    if not root.is_dir():
+        where = "" if root.is_absolute() else f", which is {root.absolute()}"
+        raise UserError(f"data.root: must be a folder (given {data.root}{where})")
+    return root
+
+
+def check_folders(data: DataConfig) -> None:
+    """That the folders of images are there, without a look into them. UserError with all that are not."""
+    if data.dataset == "digits":
+        return
+    root = data_root(data)
+    folders = {"train": data.train, "val": data.val, "test": data.test}
+    missing = [
+        _no_folder(split, root / folder)
+        for split, folder in folders.items()
+        if folder is not None and not (root / folder).is_dir()
+    ]
+    if missing:
+        raise UserError("\n".join(missing))
+
+
 def read_tree(split: str, root: Path, *, flat_allowed: bool) -> SplitTree:
     """List a split. UserError where the folder is missing, empty or has no class folders (unless it may be flat)."""
     if not root.is_dir():
-        raise UserError(f"data.{split}: {root} is not a folder")
+        raise UserError(_no_folder(split, root))
     try:
         folders, files, passed_over = _list(root)
         findings = [_ignored(split, name, "hidden") for name in passed_over]
@@ -78,7 +104,7 @@ def read_tree(split: str, root: Path, *, flat_allowed: bool) -> SplitTree:
 def read_flat(split: str, root: Path) -> SplitTree:
     """List a split without class folders. UserError where the folder is missing or empty or holds folders."""
     if not root.is_dir():
-        raise UserError(f"data.{split}: {root} is not a folder")
+        raise UserError(_no_folder(split, root))
     try:
         folders, files, passed_over = _list(root)
     except PermissionError as error:
@@ -87,6 +113,10 @@ def read_flat(split: str, root: Path) -> SplitTree:
         found = f"folders: {name_some(folders)}" if folders else "nothing"
         raise UserError(f"data.{split}: {root} must hold the images themselves (it holds {found})")
     return SplitTree(split, root, {"": tuple(files)}, tuple(_ignored(split, name, "hidden") for name in passed_over))
+
+
+def _no_folder(split: str, root: Path) -> str:
+    return f"data.{split}: must be a folder (given {root})"
 
 
 def _list(folder: Path) -> tuple[list[str], list[str], list[str]]:

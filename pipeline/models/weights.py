@@ -26,7 +26,7 @@ _DTYPES = {
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
 _IS_PICKLE = (
     "this is a pickle (.pth), which could run code when loaded; it must be converted to safetensors: "
-    "python -m launch weights import"
+    "python -m launch weights import {path} {converted}"
 )
 _SHOWN = 3
 
@@ -131,5 +131,7 @@ def _opened(path: Path) -> Iterator[Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read as a weight file ({error.strerror or error})") from error
     except SafetensorError as error:
-        hint = _IS_PICKLE if start.startswith(_PICKLE_STARTS) else f"not a readable safetensors file ({error})"
+        is_pickle = start.startswith(_PICKLE_STARTS)
+        pickle_hint = _IS_PICKLE.format(path=path, converted=path.with_name(f"{path.stem}-imported.safetensors"))
+        hint = pickle_hint if is_pickle else f"not a readable safetensors file ({error})"
         raise UserError(f"{path}: {hint}") from error

@@ -80,7 +80,7 @@ def test_excluding_what_is_not_there_is_an_error(root: Path, name: str, message:
 
 
 def test_missing_root_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"data\.root: {tmp_path}/nowhere is not a folder"):
+    with pytest.raises(UserError, match=rf"data\.root: must be a folder \(given {tmp_path}/nowhere\)"):
         lay_out_folder(tmp_path / "nowhere")
 
 
@@ -88,8 +88,8 @@ def test_both_splits_missing_are_one_message(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         lay_out_folder(tmp_path)
     assert str(caught.value).splitlines() == [
-        f"data.train: {tmp_path}/train is not a folder",
-        f"data.val: {tmp_path}/val is not a folder",
+        f"data.train: must be a folder (given {tmp_path}/train)",
+        f"data.val: must be a folder (given {tmp_path}/val)",
     ]
 
 

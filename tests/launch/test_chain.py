@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_evaluating_a_weight_file_needs_no_training(tmp_path):
 
 
 def test_freezing_a_given_checkpoint_needs_no_train_stage(tmp_path):
-    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "manifest.json").write_text(json.dumps({"global_step": 9, "files": {}}))
     config = small_recipe(tmp_path, freeze_bn={"from_checkpoint": str(tmp_path)})
     needed = needed_stages(place(tmp_path, config))
     assert "freeze_bn" in needed

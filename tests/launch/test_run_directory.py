@@ -75,7 +75,7 @@ def test_a_loader_whose_pixels_differ_is_not_an_operation(tmp_path):
 
 
 def test_freezing_another_checkpoint_is_another_config(tmp_path):
-    (tmp_path / "manifest.json").write_text("{}")
+    (tmp_path / "manifest.json").write_text(json.dumps({"global_step": 9, "files": {}}))
     start(tmp_path / "run", small_recipe(tmp_path))
     other = small_recipe(tmp_path, freeze_bn={"from_checkpoint": str(tmp_path)}, loader={"threads": 3})
     changes = describe_changes(tmp_path / "run", other)

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from launch.inputs import check_inputs
+from pipeline.config.schema import Config
+from pipeline.errors import UserError
+from pipeline.runs.stage import place_stages
+from stages import STAGES
+from tests.recipes import small_recipe
+
+
+def check(config: Config, run: Path) -> None:
+    check_inputs(config, place_stages(config, run, STAGES))
+
+
+def test_all_missing_folders_are_named_at_once(tmp_path):
+    config = small_recipe(tmp_path / "images")
+    with pytest.raises(UserError, match=r"data\.root: must be a folder \(given .*/images\)"):
+        check(config, tmp_path / "run")
+    (tmp_path / "images").mkdir()
+    with pytest.raises(UserError, match=r"data\.train: must be a folder .*\ndata\.val: must be a folder"):
+        check(config, tmp_path / "run")
+    (tmp_path / "images" / "train").mkdir()
+    (tmp_path / "images" / "val").mkdir()
+    check(config, tmp_path / "run")
+
+
+def test_a_relative_folder_is_told_in_full(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=rf"data\.root: must be a folder \(given images, which is {tmp_path}/images\)"):
+        check(small_recipe(Path("images")), tmp_path / "run")
+
+
+def test_images_that_were_checked_already_may_be_gone(tmp_path):
+    config = small_recipe(tmp_path / "images")
+    prepare = place_stages(config, tmp_path / "run", STAGES)["prepare"].directory
+    prepare.mkdir(parents=True)
+    (prepare / "manifest.json").write_text("{}")
+    check(config, tmp_path / "run")
+
+
+def test_a_pickle_to_be_evaluated_is_refused_with_the_command_that_converts_it(tmp_path):
+    weights = tmp_path / "of others.pth"
+    torch.save({}, weights)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "val").mkdir()
+    config = small_recipe(tmp_path, evaluate={"weights": str(weights)})
+    with pytest.raises(
+        UserError, match=r"evaluate\.weights: must be a safetensors file \(given .*of others\.pth\)"
+    ) as raised:
+        check(config, tmp_path / "run")
+    words = shlex.split(str(raised.value).partition("with: ")[2])
+    assert words[1:] == [
+        "-m",
+        "launch",
+        "weights",
+        "import",
+        str(weights),
+        f"{tmp_path}/of others-imported.safetensors",
+    ]
