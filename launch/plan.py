@@ -9,6 +9,7 @@ from pathlib import Path
 from launch.chain import Stages, needed_stages
 from launch.console import byte_size, say, show, table
 from launch.estimate import (
+    TRAINING_STAGES,
     Span,
     checkpoint_bytes,
     kept_checkpoints,
@@ -19,6 +20,7 @@ from launch.estimate import (
     training_images,
     training_rate,
 )
+from launch.inputs import check_inputs
 from launch.rehearsal import print_rehearsal
 from launch.run_directory import default_run, describe_changes
 from launch.slurm.fit import check_fit, training_processes
@@ -27,9 +29,9 @@ from launch.state import last_checkpoint, stage_state
 from pipeline.config.reader import load_config
 from pipeline.config.schema import Config
 from pipeline.data.order import StreamOrder
-from pipeline.errors import EXIT_DONE
+from pipeline.errors import EXIT_DONE, UserError
 from pipeline.runs.stage import PlacedStage, place_stages
-from pipeline.tracking.wording import clock_time
+from pipeline.tracking.wording import rough_time
 from pipeline.training.batching import BatchSplit, describe_batch, split_batch
 from stages import STAGES
 
@@ -61,6 +63,10 @@ def print_plan(
     changes = describe_changes(run, config)
     if changes is not None:
         say(f"\n{changes}\n`run` will want --accept-changes")
+    try:
+        check_inputs(config, needed)
+    except UserError as error:
+        say(f"\n`run` would be refused on this machine:\n{error}")
     return print_rehearsal(config, placed, needed) if rehearse else EXIT_DONE
 
 
@@ -74,14 +80,14 @@ def _with_profile(config: Config, path: Path, placed: Stages, needed: Stages) ->
 
 
 def _state(stage: PlacedStage, placed: Stages) -> tuple[str, str, str]:
-    """State, directory and why."""
+    """State, the directory's name and why."""
     state = stage_state(stage, placed)
-    directory = str(stage.directory)
+    directory = stage.directory.name
     if state.condition in ("done", "running", "to run"):
         return state.condition, directory, state.detail
     waits_for = [name for name in stage.inputs if not placed[name].is_done]
     if waits_for:
-        return "blocked", directory, f"waits for {', '.join(waits_for)}"
+        return "waiting", directory, f"for {', '.join(waits_for)}"
     saved = last_checkpoint(stage.directory)
     where = "" if saved is None else f", saved after step {saved[0]:,}"
     why = f": {state.detail}" if state.condition == "failed" else ""
@@ -92,7 +98,10 @@ def _figures(config: Config, placed: Stages, needed: Stages, split: BatchSplit) 
     """The numbers of the run by name, as text."""
     images = training_images(config, placed)
     count = "unknown number of" if images.count is None else f"{images.count:,}"
-    rows = [("batch", describe_batch(split, config.optim.lr)), ("images", f"{count} training images ({images.source})")]
+    rows = [("images", f"{count} training images ({images.source})")]
+    if not any(name in TRAINING_STAGES for name in needed):
+        return rows
+    rows.append(("batch", describe_batch(split, config.optim.lr)))
     if images.count is not None:
         order = stream_order(config, images.count)
         spans = step_spans(config, order, needed)
@@ -139,8 +148,6 @@ def _steps(config: Config, order: StreamOrder, spans: dict[str, Span]) -> str:
 
 
 def _time(config: Config, placed: Stages, needed: Stages, spans: dict[str, Span]) -> str:
-    if not spans:
-        return "nothing to train"
     rate = training_rate(config, placed)
     if rate is None:
         return "unknown; resources.expected_images_per_second is not set and nothing was measured in this run yet"
@@ -149,9 +156,9 @@ def _time(config: Config, placed: Stages, needed: Stages, spans: dict[str, Span]
     total = sum(span.last - span.first for span in spans.values())
     left = total - sum(steps_done(needed[name], span) for name, span in spans.items())
     seconds, seconds_left = (steps * config.train.global_batch / speed for steps in (total, left))
-    rest = "" if left == total else f", {clock_time(seconds_left)} of it left"
+    rest = "" if left == total else f", {rough_time(seconds_left)} of it left" if left else ", all of it done"
     return (
-        f"about {clock_time(seconds)} of training{rest}, at {processes} x {rate.images_per_second:,.4g} images/s "
+        f"about {rough_time(seconds)} of training{rest}, at {processes} x {rate.images_per_second:,.4g} images/s "
         f"({rate.source}); validation and checkpoints come on top"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from pipeline.tracking.events import Event
@@ -54,6 +55,16 @@ def clock_time(seconds: float) -> str:
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
     return (f"{days}d " if days else "") + f"{hour}:{minute:02}:{second:02}"
+
+
+def rough_time(seconds: float) -> str:
+    """An estimated length of time in its two largest units: `8 d 17 h`, `3 h 16 min`, `1 min 30 s`, `29 s`."""
+    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+    for (large, size), (small, part) in itertools.pairwise(units):
+        if seconds >= size - part / 2:
+            count, rest = divmod(round(seconds / part), size // part)
+            return f"{count} {large}" + (f" {rest} {small}" if rest else "")
+    return f"{seconds:.0f} s"
 
 
 def printable(text: str, encoding: str) -> str:

@@ -38,7 +38,7 @@ def test_plan_of_the_winning_recipe_has_its_numbers(capsys, tmp_path):
     )
     # 62,557 steps x 2048 images / (64 x 300 images/s) = 6,672.7 s
     assert rows["time"] == (
-        "about 1:51:13 of training, at 64 x 300 images/s (resources.expected_images_per_second); "
+        "about 1 h 51 min of training, at 64 x 300 images/s (resources.expected_images_per_second); "
         "validation and checkpoints come on top"
     )
     assert rows["lr"] == (
@@ -53,9 +53,9 @@ def test_plan_of_the_winning_recipe_has_its_numbers(capsys, tmp_path):
     )
     assert rows["prepare"].startswith("to run")
     assert rows["prepare"].endswith("nothing was done yet")
-    assert str(run) in rows["train"], "a long path is cut off"
-    assert rows["train"].startswith("blocked")
-    assert rows["train"].endswith("waits for prepare, build")
+    assert rows[str(CONFIGS / "senet154_ilsvrc2017.yaml")] == f"in {run}", "a long path is cut off"
+    assert rows["train"].startswith("waiting")
+    assert rows["train"].endswith("for prepare, build")
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_plan_of_the_demo_at_two_processes(capsys, tmp_path):
     )
     assert rows["lr"] == "linear up to 0.05 over the first epoch, then 0.05 falling as a cosine to 0 at epoch 10"
     assert rows["memory"].startswith("at least 21.5 MB a process: 6.7 MB for weights")
-    assert rows["time"].startswith("about 0:00:18 of training, at 2 x 400 images/s")
+    assert rows["time"].startswith("about 18 s of training, at 2 x 400 images/s")
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_the_numbers(tmp_path):
@@ -93,6 +93,22 @@ def test_what_is_not_known_is_said_to_be_unknown(capsys, tmp_path):
     rows = plan_rows(capsys, tmp_path / "recipe" / "config.yaml", [], tmp_path / "run")
     assert rows["images"] == "unknown number of training images (unknown until prepare is done)"
     assert "steps" not in rows
+
+
+def test_images_that_are_not_there_are_told_before_they_are_missed(capsys, tmp_path):
+    overrides = [f"data.root={tmp_path}/nowhere"]
+    assert print_plan(CONFIGS / "senet154_1gpu.yaml", overrides, tmp_path / "run") == 0
+    assert capsys.readouterr().out.endswith(
+        f"\n`run` would be refused on this machine:\ndata.root: must be a folder (given {tmp_path}/nowhere)\n"
+    )
+
+
+def test_a_plan_without_training_has_no_figures_of_training(capsys, tmp_path):
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes((2).to_bytes(8, "little") + b"{}")
+    rows = plan_rows(capsys, CONFIGS / "demo.yaml", [f"evaluate.weights={weights}"], tmp_path / "run")
+    assert "images" in rows
+    assert not {"train", "batch", "steps", "time", "lr", "memory", "checkpoint"} & rows.keys()
 
 
 def test_a_plan_writes_nothing(capsys, tmp_path):
@@ -112,9 +128,9 @@ def test_measured_speed_replaces_the_expected_one_and_done_steps_are_taken_off(c
     rows = plan_rows(capsys, CONFIGS / "demo.yaml", overrides, tmp_path)
     # 225 steps x 64 images / 160 images/s = 90 s; 90 of the steps are done
     assert rows["time"].startswith(
-        "about 0:01:30 of training, 0:00:54 of it left, at 1 x 160 images/s (measured in this run's train)"
+        "about 1 min 30 s of training, 54 s of it left, at 1 x 160 images/s (measured in this run's train)"
     )
-    assert rows["train"].startswith("blocked")
+    assert rows["train"].startswith("waiting")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.tracking.wording import clock_time, describe, duration, printable, rate
+from pipeline.tracking.wording import clock_time, describe, duration, printable, rate, rough_time
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,20 @@ def test_nothing_in_a_text_can_steer_the_terminal() -> None:
 def test_what_an_encoding_or_unicode_cannot_say_is_escaped() -> None:
     assert printable("± \udcff", "ascii") == "\\xb1 \\udcff"
     assert printable("± \udcff", "utf-8") == "± \\udcff"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (29.4, "29 s"),
+        (59.6, "1 min"),
+        (90, "1 min 30 s"),
+        (3599.7, "1 h"),
+        (11_775, "3 h 16 min"),
+        (86_399, "1 d"),
+        (753_628, "8 d 17 h"),
+    ],
+)
+def test_an_estimate_has_no_more_than_two_units(seconds: float, text: str) -> None:
+    assert rough_time(seconds) == text
