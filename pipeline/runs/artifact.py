@@ -39,7 +39,9 @@ def replacing(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
             flush_directory(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        # A read-only file system refuses to remove even what is not there.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 @contextlib.contextmanager
@@ -73,7 +75,7 @@ def naming_disk_errors(path: Path) -> Iterator[None]:
                 "what was complete before is unharmed; free some space and run the same command again"
             ) from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another run directory") from error
+            raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
         raise
 
 

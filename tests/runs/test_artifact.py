@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -9,7 +10,14 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.runs.artifact import naming_disk_errors, remove_leftovers, replacing, replacing_directory, write_json
+from pipeline.runs.artifact import (
+    naming_disk_errors,
+    remove_leftovers,
+    replacing,
+    replacing_directory,
+    write_bytes,
+    write_json,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,13 +61,21 @@ def test_a_kill_in_the_middle_leaves_only_what_the_next_life_removes(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [("ENOSPC", "no space left to write it"), ("EROFS", "cannot be written .* choose another run")]
+    ("number", "words"), [("ENOSPC", "no space left to write it"), ("EROFS", "cannot be written .* another place")]
 )
 def test_disk_errors_become_one_clear_message(tmp_path: Path, number: str, words: str) -> None:
-    import errno
-
     with pytest.raises(UserError, match=words), naming_disk_errors(tmp_path / "x"):
         raise OSError(getattr(errno, number), os.strerror(getattr(errno, number)))
+
+
+def test_a_read_only_file_system_is_one_clear_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)  # as Linux does there, also for a file that does not exist
+    with pytest.raises(UserError, match=r"/file: cannot be written \(Read-only file system\); choose another place"):
+        write_bytes(tmp_path / "file", b"")
 
 
 def test_json_is_readable_and_keeps_its_order(tmp_path: Path) -> None:
