@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,24 @@ from pipeline.errors import EXIT_DONE
 from pipeline.runs.stage import PlacedStage, place_stages
 from pipeline.tracking.events import read_events
 from pipeline.tracking.wandb_state import read_link
-from pipeline.tracking.wording import clock_time
+from pipeline.tracking.wording import clock_time, rate
 from stages import STAGES
 
 _CLEAR_SCREEN = "\x1b[H\x1b[2J"
+"""Printed in one piece with what follows, when all of that is known: the screen is never empty while SLURM is asked."""
 _ERRORS = ("top1_error_percent", "top5_error_percent")
-_MAIN_METRICS = (
-    "train_images",
-    "val_images",
-    "classes",
-    "parameters",
-    "gmacs",
-    "epochs",
-    *_ERRORS,
-    "images_per_second",
-)
+_METRICS: dict[str, Callable[[Any], str]] = {
+    "train_images": "{:,} training images".format,
+    "val_images": "{:,} validation images".format,
+    "classes": "{:,} classes".format,
+    "parameters": "{:,} parameters".format,
+    "gmacs": "{:.3g} GMAC an image".format,
+    "epochs": "{:.4g} epochs".format,
+    "top1_error_percent": "top-1 error {:.2f} %".format,
+    "top5_error_percent": "top-5 error {:.2f} %".format,
+    "images_per_second": lambda value: rate(value, "image"),
+}
+"""A stage's figures that are worth a line, in that order."""
 
 
 def print_status(run: Path) -> int:
@@ -47,16 +50,14 @@ def print_status(run: Path) -> int:
 def watch_status(run: Path, seconds: float) -> int:
     """Print it again and again, until the run is done; returns the exit code."""
     while True:
-        if sys.stdout.isatty():
-            say(_CLEAR_SCREEN)
-        if show_status(run):
+        if show_status(run, _CLEAR_SCREEN if sys.stdout.isatty() else ""):
             return EXIT_DONE
         say(f"\n{time.strftime('%F %T')}, again every {seconds:g} s; Ctrl-C ends this, not the run")
         time.sleep(seconds)
 
 
-def show_status(run: Path) -> bool:
-    """Print where each stage stands; returns whether all is done."""
+def show_status(run: Path, before: str = "") -> bool:
+    """Print where each stage stands, `before` first; returns whether all is done."""
     config = read_run_config(run)
     placed = place_stages(config, run, STAGES)
     needed = needed_stages(placed)
@@ -65,7 +66,7 @@ def show_status(run: Path) -> bool:
     rows = table("stage", "state", "")
     for name, state in states.items():
         rows.add_row(name, _condition(state), _detail(needed[name], state, config, placed))
-    say(f"{config.name} in {run}\n")
+    say(f"{before}{config.name} in {run}\n")
     show(rows)
     links = [f"{name}: {url}" for name, stage in needed.items() if (url := read_link(stage.directory)) is not None]
     if links:
@@ -101,19 +102,13 @@ def _detail(stage: PlacedStage, state: StageState, config: Config, placed: Mappi
 
 def _metrics(metrics: Mapping[str, Any]) -> list[str]:
     """A stage's main figures in one line, those of each crop plan in a line of their own."""
-    plain = [_figure(name, metrics[name]) for name in _MAIN_METRICS if metrics.get(name) is not None]
+    plain = [describe(metrics[name]) for name, describe in _METRICS.items() if metrics.get(name) is not None]
     plans = [
-        f"{name}: {', '.join(_figure(error, plan[error]) for error in _ERRORS)}"
+        f"{name}: {', '.join(_METRICS[error](plan[error]) for error in _ERRORS)}"
         for name, plan in metrics.items()
         if isinstance(plan, Mapping) and "views" in plan
     ]
     return ([", ".join(plain)] if plain else []) + plans
-
-
-def _figure(name: str, value: float) -> str:
-    if name.endswith("_percent"):
-        return f"{name.removesuffix('_percent')} {value:.2f} %"
-    return f"{name} {value:,}" if isinstance(value, int) else f"{name} {value:,.5g}"
 
 
 def _training(stage: PlacedStage, state: StageState, config: Config, placed: Mapping[str, PlacedStage]) -> list[str]:

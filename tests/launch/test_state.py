@@ -2,14 +2,16 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from launch.state import last_checkpoint, stage_state
-from launch.status import print_status
+from launch.status import print_status, watch_status
 from pipeline.config.reader import write_run_config
+from pipeline.errors import UserError
 from pipeline.runs.life import recorded_life
 from pipeline.runs.lock import exclusive
 from pipeline.runs.manifest import Manifest, write_manifest
@@ -108,11 +110,27 @@ def test_status_shows_every_stage_and_the_command_that_goes_on(placed, tmp_path,
     rows = {line.split()[0]: line for line in shown.splitlines() if line and not line.startswith(" ")}
     assert "to run" in rows["prepare"]
     assert "done" in rows["build"]
-    assert "parameters 555\n" in shown
+    assert "555 parameters\n" in shown
     assert "stopped, resumable" in rows["train"]
     assert "no checkpoint yet" in shown
     assert "waiting" in rows["report"]
     assert shown.rstrip().endswith(f"-m launch run {tmp_path}/config.yaml --run {tmp_path}")
+
+
+def test_status_says_figures_in_words_with_units(placed, tmp_path, capsys):
+    finish(placed["train"], {"top1_error_percent": 1.391, "epochs": 8.01112, "images_per_second": 18_560.4})
+    assert print_status(tmp_path) == 0
+    assert "8.011 epochs, top-1 error 1.39 %, 18,560 images/s\n" in capsys.readouterr().out
+
+
+def test_status_on_a_terminal_is_cleared_only_when_the_new_one_is_known(placed, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(time, "sleep", lambda seconds: (tmp_path / "config.yaml").unlink())
+    with pytest.raises(UserError, match="not a run directory"):
+        watch_status(tmp_path, 1)
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"\x1b[H\x1b[2Jsmall in {tmp_path}\n")
+    assert shown.count("\x1b[2J") == 1, "cleared before it was known what to show"
 
 
 def test_clocks_that_differ_between_nodes_make_no_age_or_duration_negative(placed, tmp_path, capsys):
@@ -141,4 +159,4 @@ def test_status_of_evaluated_plans_has_a_line_each(placed, tmp_path, capsys):
     errors = {"top1_error_percent": 12.5, "top5_error_percent": 1.0, "views": 10}
     finish(placed["evaluate"], {"10crop": errors})
     assert print_status(tmp_path) == 0
-    assert "10crop: top1_error 12.50 %, top5_error 1.00 %" in capsys.readouterr().out
+    assert "10crop: top-1 error 12.50 %, top-5 error 1.00 %" in capsys.readouterr().out
