@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="{plan,run,submit,status,logs,cancel,fuse,score,weights,tune}"
     )
-    plan = commands.add_parser("plan", help="say what a run would do, on what, and how long it would take")
+    plan = _add_command(commands, "plan", "say what a run would do, on what, and how long it would take")
     _add_recipe(plan)
     plan.add_argument(
         "--profile",
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         help="also build the network without memory for it and share the images among all processes, and count; needs "
         "torch, no GPU",
     )
-    run = commands.add_parser("run", help="run the stages that are not done, on this machine")
+    run = _add_command(commands, "run", "run the stages that are not done, on this machine")
     _add_recipe(run)
     _add_choice(run)
     run.add_argument(
@@ -96,28 +96,35 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="freeze the batch norms of this checkpoint directory, also another run's (freeze_bn.from_checkpoint)",
     )
-    _add_submit(
-        commands.add_parser("submit", help="queue the stages that are not done on a SLURM cluster, one job each")
-    )
-    status = commands.add_parser("status", help="say how far a run is")
+    _add_submit(_add_command(commands, "submit", "queue the stages that are not done on a SLURM cluster, one job each"))
+    status = _add_command(commands, "status", "say how far a run is")
     _add_run(status)
     status.add_argument(
-        "--watch", nargs="?", const=10.0, type=_seconds, metavar="SECONDS", help="say it again and again (default: 10)"
+        "--watch",
+        nargs="?",
+        const=10.0,
+        type=_seconds,
+        metavar="SECONDS",
+        help="show it anew every so often (default: 10)",
     )
-    logs = commands.add_parser("logs", help="print what the SLURM job of a stage has printed")
+    logs = _add_command(commands, "logs", "print what the SLURM job of a stage has printed")
     _add_run(logs)
     logs.add_argument("stage", metavar="STAGE", help="the stage, as train")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until the job has ended")
-    _add_run(commands.add_parser("cancel", help="end the SLURM jobs of a run, queued or running"))
-    add_actions(commands.add_parser("weights", help="use weights that others trained, and ours elsewhere; needs torch"))
-    _add_fuse(commands.add_parser("fuse", help="fuse the scores of runs or score files into those of an ensemble"))
-    _add_score(commands.add_parser("score", help="judge a file of guesses as the contest's devkit does"))
-    tune = commands.add_parser(
-        "tune", help="try, for two minutes at most, which way to train is fastest on this machine"
-    )
+    _add_run(_add_command(commands, "cancel", "end the SLURM jobs of a run, queued or running"))
+    add_actions(_add_command(commands, "weights", "use weights that others trained, and ours elsewhere; needs torch"))
+    _add_fuse(_add_command(commands, "fuse", "fuse the scores of runs or score files into those of an ensemble"))
+    _add_score(_add_command(commands, "score", "judge a file of guesses as the contest's devkit does"))
+    tune = _add_command(commands, "tune", "try, for two minutes at most, which way to train is fastest on this machine")
     _add_overridden(tune)
     tune.add_argument("--again", action="store_true", help="measure also what is known from an earlier call")
     return parser
+
+
+def _add_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, purpose: str
+) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}.")
 
 
 def _add_submit(parser: argparse.ArgumentParser) -> None:

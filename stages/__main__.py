@@ -14,11 +14,7 @@ from stages import STAGES
 
 def main() -> int:
     """Parse, read the run's config, run the stage."""
-    parser = argparse.ArgumentParser(prog="python -m stages", description="Run one stage of a run, and nothing else.")
-    parser.add_argument("stage", choices=[spec.name for spec in STAGES], help="the stage to run")
-    parser.add_argument("--run", type=Path, required=True, help="the run directory, as made by `python -m launch`")
-    parser.add_argument("--from-checkpoint", help="freeze the batch norms of this checkpoint, also another run's")
-    arguments = parser.parse_args()
+    arguments = _parser().parse_args()
     overrides = [f"freeze_bn.from_checkpoint={arguments.from_checkpoint}"] if arguments.from_checkpoint else []
     try:
         config = read_run_config(arguments.run, overrides)
@@ -30,6 +26,24 @@ def main() -> int:
     code = run_stage(arguments.stage, config, arguments.run)
     ignore_signals()
     return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    summaries = "\n".join(f"  {spec.name:<11}{spec.summary}" for spec in STAGES)
+    parser = argparse.ArgumentParser(
+        prog="python -m stages",
+        description="Run one stage of a run, and nothing else. What it reads must be done.",
+        epilog=f"stages:\n{summaries}\n",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("stage", choices=[spec.name for spec in STAGES], metavar="STAGE", help="the stage to run")
+    parser.add_argument(
+        "--run", type=Path, required=True, metavar="DIR", help="the run directory, as made by `python -m launch`"
+    )
+    parser.add_argument(
+        "--from-checkpoint", metavar="PATH", help="freeze the batch norms of this checkpoint, also another run's"
+    )
+    return parser
 
 
 if __name__ == "__main__":
