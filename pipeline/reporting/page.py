@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import statistics
 from collections import Counter
 from pathlib import Path
@@ -213,6 +214,7 @@ def _environment() -> jinja2.Environment:
     environment.filters["thousands"] = lambda value: f"{value:,}"
     environment.filters["megas"] = lambda value: f"{value / 1e6:,.2f}"
     environment.filters["duration"] = duration
+    environment.filters["shell"] = shlex.join
     environment.filters["clean"] = clean
     return environment
 

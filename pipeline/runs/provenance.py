@@ -24,7 +24,8 @@ def collect_provenance() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
-        "command": sys.argv,
+        # As it was typed: `sys.argv` has a file's path where `-m` and a module's name were.
+        "command": [Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]],
         "git": git_state(Path(__file__).parents[2]),
     }
 
