@@ -1,4 +1,4 @@
-"""What the README tells people to click and to type exists."""
+"""What the README and the documents behind it tell people to click and to type exists."""
 
 from __future__ import annotations
 
@@ -18,14 +18,19 @@ README = REPOSITORY / "README.md"
 COMMAND = re.compile(r"^(?:\$ )?((?:[A-Z_]+=\S+ )*(?:\S*python3?|senet154|make)\b.*)$")
 
 
+DOCUMENTS = (README, *sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "slurm" / "README.md")
+
+
 @pytest.fixture(scope="module")
 def text() -> str:
-    return README.read_text()
+    """The README and all documents, one after another."""
+    return "\n".join(document.read_text() for document in DOCUMENTS)
 
 
 def commands(text: str) -> list[list[str]]:
     """Every command in a code block that is ours to check, as words; continued lines joined, comments cut."""
-    blocks = re.findall(r"^```(?:bash|sh|console|shell)?\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    blocks = [block for language, block in fenced if language in ("", "bash")]
     lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     found = [shlex.split(match[1], comments=True) for line in lines if (match := COMMAND.match(line))]
     return [[word for word in words if not re.fullmatch(r"[A-Z_]+=\S*", word) or words[0] == "make"] for words in found]
@@ -43,12 +48,13 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_links_lead_to_files_and_headings_that_exist(text):
-    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(REPOSITORY)))
+def test_links_lead_to_files_and_headings_that_exist(document):
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
         if re.match(r"[a-z]+:", target):
             continue
         path, _, anchor = target.partition("#")
-        file = REPOSITORY / path if path else README
+        file = document.parent / path if path else document
         assert file.exists(), f"link to {target}"
         if anchor and file.suffix == ".md":
             assert anchor in anchors(file.read_text()), f"link to {target}"
@@ -66,9 +72,10 @@ def test_recipes_that_are_named_exist(text):
         assert (REPOSITORY / name).is_file(), name
 
 
-def test_every_recipe_is_named(text):
-    for recipe in sorted((REPOSITORY / "configs").glob("*.yaml")):
-        assert recipe.name in text, recipe.name
+def test_the_readme_leads_to_every_recipe_and_document():
+    text = README.read_text()
+    for file in (*sorted((REPOSITORY / "configs").glob("*.yaml")), *DOCUMENTS[1:]):
+        assert f"]({file.relative_to(REPOSITORY)})" in text, file.name
 
 
 def test_make_targets_that_are_named_exist(text):
