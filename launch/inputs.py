@@ -11,6 +11,14 @@ from pipeline.data.tree import check_folders
 from pipeline.errors import UserError
 from pipeline.exchange.container import recognise
 from pipeline.runs.stage import PlacedStage
+from pipeline.training.origin import origin_step
+
+
+def check_origin(config: Config) -> None:
+    """UserError where what `freeze_bn.from_checkpoint` names is no checkpoint; before stages are placed, which need
+    its manifest."""
+    if config.freeze_bn.from_checkpoint is not None:
+        origin_step(config.freeze_bn.from_checkpoint)
 
 
 def check_inputs(config: Config, stages: Mapping[str, PlacedStage]) -> None:

@@ -20,7 +20,7 @@ from launch.estimate import (
     training_images,
     training_rate,
 )
-from launch.inputs import check_inputs
+from launch.inputs import check_inputs, check_origin
 from launch.rehearsal import print_rehearsal
 from launch.run_directory import default_run, describe_changes
 from launch.slurm.fit import check_fit, training_processes
@@ -43,6 +43,7 @@ def print_plan(
 ) -> int:
     """Print the plan, with the processes of the profile if one is given; returns the exit code."""
     config = load_config(recipe, overrides)
+    check_origin(config)
     run = run or default_run(config)
     placed = place_stages(config, run, STAGES)
     needed = needed_stages(placed)

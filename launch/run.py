@@ -16,7 +16,7 @@ from launch.command import command_line
 from launch.console import complain, say
 from launch.estimate import TRAINING_STAGES
 from launch.gpu import advise, count_visible_gpus
-from launch.inputs import check_inputs
+from launch.inputs import check_inputs, check_origin
 from launch.results import print_results
 from launch.run_directory import default_run, set_up
 from pipeline.config.reader import load_config
@@ -68,6 +68,7 @@ class RunRequest:
 def run_stages(request: RunRequest) -> int:
     """Set the run up and run what is asked for; returns the exit code of the contract."""
     config = load_config(request.config, request.all_overrides())
+    check_origin(config)
     run = request.run or default_run(config)
     placed = place_stages(config, run, STAGES)
     chosen = choose_stages(placed, request.only, request.first, request.recipe())

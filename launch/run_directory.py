@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from launch.chain import changed_stages, covers
 from launch.console import byte_size
 from launch.estimate import TRAINING_STAGES, checkpoint_bytes, kept_checkpoints
+from launch.slurm.jobs import JOBS
+from launch.state import last_checkpoint
 from pipeline.config.engines import ENGINES
 from pipeline.config.reader import RUN_CONFIG, config_differences, read_run_config, write_run_config
 from pipeline.config.schema import Config
 from pipeline.errors import UserError
 from pipeline.runs.artifact import replacing, write_json
+from pipeline.runs.lock import lock_holder
 from pipeline.runs.provenance import collect_provenance
-from pipeline.runs.stage import PlacedStage
+from pipeline.runs.stage import PlacedStage, place_stages
 from stages import STAGES
 
 PROVENANCE = "provenance.json"
@@ -28,16 +31,17 @@ def default_run(config: Config) -> Path:
 
 
 def describe_changes(run: Path, config: Config) -> str | None:
-    """How the config differs from the one that the run was set up with, where that changes a result; else None.
+    """How the config differs from the one that the run was begun with, where that changes a result; else None.
 
-    How a run is carried out (engine, loader, checkpoint, tracking, resources) may change at any time.
+    How a run is carried out (engine, loader, checkpoint, tracking, resources) may change at any time, and anything
+    while none of the stages that it concerns has made or saved something, is at work or was submitted.
     """
     if not (run / RUN_CONFIG).exists():
         return None
     old = read_run_config(run)
     differences = {line.partition(":")[0]: line for line in config_differences(old, config)}
     changed = changed_stages(old, config, list(differences), STAGES)
-    if not changed:
+    if not changed or not _is_begun(run, old, changed):
         return None
     relevant = [line for key, line in differences.items() if not _is_operation(key)]
     kept = [spec.name for spec in STAGES if spec.is_active(config) and spec.name not in changed]
@@ -46,6 +50,20 @@ def describe_changes(run: Path, config: Config) -> str | None:
     if kept:
         lines.append(f"stages that would be kept: {', '.join(kept)}")
     return "\n".join(lines)
+
+
+def _is_begun(run: Path, config: Config, names: Collection[str]) -> bool:
+    """Whether somebody works on the run, or any of the config's stages `names` has work that is worth a question."""
+    if (run / JOBS).exists():
+        return True
+    try:
+        stages = place_stages(config, run, STAGES)
+    except UserError:  # a file that it names is gone, so nobody can tell
+        return True
+    if any(lock_holder(stage.directory) is not None for stage in stages.values()):
+        return True
+    concerned = [stage for name, stage in stages.items() if name in names]
+    return any(stage.is_done or last_checkpoint(stage.directory) is not None for stage in concerned)
 
 
 def _is_operation(key: str) -> bool:

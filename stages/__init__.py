@@ -7,7 +7,6 @@ from pathlib import Path
 from pipeline.config.schema import Config
 from pipeline.evaluation.members import evaluate_directory, find_scores, fusion_file
 from pipeline.runs.stage import StageSpec
-from pipeline.training.origin import origin_manifest
 
 
 def _freezes(config: Config) -> bool:
@@ -23,7 +22,7 @@ def _trained(config: Config) -> tuple[str, ...]:
 
 def _checkpoint_file(config: Config) -> tuple[str, ...]:
     origin = config.freeze_bn.from_checkpoint
-    return () if origin is None else (str(origin_manifest(origin)),)
+    return () if origin is None else (str(Path(origin) / "manifest.json"),)
 
 
 def _compared_files(config: Config) -> tuple[str, ...]:

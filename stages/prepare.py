@@ -121,7 +121,7 @@ def _refuse_bad_images(findings: Sequence[Finding], excluded: Sequence[str], tab
     else:
         way_out = shlex.quote("data.exclude=" + json.dumps([*excluded, *(found.name for found in bad)]))
     raise UserError(
-        f"data: {len(bad):,} images cannot be used (listed in {table}):\n"
+        f"data: {len(bad):,} image{'' if len(bad) == 1 else 's'} cannot be used (listed in {table}):\n"
         + "\n".join(lines)
         + f"\nrepair them and run the same command again, or leave them out: {way_out}"
     )

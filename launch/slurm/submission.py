@@ -10,6 +10,7 @@ from pathlib import Path
 
 from launch.chain import Stages, choose_stages
 from launch.command import command_line
+from launch.inputs import check_origin
 from launch.run_directory import default_run, set_up
 from launch.slurm import scheduler
 from launch.slurm.fit import check_fit, training_processes
@@ -107,6 +108,7 @@ class Submission:
 def prepare(request: SubmitRequest) -> Submission:
     """Read and check everything, and ask SLURM what it has; nothing is written, and a dry run asks nobody."""
     config = load_config(request.config, request.overrides)
+    check_origin(config)
     profile = load_profile(request.profile)
     run = (request.run or default_run(config)).absolute()
     jobs = read_jobs(run)

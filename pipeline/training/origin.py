@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import UserError
 
 
-def origin_manifest(place: str) -> Path:
-    """The manifest of the checkpoint directory `place`. UserError where that is no checkpoint."""
-    _read(place)
-    return Path(place) / "manifest.json"
-
-
 def origin_step(place: str) -> int:
     """The optimizer step of the checkpoint directory `place`. UserError where that is no checkpoint."""
-    return int(_read(place)["global_step"])
-
-
-def _read(place: str) -> dict[str, Any]:
     try:
         manifest = json.loads((Path(place) / "manifest.json").read_text())
         if {"global_step", "files"} <= manifest.keys():
-            return dict(manifest)
+            return int(manifest["global_step"])
     except (OSError, ValueError, AttributeError):
         pass
     raise UserError(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from launch.run_directory import describe_changes, set_up
 from pipeline.config.reader import read_run_config
 from pipeline.config.schema import Config
 from pipeline.errors import UserError
+from pipeline.runs.lock import exclusive
 from pipeline.runs.stage import place_stages
 from stages import STAGES
 from tests.recipes import small_recipe
@@ -18,6 +20,14 @@ from tests.recipes import small_recipe
 
 def start(run: Path, config: Config, accept_changes: bool = False) -> None:
     set_up(run, config, place_stages(config, run, STAGES).values(), accept_changes)
+
+
+def begin(run: Path, config: Config) -> None:
+    """A run whose every stage is done."""
+    start(run, config)
+    for stage in place_stages(config, run, STAGES).values():
+        stage.directory.mkdir()
+        (stage.directory / "manifest.json").write_text("{}")
 
 
 def test_config_and_provenance_are_written_before_anything_runs(tmp_path):
@@ -47,7 +57,7 @@ def test_how_a_run_is_carried_out_may_change(tmp_path, operations: dict[str, Any
 
 def test_another_config_is_refused_with_all_differences_and_their_stages(tmp_path):
     run = tmp_path / "run"
-    start(run, small_recipe(tmp_path))
+    begin(run, small_recipe(tmp_path))
     other = small_recipe(tmp_path, optim={"lr": 0.1}, train={"label_smoothing": 0.0}, loader={"threads": 3})
     with pytest.raises(UserError) as raised:
         start(run, other)
@@ -63,20 +73,20 @@ def test_another_config_is_refused_with_all_differences_and_their_stages(tmp_pat
 
 
 def test_another_name_is_refused(tmp_path):
-    start(tmp_path / "run", small_recipe(tmp_path))
+    begin(tmp_path / "run", small_recipe(tmp_path))
     with pytest.raises(UserError, match='name: "small" -> "other"'):
         start(tmp_path / "run", small_recipe(tmp_path, name="other"))
 
 
 def test_a_loader_whose_pixels_differ_is_not_an_operation(tmp_path):
-    start(tmp_path / "run", small_recipe(tmp_path))
+    begin(tmp_path / "run", small_recipe(tmp_path))
     with pytest.raises(UserError, match=r'loader\.backend: "dali" -> "reference"'):
         start(tmp_path / "run", small_recipe(tmp_path, loader={"backend": "reference"}))
 
 
 def test_freezing_another_checkpoint_is_another_config(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({"global_step": 9, "files": {}}))
-    start(tmp_path / "run", small_recipe(tmp_path))
+    begin(tmp_path / "run", small_recipe(tmp_path))
     other = small_recipe(tmp_path, freeze_bn={"from_checkpoint": str(tmp_path)}, loader={"threads": 3})
     changes = describe_changes(tmp_path / "run", other)
     assert changes is not None
@@ -91,17 +101,43 @@ def test_another_weight_file_is_another_config(tmp_path):
     old, new = (tmp_path / name for name in ("old.safetensors", "new.safetensors"))
     old.touch()
     new.touch()
-    start(tmp_path / "run", small_recipe(tmp_path, evaluate={"weights": str(old)}))
+    begin(tmp_path / "run", small_recipe(tmp_path, evaluate={"weights": str(old)}))
     with pytest.raises(UserError, match=r"evaluate\.weights: .*\n.* in new directories: evaluate, fuse, report\n"):
         start(tmp_path / "run", small_recipe(tmp_path, evaluate={"weights": str(new)}))
 
 
 def test_accepted_changes_become_the_run_s_config(tmp_path):
     other = small_recipe(tmp_path, optim={"lr": 0.1})
-    start(tmp_path / "run", small_recipe(tmp_path))
+    begin(tmp_path / "run", small_recipe(tmp_path))
     start(tmp_path / "run", other, accept_changes=True)
     assert read_run_config(tmp_path / "run") == other
     assert describe_changes(tmp_path / "run", other) is None
+
+
+def test_while_nothing_is_done_a_mistake_in_the_recipe_is_simply_corrected(tmp_path):
+    start(tmp_path / "run", small_recipe(tmp_path / "mistyped"))
+    place_stages(small_recipe(tmp_path / "mistyped"), tmp_path / "run", STAGES)["prepare"].directory.mkdir()
+    start(tmp_path / "run", small_recipe(tmp_path))
+    assert read_run_config(tmp_path / "run") == small_recipe(tmp_path)
+
+
+@pytest.mark.parametrize("work", ["checkpoint", "somebody at work", "jobs"])
+def test_what_is_saved_at_work_or_submitted_is_not_done_but_begun(tmp_path, work: str):
+    run, config = tmp_path / "run", small_recipe(tmp_path)
+    start(run, config)
+    stages = place_stages(config, run, STAGES)
+    with contextlib.ExitStack() as stack:
+        if work == "checkpoint":
+            checkpoints = stages["train"].directory / "checkpoints"
+            checkpoints.mkdir(parents=True)
+            (checkpoints / "latest.json").write_text('{"checkpoint": "step-00000003"}')
+        elif work == "jobs":
+            (run / "jobs.json").write_text("[]")
+        else:
+            stages["prepare"].directory.mkdir()
+            stack.enter_context(exclusive(stages["prepare"].directory))
+        with pytest.raises(UserError, match=r"optim\.lr: 0\.05 -> 0\.1"):
+            start(run, small_recipe(tmp_path, optim={"lr": 0.1}))
 
 
 @pytest.mark.parametrize("place", ["/proc/run", "/sys/run", "/dev/null/run"])

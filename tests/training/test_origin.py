@@ -6,22 +6,20 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.training.origin import origin_manifest, origin_step
+from pipeline.training.origin import origin_step
 
 
-def test_step_and_manifest_of_a_checkpoint(tmp_path):
+def test_step_of_a_checkpoint(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({"global_step": 9, "files": {}}))
     assert origin_step(str(tmp_path)) == 9
-    assert origin_manifest(str(tmp_path)) == tmp_path / "manifest.json"
 
 
 @pytest.mark.parametrize("manifest", [None, "", "[]", "{}", '{"stage": "train", "outputs": {}}', '{"global_step": 9}'])
 def test_what_is_no_checkpoint_is_refused_by_the_name_of_the_key(tmp_path: Path, manifest: str | None):
     if manifest is not None:
         (tmp_path / "manifest.json").write_text(manifest)
-    for read in (origin_manifest, origin_step):
-        with pytest.raises(UserError, match=rf"freeze_bn\.from_checkpoint: must be .* \(given {tmp_path}\)"):
-            read(str(tmp_path))
+    with pytest.raises(UserError, match=rf"freeze_bn\.from_checkpoint: must be .* \(given {tmp_path}\)"):
+        origin_step(str(tmp_path))
 
 
 def test_a_stage_given_instead_of_its_checkpoint_is_answered_with_the_newest(tmp_path):
@@ -31,4 +29,4 @@ def test_a_stage_given_instead_of_its_checkpoint_is_answered_with_the_newest(tmp
     (tmp_path / "manifest.json").write_text(json.dumps({"stage": "train"}))
     for place in (tmp_path, checkpoints):
         with pytest.raises(UserError, match=rf"given {place}; its newest is {checkpoints}/step-00000180\)"):
-            origin_manifest(str(place))
+            origin_step(str(place))
