@@ -77,8 +77,11 @@ def last_checkpoint(directory: Path) -> tuple[int, float] | None:
 def _finished(directory: Path, written: str) -> str:
     lives = read_lives(directory)
     # Nodes' clocks differ, so that a life may seem to end before it began.
-    worked = sum(max(0.0, life.end - life.start) for life in lives if life.end is not None)
-    text = f"{_clock(datetime.datetime.fromisoformat(written).timestamp())}, took {duration(worked)}"
+    worked = [max(0.0, life.end - life.start) for life in lives if life.end is not None]
+    text = _clock(datetime.datetime.fromisoformat(written).timestamp())
+    if not worked:
+        return text  # done, and killed before it could say when it ended
+    text = f"{text}, took {duration(sum(worked))}"
     return text if len(lives) < 2 else f"{text} in {len(lives)} starts"
 
 

@@ -52,6 +52,13 @@ def test_a_stage_with_a_manifest_is_done_and_shows_its_figures(placed):
     assert state.metrics == {"epochs": 4.0}
 
 
+def test_a_stage_that_was_killed_once_it_was_done_claims_no_duration(placed):
+    life = {"kind": "start", "time": 1.0, "world_size": 1}
+    (placed["train"].directory / "lives.jsonl").write_text(json.dumps(life) + "\n")
+    finish(placed["train"], {})
+    assert "took" not in stage_state(placed["train"], placed).detail
+
+
 def test_a_stage_with_an_unreadable_manifest_has_failed(placed):
     (placed["train"].directory / "manifest.json").write_text("{")
     state = stage_state(placed["train"], placed)
