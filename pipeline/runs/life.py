@@ -48,7 +48,12 @@ def recorded_life(directory: Path, world_size: int) -> Iterator[None]:
     finally:
         # Where the disk is full, the error that said so is on its way; a second one would hide it.
         with contextlib.suppress(UserError):
-            record("end", error=None if error is None else f"{type(error).__name__}: {error}")
+            record("end", error=None if error is None else _told(error))
+
+
+def _told(error: BaseException) -> str:
+    """A message for the user as it is; of anything else its kind too."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 def read_lives(directory: Path) -> list[Life]:

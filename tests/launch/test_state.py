@@ -89,14 +89,15 @@ def test_a_life_without_an_end_and_without_a_lock_was_killed(placed):
 
 
 def test_a_life_that_could_not_leave_a_note_tells_its_error_itself(placed):
-    def fail() -> None:
+    def fail(error: Exception) -> None:
         with recorded_life(placed["train"].directory, world_size=1):
-            raise OSError("no space")
+            raise error
 
-    with pytest.raises(OSError, match="no space"):
-        fail()
-    state = stage_state(placed["train"], placed)
-    assert (state.condition, state.detail) == ("failed", "OSError: no space")
+    for error, told in ((OSError("no space"), "OSError: no space"), (UserError("free some space"), "free some space")):
+        with pytest.raises(type(error), match="space"):
+            fail(error)
+        state = stage_state(placed["train"], placed)
+        assert (state.condition, state.detail) == ("failed", told)
 
 
 def test_the_last_checkpoint_is_the_one_that_latest_names(placed):
