@@ -67,10 +67,14 @@ def cut_in_threads(
     Each output is (N, 3, S, S), channels-last in memory, or N tensors where the sizes differ.
     """
     with ThreadPoolExecutor(threads, thread_name_prefix="cutting") as pool:
-        begun: collections.deque[list[Future[Cuts]]] = collections.deque()
+        begun: collections.deque[list[Future[list[Cuts]]]] = collections.deque()
         try:
             for batch in batches:
-                begun.append([pool.submit(work) for work in batch])
+                # An equal share for each thread at once: handing over images one by one costs more than a small one.
+                share = -(-len(batch) // threads)
+                begun.append(
+                    [pool.submit(_work_off, batch[start : start + share]) for start in range(0, len(batch), share)]
+                )
                 if len(begun) > ahead:
                     yield _stack(begun.popleft())
             while begun:
@@ -79,16 +83,21 @@ def cut_in_threads(
             pool.shutdown(cancel_futures=True)
 
 
+def _work_off(share: Sequence[Callable[[], Cuts]]) -> list[Cuts]:
+    return [work() for work in share]
+
+
 def _resize(image: torch.Tensor, height: int, width: int, kernel: Resize = "bilinear_antialias") -> torch.Tensor:
     mode = v2.InterpolationMode.BICUBIC if kernel == "bicubic_antialias" else v2.InterpolationMode.BILINEAR
-    resized: torch.Tensor = v2.functional.resize(
+    resized: torch.Tensor = v2.functional.resize_image(
         image, [height, width], interpolation=mode, antialias=kernel != "bilinear"
     )
     return resized
 
 
-def _stack(rows: list[Future[Cuts]]) -> tuple[View, ...]:
-    return tuple(_view(output) for output in zip(*(row.result() for row in rows), strict=True))
+def _stack(shares: list[Future[list[Cuts]]]) -> tuple[View, ...]:
+    rows = [row for share in shares for row in share.result()]
+    return tuple(_view(output) for output in zip(*rows, strict=True))
 
 
 def _view(images: Cuts) -> View:

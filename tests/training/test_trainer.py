@@ -24,6 +24,7 @@ from pipeline.runs.outcome import read_outcome
 from pipeline.runs.stage import PlacedStage, place_stages
 from pipeline.seeds import derive_seed
 from pipeline.tracking.events import read_events
+from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.schedule import LearningRate
 from pipeline.training.trainer import Trainer
 from stages import STAGES
@@ -103,8 +104,14 @@ def test_accumulated_micro_batches_are_one_global_batch(tmp_path: Path, images: 
         assert manifest is not None
         assert manifest.metrics["accumulation"] == 24 // micro_batch
         results.append(read_weights(directory / "weights.safetensors"))
-    for name, value in results[0].items():
-        torch.testing.assert_close(results[1][name], value, rtol=2e-4, atol=2e-5)
+    start = read_checkpoint(checkpoint).model
+    assert start.keys() == results[0].keys()
+    # Sums in another order differ by rounding, which a ReLU near 0 amplifies; a wrong weight of the parts by far more.
+    apart, way = (
+        torch.cat([(one[name].double() - other[name].double()).flatten() for name in start]).norm()
+        for one, other in (results, (results[0], start))
+    )
+    assert apart < 0.02 * way
 
 
 def test_events_tell_every_logged_step_once_and_the_manifest_the_result(tmp_path: Path, images: Path) -> None:
