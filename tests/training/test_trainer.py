@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from pipeline.runs.outcome import read_outcome
 from pipeline.runs.stage import PlacedStage, place_stages
 from pipeline.seeds import derive_seed
 from pipeline.tracking.events import read_events
+from pipeline.training import checkpoint_writer
 from pipeline.training.checkpoint import LATEST, read_checkpoint
 from pipeline.training.schedule import LearningRate
 from pipeline.training.trainer import Trainer
@@ -180,6 +183,22 @@ def test_weights_that_are_no_numbers_are_told_at_the_next_step_and_before_any_en
     assert sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*")) == [
         f"step-{step:08d}" for step in range(1, bad_step)
     ]
+
+
+def test_a_checkpoint_finds_memory_for_its_copy_that_was_got_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the weights and for the momentum, which is not there yet when training begins."""
+    made_in = []
+
+    class Noted(checkpoint_writer._CopyMemory):
+        def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+            made_in.append(threading.current_thread().name)
+            super().__init__(tensors)
+
+    monkeypatch.setattr(checkpoint_writer, "_CopyMemory", Noted)
+    small_trainer(tmp_path, last_step=2, train={"validate_every_epochs": 9}, checkpoint={"every_steps": 1}).run()
+    assert made_in == ["checkpoint-writer_0"] * 2
 
 
 class ScalarReads(TorchDispatchMode):
