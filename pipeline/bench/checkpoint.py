@@ -40,7 +40,7 @@ def compare_saving(
     """
     if directory is not None and not directory.is_dir():
         raise UserError(f"--directory: {directory} is no folder")
-    config, collective = bench_config(model=model), Collective(Ranks(), timeout_seconds=60)
+    config, collective = bench_config(), Collective(Ranks(), timeout_seconds=60)
     engine = create_engine(create_model(model, config.model.num_classes), config, collective)
     momentum = {name: torch.randn_like(parameter) for name, parameter in engine.model.named_parameters()}
     engine.load_state_dict(OptimizerState(momentum, {}))
