@@ -90,7 +90,11 @@ class CheckpointWriter:
 
 
 class _CopyMemory:
-    """Room for copies of named tensors: contiguous, as they are written, and pinned where they come from a GPU."""
+    """Room for copies of named tensors, pinned where they come from a GPU.
+
+    Each copy lies as its tensor does, channels last or not, since that is copied fastest; it is laid out for the file
+    when it is written.
+    """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         sizes = [-(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT for tensor in tensors.values()]
@@ -102,11 +106,12 @@ class _CopyMemory:
         self._copies: dict[str, torch.Tensor] = {}
         start = 0
         for (name, tensor), size in zip(tensors.items(), sizes, strict=True):
-            self._copies[name] = memory[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+            room = memory[start : start + tensor.nbytes].view(tensor.dtype)
+            self._copies[name] = room.as_strided(tensor.shape, torch.empty_like(tensor, device="meta").stride())
             start += size
 
     def fits(self, tensors: Mapping[str, torch.Tensor]) -> bool:
-        """Whether names, shapes, types and devices are those that it was made for."""
+        """Whether names, shapes, layouts, types and devices are those that it was made for."""
         return _kinds(tensors) == self._kinds
 
     def fill(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
@@ -117,7 +122,9 @@ class _CopyMemory:
 
 
 def _kinds(tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    return {name: (tensor.shape, tensor.dtype, tensor.device) for name, tensor in tensors.items()}
+    return {
+        name: (tensor.shape, tensor.is_contiguous(), tensor.dtype, tensor.device) for name, tensor in tensors.items()
+    }
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
