@@ -8,6 +8,7 @@ from pathlib import Path
 
 from launch.chain import Stages, needed_stages
 from launch.console import byte_size, say, show, table
+from launch.engine import check_engine
 from launch.estimate import (
     Span,
     checkpoint_bytes,
@@ -27,7 +28,7 @@ from launch.state import last_checkpoint, stage_state
 from pipeline.config.reader import load_config
 from pipeline.config.schema import Config
 from pipeline.data.order import StreamOrder
-from pipeline.errors import EXIT_DONE
+from pipeline.errors import EXIT_DONE, UserError
 from pipeline.runs.stage import PlacedStage, place_stages
 from pipeline.tracking.wording import clock_time
 from pipeline.training.batching import BatchSplit, describe_batch, split_batch
@@ -61,7 +62,16 @@ def print_plan(
     changes = describe_changes(run, config)
     if changes is not None:
         say(f"\n{changes}\n`run` will want --accept-changes")
+    _warn_of_engine(config, needed)
     return print_rehearsal(config, placed, needed) if rehearse else EXIT_DONE
+
+
+def _warn_of_engine(config: Config, needed: Stages) -> None:
+    """One line where `run` would be refused here for want of a package; the plan may be for another machine."""
+    try:
+        check_engine(config, needed)
+    except UserError as error:
+        say(f"\nwarning: on this machine `run` would refuse: {' '.join(str(error).split())}")
 
 
 def _with_profile(config: Config, path: Path, placed: Stages, needed: Stages) -> Config:
