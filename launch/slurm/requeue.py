@@ -19,7 +19,7 @@ from pathlib import Path
 from launch.slurm.scheduler import all_nodes_answer
 from pipeline.config.reader import read_run_config
 from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
-from pipeline.runs.artifact import naming_disk_errors
+from pipeline.runs.artifact import append_json_line, naming_disk_errors
 from pipeline.runs.lock import DirectoryBusy, busy_message, lock_holder
 from pipeline.runs.outcome import Outcome, clear_outcome, read_outcome
 from pipeline.runs.stage import PlacedStage, place_stages
@@ -258,8 +258,7 @@ def _stage(name: str, run: Path, key: str) -> PlacedStage:
 
 
 def _append(directory: Path, fields: Mapping[str, object]) -> None:
-    with naming_disk_errors(directory / HISTORY), (directory / HISTORY).open("a") as file:
-        file.write(json.dumps(fields) + "\n")
+    append_json_line(directory / HISTORY, fields)
 
 
 def _ordinal(number: int) -> str:

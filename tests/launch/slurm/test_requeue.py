@@ -237,3 +237,5 @@ def test_a_torn_line_of_the_history_is_passed_over(train):
         file.write('{"ending": "requ')
     (only,) = read_job_lives(train.directory)
     assert only.ending is None
+    ask("start", train, restart=1)
+    assert [life.restart for life in read_job_lives(train.directory)] == [0, 1]
