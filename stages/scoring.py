@@ -22,6 +22,7 @@ from pipeline.evaluation.inference import Network, ViewScorer
 from pipeline.evaluation.parts import Part, PartFolder
 from pipeline.evaluation.scores import ScoreDescription, ScoreFile, digest_classes, digest_images, image_names
 from pipeline.exchange.preprocessing import Preprocessing
+from stages import STAGES
 from stages.context import StageContext
 
 BATCHES_PER_PART = 4
@@ -88,6 +89,7 @@ class PlanScoring:
         plan = self.plan.model_dump(mode="json")
         del plan["name"]
         return {
+            "version": next(spec.version for spec in STAGES if spec.name == "evaluate"),
             "weights_sha256": evaluated.weights_sha256,
             "index_sha256": evaluated.index.digest,
             "plan": plan,
