@@ -73,7 +73,8 @@ class PlanScoring:
         description = (self.description() or self._take_over()) if collective.ranks.is_main else None
         if not collective.share(description is not None):
             pending = collective.share(self._missing_parts() if collective.ranks.is_main else None)
-            self._score(model, compiled, pending)
+            with collective.apart():
+                self._score(model, compiled, pending)
             if collective.any(self._context.stop.is_set):
                 raise StopRequested(
                     f"stopped on request while scoring plan '{self.plan.name}'; the same command goes on"
