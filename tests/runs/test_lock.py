@@ -61,5 +61,7 @@ def test_a_file_system_without_locks_is_said_so(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr("fcntl.flock", no_locks)
     for ask in (lambda: exclusive(tmp_path).__enter__(), lambda: lock_holder(tmp_path)):
-        with pytest.raises(UserError, match=r"\.lock: cannot be locked \(Function not implemented\); choose a place on"):
+        with pytest.raises(
+            UserError, match=r"\.lock: cannot be locked \(Function not implemented\); choose a place on"
+        ):
             ask()
