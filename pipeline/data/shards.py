@@ -26,7 +26,7 @@ from pipeline.data.shard_places import ShardPlaces
 from pipeline.data.workers import WorkerDied, is_stopping, run_in_processes
 from pipeline.errors import StopRequested, UserError
 from pipeline.runs.artifact import naming_disk_errors, remove_leftovers, replacing, write_json
-from pipeline.runs.lock import exclusive
+from pipeline.runs.lock import in_turn
 from pipeline.runs.preemption import StopFlag
 
 SHARD_BYTES = 1_000_000_000
@@ -75,20 +75,28 @@ def plan_shards(
     ]
 
 
-def write_shards(folder: Path, shards: Sequence[Shard], stop: StopFlag, progress: Progress, num_workers: int) -> None:
+def write_shards(
+    folder: Path,
+    shards: Sequence[Shard],
+    stop: StopFlag,
+    progress: Progress,
+    note: Callable[[str], None],
+    num_workers: int,
+) -> None:
     """Write the shards that are not there yet; afterwards `read_shards` has what is in them.
 
-    Raises StopRequested with whole shards kept; UserError where an image is not as it was inspected, the disk is full
-    or another process writes into `folder`; RuntimeError where a worker process died.
+    Runs that share a folder, as the members of an ensemble that start together do, take turns: the second waits, which
+    `note` is told, and finds what the first has written. Raises StopRequested with whole shards kept; UserError where
+    an image is not as it was inspected or the disk is full; RuntimeError where a worker process died.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"data.shards: must be a folder, or a name that is free for one (given {folder})")
     with naming_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     total = sum(len(shard.records) for shard in shards)
-    done, begun = 0, time.monotonic()
-    with exclusive(folder):
+    with in_turn(folder, stop, note):
         remove_leftovers(folder)
+        done, begun = 0, time.monotonic()
         try:
             for shard in run_in_processes(write_shard, shards, stop, num_workers):
                 done += len(shard.records)

@@ -8,15 +8,17 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from pipeline.errors import UserError
+from pipeline.errors import StopRequested, UserError
 from pipeline.runs.artifact import naming_disk_errors
+from pipeline.runs.preemption import StopFlag
 
 _LOCK = ".lock"
 _LOOK_SECONDS = 0.01
+_TURN_SECONDS = 2.0
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
@@ -43,6 +45,28 @@ def exclusive(directory: Path) -> Iterator[None]:
         file.truncate()
         file.write(f"pid {os.getpid()} on {socket.gethostname()}")
         file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def in_turn(directory: Path, stop: StopFlag, note: Callable[[str], None]) -> Iterator[None]:
+    """Hold the directory's lock as soon as nobody else does; `note` is told once whom this waits for.
+
+    StopRequested where a stop is asked for meanwhile.
+    """
+    with contextlib.ExitStack() as held:
+        is_told = False
+        while True:
+            try:
+                held.enter_context(exclusive(directory))
+                break
+            except DirectoryBusy as busy:
+                if stop.is_set:
+                    raise StopRequested(f"stopped by {stop.reason} while waiting: {busy}") from None
+                if not is_told:
+                    note(f"waiting for {lock_holder(directory) or 'another process'}, at work in {directory}")
+                    is_told = True
+                time.sleep(_TURN_SECONDS)
         yield
 
 
