@@ -170,8 +170,19 @@ def test_whole_shards_are_kept_and_others_written_again(tmp_path: Path, pictures
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"} == before
     written = {path.name for path in folder.glob("*.tar") if path.stat().st_mtime_ns > 0}
     assert written == {"train-00000.tar", "train-00001.tar"}
-    shard(folder, pictures, resize_px=64)
-    assert all(path.stat().st_mtime_ns > 0 for path in folder.glob("*.tar"))
+
+
+def test_shards_that_another_run_may_read_are_not_written_over(tmp_path: Path, pictures: Path) -> None:
+    folder = tmp_path / "shards"
+    shard(folder, pictures)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    smaller = plan_shards(folder, "train", pictures, inspect(pictures), 64, SHARD_BYTES)
+    fewer = plan_shards(folder, "train", pictures, inspect(pictures)[1:], None, SHARD_BYTES)
+    for others in (smaller, fewer):
+        message = r"data\.shards: .*train-00000\.tar was made of other images, or at another size, and other runs may"
+        with pytest.raises(UserError, match=message):
+            write_shards(folder, others, StopFlag(), lambda *told: None, no_note, 1)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"} == before
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path, pictures: Path) -> None:
