@@ -8,6 +8,7 @@ from pathlib import Path
 
 from launch.chain import Stages, needed_stages
 from launch.console import byte_size, say, show, table
+from launch.engine import check_engine
 from launch.estimate import (
     TRAINING_STAGES,
     Span,
@@ -64,11 +65,18 @@ def print_plan(
     changes = describe_changes(run, config)
     if changes is not None:
         say(f"\n{changes}\n`run` will want --accept-changes")
-    try:
-        check_inputs(config, needed)
-    except UserError as error:
-        say(f"\n`run` would be refused on this machine:\n{error}")
+    _warn_of_refusal(config, needed)
     return print_rehearsal(config, placed, needed) if rehearse else EXIT_DONE
+
+
+def _warn_of_refusal(config: Config, needed: Stages) -> None:
+    """A line where `run` would be refused here for want of images, weights or a package; the plan may be for another
+    machine."""
+    for check in (check_inputs, check_engine):
+        try:
+            check(config, needed)
+        except UserError as error:
+            say(f"\nwarning: on this machine `run` would refuse: {' '.join(str(error).split())}")
 
 
 def _with_profile(config: Config, path: Path, placed: Stages, needed: Stages) -> Config:

@@ -14,7 +14,7 @@ from launch.chain import Stages, choose_stages, needed_stages
 from launch.child import Supervisor, stage_command, stage_environment
 from launch.command import command_line
 from launch.console import complain, say
-from launch.estimate import TRAINING_STAGES
+from launch.engine import check_engine
 from launch.gpu import advise, count_visible_gpus
 from launch.inputs import check_inputs, check_origin
 from launch.results import print_results
@@ -22,7 +22,6 @@ from launch.run_directory import default_run, set_up
 from pipeline.config.reader import load_config
 from pipeline.config.schema import Config
 from pipeline.cores import count_cores
-from pipeline.engines import apex_package, deepspeed_package
 from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR
 from pipeline.runs.lock import DirectoryBusy, busy_message, lock_holder
 from pipeline.runs.manifest import read_manifest
@@ -106,11 +105,7 @@ def _check(config: Config, chosen: Stages) -> None:
             if holder is not None:
                 raise DirectoryBusy(busy_message(stage.directory, holder))
     check_inputs(config, chosen)
-    if any(name in TRAINING_STAGES and not stage.is_done for name, stage in chosen.items()):
-        if config.apex is not None:
-            apex_package.check_installed(config.apex)
-        if config.deepspeed is not None:
-            deepspeed_package.check_installed()
+    check_engine(config, chosen)
     if any(stage.spec.distributed and not stage.is_done for stage in chosen.values()):
         advice = advise(processes, count_visible_gpus(), count_cores())
         if advice is not None:

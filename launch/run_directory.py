@@ -89,7 +89,7 @@ def _check_writable(run: Path) -> None:
         run.mkdir(parents=True, exist_ok=True)
         with replacing(run / "writable") as probe:
             probe.touch()
-        (run / "writable").unlink()
+        (run / "writable").unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{run}: cannot be made or written ({error.strerror}); choose another --run DIR") from error
 

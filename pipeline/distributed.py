@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,6 +12,8 @@ import torch.distributed
 
 from pipeline.errors import UserError
 from pipeline.ranks import Ranks
+
+_AS_LONG_AS_IT_TAKES = datetime.timedelta(days=365)
 
 
 class Collective:
@@ -31,6 +35,7 @@ class Collective:
             self.device = torch.device("cuda", ranks.local_rank)
             torch.cuda.set_device(self.device)
         self._control: Any = None
+        self._patient: Any = None
         if ranks.world_size > 1:
             backend = "nccl" if self.device.type == "cuda" else "gloo"
             torch.distributed.init_process_group(
@@ -61,6 +66,18 @@ class Collective:
         """Wait for every rank."""
         if self._control is not None:
             torch.distributed.barrier(group=self._control)
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """Around long work that every rank does by itself: who is done waits for the others for as long as it takes.
+
+        Anywhere else a rank that keeps the others waiting for longer than the timeout is taken to hang, and ends them.
+        """
+        if self._control is not None and self._patient is None:
+            self._patient = torch.distributed.new_group(backend="gloo", timeout=_AS_LONG_AS_IT_TAKES)
+        yield
+        if self._patient is not None:
+            torch.distributed.barrier(group=self._patient)
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank."""

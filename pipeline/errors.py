@@ -20,4 +20,4 @@ class StopRequested(Exception):
 
 
 class TrainingDiverged(Exception):
-    """The loss became NaN or infinite: nothing more is saved. Exit code 1, one clear message."""
+    """The loss or the weights became NaN or infinite: nothing more is saved. Exit code 1, one clear message."""

@@ -73,7 +73,7 @@ STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="train",
         summary="train to the epoch where the batch norms freeze",
-        version=1,
+        version=2,
         inputs=lambda config: ("prepare", "build"),
         config_keys=_TRAINING,
         distributed=True,
@@ -81,7 +81,7 @@ STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="freeze_bn",
         summary="train the last epochs with frozen batch norms",
-        version=1,
+        version=2,
         inputs=lambda config: ("prepare",) if config.freeze_bn.from_checkpoint else ("prepare", "train"),
         config_keys=(*_TRAINING, "freeze_bn.scope"),
         files=_checkpoint_file,
@@ -91,7 +91,7 @@ STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="evaluate",
         summary="score every image of a split under every crop plan",
-        version=3,
+        version=4,
         inputs=lambda config: ("prepare", *_trained(config)),
         config_keys=(
             "model.name",

@@ -72,7 +72,15 @@ def _write_shards(
     resize_px = {split: context.config.data.resize_train_px if split == "train" else None for split in records}
     shards = {split: plan_shards(folder, split, roots[split], records[split], resize_px[split]) for split in records}
     everything = [shard for split_shards in shards.values() for shard in split_shards]
-    write_shards(folder, everything, context.stop, _progress(context, "writing shards"), count_cores())
+    progress = _progress(context, "writing shards")
+    write_shards(
+        folder,
+        everything,
+        context.stop,
+        progress,
+        lambda text: context.events.show("note", level="info", text=text),
+        count_cores(),
+    )
     stored = {split: read_shards(split_shards) for split, split_shards in shards.items()}
     return {split: rows for split, (rows, _) in stored.items()}, {split: where for split, (_, where) in stored.items()}
 

@@ -10,6 +10,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from pipeline.collector import paused_collector
 from pipeline.config.schema import Config
 from pipeline.errors import (
     EXIT_DONE,
@@ -92,7 +93,9 @@ def _run(placed: PlacedStage, config: Config, run: Path, ranks: Ranks, stop: Sto
             events = EventLog(None)
         stack.callback(events.close)
         context = StageContext(config, run, placed.directory, inputs, ranks, events, stop)
-        result: StageResult = importlib.import_module(f"stages.{placed.name}").run(context)
+        with paused_collector():
+            stage = importlib.import_module(f"stages.{placed.name}")
+        result: StageResult = stage.run(context)
         if ranks.is_main:
             _finish(placed, result)
         if placed.spec.distributed:

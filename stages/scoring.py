@@ -22,6 +22,7 @@ from pipeline.evaluation.inference import Network, ViewScorer
 from pipeline.evaluation.parts import Part, PartFolder
 from pipeline.evaluation.scores import ScoreDescription, ScoreFile, digest_classes, digest_images, image_names
 from pipeline.exchange.preprocessing import Preprocessing
+from stages import STAGES
 from stages.context import StageContext
 
 BATCHES_PER_PART = 4
@@ -72,7 +73,8 @@ class PlanScoring:
         description = (self.description() or self._take_over()) if collective.ranks.is_main else None
         if not collective.share(description is not None):
             pending = collective.share(self._missing_parts() if collective.ranks.is_main else None)
-            self._score(model, compiled, pending)
+            with collective.apart():
+                self._score(model, compiled, pending)
             if collective.any(self._context.stop.is_set):
                 raise StopRequested(
                     f"stopped on request while scoring plan '{self.plan.name}'; the same command goes on"
@@ -88,6 +90,7 @@ class PlanScoring:
         plan = self.plan.model_dump(mode="json")
         del plan["name"]
         return {
+            "version": next(spec.version for spec in STAGES if spec.name == "evaluate"),
             "weights_sha256": evaluated.weights_sha256,
             "index_sha256": evaluated.index.digest,
             "plan": plan,

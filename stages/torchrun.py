@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.collector import paused_collector
 from pipeline.errors import EXIT_DONE, EXIT_FAILED
 from pipeline.runs.preemption import stop_with_parent
 
@@ -17,9 +18,10 @@ def main(processes: str, module: str, arguments: Sequence[str]) -> int:
     """Run a module as several processes; torchrun's own report of a failed or stopped one is left out."""
     # Before torch is imported, which takes seconds in which launch may die.
     stop_with_parent()
-    run: Any = importlib.import_module("torch.distributed.run")
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    with paused_collector():
+        run: Any = importlib.import_module("torch.distributed.run")
+        from torch.distributed.elastic.multiprocessing import SignalException
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     # The host's own name need not resolve to this machine, as on many a laptop; "localhost" does.
     options = run.parse_args(["--standalone", "--local-addr=localhost", f"--nproc-per-node={processes}", "-m", module])

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pipeline.collector import paused_collector
 from pipeline.data.index import Dataset
 from pipeline.data.order import StreamOrder
 from pipeline.engines import create_engine
@@ -62,7 +63,8 @@ def train_phase(
     if config.engine != "native":
         _note(context, f"engine {config.engine_in_words}")
     load_tensors(model, weights, source)
-    engine = create_engine(model, config, collective)
+    with paused_collector():  # PyTorch imports its compiler for the first optimizer, compiled or not
+        engine = create_engine(model, config, collective)
     size = config.train.image_size_px
     engine.rehearse((split.micro_batch, 3, size, size))
     # Again, since the rehearsal has moved the batch norms' statistics.

@@ -19,7 +19,7 @@ from pathlib import Path
 from launch.slurm.scheduler import all_nodes_answer
 from pipeline.config.reader import read_run_config
 from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
-from pipeline.runs.artifact import naming_disk_errors
+from pipeline.runs.artifact import append_json_line, naming_disk_errors
 from pipeline.runs.lock import DirectoryBusy, busy_message, lock_holder
 from pipeline.runs.outcome import Outcome, clear_outcome, read_outcome
 from pipeline.runs.stage import PlacedStage, place_stages
@@ -28,7 +28,8 @@ from stages import STAGES
 HISTORY = "slurm.jsonl"
 FRUITLESS_LIVES = 3
 """As many lives in a row may end without anything newer saved; then the job fails rather than to come back for ever."""
-_SAVED = ("checkpoints/step-*", "*/*.part", "scores-*.npy")
+_SAVED = ("checkpoints/step-*", "parts-*/[!.]*.part", "scores-*.npy", "scan/[!.]*.json")
+"""Below a stage's directory; without what a killed process left under a temporary name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +89,7 @@ def start(name: str, run: Path, key: str, environment: Mapping[str, str]) -> int
     # Who is killed at once leaves no note, and the last life's must not be taken for it.
     clear_outcome(stage.directory)
     job, restart = job_id(environment), _restarts(environment)
-    life = JobLife(job, restart, round(time.time(), 3), progress(stage.directory))
+    life = JobLife(job, restart, round(time.time(), 3), progress(stage))
     wasted = fruitless_lives(_lives_of(stage.directory, job), life.saved)
     _append(stage.directory, dataclasses.asdict(life))
     again = "" if restart == 0 else f", started again for the {_ordinal(restart)} time"
@@ -112,7 +113,7 @@ def end(arguments: argparse.Namespace, environment: Mapping[str, str]) -> int:
         was_warned=arguments.warned == "yes",
         state=arguments.state,
         is_requeued=arguments.restarts > _restarts(environment),
-        wasted=fruitless_lives(lives, progress(stage.directory)),
+        wasted=fruitless_lives(lives, progress(stage)),
         crashes=sum(life.reason.startswith("crashed") for life in lives),
         allowed_crashes=int(environment.get("SENET154_REQUEUE_ON_FAILURE", "0")),
     )
@@ -181,9 +182,14 @@ def fruitless_lives(lives: Sequence[JobLife], saved: str) -> int:
     return count
 
 
-def progress(directory: Path) -> str:
-    """What is saved of a stage, in a form that changes whenever more is: checkpoints, finished parts of scores."""
+def progress(stage: PlacedStage) -> str:
+    """What is saved of a stage, in a form that changes whenever more is: checkpoints, finished parts of scores, images
+    that were checked, shards."""
+    directory = stage.directory
     names = sorted(str(path.relative_to(directory)) for pattern in _SAVED for path in directory.glob(pattern))
+    shards = stage.config_part["data"]["shards"] if stage.name == "prepare" else None
+    if shards is not None:
+        names += sorted(path.name for path in Path(shards).glob("[!.]*.tar"))
     return f"{len(names)}: {names[-1]}" if names else "nothing"
 
 
@@ -252,8 +258,7 @@ def _stage(name: str, run: Path, key: str) -> PlacedStage:
 
 
 def _append(directory: Path, fields: Mapping[str, object]) -> None:
-    with naming_disk_errors(directory / HISTORY), (directory / HISTORY).open("a") as file:
-        file.write(json.dumps(fields) + "\n")
+    append_json_line(directory / HISTORY, fields)
 
 
 def _ordinal(number: int) -> str:

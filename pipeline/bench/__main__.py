@@ -63,7 +63,7 @@ def _loader(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Compari
     from pipeline.bench.images import benchmark_images, describe_images
     from pipeline.bench.loader import compare_loaders
 
-    with benchmark_images(arguments.images, arguments.limit, arguments.batch) as index:
+    with benchmark_images(arguments.images, arguments.limit, arguments.batch, _show_progress) as index:
         comparisons = compare_loaders(
             index,
             batch=arguments.batch,
@@ -78,7 +78,7 @@ def _evaluate(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Compa
     from pipeline.bench.evaluate import compare_plans
     from pipeline.bench.images import benchmark_images, describe_images
 
-    with benchmark_images(arguments.images, arguments.limit, arguments.batch) as index:
+    with benchmark_images(arguments.images, arguments.limit, arguments.batch, _show_progress) as index:
         comparisons = compare_plans(
             index,
             arguments.plans,

@@ -5,22 +5,26 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from pipeline.bench.comparison import Comparison, Quantity, figure
 from pipeline.bench.measurement import Contestant, Work, cpu_seconds, measure
 from pipeline.bench.setting import bench_config
-from pipeline.engines.engine import OptimizerState
+from pipeline.distributed import Collective
+from pipeline.engines import create_engine
+from pipeline.engines.engine import Engine, OptimizerState
 from pipeline.errors import UserError
 from pipeline.models import create_model
+from pipeline.ranks import Ranks
 from pipeline.runs.artifact import replacing
+from pipeline.training.bn_freeze import frozen_digest
 from pipeline.training.checkpoint import Checkpoint, CheckpointStore
 from pipeline.training.checkpoint_writer import CheckpointWriter
+from pipeline.training.loss_watch import LossWatch
 
 _ON_DISK, _CPU = "s until on disk", "CPU s"
 _STALL = Quantity("stall ms", lambda done: 1e3 * done.wall_seconds, digits=1)
@@ -31,39 +35,41 @@ def compare_saving(
 ) -> tuple[dict[str, Any], list[Comparison]]:
     """Weights and momentum of `model`, saved in a folder made in `directory` and removed afterwards.
 
-    The stall is the time until training may change its tensors again. UserError where there is no such folder.
+    The stall is the time until training may change its tensors again, what the trainer checks before it saves included.
+    UserError where there is no such folder.
     """
     if directory is not None and not directory.is_dir():
         raise UserError(f"--directory: {directory} is no folder")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = create_model(model, bench_config().model.num_classes).to(device)
-    momentum = {name: torch.randn_like(parameter) for name, parameter in network.named_parameters()}
-    size = sum(tensor.nbytes for tensor in [*network.state_dict().values(), *momentum.values()])
+    config, collective = bench_config(), Collective(Ranks(), timeout_seconds=60)
+    engine = create_engine(create_model(model, config.model.num_classes), config, collective)
+    momentum = {name: torch.randn_like(parameter) for name, parameter in engine.model.named_parameters()}
+    engine.load_state_dict(OptimizerState(momentum, {}))
+    size = sum(tensor.nbytes for tensor in [*engine.model.state_dict().values(), *momentum.values()])
     with tempfile.TemporaryDirectory(prefix="bench-", dir=directory) as name:
         folder = Path(name)
         with contextlib.closing(
             CheckpointWriter(CheckpointStore(folder / "checkpoints", keep_last=1, keep_best=False))
         ) as writer:
-            ours = _Ours(writer, network, momentum)
-            plain = _TorchSave(folder / "plain.pt", network, momentum)
+            ours = _Ours(writer, engine, LossWatch(collective))
+            plain = _TorchSave(folder / "plain.pt", engine)
             contestants = [
                 Contestant("ours", "ours", ours.run, ours.settle),
                 Contestant("torch.save, flushed and renamed", "peer", plain.run),
             ]
             taken = measure(contestants, rounds, progress=progress)
-    title = f"saving {model}: {size / 1e6:,.0f} MB of weights and momentum, {device}"
+    title = f"saving {model}: {size / 1e6:,.0f} MB of weights and momentum, {collective.device}"
     return {"directory": str(directory or tempfile.gettempdir())}, [
         Comparison(title, (_STALL, figure(_ON_DISK), figure(_CPU)), tuple(taken))
     ]
 
 
 class _Ours:
-    """The writer and store of the stages `train` and `freeze_bn`, with a checksum for every file."""
+    """What the stages `train` and `freeze_bn` do: checked, copied, and written aside with a checksum for every file."""
 
-    def __init__(self, writer: CheckpointWriter, network: nn.Module, momentum: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, writer: CheckpointWriter, engine: Engine, watch: LossWatch) -> None:
         self._writer = writer
-        self._network = network
-        self._momentum = momentum
+        self._engine = engine
+        self._watch = watch
         self._step = 0
         self._started = self._cpu_before = 0.0
 
@@ -71,8 +77,10 @@ class _Ours:
         """Begin one checkpoint: what training waits for."""
         self._step += 1
         self._started, self._cpu_before = time.perf_counter(), cpu_seconds()
-        state = OptimizerState(self._momentum, {})
-        self._writer.start(Checkpoint(self._step, self._network.state_dict(), state, {}), None)
+        self._watch.first_bad_step()
+        frozen_digest(self._engine.model)
+        state = self._engine.state_dict()
+        self._writer.start(Checkpoint(self._step, self._engine.model.state_dict(), state, {}), None)
         _finish_copies()
         return Work(1)
 
@@ -85,16 +93,16 @@ class _Ours:
 class _TorchSave:
     """What a training script does that wants its checkpoint to survive a crash."""
 
-    def __init__(self, path: Path, network: nn.Module, momentum: Mapping[str, torch.Tensor]) -> None:
+    def __init__(self, path: Path, engine: Engine) -> None:
         self._path = path
-        self._network = network
-        self._momentum = momentum
+        self._engine = engine
 
     def run(self) -> Work:
         """Write one checkpoint."""
         started, cpu_before = time.perf_counter(), cpu_seconds()
+        content = {"model": self._engine.model.state_dict(), "momentum": self._engine.state_dict().tensors}
         with replacing(self._path) as temporary:
-            torch.save({"model": self._network.state_dict(), "momentum": self._momentum}, temporary)
+            torch.save(content, temporary)
         return Work(1, {_ON_DISK: time.perf_counter() - started, _CPU: cpu_seconds() - cpu_before})
 
 

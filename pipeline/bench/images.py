@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,15 @@ from pipeline.data.index import ImageIndex
 from pipeline.errors import UserError
 
 _SUFFIXES = {".jpg", ".jpeg"}
+_TOLD_EVERY = 1000
+
+Progress = Callable[[str], None]
 
 
 @contextlib.contextmanager
-def benchmark_images(source: Path | None, limit: int, batch: int) -> Iterator[ImageIndex]:
+def benchmark_images(
+    source: Path | None, limit: int, batch: int, progress: Progress = lambda text: None
+) -> Iterator[ImageIndex]:
     """An index of JPEG files in or below `source`: whole batches of `batch`, together at most `limit` images.
 
     They are taken evenly from all that are there.
@@ -31,21 +37,23 @@ def benchmark_images(source: Path | None, limit: int, batch: int) -> Iterator[Im
     with contextlib.ExitStack() as stack:
         if source is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+            progress("writing the digits")
             write_digits(folder)
-            yield index_folder(folder / "train", limit, batch)
+            yield index_folder(folder / "train", limit, batch, progress)
         elif source.is_dir():
-            yield index_folder(source, limit, batch)
+            yield index_folder(source, limit, batch, progress)
         else:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+            progress(f"unpacking {source}")
             _unpack(source, folder)
-            yield index_folder(folder, limit, batch)
+            yield index_folder(folder, limit, batch, progress)
 
 
-def index_folder(folder: Path, limit: int, batch: int) -> ImageIndex:
+def index_folder(folder: Path, limit: int, batch: int, progress: Progress) -> ImageIndex:
     """The index of a folder's JPEG files, read from their headers only; labels are the places of their folders."""
     if limit < batch:
         raise UserError(f"--limit: must be a batch at least, of which --batch makes {batch:,} (given {limit:,})")
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    found = sorted(_listed(folder, progress))
     count = min(limit, len(found)) // batch * batch
     if not count:
         raise UserError(
@@ -53,6 +61,7 @@ def index_folder(folder: Path, limit: int, batch: int) -> ImageIndex:
             f"(it holds {len(found):,}{f', --limit is {limit:,}' if limit < batch else ''})"
         )
     chosen = [found[place] for place in np.linspace(0, len(found) - 1, count).round().astype(int)]
+    progress(f"reading the sizes of {count:,} of {len(found):,} images")
     sizes = [_size(path) for path in chosen]
     folders = sorted({path.parent for path in chosen})
     paths = [path.relative_to(folder).as_posix() for path in chosen]
@@ -78,6 +87,20 @@ def describe_images(index: ImageIndex, source: Path | None) -> str:
     if source is None:
         text += " (the digits: far smaller than photographs, so their decoding costs next to nothing; see --images)"
     return text
+
+
+def _listed(folder: Path, progress: Progress) -> Iterator[Path]:
+    """The JPEG files in and below a folder, in no order; it may hold a million on a slow file system."""
+    count = 0
+    progress(f"listing {folder}")
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            path = Path(parent, name)
+            if path.suffix.lower() in _SUFFIXES and path.is_file():
+                yield path
+                count += 1
+                if count % _TOLD_EVERY == 0:
+                    progress(f"listing {folder}: {count:,} images")
 
 
 def _unpack(source: Path, folder: Path) -> None:

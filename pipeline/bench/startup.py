@@ -75,12 +75,17 @@ def compare_first_steps(
                 Contestant(
                     "ours, cold",
                     "other",
-                    lambda: _our_first_step(run, next(numbers), {"PYTHONPYCACHEPREFIX": tempfile.mkdtemp(dir=scratch)}),
+                    lambda: _our_first_step(run, next(numbers), cold_start(Path(scratch))),
                 )
             )
         taken = measure(first_step, rounds, warm_up=warm_up, progress=progress)
     quantities = (figure(_FIRST_STEP), _CPU)
     return Comparison("from the command to the first step, digits", quantities, tuple(taken))
+
+
+def cold_start(scratch: Path) -> dict[str, str]:
+    """What makes Python, and all that it starts, find no compiled modules: a place for them that is new and empty."""
+    return {"PYTHONPYCACHEPREFIX": tempfile.mkdtemp(dir=scratch)}
 
 
 def _process(name: str, arguments: Sequence[str]) -> Contestant:

@@ -159,7 +159,7 @@ class _Walk:
         try:
             # No key of a recipe is a date, and a run may well be named like one.
             value = node.value if node.tag == _DATE else self._constructor.construct_object(node)
-        except (ValueError, IndexError, YAMLError):
+        except (ValueError, LookupError, YAMLError):
             return self._wrong(line, key, f"must be what its tag says (given {_tag(node)} {text})")
         return Entry(value, Place(self.source, line), _shortened(text))
 

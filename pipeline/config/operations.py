@@ -17,7 +17,8 @@ class LoaderConfig(Section):
     prefetch: PositiveInt = 2
     """Batches decoded ahead."""
     decode: Literal["auto", "cpu", "gpu"] = "auto"
-    """auto: on the GPU where there is one."""
+    """auto: on the GPU where there is one. The two do not round alike: training goes on from a checkpoint only with
+    the one that it began with, evaluation with either."""
 
 
 class CheckpointConfig(Section):

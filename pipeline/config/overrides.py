@@ -41,7 +41,9 @@ def _parse(text: str, key: str, problems: list[Problem]) -> Entry:
     document = parse_document(text, COMMAND_LINE.source)
     if document.root is None:
         return Entry(None, COMMAND_LINE, "nothing")
-    problems += [Problem(COMMAND_LINE, key, problem.text) for problem in document.problems]
+    for problem in document.problems:
+        inner = problem.key if problem.key.startswith("[") else f".{problem.key}".rstrip(".")
+        problems.append(Problem(COMMAND_LINE, f"{key}{inner}", problem.text))
     return _from_command_line(document.root)
 
 

@@ -27,7 +27,7 @@ from pipeline.ranks import Ranks
 
 Integers = npt.NDArray[np.int64]
 
-STREAM_VERSION = 1
+STREAM_VERSION = 2
 """Raised whenever the code changes which images a step sees, or what is done to them."""
 SEGMENT_IMAGES = 131_072
 """Images of this rank that are planned at once: bounds memory and start-up time however long the run is."""
@@ -145,7 +145,9 @@ class StreamLoader:
             f"augmentation.{name}": list(value) if isinstance(value, tuple) else value
             for name, value in self._config.augmentation.model_dump().items()
         }
-        package = "nvidia-dali-cuda130" if self._config.loader.backend == "dali" else "torchvision"
+        packages = ["nvidia-dali-cuda130"] if self._config.loader.backend == "dali" else []
+        if self._gpu is None:
+            packages.append("torchvision")
         return {
             "index": self._index.digest,
             "images": len(self._index),
@@ -155,7 +157,7 @@ class StreamLoader:
             **augmentation,
             "loader.backend": self._config.loader.backend,
             "loader.decode": "cpu" if self._gpu is None else "gpu",
-            package: importlib.metadata.version(package),
+            **{package: importlib.metadata.version(package) for package in packages},
             "stream_version": STREAM_VERSION,
         }
 

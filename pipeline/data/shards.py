@@ -26,7 +26,7 @@ from pipeline.data.shard_places import ShardPlaces
 from pipeline.data.workers import WorkerDied, is_stopping, run_in_processes
 from pipeline.errors import StopRequested, UserError
 from pipeline.runs.artifact import naming_disk_errors, remove_leftovers, replacing, write_json
-from pipeline.runs.lock import exclusive
+from pipeline.runs.lock import in_turn
 from pipeline.runs.preemption import StopFlag
 
 SHARD_BYTES = 1_000_000_000
@@ -75,20 +75,34 @@ def plan_shards(
     ]
 
 
-def write_shards(folder: Path, shards: Sequence[Shard], stop: StopFlag, progress: Progress, num_workers: int) -> None:
+def write_shards(
+    folder: Path,
+    shards: Sequence[Shard],
+    stop: StopFlag,
+    progress: Progress,
+    note: Callable[[str], None],
+    num_workers: int,
+) -> None:
     """Write the shards that are not there yet; afterwards `read_shards` has what is in them.
 
-    Raises StopRequested with whole shards kept; UserError where an image is not as it was inspected, the disk is full
-    or another process writes into `folder`; RuntimeError where a worker process died.
+    Runs that share a folder, as the members of an ensemble that start together do, take turns: the second waits, which
+    `note` is told, and finds what the first has written. Raises StopRequested with whole shards kept; UserError where
+    an image is not as it was inspected, the disk is full, or a shard is there that was made of other images or at
+    another size, which another run may be reading; RuntimeError where a worker process died.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"data.shards: must be a folder, or a name that is free for one (given {folder})")
     with naming_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     total = sum(len(shard.records) for shard in shards)
-    done, begun = 0, time.monotonic()
-    with exclusive(folder):
+    with in_turn(folder, stop, note):
         remove_leftovers(folder)
+        if other := next((shard.path for shard in shards if _is_of_others(shard)), None):
+            raise UserError(
+                f"data.shards: {other} was made of other images, or at another size, and other runs may read it; name "
+                "another folder, or delete the shards in this one"
+            )
+        done, begun = 0, time.monotonic()
         try:
             for shard in run_in_processes(write_shard, shards, stop, num_workers):
                 done += len(shard.records)
@@ -182,10 +196,21 @@ def _contents(path: Path) -> Path:
 
 def _read_contents(shard: Shard) -> dict[str, Any] | None:
     """What is in a written shard; None where it has yet to be written, or was made of other images."""
-    path = Path(shard.path)
+    contents = _read_whole(Path(shard.path))
+    return contents if contents is not None and contents["made_of"] == shard.digest else None
+
+
+def _is_of_others(shard: Shard) -> bool:
+    """Whether a whole shard is in this one's place, and is not it."""
+    contents = _read_whole(Path(shard.path))
+    return contents is not None and contents["made_of"] != shard.digest
+
+
+def _read_whole(path: Path) -> dict[str, Any] | None:
+    """What is in the shard at `path`; None where it is not there, or not whole."""
     try:
         contents: dict[str, Any] = json.loads(_contents(path).read_bytes())
-        is_whole = contents["made_of"] == shard.digest and path.stat().st_size == contents["bytes"]
+        is_whole = "made_of" in contents and path.stat().st_size == contents["bytes"]
     except (FileNotFoundError, ValueError, KeyError):
         return None
     return contents if is_whole else None

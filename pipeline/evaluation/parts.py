@@ -66,12 +66,10 @@ class PartFolder:
         """
         with naming_disk_errors(self._folder):
             self._folder.mkdir(exist_ok=True)
-        # By listing: asking for a file that is not there yet makes some network file systems deny it for a while after
-        # another machine has written it.
-        present = {path.name for path in self._folder.iterdir()}
+        present = self._present()
         pending, problems = [], []
         for number in range(len(self)):
-            if self._path(number).name not in present:
+            if number not in present:
                 pending.append(number)
                 continue
             try:
@@ -91,9 +89,7 @@ class PartFolder:
         for folder in folders:
             other = copy.copy(self)
             other._folder = folder
-            for number in range(len(self)):
-                if self._path(number).exists() or not other._path(number).exists():
-                    continue
+            for number in sorted(other._present() - self._present()):
                 with contextlib.suppress(BrokenPart, FileNotFoundError):
                     self.write(number, other.read(number))
 
@@ -122,6 +118,17 @@ class PartFolder:
     def remove(self) -> None:
         """Remove all parts."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _present(self) -> set[int]:
+        """Numbers of the parts that there are files of.
+
+        By listing: asking for a file that is not there yet makes some network file systems deny it for a while after
+        another machine has written it.
+        """
+        if not self._folder.is_dir():
+            return set()
+        names = {path.name for path in self._folder.iterdir()}
+        return {number for number in range(len(self)) if self._path(number).name in names}
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number:08d}.part"

@@ -25,6 +25,8 @@ Integers = npt.NDArray[np.int64]
 
 DEEPEST_RANK = 5
 """Ranks are counted up to here: whether the true class is sixth or last makes no difference to the contest."""
+_FAR_AHEAD = 1e300
+"""More than the margins of any numbers; weights and their sums leave it finite."""
 _ROWS_AT_ONCE = 256
 _TABLE_BYTES = 512 * 2**20
 """What the margins may take, where twice as much is needed to put them together: of 10 members and 50,000 images 134
@@ -112,8 +114,10 @@ def _margins(block: npt.NDArray[np.float16], labels: Integers, averaging: Averag
     scores = np.asarray(block, np.float64)
     if averaging == "probabilities":
         scores = np.exp(scores)
-    margins: Floats = scores - np.take_along_axis(scores, labels[:, None], axis=1)
-    # A score that is not a number has no margin: it is ahead, unless it is the true class itself.
-    margins[np.isnan(margins)] = np.inf
+    with np.errstate(invalid="ignore"):
+        margins: Floats = scores - np.take_along_axis(scores, labels[:, None], axis=1)
+    # A score that is not a number has no margin: it is ahead, unless it is the true class itself. By a finite number,
+    # since a member without weight has no say, and 0 times infinity is none.
+    margins = np.nan_to_num(margins, nan=_FAR_AHEAD, posinf=_FAR_AHEAD, neginf=-_FAR_AHEAD)
     margins[np.arange(len(labels)), labels] = 0.0
     return margins

@@ -28,6 +28,16 @@ def write_json(path: Path, content: Any) -> None:
     write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
+def append_json_line(path: Path, content: Any) -> None:
+    """Add a line. One that a full disk or a kill tore is ended first, or the new one would be lost with it."""
+    with naming_disk_errors(path), path.open("a+b") as file:
+        is_torn = False
+        if file.seek(0, os.SEEK_END) > 0:
+            file.seek(-1, os.SEEK_END)
+            is_torn = file.read() != b"\n"
+        file.write(b"\n" * is_torn + json.dumps(content).encode() + b"\n")
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` to write to; on success it is flushed to disk and renamed, else removed."""

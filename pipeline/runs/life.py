@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.runs.artifact import naming_disk_errors
+from pipeline.runs.artifact import append_json_line
 from pipeline.runs.provenance import collect_provenance
 
 LIVES = "lives.jsonl"
@@ -35,8 +35,7 @@ def recorded_life(directory: Path, world_size: int) -> Iterator[None]:
     """Record that this process starts on the stage in `directory`, on what, and how that ends."""
 
     def record(kind: str, **fields: object) -> None:
-        with naming_disk_errors(directory / LIVES), (directory / LIVES).open("a") as file:
-            file.write(json.dumps({"kind": kind, **fields, "time": round(time.time(), 3)}) + "\n")
+        append_json_line(directory / LIVES, {"kind": kind, **fields, "time": round(time.time(), 3)})
 
     record("start", world_size=world_size, pid=os.getpid(), **collect_provenance())
     error: BaseException | None = None

@@ -85,7 +85,7 @@ class CheckpointStore:
         size = sum(file.stat().st_size for file in path.iterdir())
         saved = Saved(checkpoint.global_step, path, round(time.monotonic() - started, 3), size)
         write_json(self.directory / LATEST, {"checkpoint": path.name, "seconds": saved.seconds, "bytes": saved.size})
-        self._remove_old(best_step)
+        self._remove_others(path, best_step)
         return saved
 
     def newest(self, warn: Callable[[str], None]) -> Path | None:
@@ -111,8 +111,9 @@ class CheckpointStore:
             )
         return None
 
-    def _remove_old(self, best_step: int | None) -> None:
-        kept = set(sorted(_numbered(self.directory))[-self._keep_last :])
+    def _remove_others(self, newest: Path, best_step: int | None) -> None:
+        # Those of later steps are broken, or training would have gone on from them.
+        kept = set(sorted(path for path in _numbered(self.directory) if path <= newest)[-self._keep_last :])
         if self._keep_best and best_step is not None:
             kept.add(self.directory / _name(best_step))
         for path in _numbered(self.directory):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from pipeline.tracking.events import EventLog
 from pipeline.training.batching import BatchSplit
 from pipeline.training.bn_freeze import frozen_digest
 from pipeline.training.checkpoint import Checkpoint, CheckpointStore, Saved
-from pipeline.training.checkpoint_writer import CheckpointWriter
+from pipeline.training.checkpoint_writer import CheckpointWriter, NotFinite
 from pipeline.training.due import due_after
 from pipeline.training.loss_watch import LossWatch
 from pipeline.training.processes import describe_processes
@@ -114,8 +114,13 @@ class Trainer:
     def run(self) -> Progress:
         """Train to the end of the phase; returns where training then stands, its checkpoint written.
 
-        StopRequested after saving where a stop was asked for; TrainingDiverged where the loss is no longer finite.
+        StopRequested after saving where a stop was asked for; TrainingDiverged where the loss or the weights are no
+        longer finite.
         """
+        if self._collective.ranks.is_main:
+            network = self._engine.model
+            learning = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+            self._writer.prepare(network.state_dict(), learning)
         throughput = Throughput(self._split.global_batch)
         batches = iter(self._loader)
         try:
@@ -150,8 +155,8 @@ class Trainer:
         return total
 
     def _after_step(self, loss: torch.Tensor, throughput: Throughput) -> None:
-        """Log, validate, save and stop, each where it is due. The order matters: what is saved has been checked."""
-        self._tell_saved(self._writer.poll())
+        """Log, validate, save and stop, each where it is due. The order matters: a checkpoint holds the validation."""
+        self._tell_saved(self._writer.poll)
         done = self._progress.global_step
         is_last = done == self._phase.last_step
         due = due_after(done, self._config, self._order, self._phase.last_step)
@@ -223,12 +228,11 @@ class Trainer:
     def _save(self) -> None:
         """Take a checkpoint, once the one before is on disk; it is written while training goes on."""
         self._check_loss()
-        self._check_weights()
         self._check_frozen()
         done = self._progress.global_step
         optimizer = self._engine.state_dict()
         if self._collective.ranks.is_main:
-            self._tell_saved(self._writer.wait())
+            self._tell_saved(self._writer.wait)
             checkpoint = Checkpoint(
                 global_step=done,
                 model=self._engine.model.state_dict(),
@@ -252,11 +256,17 @@ class Trainer:
 
     def _finish_saving(self) -> None:
         """Wait until the checkpoint in the making is on disk; every rank then knows the newest one."""
-        self._tell_saved(self._writer.wait())
+        self._tell_saved(self._writer.wait)
         newest = self._collective.share(None if self._newest is None else str(self._newest))
         self._newest = None if newest is None else Path(newest)
 
-    def _tell_saved(self, saved: Saved | None) -> None:
+    def _tell_saved(self, ask: Callable[[], Saved | None]) -> None:
+        """Take note of what the writer says. A checkpoint that came to nothing is known to the main rank alone: it ends
+        with the reason, and the other ranks end since it does."""
+        try:
+            saved = ask()
+        except NotFinite as error:
+            raise self._diverged(str(error)) from None
         if saved is not None:
             self._newest = saved.path
             self._events.show(
@@ -268,21 +278,13 @@ class Trainer:
             )
 
     def _check_loss(self) -> None:
+        """The loss is that of the weights before the step; what the step made of them, the writer looks at."""
         bad_step = self._watch.first_bad_step()
         if bad_step is not None:
+            self._finish_saving()
             raise self._diverged(f"the loss was NaN or infinite in step {bad_step}")
 
-    def _check_weights(self) -> None:
-        """The loss is that of the weights before the step; what the step made of them shows only in the next one."""
-        tensors = self._engine.model.state_dict().values()
-        # NaN and infinity both show in a minimum and maximum, which take one pass; isfinite takes several.
-        extremes = [torch.stack(torch.aminmax(tensor)) for tensor in tensors if tensor.is_floating_point()]
-        is_finite = torch.isfinite(torch.stack(extremes)).all()
-        if self._collective.any(not is_finite):
-            raise self._diverged(f"weights became NaN or infinite in step {self._progress.global_step}")
-
     def _diverged(self, what: str) -> TrainingDiverged:
-        self._finish_saving()
         where = f"the last good checkpoint is {self._newest}" if self._newest else "no checkpoint was written yet"
         return TrainingDiverged(f"{what}, so training stops and nothing more is saved; {where}")
 

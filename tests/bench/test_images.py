@@ -4,6 +4,7 @@ import tarfile
 
 import pytest
 
+from pipeline.bench import images
 from pipeline.bench.images import benchmark_images, describe_images
 from pipeline.errors import UserError
 from tests.images import write_image_folders
@@ -36,6 +37,20 @@ def test_without_images_it_is_the_digits_and_says_that_they_are_tiny():
         assert len(index) == 8
         assert set(index.widths.tolist()) == {32}
         assert "the digits: far smaller than photographs" in describe_images(index, None)
+
+
+def test_it_says_what_it_does_before_there_is_anything_to_measure(tmp_path, monkeypatch):
+    root = write_image_folders(tmp_path, 2, 3, 0) / "train"
+    (root / "class_00" / "notes.txt").write_text("no image")
+    with tarfile.open(tmp_path / "images.tar", "w") as archive:
+        archive.add(root, "images")
+    monkeypatch.setattr(images, "_TOLD_EVERY", 4)
+    said: list[str] = []
+    with benchmark_images(root, 4, 4, said.append):
+        assert said == [f"listing {root}", f"listing {root}: 4 images", "reading the sizes of 4 of 6 images"]
+    said.clear()
+    with benchmark_images(tmp_path / "images.tar", 4, 4, said.append) as index:
+        assert said[:2] == [f"unpacking {tmp_path / 'images.tar'}", f"listing {index.root}"]
 
 
 def test_what_cannot_be_used_is_named(tmp_path):

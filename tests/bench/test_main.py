@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +14,10 @@ import pytest
 import torch
 
 from pipeline.bench import __main__ as bench
-from pipeline.bench import peer, step
+from pipeline.bench import peer, startup, step
 from pipeline.bench.evaluate import images_per_round
-from pipeline.bench.startup import compare_answers, compare_first_steps
+from pipeline.bench.measurement import Work
+from pipeline.bench.startup import cold_start, compare_answers, compare_first_steps
 from tests.conftest import REPOSITORY
 from tests.images import write_image_folders
 
@@ -119,6 +122,51 @@ def test_startup_finds_the_first_step_of_ours_and_of_a_plain_script():
         (only,) = measurement.rounds
         # The process goes on after its first step.
         assert 0 < only.figures["s to the first step"] < only.wall_seconds, measurement.name
+
+
+def test_cold_is_a_python_that_has_compiled_nothing_yet(tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    code = "import colorsys, importlib.util\nprint(importlib.util.cache_from_source(colorsys.__file__), flush=True)"
+
+    def compiled(environment: dict[str, str]) -> Path:
+        """Where a Python and its child keep a compiled module of which they found none before."""
+        (folder,) = map(Path, environment.values())
+        assert list(folder.iterdir()) == []
+        parent = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
+        command = [sys.executable, "-c", parent, code]
+        done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
+        file = Path(done.stdout.strip())
+        assert file.is_file()
+        assert file.is_relative_to(folder)
+        return file
+
+    assert compiled(cold_start(tmp_path)) != compiled(cold_start(tmp_path))
+
+
+def test_startup_begins_every_cold_round_cold_and_every_round_of_ours_in_a_directory_of_its_own(monkeypatch):
+    warm: list[int] = []
+    cold: list[tuple[int, Path]] = []
+
+    def our_first_step(run: Path, number: int, environment: dict[str, str]) -> Work:
+        if environment:
+            (folder,) = map(Path, environment.values())
+            assert list(folder.iterdir()) == []
+            cold.append((number, folder))
+        else:
+            warm.append(number)
+        return Work(1, {"s to the first step": 1.0})
+
+    monkeypatch.setattr(startup, "_demo_run", lambda: contextlib.nullcontext((Path("run"), Path("images"))))
+    monkeypatch.setattr(startup, "_our_first_step", our_first_step)
+    monkeypatch.setattr(startup, "_plain_first_step", lambda images: Work(1, {"s to the first step": 1.0}))
+    comparison = compare_first_steps(rounds=2, progress=lambda text: None)
+    roles = {measurement.name: measurement.role for measurement in comparison.measurements}
+    assert roles == {"ours, stage train by launch": "ours", "plain PyTorch script": "peer", "ours, cold": "other"}
+    assert len(warm) == len(cold) == 3
+    numbers, folders = zip(*cold, strict=True)
+    assert len({*warm, *numbers}) == 6
+    assert len(set(folders)) == 3
+    assert not any(folder.exists() for folder in folders)
 
 
 def test_the_record_says_where_when_and_how(tmp_path):

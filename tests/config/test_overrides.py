@@ -80,6 +80,9 @@ def test_key_of_the_top_level_wins_over_equal_names_below(write):
         ("lr=!rate 1", "command line: optim.lr: must be a plain value (given the tag !rate)"),
         ("schedule.knd=step", "command line: schedule.knd: unknown key (did you mean 'schedule.kind'?)"),
         ("last_epochs=4", "command line: freeze_bn.last_epochs: must be less than train.epochs = 4 (given 4)"),
+        ("optim={lr: 0.1, lr: 0.2}", "command line: optim.lr: must be given once (line 1 has it already)"),
+        ("area=[0.1, !!int x]", "command line: augmentation.area[1]: must be what its tag says (given !!int x)"),
+        ("lr=!!bool 3", "command line: optim.lr: must be what its tag says (given !!bool 3)"),
     ],
 )
 def test_wrong_override_is_named(write, override, message):

@@ -246,7 +246,7 @@ def test_state_of_other_data_or_another_version_is_refused_with_all_differences(
     for line in (
         f"index: was {index.digest}, is 000",
         "nvidia-dali-cuda130: was 1.0, is ",
-        "stream_version: was 1, is 99",
+        "stream_version: was 2, is 99",
     ):
         assert line in str(caught.value)
     assert other.state_dict()["next_step"] == 0

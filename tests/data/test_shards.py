@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import re
 import tarfile
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from pipeline.data.shards import Shard, plan_shards, read_shards, write_shard, w
 from pipeline.data.window import Window
 from pipeline.errors import StopRequested, UserError
 from pipeline.ranks import Ranks
+from pipeline.runs.lock import exclusive
 from pipeline.runs.preemption import StopFlag
 from tests.data.indexing import picture, write_pictures
 from tests.processes import fork_context
@@ -45,6 +48,10 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     picture(90, 80, 2).convert("L").save(folder / "b.jpg")
     picture(200, 300, 3).save(folder / "c.jpg", quality=95)
     return folder
+
+
+def no_note(text: str) -> None:
+    pytest.fail(f"unexpected note: {text}")
 
 
 def inspect(folder: Path) -> list[ImageRecord]:
@@ -158,20 +165,31 @@ def test_whole_shards_are_kept_and_others_written_again(tmp_path: Path, pictures
     (folder / "train-00001.json").unlink()
     (folder / ".tmp-1-train-00002.tar").write_bytes(b"of a killed process")
     told: list[tuple[int, int]] = []
-    write_shards(folder, shards, StopFlag(), lambda done, total, rate: told.append((done, total)), num_workers=2)
+    write_shards(folder, shards, StopFlag(), lambda done, total, rate: told.append((done, total)), no_note, 2)
     assert told[-1] == (NUM_IMAGES, NUM_IMAGES)
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"} == before
     written = {path.name for path in folder.glob("*.tar") if path.stat().st_mtime_ns > 0}
     assert written == {"train-00000.tar", "train-00001.tar"}
-    shard(folder, pictures, resize_px=64)
-    assert all(path.stat().st_mtime_ns > 0 for path in folder.glob("*.tar"))
+
+
+def test_shards_that_another_run_may_read_are_not_written_over(tmp_path: Path, pictures: Path) -> None:
+    folder = tmp_path / "shards"
+    shard(folder, pictures)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    smaller = plan_shards(folder, "train", pictures, inspect(pictures), 64, SHARD_BYTES)
+    fewer = plan_shards(folder, "train", pictures, inspect(pictures)[1:], None, SHARD_BYTES)
+    for others in (smaller, fewer):
+        message = r"data\.shards: .*train-00000\.tar was made of other images, or at another size, and other runs may"
+        with pytest.raises(UserError, match=message):
+            write_shards(folder, others, StopFlag(), lambda *told: None, no_note, 1)
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"} == before
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path, pictures: Path) -> None:
     (tmp_path / "shards").write_text("")
     shards = plan_shards(tmp_path / "shards", "train", pictures, inspect(pictures), None)
     with pytest.raises(UserError, match=r"data\.shards: must be a folder, or a name that is free for one \(given /"):
-        write_shards(tmp_path / "shards", shards, StopFlag(), lambda *told: None, num_workers=1)
+        write_shards(tmp_path / "shards", shards, StopFlag(), lambda *told: None, no_note, 1)
 
 
 def test_a_stop_ends_the_writing_and_says_how_far_it_was(tmp_path: Path, pictures: Path) -> None:
@@ -179,8 +197,32 @@ def test_a_stop_ends_the_writing_and_says_how_far_it_was(tmp_path: Path, picture
     stop.reason = "SIGTERM"
     shards = plan_shards(tmp_path / "shards", "train", pictures, inspect(pictures), None, SHARD_BYTES)
     with pytest.raises(StopRequested, match=r"stopped by SIGTERM after \d+ of 40 images were written to shards"):
-        write_shards(tmp_path / "shards", shards, stop, lambda *told: None, num_workers=1)
+        write_shards(tmp_path / "shards", shards, stop, lambda *told: None, no_note, 1)
     assert not list((tmp_path / "shards").glob(".tmp-*"))
+
+
+def test_two_runs_that_share_a_folder_take_turns(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "shards"
+    shards = shard(folder, pictures)
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*.tar")}
+    notes: list[str] = []
+    with contextlib.ExitStack() as first:
+        first.enter_context(exclusive(folder))
+        monkeypatch.setattr("time.sleep", lambda seconds: first.close())
+        write_shards(folder, shards, StopFlag(), lambda *told: None, notes.append, 1)
+    assert len(notes) == 1
+    assert re.fullmatch(rf"waiting for pid {os.getpid()} on .*, at work in {re.escape(str(folder))}", notes[0])
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("*.tar")} == before
+
+
+def test_who_waits_for_its_turn_can_be_stopped(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, stop = tmp_path / "shards", StopFlag()
+    shards = shard(folder, pictures)
+    monkeypatch.setattr("time.sleep", lambda seconds: setattr(stop, "reason", "SIGTERM"))
+    with exclusive(folder), pytest.raises(StopRequested, match=r"stopped by SIGTERM while waiting: .*another process"):
+        write_shards(folder, shards, stop, lambda *told: None, lambda text: None, 1)
 
 
 def test_an_image_that_changed_since_it_was_checked_is_refused(tmp_path: Path) -> None:

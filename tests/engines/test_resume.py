@@ -118,6 +118,12 @@ def uninterrupted(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     )
 
 
+def test_batch_norms_have_seen_the_training_images_and_no_rehearsal(uninterrupted: dict[str, torch.Tensor]) -> None:
+    """80 images and a global batch of 24: 4 epochs before the batch norms freeze are 14 steps, one pass each."""
+    counters = {int(value) for name, value in uninterrupted.items() if name.endswith("num_batches_tracked")}
+    assert counters == {14}
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize(("engine", "last"), [("zero1", "zero2"), ("zero2", "native")])
 def test_killed_deepspeed_ends_with_the_bits_of_the_native_engine(

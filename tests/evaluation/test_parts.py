@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,3 +94,23 @@ def test_parts_made_from_the_same_are_taken_over_and_no_others(tmp_path: Path) -
     folder.take_over([tmp_path / "none", tmp_path / "foreign" / "parts", tmp_path / "earlier" / "parts"])
     assert folder.survey() == ([1, 2], [])
     np.testing.assert_array_equal(folder.read(0).scores, earlier.read(0).scores)
+
+
+def test_nobody_asks_for_a_part_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("earlier", "now"):
+        (tmp_path / name).mkdir()
+    earlier, folder = make_folder(tmp_path / "earlier"), make_folder(tmp_path / "now")
+    earlier.survey()
+    fill(earlier, [1])
+    asked = set()
+    for method in ("exists", "is_file", "stat", "open", "read_bytes"):
+        plain = getattr(Path, method)
+
+        def noting(path: Path, *rest: object, plain: Any = plain, **named: object) -> Any:
+            asked.add(path)
+            return plain(path, *rest, **named)
+
+        monkeypatch.setattr(Path, method, noting)
+    folder.take_over([tmp_path / "earlier" / "parts"])
+    assert folder.survey() == ([0, 2], [])
+    assert {path.name for path in asked if path.match("now/parts/0*.part")} == {"00000001.part"}

@@ -89,3 +89,15 @@ def test_a_score_that_is_not_a_number_is_never_right() -> None:
     rivals = find_rivals([broken, MEMBERS[1]], LABELS, "probabilities")
     ranks = rivals.ranks(np.array([0.5, 0.5]))
     assert ranks[5] == ranks[right[0]] == DEEPEST_RANK
+
+
+@pytest.mark.parametrize("averaging", ["probabilities", "logits"])
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_a_member_without_weight_has_no_say_whatever_its_scores_are(averaging: Averaging, bad: float) -> None:
+    broken = MEMBERS[0].copy()
+    broken[::2] = bad
+    broken[1::2, ::3] = bad
+    rivals = find_rivals([broken, MEMBERS[1]], LABELS, averaging)
+    expected = np.minimum(rank_scores(MEMBERS[1], LABELS).ranks, DEEPEST_RANK)
+    assert (rivals.ranks(np.array([0.0, 1.0])) == expected).all()
+    assert (rivals.ranks(np.tile([0.0, 1.0], (NUM_IMAGES, 1))) == expected).all()

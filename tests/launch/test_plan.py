@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from tests.conftest import REPOSITORY
 from tests.recipes import small_recipe
 
 CONFIGS = REPOSITORY / "configs"
+BUILD_APEX = (
+    "build it from a checkout of https://github.com/NVIDIA/apex with bash launch/install_apex.sh PATH_TO_APEX_SOURCE"
+)
 
 
 def plan_rows(capsys: pytest.CaptureFixture[str], recipe: Path, overrides: list[str], run: Path) -> dict[str, str]:
@@ -99,7 +103,7 @@ def test_images_that_are_not_there_are_told_before_they_are_missed(capsys, tmp_p
     overrides = [f"data.root={tmp_path}/nowhere"]
     assert print_plan(CONFIGS / "senet154_1gpu.yaml", overrides, tmp_path / "run") == 0
     assert capsys.readouterr().out.endswith(
-        f"\n`run` would be refused on this machine:\ndata.root: must be a folder (given {tmp_path}/nowhere)\n"
+        f"\nwarning: on this machine `run` would refuse: data.root: must be a folder (given {tmp_path}/nowhere)\n"
     )
 
 
@@ -114,6 +118,20 @@ def test_a_plan_without_training_has_no_figures_of_training(capsys, tmp_path):
 def test_a_plan_writes_nothing(capsys, tmp_path):
     plan_rows(capsys, CONFIGS / "demo.yaml", [], tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_engine_is_a_warning_of_one_line(capsys, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apex", None)
+    rows = plan_rows(capsys, CONFIGS / "demo.yaml", ["engine=apex"], tmp_path)
+    assert rows["warning:"].startswith("on this machine `run` would refuse: engine: apex needs NVIDIA Apex for ")
+    assert rows["warning:"].endswith(": it is not installed; " + BUILD_APEX)
+    # What is trained already needs no engine, and PyTorch alone is always there.
+    placed = place_stages(load_config(CONFIGS / "demo.yaml", ["engine=apex"]), tmp_path, STAGES)
+    for name in ("train", "freeze_bn"):
+        placed[name].directory.mkdir()
+        (placed[name].directory / "manifest.json").touch()
+    assert "warning:" not in plan_rows(capsys, CONFIGS / "demo.yaml", ["engine=apex"], tmp_path)
+    assert "warning:" not in plan_rows(capsys, CONFIGS / "demo.yaml", [], tmp_path / "other")
 
 
 def test_measured_speed_replaces_the_expected_one_and_done_steps_are_taken_off(capsys, tmp_path):

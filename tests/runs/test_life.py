@@ -32,6 +32,8 @@ def test_a_life_without_an_end_has_none_and_the_next_one_is_its_own(tmp_path):
 def test_what_a_full_disk_tore_is_left_out(tmp_path):
     (tmp_path / LIVES).write_text('{"kind": "start", "time": 1.0, "world_size": 1}\n{"kind": "end", "ti')
     assert read_lives(tmp_path) == [Life(1.0, None, None, 1)]
+    with recorded_life(tmp_path, world_size=2):
+        assert [life.world_size for life in read_lives(tmp_path)] == [1, 2]
 
 
 def test_a_directory_without_lives_has_none(tmp_path):

@@ -449,6 +449,19 @@ def test_a_plan_more_leaves_the_parts_of_an_unfinished_plan_good(
     ).read_bytes()
 
 
+def test_scores_of_an_older_version_of_the_stage_are_not_taken_over(
+    folder: Path, tmp_path: Path, finished: dict[int, Path], scored: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copy_run(folder / "world-1", tmp_path)
+    newer = tuple(
+        dataclasses.replace(spec, version=spec.version + 1) if spec.name == "evaluate" else spec for spec in STAGES
+    )
+    for module in ("runner", "scoring"):
+        monkeypatch.setattr(f"stages.{module}.STAGES", newer)
+    assert run_stage("evaluate", make_config(folder), run) == EXIT_DONE
+    assert set(scored) == {CENTER.name, MANY.name}
+
+
 def test_description_says_which_images_classes_and_weights(folder: Path, finished: dict[int, Path]) -> None:
     index = read_dataset(prepare_directory(folder / "world-1", make_config(folder))).val
     description = read_score_file(finished[1] / "scores-many.npy").description

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,21 @@ def test_without_keep_best_only_the_last_k_stay(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         checkpoints.save(checkpoint(step), best_step=1)
     assert [path.name for path in checkpoints.directory.glob("step-*")] == ["step-00000003"]
+
+
+@pytest.mark.parametrize("keep_last", [1, 2])
+def test_a_broken_checkpoint_that_was_passed_over_takes_no_place_of_those_kept(tmp_path: Path, keep_last: int) -> None:
+    checkpoints = store(tmp_path, keep_last, keep_best=False)
+    checkpoints.save(checkpoint(10), best_step=None)
+    good = {path.name: path for path in checkpoints.directory.glob("step-*")}
+    for name in ("step-00000020", "step-00000030"):
+        shutil.copytree(good["step-00000010"], checkpoints.directory / name)
+        damage(checkpoints.directory / name / "model.safetensors", "cut short")
+    newest = checkpoints.newest(lambda text: None)
+    assert newest == good["step-00000010"]
+    checkpoints.save(checkpoint(15), best_step=None)
+    names = sorted(path.name for path in checkpoints.directory.glob("step-*"))
+    assert names == ["step-00000010", "step-00000015"][-keep_last:]
 
 
 FILES = ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]

@@ -6,11 +6,13 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.config.reader import read_run_config, write_run_config
 from pipeline.errors import EXIT_USER_ERROR, UserError
@@ -18,7 +20,7 @@ from pipeline.runs import artifact
 from pipeline.runs.outcome import read_outcome
 from pipeline.runs.stage import place_stages
 from pipeline.training.checkpoint import LATEST, Checkpoint, CheckpointStore, Saved, read_checkpoint, verify_checkpoint
-from pipeline.training.checkpoint_writer import CheckpointWriter
+from pipeline.training.checkpoint_writer import CheckpointWriter, NotFinite
 from stages import STAGES
 from stages.runner import run_stage
 from tests.images import write_image_folders
@@ -95,6 +97,60 @@ def test_the_next_checkpoint_does_not_disturb_the_one_before(tmp_path: Path) -> 
         assert found.model.keys() == one.model.keys()
         for name, tensor in one.model.items():
             assert torch.equal(found.model[name], tensor), name
+
+
+class Operations(TorchDispatchMode):
+    """Notes the tensor operations of this thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(str(func.overloadpacket))
+        return func(*args, **(kwargs or {}))
+
+
+def test_where_it_was_prepared_the_loop_waits_for_nothing_but_the_copying(tmp_path: Path) -> None:
+    """From the first checkpoint on, whatever the order in which an engine names its momentum."""
+
+    def backwards(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return dict(reversed(tensors.items()))
+
+    writer = CheckpointWriter(CheckpointStore(tmp_path / "checkpoints", 2, False))
+    writer.prepare(backwards(checkpoint(0).model), backwards(checkpoint(0).optimizer.tensors))
+    for step in (1, 2):
+        one = checkpoint(step)
+        with Operations() as operations:
+            writer.start(one, best_step=None)
+        assert operations.names == {"aten.detach", "aten.copy_"}
+        saved = writer.wait()
+        assert saved is not None
+        assert torch.equal(read_checkpoint(saved.path).model["layer.weight"], one.model["layer.weight"])
+    writer.close()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_no_numbers_are_not_written_and_the_earlier_checkpoint_stays_the_newest(
+    value: float, tmp_path: Path
+) -> None:
+    store = CheckpointStore(tmp_path / "checkpoints", 1, False)
+    writer = CheckpointWriter(store)
+    writer.start(checkpoint(1), best_step=None)
+    good = writer.wait()
+    assert good is not None
+    bad = checkpoint(2)
+    bad.model["layer.weight"][7, 3] = value
+    writer.start(bad, best_step=None)
+    bad.model["layer.weight"].zero_()  # what counts is what was copied
+    with pytest.raises(NotFinite, match=r"^weights became NaN or infinite in step 2$"):
+        writer.wait()
+    assert sorted(path.name for path in store.directory.iterdir()) == [LATEST, "step-00000001"]
+    assert json.loads((store.directory / LATEST).read_text())["checkpoint"] == "step-00000001"
+    assert store.newest(lambda text: pytest.fail(text)) == good.path
+    writer.start(checkpoint(3), best_step=None)
+    assert writer.wait() is not None
+    writer.close()
 
 
 def test_closing_lets_the_checkpoint_in_the_making_be_finished(tmp_path: Path) -> None:

@@ -117,14 +117,32 @@ def test_lives_are_fruitless_as_long_as_nothing_newer_is_saved():
     assert fruitless_lives([life("nothing"), life("nothing")], "a") == 0
 
 
-@pytest.mark.parametrize("name", ["checkpoints/step-00000008", "scores-center224.npy", "parts/00000004.part"])
-def test_progress_is_whatever_a_stage_goes_on_from(tmp_path, name):
-    (tmp_path / "events.jsonl").touch()
-    before = progress(tmp_path)
-    assert before == "nothing"
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).touch()
-    assert progress(tmp_path) != before
+@pytest.mark.parametrize(
+    "name",
+    [
+        "checkpoints/step-00000008",
+        "scores-center224.npy",
+        "parts-center224/00000004.part",
+        "scan/0123456789abcdef.json",
+    ],
+)
+def test_progress_is_whatever_a_stage_goes_on_from(train, name):
+    saved = train.directory / name
+    saved.parent.mkdir(parents=True)
+    (train.directory / "events.jsonl").touch()
+    saved.with_name(f".tmp-7-{saved.name}").touch()
+    assert progress(train) == "nothing"
+    saved.touch()
+    assert progress(train) == f"1: {name}"
+
+
+def test_shards_are_progress_of_prepare_wherever_they_are_written(tmp_path):
+    config = small_recipe(tmp_path, data={"shards": str(tmp_path / "scratch")})
+    prepare = place_stages(config, tmp_path / "run", STAGES)["prepare"]
+    assert progress(prepare) == "nothing"
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / "train-00000.tar").touch()
+    assert progress(prepare) == "1: train-00000.tar"
 
 
 def test_a_job_that_is_stopped_again_and_again_without_saving_fails_with_the_reason(train, capsys):
@@ -219,3 +237,5 @@ def test_a_torn_line_of_the_history_is_passed_over(train):
         file.write('{"ending": "requ')
     (only,) = read_job_lives(train.directory)
     assert only.ending is None
+    ask("start", train, restart=1)
+    assert [life.restart for life in read_job_lives(train.directory)] == [0, 1]

@@ -1,0 +1,107 @@
+"""Training crops and evaluation windows of decoded images, resized by torchvision on the CPU, in threads."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torchvision.transforms import v2
+
+from pipeline.data.batch import View
+from pipeline.data.window import Window, resized_sizes
+from pipeline.exchange.preprocessing import Resize
+
+Integers = npt.NDArray[np.int64]
+Cuts = tuple[torch.Tensor, ...]
+"""What was made of one image: (3, height, width) uint8 each."""
+
+
+def fit_crop(crop: torch.Tensor, size_px: int, *, mirrored: bool) -> Cuts:
+    """A training crop (3, H, W) uint8, resized to (3, size_px, size_px) and then mirrored, or not."""
+    resized = _resize(crop, size_px, size_px)
+    return (resized.flip(-1) if mirrored else resized,)
+
+
+class WindowCutter:
+    """Cuts every window from one decoding of an image, which is resized once for each scale."""
+
+    def __init__(self, windows: Sequence[Window], heights: Integers, widths: Integers) -> None:
+        """Heights and widths are those of the images before they are resized, a row each."""
+        self._windows = tuple(windows)
+        scales = dict.fromkeys((window.resize_px, window.kernel) for window in windows)
+        self._sizes = {scale: resized_sizes(heights, widths, scale[0]) for scale in scales}
+        self._anchors = {
+            window: window.anchors(*self._sizes[window.resize_px, window.kernel])
+            for window in windows
+            if window.cut_px is not None
+        }
+
+    def cut(self, image: torch.Tensor, row: int) -> Cuts:
+        """The windows of the image in this row, given whole as (3, H, W) uint8."""
+        resized = {
+            scale: _resize(image, int(heights[row]), int(widths[row]), scale[1])
+            for scale, (heights, widths) in self._sizes.items()
+        }
+        views = []
+        for window in self._windows:
+            view = resized[window.resize_px, window.kernel]
+            if window.cut_px is not None:
+                top, left = self._anchors[window][row].tolist()
+                view = view[:, top : top + window.cut_px, left : left + window.cut_px]
+            if window.cut_px != window.crop_px:
+                assert window.crop_px is not None
+                view = _resize(view, window.crop_px, window.crop_px, window.kernel)
+            views.append(view)
+        return tuple(views)
+
+
+def cut_in_threads(
+    batches: Iterable[Sequence[Callable[[], Cuts]]], threads: int, ahead: int
+) -> Iterator[tuple[View, ...]]:
+    """Do the work of each batch in threads, and yield its outputs stacked, in order; `ahead` batches are begun early.
+
+    Each output is (N, 3, S, S), channels-last in memory, or N tensors where the sizes differ.
+    """
+    with ThreadPoolExecutor(threads, thread_name_prefix="cutting") as pool:
+        begun: collections.deque[list[Future[list[Cuts]]]] = collections.deque()
+        try:
+            for batch in batches:
+                # An equal share for each thread at once: handing over images one by one costs more than a small one.
+                share = -(-len(batch) // threads)
+                begun.append(
+                    [pool.submit(_work_off, batch[start : start + share]) for start in range(0, len(batch), share)]
+                )
+                if len(begun) > ahead:
+                    yield _stack(begun.popleft())
+            while begun:
+                yield _stack(begun.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _work_off(share: Sequence[Callable[[], Cuts]]) -> list[Cuts]:
+    return [work() for work in share]
+
+
+def _resize(image: torch.Tensor, height: int, width: int, kernel: Resize = "bilinear_antialias") -> torch.Tensor:
+    mode = v2.InterpolationMode.BICUBIC if kernel == "bicubic_antialias" else v2.InterpolationMode.BILINEAR
+    resized: torch.Tensor = v2.functional.resize_image(
+        image, [height, width], interpolation=mode, antialias=kernel != "bilinear"
+    )
+    return resized
+
+
+def _stack(shares: list[Future[list[Cuts]]]) -> tuple[View, ...]:
+    rows = [row for share in shares for row in share.result()]
+    return tuple(_view(output) for output in zip(*rows, strict=True))
+
+
+def _view(images: Cuts) -> View:
+    if len({image.shape for image in images}) > 1:
+        return images
+    # As they lie in memory, channels last; stacked as they are indexed, they would be transposed there and back.
+    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
