@@ -106,10 +106,9 @@ def _inputs(sections: Sequence[Section], images: torch.Tensor) -> list[torch.Ten
     """What enters each section, in type and layout as in training, in memory that is theirs. All but the images need
     gradients."""
     samples = [images.clone()]
-    for section in sections[:-1]:
+    for section in sections:
         samples.append(section(samples[-1]).detach().clone().requires_grad_())
-    sections[-1](samples[-1])
-    return samples
+    return samples[:-1]
 
 
 def own_gradients(model: nn.Module) -> None:
