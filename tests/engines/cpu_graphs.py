@@ -14,7 +14,7 @@ from unittest import mock
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 
 class Recorder(TorchDispatchMode):
@@ -31,8 +31,13 @@ class Recorder(TorchDispatchMode):
             tensor if isinstance(tensor, torch.Tensor) and tensor.data_ptr() not in known else None
             for tensor in tree_leaves(results)
         ]
-        self.calls.append((func, args, kwargs or {}, made))
+        self.calls.append(_memory_of((func, args, kwargs or {}, made)))
         return results
+
+
+def _memory_of(call: Any) -> Any:
+    """The same with every tensor bare of its autograd history, which a CUDA graph would not keep alive either."""
+    return tree_map(lambda value: value.detach() if isinstance(value, torch.Tensor) else value, call)
 
 
 class CpuGraph:
