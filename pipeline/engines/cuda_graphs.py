@@ -136,9 +136,9 @@ def disagreement(
     before, batches = _copy_of(model.state_dict()), (images, images.flip(0))
     with torch.random.fork_rng([images.device] if images.is_cuda else []):
         torch.manual_seed(derive_seed("cuda graphs", "weights"))
-        _turn_weights(model)
-        turned = _copy_of(model.state_dict())
-        expected, again, found = (_trial(network, model, turned, batches) for network in (plain, plain, graphed))
+        _move_weights(model)
+        moved = _copy_of(model.state_dict())
+        expected, again, found = (_trial(network, model, moved, batches) for network in (plain, plain, graphed))
     model.load_state_dict(before)
     _clear_gradients(model)
     wrong = []
@@ -154,12 +154,12 @@ def disagreement(
 
 
 @torch.no_grad()
-def _turn_weights(model: nn.Module) -> None:
-    """Other weights of the same size: each tensor turned by 30 degrees in a random direction."""
+def _move_weights(model: nn.Module) -> None:
+    """Each tensor by a twentieth of its length, in a random direction: enough to change what a network of many layers
+    says, and too little for frozen batch norms to let its maps grow out of float16."""
     for parameter in model.parameters():
         noise = torch.randn_like(parameter)
-        noise *= parameter.norm() / noise.norm()
-        parameter.mul_(0.87).add_(noise, alpha=0.5)
+        parameter.add_(noise * (0.05 * parameter.norm() / noise.norm()))
 
 
 def _trial(

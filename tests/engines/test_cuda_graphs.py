@@ -71,7 +71,7 @@ def test_sections_of_senet154_have_nine_blocks_at_most_and_each_parameter_once()
 
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("channels_last", [False, True])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_captured_sections_pass_the_proof(precision: str, channels_last: bool, frozen: bool) -> None:
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model = new_model(frozen).to(memory_format=layout).train()
