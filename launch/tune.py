@@ -39,7 +39,8 @@ def print_tuning(config_path: Path, overrides: Sequence[str], *, again: bool) ->
     """
     config = load_config(config_path, overrides)
     execution = config.execution
-    recipe = Cell(execution.precision, execution.channels_last, execution.compile)
+    has_graphs = config.native is not None and config.native.cuda_graphs
+    recipe = Cell(execution.precision, execution.channels_last, execution.compile, has_graphs)
     with _child(config) as lines:
         first = _next(lines, None)
         if first is None:

@@ -108,7 +108,7 @@ def advise(probe: Probe, recipe: Cell) -> list[str]:
     else:
         gain = "" if own is None else f", {best.images_per_second / own:.2f}x as fast as the recipe's own way"
         lines.append(f"fastest in {recipe.precision}: {best.cell}{gain}; add to the command:")
-        lines.append(f"  {override_line(best.cell)}")
+        lines.append(f"  {override_line(best.cell, recipe)}")
     overall = probe.fastest([finding.cell.precision for finding in probe.findings])
     if overall and (overall.images_per_second or 0.0) >= _NOTICEABLE * best.images_per_second:
         times = (overall.images_per_second or 0.0) / best.images_per_second
@@ -119,6 +119,9 @@ def advise(probe: Probe, recipe: Cell) -> list[str]:
     return lines
 
 
-def override_line(cell: Cell) -> str:
-    """The layout and compilation of a way, as overrides of a recipe."""
-    return f"execution.channels_last={str(cell.channels_last).lower()} execution.compile={str(cell.compile).lower()}"
+def override_line(cell: Cell, recipe: Cell) -> str:
+    """The layout and compilation of a way, as overrides of a recipe, and CUDA graphs where the recipe differs."""
+    keys = {"execution.channels_last": cell.channels_last, "execution.compile": cell.compile}
+    if cell.cuda_graphs != recipe.cuda_graphs:
+        keys["native.cuda_graphs"] = cell.cuda_graphs
+    return " ".join(f"{key}={str(value).lower()}" for key, value in keys.items())

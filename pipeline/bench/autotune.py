@@ -8,6 +8,7 @@ it at any time and keeps what it has.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import platform
 import sys
@@ -54,9 +55,13 @@ def probed_task(config: Config) -> Task:
 
 
 def probed_cells(config: Config, device: torch.device) -> list[Cell]:
-    """All layouts, compiled or not, in the recipe's type and, on a GPU, in both 16-bit types."""
-    others = ("bfloat16", "float16") if device.type == "cuda" else ()
-    return all_cells(tuple(dict.fromkeys((config.execution.precision, *others))))
+    """All layouts, compiled or not, in the recipe's type and, on a GPU, in both 16-bit types; and there in the recipe's
+    type with CUDA graphs too, where its engine has them."""
+    if device.type != "cuda":
+        return all_cells((config.execution.precision,))
+    own = config.execution.precision
+    has_graphs = config.native is not None and not config.execution.sync_bn
+    return all_cells(tuple(dict.fromkeys((own, "bfloat16", "float16"))), with_graphs=(own,) if has_graphs else ())
 
 
 def identify(config: Config, task: Task) -> Identity:
@@ -78,6 +83,7 @@ def probe(task: Task, cells: list[Cell]) -> Iterator[Finding]:
     if task.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     for cell in cells:
+        gc.collect()  # a way with CUDA graphs holds its memory until it is collected
         if cell.compile:
             forget_compiled()
         figures = figures_or_error(

@@ -1,28 +1,39 @@
-"""The ways to run a training step: layout, compilation and arithmetic. Never imports torch."""
+"""The ways to run a training step: layout, compilation, arithmetic and launching. Never imports torch."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One way. Its fields are the keys of a recipe's section `execution`."""
+    """One way. Its fields are keys of a recipe: of the section `execution`, and the last one of `native`."""
 
     precision: str
     channels_last: bool
     compile: bool
+    cuda_graphs: bool = False
 
     def __str__(self) -> str:
         layout = "NHWC" if self.channels_last else "NCHW"
-        return f"{'compiled' if self.compile else 'eager'} {layout} {self.precision}"
+        graphs = ", CUDA graphs" if self.cuda_graphs else ""
+        return f"{'compiled' if self.compile else 'eager'} {layout} {self.precision}{graphs}"
+
+    @property
+    def execution(self) -> dict[str, Any]:
+        """The section `execution`."""
+        return {"precision": self.precision, "channels_last": self.channels_last, "compile": self.compile}
 
 
-def all_cells(precisions: Sequence[str]) -> list[Cell]:
-    """Every combination: eager ones before compiled ones, which take minutes to begin."""
+def all_cells(precisions: Sequence[str], with_graphs: Sequence[str] = ()) -> list[Cell]:
+    """Every combination, in the types `with_graphs` with CUDA graphs too: eager ones before compiled ones, which take
+    minutes to begin."""
     return [
-        Cell(precision, channels_last, compiled)
-        for compiled, precision, channels_last in itertools.product((False, True), precisions, (False, True))
+        Cell(precision, channels_last, compiled, graphs)
+        for compiled, graphs in itertools.product((False, True), repeat=2)
+        for precision, channels_last in itertools.product(precisions, (False, True))
+        if not graphs or precision in with_graphs
     ]

@@ -1,6 +1,7 @@
 """`python -m pipeline.bench step`: whole training steps, forward, backward and optimizer.
 
 On a GPU SENet-154 in every way to run it, against timm's legacy_senet154 in every way, and the share of the roofline.
+With 32 images a step or fewer, CUDA graphs are among the ways.
 Elsewhere the small network and two images of SENet-154, in float32 and not compiled.
 """
 
@@ -20,7 +21,8 @@ from pipeline.bench.measurement import Contestant, Role, Work, measure
 from pipeline.bench.peer import import_peer
 from pipeline.bench.roofline import Peaks, measure_peaks, training_floor_seconds
 from pipeline.bench.setting import bench_config
-from pipeline.bench.training_step import LEARNING_RATE, Step, Task, plain_step
+from pipeline.bench.training_step import LEARNING_RATE, Step, Task, compile_whole, compile_with_graphs, plain_step
+from pipeline.config.engines import NativeConfig
 from pipeline.distributed import Collective
 from pipeline.engines import create_engine
 from pipeline.errors import UserError
@@ -33,6 +35,8 @@ _CPU_CELLS = (Cell("float32", channels_last=True, compile=False), _EAGER_NCHW)
 _CPU_BATCHES = {"senet_nano": 64, "senet154": 2}
 _STEPS_PER_ROUND = {"senet_nano": 10, "senet154": 1}
 """Without a GPU; with one it is ten of either."""
+_GRAPHS_BATCH = 32
+"""The most images a step with CUDA graphs: each way that has them keeps the memory of a step for good."""
 _MEMORY = "peak GB"
 
 Progress = Callable[[str], None]
@@ -66,11 +70,11 @@ def _task(model: str, batch: int, device: torch.device) -> Task:
 
 
 def _compare_on_cpu(task: Task, rounds: int, progress: Progress) -> Comparison:
-    contestants = [_contestant(task, f"ours, {cell}", "ours", our_step(task, cell)) for cell in _CPU_CELLS]
+    contestants = [_contestant(task, "ours", "ours", cell, our_step(task, cell)) for cell in _CPU_CELLS]
     # The small network is our own: its peer is the loop that a plain script has.
     cells = _CPU_CELLS if task.model == "senet154" else (_EAGER_NCHW,)
     name, build = _peer_network(task)
-    contestants += [_contestant(task, f"{name}, {cell}", "peer", plain_step(task, build(), cell)) for cell in cells]
+    contestants += [_contestant(task, name, "peer", cell, plain_step(task, build(), cell)) for cell in cells]
     return Comparison(_title(task), per_unit("image"), tuple(measure(contestants, rounds, progress=progress)))
 
 
@@ -80,17 +84,23 @@ def _compare_on_gpu(task: Task, peaks: Peaks, rounds: int, progress: Progress) -
     # All compiled ways live side by side here, and each is to be compiled for itself.
     dynamo: Any = importlib.import_module("torch._dynamo")
     dynamo.config.automatic_dynamic_shapes = False
-    contestants = []
-    for cell in all_cells(("bfloat16", "float16")):
-        contestants.append(_contestant(task, f"ours, {cell}", "ours", our_step(task, cell)))
-        contestants.append(_contestant(task, f"{name}, {cell}", "peer", plain_step(task, build(), cell)))
+    contestants, left_out = [], []
+    for cell in all_cells(("bfloat16", "float16"), with_graphs=("bfloat16",) if task.batch <= _GRAPHS_BATCH else ()):
+        try:
+            contestants.append(_contestant(task, "ours", "ours", cell, our_step(task, cell)))
+        except UserError as error:
+            left_out.append(f"\nours, {cell}, is left out: {error}")
+        if cell.cuda_graphs and not cell.compile:
+            continue  # no option of PyTorch's that a user would pick
+        compile_model = compile_with_graphs if cell.cuda_graphs else compile_whole
+        contestants.append(_contestant(task, name, "peer", cell, plain_step(task, build(), cell, compile_model)))
     taken = measure(contestants, rounds, warm_up=2, progress=progress)
     floor = training_floor_seconds(SPECS[task.model], task.num_classes, task.image_size_px, task.batch, peaks)
     share = Quantity(
         "% of roofline", lambda done: 100 * floor * done.units / task.batch / done.wall_seconds, more_is_better=True
     )
     speed = dataclasses.replace(per_unit("image")[1], digits=0)
-    title = f"{_title(task)}; the roofline is {task.batch / floor:,.0f} images/s"
+    title = f"{_title(task)}; the roofline is {task.batch / floor:,.0f} images/s{''.join(left_out)}"
     return Comparison(title, (speed, share, figure(_MEMORY)), tuple(taken))
 
 
@@ -103,16 +113,17 @@ def _peer_network(task: Task) -> tuple[str, Callable[[], nn.Module]]:
 
 
 def our_step(task: Task, cell: Cell) -> Step:
-    """A step of our network by the engine that the stages use."""
+    """A step of our network by the engine that the stages use. UserError where CUDA graphs are not to be trusted."""
     config = bench_config(
         model=task.model,
         num_classes=task.num_classes,
         batch=task.batch,
         image_size_px=task.image_size_px,
-        execution=dataclasses.asdict(cell),
-    )
+        execution=cell.execution,
+    ).model_copy(update={"native": NativeConfig(cuda_graphs=cell.cuda_graphs)})
     model = create_model(task.model, task.num_classes)
     engine = create_engine(model, config, Collective(Ranks(), timeout_seconds=60))
+    engine.rehearse((task.batch, 3, task.image_size_px, task.image_size_px))
     images, labels = task.images_and_labels(cell)
     criterion = nn.CrossEntropyLoss()
 
@@ -125,7 +136,7 @@ def our_step(task: Task, cell: Cell) -> Step:
     return step
 
 
-def _contestant(task: Task, name: str, role: Role, step: Step) -> Contestant:
+def _contestant(task: Task, who: str, role: Role, cell: Cell, step: Step) -> Contestant:
     on_gpu = task.device.type == "cuda"
     steps = 10 if on_gpu else _STEPS_PER_ROUND[task.model]
 
@@ -136,9 +147,11 @@ def _contestant(task: Task, name: str, role: Role, step: Step) -> Contestant:
         if not on_gpu:
             return Work(steps * task.batch)
         torch.cuda.synchronize()
+        if cell.cuda_graphs:
+            return Work(steps * task.batch)  # its memory was taken at the capture: a step has no peak
         return Work(steps * task.batch, {_MEMORY: (torch.cuda.max_memory_allocated() - before) / 1e9})
 
-    return Contestant(name, role, run)
+    return Contestant(f"{who}, {cell}", role, run)
 
 
 def _reset_peak() -> int:

@@ -22,6 +22,9 @@ class NativeConfig(Section):
     """Gradients are summed over the processes in buckets of about this size, while backward goes on."""
     static_graph: bool = False
     """Tell DistributedDataParallel that every pass is like the first, so that it need not look for what is left out."""
+    cuda_graphs: bool = False
+    """Launch the passes of several blocks as one CUDA graph instead of kernel by kernel: for small batches on a GPU.
+    Every start compares passes with and without, and ends with an error where they differ."""
 
 
 class ApexConfig(Section):
@@ -54,6 +57,16 @@ def ignored_sections(engine: EngineName, sections: Mapping[str, Section | None])
         for place in [f"{name}.{key}" for key in sorted(section.model_fields_set)] or [name]:
             problems.append(f"{place}: engine is '{engine}', which ignores it; set engine: {name} or leave it out")
     return problems
+
+
+def native_problems(options: NativeConfig, execution: ExecutionConfig) -> list[str]:
+    """A problem for each setting that the options cannot work with."""
+    if not (options.cuda_graphs and execution.sync_bn):
+        return []
+    return [
+        "native.cuda_graphs: no graph can hold what execution.sync_bn sends between processes in every batch norm; set "
+        "one of them to false (given true for both)"
+    ]
 
 
 def apex_problems(options: ApexConfig, execution: ExecutionConfig) -> list[str]:

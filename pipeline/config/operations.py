@@ -29,7 +29,7 @@ class CheckpointConfig(Section):
     """Also save after this many steps."""
     keep_last: PositiveInt = 2
     keep_best: bool = True
-    """Also keep the checkpoint with the lowest validation top-1 error."""
+    """Also keep the checkpoint with the lowest validation top-1 error of those that were taken right after one."""
 
 
 class TrackingConfig(Section):

@@ -22,6 +22,7 @@ from pipeline.config.engines import (
     apex_problems,
     describe_engine,
     ignored_sections,
+    native_problems,
 )
 from pipeline.config.evaluation import EvaluateConfig, ReportConfig
 from pipeline.config.execution import ExecutionConfig
@@ -87,6 +88,8 @@ class Config(Section):
         if late:
             problems.append(f"schedule.drop_epochs: must come before train.epochs = {self.train.epochs} (given {late})")
         problems += ignored_sections(self.engine, {name: getattr(self, name) for name in ENGINES})
+        if self.engine == "native":
+            problems += native_problems(self.native or NativeConfig(), self.execution)
         if self.engine == "apex":
             problems += apex_problems(self.apex or ApexConfig(), self.execution)
         if problems:

@@ -145,9 +145,12 @@ class StreamLoader:
             f"augmentation.{name}": list(value) if isinstance(value, tuple) else value
             for name, value in self._config.augmentation.model_dump().items()
         }
-        packages = ["nvidia-dali-cuda130"] if self._config.loader.backend == "dali" else []
-        if self._gpu is None:
-            packages.append("torchvision")
+        versions = {} if self._gpu is not None else {"torchvision": importlib.metadata.version("torchvision")}
+        if self._config.loader.backend == "dali":
+            import nvidia.dali
+
+            # Not from the metadata: the distribution is called after the CUDA release it is built for.
+            versions["nvidia-dali"] = nvidia.dali.__version__
         return {
             "index": self._index.digest,
             "images": len(self._index),
@@ -157,7 +160,7 @@ class StreamLoader:
             **augmentation,
             "loader.backend": self._config.loader.backend,
             "loader.decode": "cpu" if self._gpu is None else "gpu",
-            **{package: importlib.metadata.version(package) for package in packages},
+            **versions,
             "stream_version": STREAM_VERSION,
         }
 

@@ -16,10 +16,13 @@ from pipeline.config.engines import NativeConfig
 from pipeline.config.execution import ExecutionConfig
 from pipeline.config.training import OptimConfig
 from pipeline.distributed import Collective
+from pipeline.engines import cuda_graphs
 from pipeline.engines.autocast import AutocastNetwork
 from pipeline.engines.engine import OptimizerState
 from pipeline.engines.momentum import load_momentum, momentum_by_name
 from pipeline.engines.sync_bn import synchronise_batch_norms
+from pipeline.errors import UserError
+from pipeline.seeds import derive_seed
 from pipeline.training.optim import build_sgd
 
 # The batch norm statistics are each process's own, as in 2017; `synchronise_buffers` hands them on where needed.
@@ -42,30 +45,25 @@ class NativeEngine:
         options: NativeConfig,
         collective: Collective,
     ) -> None:
-        """Takes the model to the collective's device. Weights and state are loaded afterwards: see `rehearse`."""
+        """Takes the model to the collective's device. Weights and state are loaded after `rehearse`, which comes first.
+
+        UserError where the options need a GPU and there is none.
+        """
         self._collective = collective
-        layout = torch.channels_last if execution.channels_last else torch.contiguous_format
-        self.model = model.to(collective.device).to(memory_format=layout).train()
+        self._execution, self._native = execution, options
+        self._layout = torch.channels_last if execution.channels_last else torch.contiguous_format
+        self._capture = cuda_graphs.graph_capture(collective.device) if options.cuda_graphs else None
+        self.model = model.to(collective.device).to(memory_format=self._layout).train()
         self._is_distributed = collective.ranks.world_size > 1
         if execution.sync_bn and self._is_distributed:
             synchronise_batch_norms(self.model)
         self._optimizer = self._new_optimizer(optim)
         self._scaler = torch.amp.GradScaler(collective.device.type, enabled=execution.precision == "float16")
         self._runner: nn.Module = AutocastNetwork(self.model, execution, collective.device)
-        if self._is_distributed:
-            self._runner = nn.parallel.DistributedDataParallel(
-                self._runner,
-                device_ids=[collective.device] if collective.device.type == "cuda" else None,
-                gradient_as_bucket_view=True,
-                bucket_cap_mb=options.bucket_mb,
-                static_graph=options.static_graph,
-                **_OWN_STATISTICS,
-            )
-            if execution.gradient_compression == "bfloat16":
-                self._runner.register_comm_hook(None, bf16_compress_hook)
 
     def rehearse(self, image_shape: tuple[int, int, int, int]) -> None:
-        """Two forward and backward passes on blank images, to be followed by loading weights and state.
+        """Captures CUDA graphs where the options ask for them (UserError where they are not to be trusted), joins the
+        processes, and takes two forward and backward passes, to be followed by loading weights and state.
 
         DistributedDataParallel plans its gradient buckets anew after its first backward pass, which changes the order
         in which gradients are summed. Without this, the first step of a resumed run would sum them in another order
@@ -73,11 +71,12 @@ class NativeEngine:
         compilation and the memory's high-water mark out of the way before the first step is timed. A single process
         has no buckets and skips it.
         """
+        if self._capture is not None:
+            self._capture_graphs(image_shape, self._capture)
         if not self._is_distributed:
             return
-        images = torch.zeros(image_shape, device=self._collective.device)
-        if next(self.model.parameters()).is_contiguous(memory_format=torch.channels_last):
-            images = images.contiguous(memory_format=torch.channels_last)
+        self._join_processes()
+        images = torch.zeros(image_shape, device=self._collective.device).contiguous(memory_format=self._layout)
         for _ in range(2):
             self.backward(self.forward(images).float().logsumexp(1).mean())
         self._clear_gradients()
@@ -130,6 +129,39 @@ class NativeEngine:
     def _new_optimizer(self, optim: OptimConfig) -> torch.optim.Optimizer:
         return build_sgd(self.model, optim)
 
+    def _capture_graphs(self, image_shape: tuple[int, int, int, int], capture: cuda_graphs.Capture) -> None:
+        """Before the processes are joined, when nothing is on its way between them that a capture would trip over."""
+        generator = torch.Generator().manual_seed(derive_seed("cuda graphs", "images"))
+        images = torch.randn(image_shape, generator=generator).to(self._collective.device, memory_format=self._layout)
+        cuda_graphs.own_gradients(self.model)
+        plain = self._runner
+        assert isinstance(plain, AutocastNetwork)
+        problem: str | None
+        try:
+            self._runner = plain.graphed(images, capture)
+            problem = cuda_graphs.disagreement(plain, self._runner, self.model, images, self._execution.precision)
+        except RuntimeError as error:
+            problem = f"capturing or replaying them failed ({str(error).partition(chr(10))[0]})"
+        # All processes go on, or none does, and none waits for one that has given up.
+        if self._collective.any(problem is not None):
+            raise UserError(
+                "native.cuda_graphs: CUDA graphs are not to be trusted here: "
+                f"{problem or 'another process has found them wrong'}; set native.cuda_graphs: false"
+            )
+
+    def _join_processes(self) -> None:
+        self._runner = nn.parallel.DistributedDataParallel(
+            self._runner,
+            device_ids=[self._collective.device] if self._collective.device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            bucket_cap_mb=self._native.bucket_mb,
+            static_graph=self._native.static_graph,
+            **_OWN_STATISTICS,
+        )
+        if self._execution.gradient_compression == "bfloat16":
+            self._runner.register_comm_hook(None, bf16_compress_hook)
+
     def _clear_gradients(self) -> None:
-        # Those that are views of DistributedDataParallel's buckets must stay where they are.
-        self._optimizer.zero_grad(set_to_none=not self._is_distributed)
+        # Those that are views of DistributedDataParallel's buckets must stay where they are, and so must those that a
+        # graph's gradients are added to.
+        self._optimizer.zero_grad(set_to_none=not (self._is_distributed or self._capture))

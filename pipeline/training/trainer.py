@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -30,6 +29,7 @@ from pipeline.training.checkpoint_writer import CheckpointWriter, NotFinite
 from pipeline.training.due import due_after
 from pipeline.training.loss_watch import LossWatch
 from pipeline.training.processes import describe_processes
+from pipeline.training.progress import Progress
 from pipeline.training.schedule import LearningRate
 from pipeline.training.throughput import Throughput
 
@@ -40,17 +40,6 @@ class Phase:
 
     first_step: int
     last_step: int
-
-
-@dataclasses.dataclass
-class Progress:
-    """Where training stands, beside the weights: what a checkpoint holds of the trainer itself."""
-
-    global_step: int
-    best: dict[str, Any] | None = None
-    """Step and errors of the best validation of this stage."""
-    validation: dict[str, Any] | None = None
-    """The latest validation."""
 
 
 class Trainer:
@@ -107,7 +96,8 @@ class Trainer:
         self._engine.load_state_dict(checkpoint.optimizer)
         self._loader.load_state_dict(checkpoint.state["loader"])
         self._events.rewind(checkpoint.state["events_position"])
-        self._progress = Progress(checkpoint.global_step, checkpoint.state["best"], checkpoint.state["validation"])
+        state = checkpoint.state
+        self._progress = Progress(checkpoint.global_step, state["best"], state["validation"], state["best_saved"])
         self._saved_step, self._newest = checkpoint.global_step, path
         self._frozen = frozen_digest(self._engine.model)
 
@@ -219,17 +209,14 @@ class Trainer:
             "epoch": round(float(self._order.epoch_of(done)), 4),
             **dataclasses.asdict(result),
         }
-        self._progress.validation = fields
-        best = self._progress.best
-        if best is None or fields["top1_error_percent"] < best["top1_error_percent"]:
-            self._progress.best = fields
+        self._progress.note_validation(fields)
         self._events.write("validation", **fields)
 
     def _save(self) -> None:
         """Take a checkpoint, once the one before is on disk; it is written while training goes on."""
         self._check_loss()
         self._check_frozen()
-        done = self._progress.global_step
+        done, best_step = self._progress.global_step, self._progress.note_checkpoint()
         optimizer = self._engine.state_dict()
         if self._collective.ranks.is_main:
             self._tell_saved(self._writer.wait)
@@ -242,10 +229,11 @@ class Trainer:
                     "events_position": self._events.position(),
                     "best": self._progress.best,
                     "validation": self._progress.validation,
+                    "best_saved": self._progress.best_saved,
                     "processes": describe_processes(self._config, self._collective, self._split),
                 },
             )
-            self._writer.start(checkpoint, None if self._progress.best is None else self._progress.best["global_step"])
+            self._writer.start(checkpoint, best_step)
         self._saved_step = done
 
     def _save_to_the_end(self) -> None:

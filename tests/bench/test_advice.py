@@ -33,6 +33,33 @@ def test_eager_ways_come_before_compiled_ones():
     ]
 
 
+def test_cuda_graphs_are_ways_of_their_own_in_the_types_that_are_asked_for():
+    cells = all_cells(("bfloat16", "float16"), with_graphs=("float16",))
+    assert [cell for cell in cells if not cell.cuda_graphs] == CELLS
+    assert [str(cell) for cell in cells if cell.cuda_graphs] == [
+        "eager NCHW float16, CUDA graphs",
+        "eager NHWC float16, CUDA graphs",
+        "compiled NCHW float16, CUDA graphs",
+        "compiled NHWC float16, CUDA graphs",
+    ]
+    assert [cell.compile for cell in cells] == sorted(cell.compile for cell in cells)
+
+
+def test_cuda_graphs_are_advised_by_the_engines_key_and_only_where_the_recipe_differs():
+    graphs = dataclasses.replace(RECIPE, cuda_graphs=True)
+    known = Probe(IDENTITY, "today", (Finding(RECIPE, 100), Finding(graphs, 150)))
+    assert advise(known, RECIPE) == [
+        "fastest in bfloat16: eager NCHW bfloat16, CUDA graphs, 1.50x as fast as the recipe's own way; add to the "
+        "command:",
+        "  execution.channels_last=false execution.compile=false native.cuda_graphs=true",
+    ]
+    known = Probe(IDENTITY, "today", (Finding(RECIPE, 150), Finding(graphs, 100)))
+    assert (
+        advise(known, graphs)[1] == "  execution.channels_last=false execution.compile=false native.cuda_graphs=false"
+    )
+    assert Probe.from_fields(dataclasses.asdict(known)) == known
+
+
 def test_the_fastest_layout_and_compilation_are_advised_as_overrides():
     assert advise(probe(100, 120, 110, 90, 115, 150), RECIPE) == [
         "fastest in bfloat16: compiled NHWC bfloat16, 1.50x as fast as the recipe's own way; add to the command:",

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -29,6 +31,17 @@ def test_without_a_gpu_only_the_recipes_type_is_tried():
     assert {cell.precision for cell in autotune.probed_cells(config, torch.device("cuda"))} == {"bfloat16", "float16"}
 
 
+@pytest.mark.parametrize(
+    ("overrides", "has_graphs"), [([], True), (["engine=deepspeed"], False), (["execution.sync_bn=true"], False)]
+)
+def test_cuda_graphs_are_tried_in_the_recipes_type_where_its_engine_has_them(overrides, has_graphs):
+    config = load_config(CONFIGS / "senet154_1gpu.yaml", overrides)
+    graphed = [cell for cell in autotune.probed_cells(config, torch.device("cuda")) if cell.cuda_graphs]
+    assert {cell.precision for cell in graphed} == ({"bfloat16"} if has_graphs else set())
+    assert not any(cell.cuda_graphs for cell in autotune.probed_cells(config, torch.device("cpu")))
+
+
+@on_cpu
 def test_a_way_that_fails_is_a_finding_and_the_others_go_on(monkeypatch):
     monkeypatch.setattr(clock, "_GROUP_SECONDS", 1e-4)
     good, bad = Cell("float32", True, False), Cell("float32", False, False)
@@ -40,7 +53,10 @@ def test_a_way_that_fails_is_a_finding_and_the_others_go_on(monkeypatch):
         return original(task, cell)
 
     monkeypatch.setattr(autotune, "our_step", step)
-    failed, measured = autotune.probe(Task("senet_nano", 10, 32, 2, torch.device("cpu")), [bad, good])
+    task, graphs = Task("senet_nano", 10, 32, 2, torch.device("cpu")), dataclasses.replace(good, cuda_graphs=True)
+    failed, refused, measured = autotune.probe(task, [bad, graphs, good])
+    assert (refused.cell, refused.images_per_second) == (graphs, None)
+    assert refused.problem.startswith("native.cuda_graphs: needs a GPU")
     assert (failed.cell, failed.images_per_second, failed.problem) == (bad, None, "out of memory")
     assert measured.cell == good
     assert measured.images_per_second > 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ from pipeline.bench.cell import Cell
 from pipeline.bench.step import our_step
 from pipeline.bench.training_step import Task, plain_step
 from pipeline.models import create_model
+from tests.engines.cpu_graphs import capture
+from tests.engines.jobs import stand_in
 
 TASK = Task("senet_nano", 10, 32, 4, torch.device("cpu"))
 NHWC = Cell("float32", channels_last=True, compile=False)
@@ -20,6 +23,18 @@ def test_ours_and_the_plain_loop_begin_with_the_same_work():
     assert len(losses) == 1
     # Ours drops out a fifth of the features, which the plain loop's copy here does not.
     assert float(our_step(TASK, NHWC)()) == pytest.approx(losses.pop(), rel=0.3)
+
+
+def test_our_step_with_cuda_graphs_does_the_same_work():
+    graphs = dataclasses.replace(NHWC, cuda_graphs=True)
+    with stand_in(capture):
+        graphed = our_step(TASK, graphs)
+    plain = our_step(TASK, NHWC)
+    losses = []
+    for step in (plain, graphed):
+        torch.manual_seed(0)
+        losses.append([float(step()) for _ in range(3)])
+    assert losses[0] == losses[1]
 
 
 def test_a_step_learns():

@@ -37,6 +37,16 @@ def test_options_of_another_engine_are_refused(write, overrides, messages):
     assert [line.partition(": ")[2] for line in lines] == messages
 
 
+def test_cuda_graphs_and_what_they_cannot_hold_are_refused(write):
+    lines = mistakes(write(), ["cuda_graphs=true", "sync_bn=true"])
+    assert [line.partition(": ")[2] for line in lines] == [
+        "native.cuda_graphs: no graph can hold what execution.sync_bn sends between processes in every batch norm; set "
+        "one of them to false (given true for both)"
+    ]
+    assert load_config(write(), ["cuda_graphs=true"]).engine_in_words == "native (cuda_graphs True)"
+    assert load_config(write(), ["engine=deepspeed", "sync_bn=true"]).native is None
+
+
 def test_mistake_names_the_line_of_the_option(write):
     lines = mistakes(write(f"{SMALL}deepspeed:\n  zero_stage: 1\n"))
     assert lines == [

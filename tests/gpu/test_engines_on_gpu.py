@@ -1,4 +1,4 @@
-"""DeepSpeed and synchronised batch norms on real GPUs. Each test skips itself where there are too few."""
+"""Several processes, DeepSpeed and CUDA graphs on real GPUs. Each test skips itself where there are too few."""
 
 from __future__ import annotations
 
@@ -49,15 +49,23 @@ def test_deepspeed_learns_in_every_precision(zero_stage: int, precision: str, im
     assert all(tensor.isfinite().all() for tensor in read_weights(directory / "weights.safetensors").values())
 
 
+@pytest.mark.parametrize("execution", [{"precision": "bfloat16"}, {"precision": "float16", "compile": True}])
+def test_cuda_graphs_learn_with_moving_and_with_frozen_batch_norms(
+    execution: dict[str, Any], images: Path, tmp_path: Path
+) -> None:
+    train(tmp_path / "run", images, 1, native={"cuda_graphs": True}, execution=execution)
+
+
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 @pytest.mark.parametrize(
     "sections",
     [
         {"execution": {"sync_bn": True}},
         {"execution": {"gradient_compression": "bfloat16"}},
+        {"native": {"cuda_graphs": True}, "execution": {"precision": "bfloat16"}},
         {"engine": "deepspeed", "deepspeed": {"zero_stage": 2}, "execution": {"gradient_compression": "bfloat16"}},
     ],
-    ids=["sync_bn", "native-compressed", "zero2-compressed"],
+    ids=["sync_bn", "native-compressed", "native-graphs", "zero2-compressed"],
 )
 def test_two_gpus_learn_together(sections: dict[str, Any], images: Path, tmp_path: Path) -> None:
     train(tmp_path / "run", images, 2, **sections)

@@ -76,6 +76,19 @@ def test_every_way_is_shown_with_the_overrides_to_add(child, capsys):
     )
 
 
+def test_cuda_graphs_are_part_of_the_recipes_own_way(child, capsys, monkeypatch):
+    graphs = {**WAYS[1], "cuda_graphs": True}
+    monkeypatch.setattr(sys.modules[__name__], "WAYS", [WAYS[1], graphs])
+    child(150, 100)
+    assert print_tuning(RECIPE, ["cuda_graphs=true"], again=False) == 0
+    shown = capsys.readouterr().out
+    assert cells_of(shown) == [
+        "eager NHWC float32               150.0",
+        "eager NHWC float32, CUDA graphs  100.0     the recipe's",
+    ]
+    assert shown.endswith("  execution.channels_last=true execution.compile=false native.cuda_graphs=false\n")
+
+
 def test_what_is_known_is_not_measured_again_unless_asked_to(child, capsys):
     child(100, 80, 120, 200)
     print_tuning(RECIPE, [], again=False)

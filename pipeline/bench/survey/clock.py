@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pipeline.bench.measurement import Spread
+from pipeline.errors import UserError
 
 _GROUPS = 5
 _GROUP_SECONDS = 0.02
@@ -42,7 +43,7 @@ def figures_or_error(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What `measure` returns; or why it could not, as for want of memory or of a kernel: that is a finding too."""
     try:
         return measure()
-    except RuntimeError as error:
+    except (RuntimeError, UserError) as error:
         return {"error": (str(error).splitlines() or [type(error).__name__])[0]}
 
 

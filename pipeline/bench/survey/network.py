@@ -103,7 +103,7 @@ def _measure(
         "network": name,
         "batch": batch,
         "way": f"{cell}, CUDA graph" if as_graph else str(cell),
-        "execution": dataclasses.asdict(cell),
+        "execution": cell.execution,
         **figures_or_error(lambda: _figures(scope, network, cell, batch, as_graph)),
     }
 

@@ -1,0 +1,191 @@
+"""Training with CUDA graphs: the network's sections, the passes of each launched as one instead of kernel by kernel.
+
+The capture is PyTorch's own, `torch.cuda.make_graphed_callables`, in the order that works below
+DistributedDataParallel: first capture, then wrap. It was written without a GPU at hand, and nothing of it is taken on
+trust: every start proves it (`disagreement`).
+"""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import nn
+
+from pipeline.errors import UserError
+from pipeline.models.senet import SENet
+from pipeline.seeds import derive_seed
+
+Capture = Callable[[tuple[nn.Module, ...], tuple[tuple[torch.Tensor, ...], ...]], object]
+"""Makes each module replay, in training mode, what it does with the arguments that stand for it."""
+
+_BLOCKS = 9
+"""The most blocks of a section. All gradients of a section come at once, so it is to be small enough that summing them
+over the processes goes on behind the backward pass of the sections before it."""
+_ROUNDING = {"float32": 2**-10, "float16": 2**-10, "bfloat16": 2**-7}
+"""The step between neighbouring numbers, relative to them; convolutions of float32 run in TF32 on newer GPUs."""
+
+
+class Section(nn.Sequential):
+    """Modules of the network, one after the other."""
+
+    _output: weakref.ref[torch.Tensor]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The last one's output."""
+        output: torch.Tensor = super().forward(x)  # type: ignore[no-untyped-call]
+        self._output = weakref.ref(output)
+        return output
+
+    def forget_history(self) -> None:
+        """Let go of the autograd graph of the last forward pass, if somebody still has its output."""
+        output = self._output()
+        if output is not None:
+            output.detach_()
+
+
+class GraphedNetwork(nn.Sequential):
+    """The sections one after the other, for batches of one shape."""
+
+    def __init__(self, sections: Sequence[Section], shape: torch.Size) -> None:
+        super().__init__(*sections)
+        self._shape = shape
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """The network's output, which the next call overwrites."""
+        # A replay copies its images to where those of the capture lay, and would repeat a single one to fill the place.
+        assert images.shape == self._shape, f"captured for {self._shape} (given {images.shape})"
+        output: torch.Tensor = super().forward(images)  # type: ignore[no-untyped-call]
+        return output
+
+
+def graph_capture(device: torch.device) -> Capture:
+    """What captures modules on this device. UserError where that is no GPU."""
+    if device.type != "cuda":
+        raise UserError("native.cuda_graphs: needs a GPU, and there is none here; set native.cuda_graphs: false")
+    capture: Capture = torch.cuda.make_graphed_callables
+    return capture
+
+
+def split(network: nn.Module) -> list[Section]:
+    """A SENet, whose blocks may be compiled, as sections of the same modules.
+
+    They are modules of their own: capturing replaces their `forward`, and the network, which is evaluated, copied and
+    saved, is to stay as it is.
+    """
+    assert isinstance(network, SENet)
+    sections = [Section(network.layer0, network.pool0)]
+    for index in range(1, len(network.spec.widths) + 1):
+        blocks = list(network.get_submodule(f"layer{index}").children())
+        sections += [Section(*blocks[start : start + _BLOCKS]) for start in range(0, len(blocks), _BLOCKS)]
+    return [*sections, Section(network.avg_pool, nn.Flatten(1), network.dropout, network.last_linear)]
+
+
+def capture_sections(network: nn.Module, images: torch.Tensor, capture: Capture) -> GraphedNetwork:
+    """The network as sections that are captured for batches like `images`; moves its batch norms' statistics.
+
+    No autograd graph through the parameters may be alive: the capture would come upon nodes of another stream than its
+    own. To be called under the autocast that training runs under, which must not keep casts of the weights: the graphs
+    are to cast them as they are at each replay.
+    """
+    sections = split(network)
+    samples = _inputs(sections, images)
+    # Graphs of an earlier engine that the collector happened to free during the capture would break it.
+    gc.collect()
+    capture(tuple(sections), tuple((sample,) for sample in samples))
+    for section in sections:
+        # The captured output would keep the capture's autograd graph, whose last nodes, those that add to the
+        # parameters' gradients, belong to the capture's stream. DistributedDataParallel is to get new ones.
+        section.forget_history()
+    return GraphedNetwork(sections, images.shape)
+
+
+def _inputs(sections: Sequence[Section], images: torch.Tensor) -> list[torch.Tensor]:
+    """What enters each section, in type and layout as in training, in memory that is theirs. All but the images need
+    gradients."""
+    samples = [images.clone()]
+    for section in sections:
+        samples.append(section(samples[-1]).detach().clone().requires_grad_())
+    return samples[:-1]
+
+
+def own_gradients(model: nn.Module) -> None:
+    """Give every parameter a gradient to add to, which must then be cleared in place.
+
+    A parameter without one would take the graph's own buffer for its gradient (as PyTorch does to save a copy), and the
+    next replay would overwrite what was to be accumulated.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+
+
+def disagreement(
+    plain: nn.Module, graphed: nn.Module, model: nn.Module, images: torch.Tensor, precision: str
+) -> str | None:
+    """Where `graphed` does not compute what `plain` does, in words; None where it does.
+
+    Both are the network `model`, and train it on `images` and on the same in another order, gradients adding up, from
+    the same state and with the same dropout. Logits, gradients and batch norm statistics are to agree within the
+    rounding of `precision` and what `plain` differs by when it does it again. The weights are others than at the
+    capture, so that graphs which keep a copy of them are found out. `model`, which must have gradients of its own, is
+    left as it was, these at zero.
+    """
+    before, batches = _copy_of(model.state_dict()), (images, images.flip(0))
+    with torch.random.fork_rng([images.device] if images.is_cuda else []):
+        torch.manual_seed(derive_seed("cuda graphs", "weights"))
+        _move_weights(model)
+        moved = _copy_of(model.state_dict())
+        expected, again, found = (_trial(network, model, moved, batches) for network in (plain, plain, graphed))
+    model.load_state_dict(before)
+    _clear_gradients(model)
+    wrong = []
+    for name, value in expected.items():
+        size, noise = float(value.norm()), float((again[name] - value).norm())
+        distance = float((found[name] - value).norm())
+        # Written so that a distance that is no number is none that will do.
+        if not distance <= 8 * _ROUNDING[precision] * size + 3 * noise:
+            wrong.append(f"{name}, by {distance / size if size else distance:.2g} of itself")
+    if not wrong:
+        return None
+    return f"{wrong[0]}" + (f", and {len(wrong) - 1} others" if len(wrong) > 1 else "")
+
+
+@torch.no_grad()
+def _move_weights(model: nn.Module) -> None:
+    """Each tensor by a twentieth of its length, in a random direction: enough to change what a network of many layers
+    says, and too little for frozen batch norms to let its maps grow out of float16."""
+    for parameter in model.parameters():
+        noise = torch.randn_like(parameter)
+        parameter.add_(noise * (0.05 * parameter.norm() / noise.norm()))
+
+
+def _trial(
+    network: nn.Module, model: nn.Module, state: Mapping[str, torch.Tensor], batches: Sequence[torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Logits, summed gradients and batch norm statistics after a pass over all batches from `state`."""
+    model.load_state_dict(dict(state))
+    _clear_gradients(model)
+    torch.manual_seed(derive_seed("cuda graphs", "dropout"))
+    logits = []
+    for images in batches:
+        answer = network(images)
+        labels = torch.arange(len(answer), device=answer.device) % answer.shape[1]
+        # The sum, not the mean: without the scaler's help, gradients of float16 are not to vanish.
+        nn.functional.cross_entropy(answer, labels, reduction="sum").backward()  # type: ignore[no-untyped-call]
+        logits.append(answer.detach().clone())
+    gradients = {
+        f"the gradient of {name}": p.grad.clone() for name, p in model.named_parameters() if p.grad is not None
+    }
+    statistics = {name: buffer.to(torch.float32, copy=True) for name, buffer in model.named_buffers()}
+    return {"the logits": torch.cat(logits), **gradients, **statistics}
+
+
+def _copy_of(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def _clear_gradients(model: nn.Module) -> None:
+    model.zero_grad(set_to_none=False)
