@@ -18,7 +18,7 @@ README = REPOSITORY / "README.md"
 COMMAND = re.compile(r"^(?:\$ )?((?:[A-Z_]+=\S+ )*(?:\S*python3?|senet154|make)\b.*)$")
 
 
-DOCUMENTS = (README, *sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "slurm" / "README.md")
+DOCUMENTS = (README, *sorted((REPOSITORY / "pipeline").rglob("README.md")), REPOSITORY / "slurm" / "README.md")
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -84,16 +85,26 @@ def _compare_on_gpu(task: Task, peaks: Peaks, rounds: int, progress: Progress) -
     # All compiled ways live side by side here, and each is to be compiled for itself.
     dynamo: Any = importlib.import_module("torch._dynamo")
     dynamo.config.automatic_dynamic_shapes = False
-    contestants, left_out = [], []
-    for cell in all_cells(("bfloat16", "float16"), with_graphs=("bfloat16",) if task.batch <= _GRAPHS_BATCH else ()):
+    contestants: list[Contestant] = []
+    left_out: list[str] = []
+
+    def enter(who: str, role: Role, cell: Cell, build_step: Callable[[], Step]) -> None:
+        """A way that fails, for want of memory or of a compiler that takes it, is named and does not end the rest."""
         try:
-            contestants.append(_contestant(task, "ours", "ours", cell, our_step(task, cell)))
-        except UserError as error:
-            left_out.append(f"\nours, {cell}, is left out: {error}")
+            step = build_step()
+            step()
+            torch.cuda.synchronize()
+        except (UserError, RuntimeError) as error:
+            left_out.append(f"\n{who}, {cell}, is left out: {str(error).partition(chr(10))[0]}")
+        else:
+            contestants.append(_contestant(task, who, role, cell, step))
+
+    for cell in all_cells(("bfloat16", "float16"), with_graphs=("bfloat16",) if task.batch <= _GRAPHS_BATCH else ()):
+        enter("ours", "ours", cell, partial(our_step, task, cell))
         if cell.cuda_graphs and not cell.compile:
             continue  # no option of PyTorch's that a user would pick
         compile_model = compile_with_graphs if cell.cuda_graphs else compile_whole
-        contestants.append(_contestant(task, name, "peer", cell, plain_step(task, build(), cell, compile_model)))
+        enter(name, "peer", cell, lambda cell=cell, how=compile_model: plain_step(task, build(), cell, how))  # type: ignore[misc]
     taken = measure(contestants, rounds, warm_up=2, progress=progress)
     floor = training_floor_seconds(SPECS[task.model], task.num_classes, task.image_size_px, task.batch, peaks)
     share = Quantity(

@@ -4,7 +4,7 @@ DALI carries out what it is given: the files in their order, and for each image 
 of its operators is random and it neither shuffles nor shards, so its own checkpoints are not needed: a pipeline that
 starts at a later image yields exactly the rest.
 
-On the CPU, DALI decodes and torchvision resizes what was decoded: DALI's own resizing takes several times as long.
+On the CPU, DALI decodes and PyTorch resizes what was decoded: DALI's own resizing takes several times as long.
 """
 
 from __future__ import annotations

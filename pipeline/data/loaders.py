@@ -145,12 +145,16 @@ class StreamLoader:
             f"augmentation.{name}": list(value) if isinstance(value, tuple) else value
             for name, value in self._config.augmentation.model_dump().items()
         }
-        versions = {} if self._gpu is not None else {"torchvision": importlib.metadata.version("torchvision")}
+        versions = {}
+        if self._gpu is None:
+            versions["torch"] = str(torch.__version__)
         if self._config.loader.backend == "dali":
             import nvidia.dali
 
             # Not from the metadata: the distribution is called after the CUDA release it is built for.
             versions["nvidia-dali"] = nvidia.dali.__version__
+        else:
+            versions["torchvision"] = importlib.metadata.version("torchvision")
         return {
             "index": self._index.digest,
             "images": len(self._index),

@@ -31,7 +31,8 @@ def write_outcome(directory: Path, outcome: Outcome) -> bool:
     Returns whether this is the one that stands.
     """
     path = directory / OUTCOME
-    draft = directory / f".tmp-{os.getpid()}-{OUTCOME}"
+    # Processes of two nodes may have the same number.
+    draft = directory / f".tmp-{outcome.rank}-{os.getpid()}-{OUTCOME}"
     try:
         write_json(draft, dataclasses.asdict(outcome))
         os.link(draft, path)
