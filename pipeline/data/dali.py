@@ -23,7 +23,7 @@ from pipeline.data import dali_graph
 from pipeline.data.augmentation import Augmentation
 from pipeline.data.batch import View
 from pipeline.data.cutting import WindowCutter, cut_in_threads, fit_crop
-from pipeline.data.dali_pipeline import DECODE, pad_to_batches, parameters, run_pipeline
+from pipeline.data.dali_pipeline import DECODE, decode_slices, pad_to_batches, run_pipeline
 from pipeline.data.index import ImageIndex
 from pipeline.data.window import Window
 
@@ -48,12 +48,9 @@ def decode_crops(
     if gpu is not None:
         yield from dali_graph.decode_crops(index, positions, augmentation, size_px, batch, loader, gpu)
         return
-    anchors_N2 = np.stack([augmentation.tops, augmentation.lefts], axis=1).astype(np.int32)
-    shapes_N2 = np.stack([augmentation.heights, augmentation.widths], axis=1).astype(np.int32)
 
     def graph(files: Any) -> list[Any]:
-        anchors, shapes = parameters([anchors_N2, shapes_N2], batch)
-        return [fn.decoders.image_slice(files, start=anchors, shape=shapes, axes=[0, 1], device="cpu", **DECODE)]
+        return decode_slices(files, augmentation, batch, None)
 
     decoded = run_pipeline(index, positions, graph, batch, loader, None)
     mirrored = iter(augmentation.mirrored.tolist())

@@ -17,7 +17,7 @@ from nvidia.dali import fn, types
 from pipeline.config.operations import LoaderConfig
 from pipeline.data.augmentation import Augmentation
 from pipeline.data.batch import View
-from pipeline.data.dali_pipeline import DECODE, pad_to_batches, parameters, run_pipeline
+from pipeline.data.dali_pipeline import DECODE, decode_slices, pad_to_batches, parameters, run_pipeline
 from pipeline.data.index import ImageIndex
 from pipeline.data.window import Window, resized_sizes
 from pipeline.exchange.preprocessing import Resize
@@ -40,20 +40,10 @@ def decode_crops(
     gpu: int | None,
 ) -> Iterator[torch.Tensor]:
     """What `pipeline.data.dali.decode_crops` promises; `gpu` is None for a graph on the CPU."""
-    anchors_N2 = np.stack([augmentation.tops, augmentation.lefts], axis=1).astype(np.int32)
-    shapes_N2 = np.stack([augmentation.heights, augmentation.widths], axis=1).astype(np.int32)
     mirrored_N = augmentation.mirrored.astype(np.int32)
 
     def graph(files: Any) -> list[Any]:
-        anchors, shapes, mirrored = parameters([anchors_N2, shapes_N2, mirrored_N], batch)
-        images = fn.decoders.image_slice(
-            files,
-            start=anchors,
-            shape=shapes,
-            axes=[0, 1],
-            device="cpu" if gpu is None else "mixed",
-            **DECODE,
-        )
+        images, mirrored = decode_slices(files, augmentation, batch, gpu, mirrored_N)
         images = fn.resize(images, size=[size_px, size_px], **_KERNELS["bilinear_antialias"])
         return [fn.flip(images, horizontal=mirrored)]
 

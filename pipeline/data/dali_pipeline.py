@@ -14,6 +14,7 @@ from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
 from pipeline.config.operations import LoaderConfig
+from pipeline.data.augmentation import Augmentation
 from pipeline.data.batch import View
 from pipeline.data.encoded import EncodedImages
 from pipeline.data.index import ImageIndex
@@ -31,6 +32,17 @@ def pad_to_batches(positions: Integers, batch: int) -> tuple[Integers, int]:
     is no larger than they need."""
     batch = min(batch, len(positions))
     return np.concatenate([positions, np.repeat(positions[-1:], -len(positions) % batch)]), batch
+
+
+def decode_slices(
+    files: Any, augmentation: Augmentation, batch: int, gpu: int | None, *columns: npt.NDArray[Any]
+) -> list[Any]:
+    """In a graph: no more of each image decoded than its training crop, and the rows of further columns as inputs."""
+    anchors_N2 = np.stack([augmentation.tops, augmentation.lefts], axis=1).astype(np.int32)
+    shapes_N2 = np.stack([augmentation.heights, augmentation.widths], axis=1).astype(np.int32)
+    anchors, shapes, *others = parameters([anchors_N2, shapes_N2, *columns], batch)
+    device = "cpu" if gpu is None else "mixed"
+    return [fn.decoders.image_slice(files, start=anchors, shape=shapes, axes=[0, 1], device=device, **DECODE), *others]
 
 
 def parameters(columns: list[npt.NDArray[Any]], batch: int) -> Any:
