@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from launch.command import parse
-from pipeline.errors import EXIT_FAILED, EXIT_USER_ERROR, UserError
+from pipeline.ground.errors import EXIT_FAILED, EXIT_USER_ERROR, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +33,7 @@ def _do(arguments: argparse.Namespace) -> int:
             from launch.plan import print_plan
 
             return print_plan(
-                arguments.config, arguments.overrides, arguments.run, arguments.profile, arguments.rehearse
+                arguments.config, arguments.overrides, arguments.run, arguments.profile, arguments.simulate
             )
         case "status":
             from launch.status import print_status, watch_status
@@ -42,11 +42,11 @@ def _do(arguments: argparse.Namespace) -> int:
                 return watch_status(arguments.run, arguments.watch)
             return print_status(arguments.run)
         case "cancel":
-            from launch.cancel import cancel_run
+            from launch.slurm.cancel import cancel_run
 
             return cancel_run(arguments.run)
         case "logs":
-            from launch.logs import print_logs
+            from launch.slurm.logs import print_logs
 
             return print_logs(arguments.run, arguments.stage, arguments.follow)
         case "weights":
@@ -70,10 +70,10 @@ def _do(arguments: argparse.Namespace) -> int:
 
             request = SubmitRequest.of(arguments)
             if arguments.other_configs or arguments.seeds:
-                from launch.ensemble import submit_ensemble
+                from launch.slurm.ensemble import submit_ensemble
 
                 return submit_ensemble(request, arguments.other_configs, arguments.seeds)
-            from launch.submit import submit_stages
+            from launch.slurm.submit import submit_stages
 
             return submit_stages(request)
         case _:

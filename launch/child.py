@@ -11,7 +11,7 @@ import types
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.cores import count_cores
+from pipeline.ground.cores import count_cores
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 _SECONDS_TO_SAVE = 300
@@ -24,7 +24,7 @@ def stage_command(name: str, run: Path, processes: int) -> list[str]:
     stage = ["stages", name, "--run", str(run)]
     if processes == 1:
         return [sys.executable, "-m", *stage]
-    return [sys.executable, "-m", "stages.torchrun", str(processes), *stage]
+    return [sys.executable, "-m", "pipeline.running.torchrun", str(processes), *stage]
 
 
 def stage_environment(environment: Mapping[str, str], processes: int) -> dict[str, str]:

@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.exchange.command import add_actions
+from pipeline.interop.command import add_actions
 
 _EPILOG = """examples:
   python -m launch plan configs/senet154_8gpu.yaml
-  python -m launch plan configs/senet154_ilsvrc2017.yaml --rehearse
+  python -m launch plan configs/senet154_ilsvrc2017.yaml --simulate
   python -m launch run configs/demo.yaml
   python -m launch run configs/demo.yaml epochs=20 processes=2 --run runs/longer
   python -m launch status runs/demo
@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         help="with the processes that this gives, as slurm/profiles/8x8_gpu.yaml",
     )
     plan.add_argument(
-        "--rehearse",
+        "--simulate",
         action="store_true",
         help="also build the network without memory for it and share the images among all processes, and count; needs "
         "torch, no GPU",
@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(_add_command(commands, "cancel", "end the SLURM jobs of a run, queued or running"))
     add_actions(_add_command(commands, "weights", "use weights that others trained, and ours elsewhere; needs torch"))
     _add_fuse(_add_command(commands, "fuse", "fuse the scores of runs or score files into those of an ensemble"))
-    _add_score(_add_command(commands, "score", "judge a file of guesses as the contest's devkit does"))
+    _add_score(_add_command(commands, "score", "judge a file of predictions as the contest's devkit does"))
     tune = _add_command(commands, "tune", "try, for two minutes at most, which way to train is fastest on this machine")
     _add_overridden(tune)
     tune.add_argument("--again", action="store_true", help="measure also what is known from an earlier call")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from launch.chain import Stages
 from launch.estimate import TRAINING_STAGES
+from launch.job_graph import Stages
 from pipeline.config.schema import Config
 from pipeline.engines import apex_package, deepspeed_package
 

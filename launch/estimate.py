@@ -8,11 +8,11 @@ from collections.abc import Mapping
 
 from pipeline.config.schema import Config
 from pipeline.data.order import StreamOrder
-from pipeline.models.spec import SPECS, activation_bytes, count_buffers, count_parameters
-from pipeline.runs.life import read_lives
-from pipeline.runs.stage import PlacedStage
+from pipeline.networks.spec import SPECS, activation_bytes, count_buffers, count_parameters
+from pipeline.running.attempts import read_attempts
+from pipeline.running.stage import PlacedStage
 from pipeline.tracking.events import read_events
-from pipeline.training.origin import origin_step
+from pipeline.training.initial_checkpoint import initial_step
 
 TRAINING_STAGES = ("train", "freeze_bn")
 _PUBLISHED_IMAGES = {"imagenet": 1_281_167, "digits": 1_438}
@@ -81,7 +81,7 @@ def step_spans(config: Config, order: StreamOrder, stages: Mapping[str, PlacedSt
     """The steps of each training stage among `stages`."""
     middle = order.steps_for(config.train_stage_epochs)
     origin = config.freeze_bn.from_checkpoint
-    start = middle if origin is None else origin_step(origin)
+    start = middle if origin is None else initial_step(origin)
     spans = {
         "train": Span(0, middle, config.train_stage_epochs),
         "freeze_bn": Span(start, order.steps_for(config.train.epochs), config.train.epochs),
@@ -104,9 +104,9 @@ def training_rate(config: Config, placed: Mapping[str, PlacedStage]) -> Rate | N
             continue
         directory = placed[name].directory
         speeds = [event["images_per_second"] for event in read_events(directory, "train")][-_RECENT_EVENTS:]
-        lives = read_lives(directory)
-        if speeds and lives:
-            return Rate(statistics.median(speeds) / lives[-1].world_size, f"measured in this run's {name}")
+        attempts = read_attempts(directory)
+        if speeds and attempts:
+            return Rate(statistics.median(speeds) / attempts[-1].world_size, f"measured in this run's {name}")
     expected = config.resources.expected_images_per_second
     return None if expected is None else Rate(expected, "resources.expected_images_per_second")
 

@@ -14,10 +14,10 @@ from launch.console import say, show, table
 from pipeline.config.crop_plan import Averaging
 from pipeline.config.fusion import FuseConfig
 from pipeline.data.ilsvrc import read_ilsvrc2012
-from pipeline.errors import EXIT_DONE, UserError
 from pipeline.evaluation.ensemble import fuse
 from pipeline.evaluation.members import find_dataset, find_scores, read_members
-from pipeline.runs.artifact import naming_disk_errors, replacing_directory
+from pipeline.ground.errors import EXIT_DONE, UserError
+from pipeline.store.file import naming, replacing_directory
 from stages import STAGES
 
 _WIDEST_MATRIX = 12
@@ -55,7 +55,7 @@ def fuse_scores(request: FuseRequest) -> int:
     about = members[0].scores.description
     images_of = f"{about.images:,} {'validation' if about.split == 'val' else 'test'} images"
     say(f"fusing {len(members)} member{'s' if len(members) > 1 else ''}: {images_of}, {about.classes:,} classes\n")
-    with naming_disk_errors(out):
+    with naming(out):
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
     with replacing_directory(out) as folder:
         figures = fuse(members, dataset, prepare, config, request.seed, folder, read_ilsvrc2012()).figures
@@ -102,7 +102,7 @@ def print_fusion(figures: Mapping[str, Any]) -> None:
 
 def _print_disagreement(figures: Mapping[str, Any]) -> None:
     members = figures["members"]
-    rows = table("first guess differs, % of images", *(str(number) for number in range(1, len(members) + 1)))
+    rows = table("first prediction differs, % of images", *(str(number) for number in range(1, len(members) + 1)))
     for column in rows.columns[1:]:
         column.justify = "right"
     for number, (member, shares) in enumerate(zip(members, figures["disagreement_percent"], strict=True), start=1):

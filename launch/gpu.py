@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 
 def count_visible_gpus() -> int:

@@ -8,17 +8,17 @@ from pathlib import Path
 from launch.command import command_line
 from pipeline.config.schema import Config
 from pipeline.data.tree import check_folders
-from pipeline.errors import UserError
-from pipeline.exchange.container import recognise
-from pipeline.runs.stage import PlacedStage
-from pipeline.training.origin import origin_step
+from pipeline.ground.errors import UserError
+from pipeline.interop.container import recognise
+from pipeline.running.stage import PlacedStage
+from pipeline.training.initial_checkpoint import initial_step
 
 
-def check_origin(config: Config) -> None:
+def check_initial_checkpoint(config: Config) -> None:
     """UserError where what `freeze_bn.from_checkpoint` names is no checkpoint; before stages are placed, which need
     its manifest."""
     if config.freeze_bn.from_checkpoint is not None:
-        origin_step(config.freeze_bn.from_checkpoint)
+        initial_step(config.freeze_bn.from_checkpoint)
 
 
 def check_inputs(config: Config, stages: Mapping[str, PlacedStage]) -> None:

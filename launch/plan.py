@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from launch.chain import Stages, needed_stages
 from launch.console import byte_size, say, show, table
 from launch.engine import check_engine
 from launch.estimate import (
@@ -21,17 +20,18 @@ from launch.estimate import (
     training_images,
     training_rate,
 )
-from launch.inputs import check_inputs, check_origin
-from launch.rehearsal import print_rehearsal
+from launch.inputs import check_initial_checkpoint, check_inputs
+from launch.job_graph import Stages, needed_stages
 from launch.run_directory import default_run, describe_changes
-from launch.slurm.fit import check_fit, training_processes
+from launch.simulation import print_simulation
 from launch.slurm.profile import load_profile
+from launch.slurm.profile_check import check_fit, training_processes
 from launch.state import last_checkpoint, stage_state
 from pipeline.config.reader import load_config
 from pipeline.config.schema import Config
 from pipeline.data.order import StreamOrder
-from pipeline.errors import EXIT_DONE, UserError
-from pipeline.runs.stage import PlacedStage, place_stages
+from pipeline.ground.errors import EXIT_DONE, UserError
+from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.tracking.wording import rough_time
 from pipeline.training.batching import BatchSplit, describe_batch, split_batch
 from stages import STAGES
@@ -40,11 +40,11 @@ Row = tuple[str, str]
 
 
 def print_plan(
-    recipe: Path, overrides: Sequence[str], run: Path | None, profile: Path | None = None, rehearse: bool = False
+    recipe: Path, overrides: Sequence[str], run: Path | None, profile: Path | None = None, simulate: bool = False
 ) -> int:
     """Print the plan, with the processes of the profile if one is given; returns the exit code."""
     config = load_config(recipe, overrides)
-    check_origin(config)
+    check_initial_checkpoint(config)
     run = run or default_run(config)
     placed = place_stages(config, run, STAGES)
     needed = needed_stages(placed)
@@ -66,7 +66,7 @@ def print_plan(
     if changes is not None:
         say(f"\n{changes}\n`run` will want --accept-changes")
     _warn_of_refusal(config, needed)
-    return print_rehearsal(config, placed, needed) if rehearse else EXIT_DONE
+    return print_simulation(config, placed, needed) if simulate else EXIT_DONE
 
 
 def _warn_of_refusal(config: Config, needed: Stages) -> None:

@@ -10,23 +10,23 @@ import signal
 import time
 from pathlib import Path
 
-from launch.chain import Stages, choose_stages, needed_stages
 from launch.child import Supervisor, stage_command, stage_environment
 from launch.command import command_line
 from launch.console import complain, say
 from launch.engine import check_engine
 from launch.gpu import advise, count_visible_gpus
-from launch.inputs import check_inputs, check_origin
-from launch.results import print_results
+from launch.inputs import check_initial_checkpoint, check_inputs
+from launch.job_graph import Stages, choose_stages, needed_stages
 from launch.run_directory import default_run, set_up
+from launch.summary import print_results
 from pipeline.config.reader import load_config
 from pipeline.config.schema import Config
-from pipeline.cores import count_cores
-from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR
-from pipeline.runs.lock import DirectoryBusy, busy_message, lock_holder
-from pipeline.runs.manifest import read_manifest
-from pipeline.runs.outcome import clear_outcome, read_outcome
-from pipeline.runs.stage import PlacedStage, place_stages
+from pipeline.ground.cores import count_cores
+from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR
+from pipeline.running.outcome import clear_outcome, read_outcome
+from pipeline.running.stage import PlacedStage, place_stages
+from pipeline.store.lock import DirectoryBusy, busy_message, lock_holder
+from pipeline.store.manifest import read_manifest
 from pipeline.tracking.wording import duration
 from pipeline.training.batching import split_batch
 from stages import STAGES
@@ -67,7 +67,7 @@ class RunRequest:
 def run_stages(request: RunRequest) -> int:
     """Set the run up and run what is asked for; returns the exit code of the contract."""
     config = load_config(request.config, request.all_overrides())
-    check_origin(config)
+    check_initial_checkpoint(config)
     run = request.run or default_run(config)
     placed = place_stages(config, run, STAGES)
     chosen = choose_stages(placed, request.only, request.first, request.recipe())

@@ -6,19 +6,19 @@ import shutil
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from launch.chain import changed_stages, covers
 from launch.console import byte_size
 from launch.estimate import TRAINING_STAGES, checkpoint_bytes, kept_checkpoints
+from launch.job_graph import changed_stages, covers
 from launch.slurm.jobs import JOBS
 from launch.state import last_checkpoint
 from pipeline.config.engines import ENGINES
 from pipeline.config.reader import RUN_CONFIG, config_differences, read_run_config, write_run_config
 from pipeline.config.schema import Config
-from pipeline.errors import UserError
-from pipeline.runs.artifact import replacing, write_json
-from pipeline.runs.lock import lock_holder
-from pipeline.runs.provenance import collect_provenance
-from pipeline.runs.stage import PlacedStage, place_stages
+from pipeline.ground.errors import UserError
+from pipeline.running.provenance import collect_provenance
+from pipeline.running.stage import PlacedStage, place_stages
+from pipeline.store.file import replacing, write_json
+from pipeline.store.lock import lock_holder
 from stages import STAGES
 
 PROVENANCE = "provenance.json"

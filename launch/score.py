@@ -1,4 +1,4 @@
-"""`python -m launch score`: anybody's file of guesses, judged as the contest's devkit judges it."""
+"""`python -m launch score`: anybody's file of predictions, judged as the contest's devkit judges it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 from launch.console import complain, say, show, table
 from pipeline.data.ilsvrc import read_ilsvrc2012
-from pipeline.errors import EXIT_DONE
-from pipeline.evaluation.contest import NUM_GUESSES, Form, flat_errors, read_blacklist, read_guesses, read_truth
+from pipeline.evaluation.contest import NUM_GUESSES, Form, flat_errors, read_blacklist, read_predictions, read_truth
+from pipeline.ground.errors import EXIT_DONE
 
 _FORMS = {
     "2012": "ILSVRC2012_IDs, surest first (the form of 2012)",
@@ -20,14 +20,18 @@ def score_file(path: Path, truth: Path, blacklist: Path | None, form: Form | Non
     ilsvrc = read_ilsvrc2012()
     ids = read_truth(truth, ilsvrc)
     is_blacklisted = None if blacklist is None else read_blacklist(blacklist, len(ids))
-    guesses = read_guesses(path, form)
-    errors = flat_errors(guesses, ids, is_blacklisted, ilsvrc)
-    say(f"{len(ids):,} images; read as {_FORMS[guesses.form]}")
-    if guesses.ragged:
-        say(f"{guesses.ragged:,} lines have fewer guesses than the longest one: what is missing counts as wrong")
-    if guesses.ignored:
-        say(f"{guesses.ignored:,} lines have more than {NUM_GUESSES} guesses: those after the fifth do not count")
-    columns = ["guesses", "flat error"]
+    predictions = read_predictions(path, form)
+    errors = flat_errors(predictions, ids, is_blacklisted, ilsvrc)
+    say(f"{len(ids):,} images; read as {_FORMS[predictions.form]}")
+    if predictions.ragged:
+        say(
+            f"{predictions.ragged:,} lines have fewer predictions than the longest one: what is missing counts as wrong"
+        )
+    if predictions.ignored:
+        say(
+            f"{predictions.ignored:,} lines have more than {NUM_GUESSES} predictions: those after the fifth do not count"
+        )
+    columns = ["predictions", "flat error"]
     if errors.without_blacklisted is not None:
         columns.append(f"without the {errors.num_blacklisted:,} blacklisted (not the contest's figure)")
     rows = table(*columns)
@@ -41,7 +45,7 @@ def score_file(path: Path, truth: Path, blacklist: Path | None, form: Form | Non
     say("")
     show(rows)
     say(
-        f"\nthe contest's figure: {100 * errors.all_images[-1]:.3f} % flat error with {NUM_GUESSES} guesses, all images"
+        f"\nthe contest's figure: {100 * errors.all_images[-1]:.3f} % flat error with {NUM_GUESSES} predictions, all images"
     )
     if errors.mistake is not None:
         complain(f"warning: this file looks wrong: its lines make sense as {errors.mistake}")

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.errors import EXIT_STOPPED, UserError
-from pipeline.runs.life import read_lives
-from pipeline.runs.lock import lock_holder
-from pipeline.runs.manifest import read_manifest
-from pipeline.runs.outcome import read_outcome
-from pipeline.runs.stage import PlacedStage
+from pipeline.ground.errors import EXIT_STOPPED, UserError
+from pipeline.running.attempts import read_attempts
+from pipeline.running.outcome import read_outcome
+from pipeline.running.stage import PlacedStage
+from pipeline.store.lock import lock_holder
+from pipeline.store.manifest import read_manifest
 from pipeline.tracking.wording import duration
 
 Condition = Literal["done", "running", "stopped", "failed", "killed", "waiting", "to run", "queued", "requeued"]
@@ -46,18 +46,18 @@ def stage_state(stage: PlacedStage, placed: Mapping[str, PlacedStage]) -> StageS
     if manifest is not None:
         return StageState("done", _finished(stage.directory, manifest.provenance["time"]), manifest.metrics)
     holder = lock_holder(stage.directory)
-    lives = read_lives(stage.directory)
+    attempts = read_attempts(stage.directory)
     if holder is not None:
-        since = f" since {_clock(lives[-1].start)}" if lives else ""
+        since = f" since {_clock(attempts[-1].start)}" if attempts else ""
         return StageState("running", f"{holder}{since}")
     outcome = read_outcome(stage.directory)
     if outcome is not None:
         condition: Condition = "stopped" if outcome.exit_code == EXIT_STOPPED else "failed"
         return StageState(condition, outcome.message)
-    if lives and lives[-1].end is not None:
-        return StageState("failed", lives[-1].error or "ended without a manifest")
-    if lives:
-        return StageState("killed", f"its process, started {_clock(lives[-1].start)}, ended without a word")
+    if attempts and attempts[-1].end is not None:
+        return StageState("failed", attempts[-1].error or "ended without a manifest")
+    if attempts:
+        return StageState("killed", f"its process, started {_clock(attempts[-1].start)}, ended without a word")
     waits_for = [name for name in stage.inputs if not placed[name].is_done]
     if waits_for:
         return StageState("waiting", f"for {', '.join(waits_for)}")
@@ -75,14 +75,14 @@ def last_checkpoint(directory: Path) -> tuple[int, float] | None:
 
 
 def _finished(directory: Path, written: str) -> str:
-    lives = read_lives(directory)
-    # Nodes' clocks differ, so that a life may seem to end before it began.
-    worked = [max(0.0, life.end - life.start) for life in lives if life.end is not None]
+    attempts = read_attempts(directory)
+    # Nodes' clocks differ, so that a attempt may seem to end before it began.
+    worked = [max(0.0, attempt.end - attempt.start) for attempt in attempts if attempt.end is not None]
     text = _clock(datetime.datetime.fromisoformat(written).timestamp())
     if not worked:
         return text  # done, and killed before it could say when it ended
     text = f"{text}, took {duration(sum(worked))}"
-    return text if len(lives) < 2 else f"{text} in {len(lives)} starts"
+    return text if len(attempts) < 2 else f"{text} in {len(attempts)} starts"
 
 
 def _clock(seconds: float) -> str:

@@ -8,17 +8,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from launch.chain import needed_stages
 from launch.command import command_line
 from launch.console import say, show, table
 from launch.estimate import TRAINING_STAGES, step_spans, stream_order, training_images
-from launch.results import print_results
-from launch.slurm.standing import RunJobs, jobs_of
+from launch.job_graph import needed_stages
+from launch.slurm.job_status import RunJobs, jobs_of
 from launch.state import StageState, last_checkpoint, stage_state
+from launch.summary import print_results
 from pipeline.config.reader import RUN_CONFIG, read_run_config
 from pipeline.config.schema import Config
-from pipeline.errors import EXIT_DONE
-from pipeline.runs.stage import PlacedStage, place_stages
+from pipeline.ground.errors import EXIT_DONE
+from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.tracking.events import read_events
 from pipeline.tracking.wandb_state import read_link
 from pipeline.tracking.wording import clock_time, rate
@@ -106,7 +106,7 @@ def _metrics(metrics: Mapping[str, Any]) -> list[str]:
     plans = [
         f"{name}: {', '.join(_METRICS[error](plan[error]) for error in _ERRORS)}"
         for name, plan in metrics.items()
-        if isinstance(plan, Mapping) and "views" in plan
+        if isinstance(plan, Mapping) and "crops" in plan
     ]
     return ([", ".join(plain)] if plain else []) + plans
 

@@ -26,7 +26,7 @@ from pipeline.bench.advice import Finding, Identity, Probe, advise, read_probe
 from pipeline.bench.cell import Cell
 from pipeline.config.reader import load_config
 from pipeline.config.schema import Config
-from pipeline.errors import EXIT_DONE, EXIT_FAILED
+from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED
 
 SECONDS = 120.0
 """How long a probe may take; what was not measured by then is left out."""

@@ -6,12 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.errors import EXIT_FAILED
+from pipeline.ground.errors import EXIT_FAILED
 
 
 def convert_weights(action: str, file: Path, out: Path, layout: str | None) -> int:
-    """Convert a weight file (`pipeline.exchange`), which says itself what it found; returns the exit code."""
-    command = [sys.executable, "-m", "pipeline.exchange", action, *(["--layout", layout] if layout else [])]
+    """Convert a weight file (`pipeline.interop`), which says itself what it found; returns the exit code."""
+    command = [sys.executable, "-m", "pipeline.interop", action, *(["--layout", layout] if layout else [])]
     # A file may be called anything, also what looks like an option.
     done = subprocess.run([*command, "--", str(file), str(out)])
     return done.returncode if done.returncode >= 0 else EXIT_FAILED

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.config.schema import Config
 from pipeline.evaluation.members import evaluate_directory, find_scores, fusion_file
-from pipeline.runs.stage import StageSpec
+from pipeline.running.stage import StageSpec
 
 
 def _freezes(config: Config) -> bool:

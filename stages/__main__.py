@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from pipeline.config.reader import read_run_config
-from pipeline.errors import EXIT_USER_ERROR, UserError
-from pipeline.runs.preemption import ignore_signals
+from pipeline.ground.errors import EXIT_USER_ERROR, UserError
+from pipeline.ground.stop import ignore_signals
 from stages import STAGES
 
 
@@ -21,7 +21,7 @@ def main() -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return EXIT_USER_ERROR
-    from stages.runner import run_stage
+    from pipeline.running.runner import run_stage
 
     code = run_stage(arguments.stage, config, arguments.run)
     ignore_signals()

@@ -6,29 +6,13 @@ import dataclasses
 
 import torch
 
-from pipeline.config.network import ModelConfig
-from pipeline.config.schema import Config
-from pipeline.errors import UserError
-from pipeline.models import create_model
-from pipeline.models.inspection import differences_from_authors, observe_layers
-from pipeline.models.senet import SENet, allocate, initialise
-from pipeline.models.spec import SPECS
-from pipeline.models.summary import format_summary, summarise
+from pipeline.models.claims import check_network, format_checks, meta_model
+from pipeline.models.senet import allocate, initialise
 from pipeline.models.weights import save_weights
-from pipeline.runs.artifact import write_bytes, write_json
-from stages.context import StageContext, StageResult
-
-_SMALLEST_IMAGE_PX = 3
-_SHOWN_DIFFERENCES = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """A claim of the recipe and what the network says to it."""
-
-    claim: str
-    found: str
-    passed: bool
+from pipeline.networks.spec import SPECS
+from pipeline.networks.summary import format_summary, summarise
+from pipeline.running.context import StageContext, StageResult
+from pipeline.store.file import write_bytes, write_json
 
 
 def run(context: StageContext) -> StageResult:
@@ -41,7 +25,7 @@ def run(context: StageContext) -> StageResult:
 
     summary = summarise(SPECS[config.model.name], config.model.num_classes, config.train.image_size_px)
     assert (summary["parameters"], summary["macs"]) == (parameters, macs), "the layer table is not the network's"
-    text = format_summary(summary) + "\n\n" + _format_checks(checks)
+    text = format_summary(summary) + "\n\n" + format_checks(checks)
     context.events.show("note", level="info", text=text)
 
     initialise(model, config.seed)
@@ -60,65 +44,3 @@ def run(context: StageContext) -> StageResult:
         outputs=["summary.json", "summary.txt", "weights.safetensors"],
         metrics={"parameters": parameters, "gmacs": macs / 1e9},
     )
-
-
-def meta_model(config: ModelConfig) -> SENet:
-    """The network on the meta device, where it has shapes and no memory."""
-    with torch.device("meta"):
-        return create_model(config.name, config.num_classes, dropout=config.dropout, bn_momentum=config.bn_momentum)
-
-
-def check_network(model: SENet, config: Config) -> tuple[int, int, list[Check]]:
-    """Parameters, multiply-adds, and what the network says to each claim of model.expect.
-
-    UserError with every claim that is false.
-    """
-    parameters, macs = _measure(model, config)
-    checks = _check(model, config, parameters, macs)
-    failed = [f"{check.claim}, {check.found}" for check in checks if not check.passed]
-    if failed:
-        raise UserError("\n  ".join(["model.expect: the network is not what the recipe claims", *failed]))
-    return parameters, macs, checks
-
-
-def _measure(model: SENet, config: Config) -> tuple[int, int]:
-    """Parameters and multiply-adds of the network itself."""
-    size = config.train.image_size_px
-    if size < _SMALLEST_IMAGE_PX:
-        raise UserError(f"train.image_size_px: must be at least {_SMALLEST_IMAGE_PX} (given {size})")
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return parameters, sum(layer.macs for layer in observe_layers(model, size).values())
-
-
-def _check(model: SENet, config: Config, parameters: int, macs: int) -> list[Check]:
-    """Every claim of model.expect; none where the recipe claims nothing."""
-    expect = config.model.expect
-    if expect is None:
-        return []
-    gmacs = macs / 1e9
-    # To 0.01, as figures of this size are given; to one percent for a network that has less than one.
-    tolerance = 0.01 * min(1.0, expect.gmacs)
-    checks = [
-        Check(f"parameters: {expect.parameters:,} claimed", f"{parameters:,} found", parameters == expect.parameters),
-        Check(
-            f"gmacs: {expect.gmacs:g} claimed at {config.train.image_size_px} px",
-            f"{gmacs:.4g} found",
-            abs(gmacs - expect.gmacs) <= tolerance,
-        ),
-    ]
-    if expect.layer_table:
-        differences = differences_from_authors(model)
-        shown = differences[:_SHOWN_DIFFERENCES]
-        if len(differences) > len(shown):
-            shown.append(f"and {len(differences) - len(shown)} more")
-        found = (
-            "\n    ".join([f"{len(differences)} differences found", *shown]) if differences else "every layer agrees"
-        )
-        checks.append(Check("layer_table: the authors' claimed", found, not differences))
-    return checks
-
-
-def _format_checks(checks: list[Check]) -> str:
-    if not checks:
-        return "Nothing was checked: the recipe has no model.expect."
-    return "\n".join(["Checked against model.expect:", *(f"  {check.claim}, {check.found}" for check in checks)])

@@ -13,24 +13,24 @@ import torch
 from torch import nn
 
 from pipeline.data.index import Dataset, ImageIndex, read_dataset
-from pipeline.evaluation.crops import count_views
+from pipeline.evaluation.expansion import count_crops
 from pipeline.evaluation.inference import Network, evaluating
 from pipeline.evaluation.metrics import class_table, error_percent, rank_scores, worst_mistakes
+from pipeline.evaluation.plan_scoring import Evaluated, PlanScoring
 from pipeline.evaluation.scores import ScoreDescription
-from pipeline.exchange.known import PLAN, compare, published
-from pipeline.exchange.preprocessing import Preprocessing, read_preprocessing
+from pipeline.interop.known import PLAN, compare, published
+from pipeline.interop.preprocessing import Preprocessing, read_preprocessing
 from pipeline.models import create_model
 from pipeline.models.folding import fold_batch_norms
 from pipeline.models.weights import load_weights, read_metadata
-from pipeline.runs.artifact import sha256_of, write_bytes, write_json
+from pipeline.running.context import StageContext, StageResult
+from pipeline.store.file import sha256_of, write_bytes, write_json
 from pipeline.tracking.events import read_events
-from stages.context import StageContext, StageResult
-from stages.scoring import Evaluated, PlanScoring
 
 RESULTS = "results.json"
 NUM_MISTAKES = 24
 """How many of the surest mistakes are kept for the report."""
-_SHOWN = ("top1_error_percent", "top5_error_percent", "views")
+_SHOWN = ("top1_error_percent", "top5_error_percent", "crops")
 
 
 def run(context: StageContext) -> StageResult:
@@ -131,9 +131,9 @@ def _result(
 ) -> dict[str, Any]:
     """What is told of a plan, on every rank; the main one, which has the description, writes its table and event."""
     if description is None:
-        return dict(context.collective.share(None))
+        return dict(context.collective.broadcast(None))
     plan = scoring.plan
-    counts: dict[str, Any] = {"images": len(evaluated.index), "views": count_views(plan)}
+    counts: dict[str, Any] = {"images": len(evaluated.index), "crops": count_crops(plan)}
     details: dict[str, Any] = {"scores": {"file": scoring.file.path.name, "sha256": description.sha256}}
     if context.config.evaluate.split == "val":
         ranking = rank_scores(scoring.file.open(), evaluated.index.labels)
@@ -148,4 +148,4 @@ def _result(
         event["plan"] != plan.name for event in read_events(context.directory, "evaluation")
     ):
         context.events.write("evaluation", plan=plan.name, **counts)
-    return dict(context.collective.share({"name": plan.name, **counts, **details}))
+    return dict(context.collective.broadcast({"name": plan.name, **counts, **details}))

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from pipeline.data.index import read_dataset
 from pipeline.data.order import StreamOrder
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
+from pipeline.running.context import StageContext, StageResult
 from pipeline.training.bn_freeze import freeze_batch_norms
 from pipeline.training.checkpoint import Checkpoint, CheckpointStore, read_checkpoint
+from pipeline.training.phase import CHECKPOINTS, new_model, stream_order, train_phase
 from pipeline.training.trainer import Phase
-from stages.context import StageContext, StageResult
-from stages.training import CHECKPOINTS, new_model, stream_order, train_phase
 
 
 def run(context: StageContext) -> StageResult:

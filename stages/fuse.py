@@ -12,12 +12,12 @@ from typing import Any
 
 from pipeline.data.ilsvrc import read_ilsvrc2012
 from pipeline.data.index import read_dataset
-from pipeline.errors import UserError
 from pipeline.evaluation.ensemble import FUSED_PLAN, fuse
 from pipeline.evaluation.members import find_scores, fits, read_members
 from pipeline.evaluation.scores import ScoreFile
+from pipeline.ground.errors import UserError
+from pipeline.running.context import StageContext, StageResult
 from stages import STAGES
-from stages.context import StageContext, StageResult
 
 
 def run(context: StageContext) -> StageResult:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.cores import count_cores
 from pipeline.data.findings import FINDINGS, Finding, count_findings, find_duplicates, write_findings
 from pipeline.data.index import ImageRecord, write_dataset
 from pipeline.data.layout import Layout, lay_out
@@ -19,8 +18,9 @@ from pipeline.data.scan import Chunk, plan_chunks, read_inspections, scan
 from pipeline.data.shard_places import ShardPlaces
 from pipeline.data.shards import plan_shards, read_shards, write_shards
 from pipeline.data.tree import join_path
-from pipeline.errors import UserError
-from stages.context import StageContext, StageResult
+from pipeline.ground.cores import count_cores
+from pipeline.ground.errors import UserError
+from pipeline.running.context import StageContext, StageResult
 
 _PARTS = "scan"
 _DIGITS = "images"

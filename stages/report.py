@@ -7,10 +7,10 @@ from pathlib import Path
 from pipeline.evaluation.members import evaluate_directory
 from pipeline.reporting.page import render_report
 from pipeline.reporting.record import read_run_record
-from pipeline.runs.artifact import naming_disk_errors, write_bytes, write_json
-from pipeline.tracking.wandb import TABLES
+from pipeline.running.context import StageContext, StageResult
+from pipeline.store.file import naming, write_bytes, write_json
+from pipeline.tracking.wandb_mirror import TABLES
 from stages import STAGES
-from stages.context import StageContext, StageResult
 
 REPORT = "report.html"
 PLOTS = "plots"
@@ -23,7 +23,7 @@ def run(context: StageContext) -> StageResult:
     record = read_run_record(context.config, context.inputs, compared)
     report = render_report(record, tuple(spec.name for spec in STAGES))
     plots = {f"{PLOTS}/{name}": content for name, content in report.plots.items()}
-    with naming_disk_errors(context.directory / PLOTS):
+    with naming(context.directory / PLOTS):
         (context.directory / PLOTS).mkdir(exist_ok=True)
     for name, content in plots.items():
         write_bytes(context.directory / name, content)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pipeline.data.index import read_dataset
 from pipeline.models.weights import read_weights
+from pipeline.running.context import StageContext, StageResult
+from pipeline.training.phase import WEIGHTS, new_model, stream_order, train_phase
 from pipeline.training.trainer import Phase
-from stages.context import StageContext, StageResult
-from stages.training import WEIGHTS, new_model, stream_order, train_phase
 
 
 def run(context: StageContext) -> StageResult:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.seeds import derive_seed
+from pipeline.ground.seeds import derive_seed
 
 
 def write_image_folders(root: Path, num_classes: int, train_per_class: int, val_per_class: int, seed: int = 0) -> Path:

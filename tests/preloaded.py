@@ -1,4 +1,4 @@
-"""Imported once by the fork server of `tests.processes`: what stages would otherwise import in every life."""
+"""Imported once by the fork server of `tests.processes`: what stages would otherwise import in every attempt."""
 
 import importlib
 
@@ -11,7 +11,7 @@ for module in (
     "stages.freeze_bn",
     "stages.prepare",
     "stages.report",
-    "stages.runner",
+    "pipeline.running.runner",
     "stages.train",
 ):
     importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""Real stage processes for tests: forked from a server that has imported torch and DALI once, so that a life costs
+"""Real stage processes for tests: forked from a server that has imported torch and DALI once, so that a attempt costs
 milliseconds instead of seconds to start, and killed with real signals."""
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _live(run: Path, stage: str, rank: int, world_size: int, port: int, override
             MASTER_ADDR="127.0.0.1",
             MASTER_PORT=str(port),
         )
-    from stages.runner import run_stage
+    from pipeline.running.runner import run_stage
 
     # Without os._exit the fork server's own clean-up would replace the stage's exit code.
     os._exit(run_stage(stage, read_run_config(run, overrides), run))

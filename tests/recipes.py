@@ -20,11 +20,11 @@ _SMALL: dict[str, Any] = {
         "global_batch": 24,
         "max_micro_batch": 6,
         "image_size_px": 32,
-        "validation": {"name": "center32", "views": [_VIEW]},
+        "validation": {"name": "center32", "crops": [_VIEW]},
     },
     "augmentation": {"pixel_jitter": 8.0, "rotation_degrees": 5.0},
     "freeze_bn": {"last_epochs": 2},
-    "evaluate": {"plans": [{"name": "center32", "views": [_VIEW]}], "batch": 8},
+    "evaluate": {"plans": [{"name": "center32", "crops": [_VIEW]}], "batch": 8},
     "tracking": {"wandb": "disabled", "log_every_steps": 3},
     "checkpoint": {"every_steps": 4},
 }

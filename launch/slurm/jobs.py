@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.errors import UserError
-from pipeline.runs.artifact import write_bytes, write_json
+from pipeline.ground.errors import UserError
+from pipeline.store.file import write_bytes, write_json
 
 JOBS = "jobs.json"
 FOLDER = "jobs"
@@ -27,7 +27,7 @@ class JobRecord:
     waits_for: tuple[str, ...]
     """Job ids."""
     log: str
-    """Where it writes all that it prints, over all its lives."""
+    """Where it writes all that it prints, over all its attempts."""
     is_cancelled: bool = False
     """Whether `launch cancel` has ended it."""
 

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 from pipeline.config.document import Entry, Place, decode_document
 from pipeline.config.problems import explain, in_order, take_out_unknown_keys
 from pipeline.config.section import Names, Natural, PositiveInt, Section
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 _WARNING_MAY_BE_OFF_BY_SECONDS = 60
 """sbatch(1) on --signal: "may be sent up to 60 seconds earlier than specified"."""

@@ -1,7 +1,7 @@
 """What the job body asks before and after its srun: may this job start, and does it come back?
 
 `python -m launch.slurm.requeue start|end STAGE --run RUN --key KEY`. It explains itself in the job's log and answers
-with its exit code, which is the job's: 75 has the body requeue the job. The lives of a job are counted in the stage's
+with its exit code, which is the job's: 75 has the body requeue the job. The attempts of a job are counted in the stage's
 `slurm.jsonl`, since a node that fails gives it no time to say anything.
 """
 
@@ -18,33 +18,34 @@ from pathlib import Path
 
 from launch.slurm.scheduler import all_nodes_answer
 from pipeline.config.reader import read_run_config
-from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
-from pipeline.runs.artifact import append_json_line, naming_disk_errors
-from pipeline.runs.lock import DirectoryBusy, busy_message, lock_holder
-from pipeline.runs.outcome import Outcome, clear_outcome, read_outcome
-from pipeline.runs.stage import PlacedStage, place_stages
+from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
+from pipeline.running.outcome import Outcome, clear_outcome, read_outcome
+from pipeline.running.stage import PlacedStage, place_stages
+from pipeline.store.file import naming
+from pipeline.store.journal import append_record
+from pipeline.store.lock import DirectoryBusy, busy_message, lock_holder
 from stages import STAGES
 
 HISTORY = "slurm.jsonl"
-FRUITLESS_LIVES = 3
-"""As many lives in a row may end without anything newer saved; then the job fails rather than to come back for ever."""
+MAX_FRUITLESS_RESTARTS = 3
+"""As many attempts in a row may end without anything newer saved; then the job fails rather than to come back for ever."""
 _SAVED = ("checkpoints/step-*", "parts-*/[!.]*.part", "scores-*.npy", "scan/[!.]*.json")
 """Below a stage's directory; without what a killed process left under a temporary name."""
 
 
 @dataclasses.dataclass(frozen=True)
-class JobLife:
+class JobAttempt:
     """One start of a job."""
 
     job: str
     restart: int
-    """0 for the first life of a job."""
+    """0 for the first attempt of a job."""
     time: float
     """Unix seconds."""
     saved: str
     """What was saved of the stage when it started, in a form that changes whenever more is."""
     ending: str | None = None
-    """requeued, done, failed; None while it lives and where it had no time to say."""
+    """requeued, done, failed; None while it attempts and where it had no time to say."""
     reason: str = ""
 
 
@@ -78,33 +79,33 @@ def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] = os.
 
 
 def start(name: str, run: Path, key: str, environment: Mapping[str, str]) -> int:
-    """Count a new life; refuse it where the config has changed, another process is at work, or nothing came of the
-    lives before."""
+    """Count a new attempt; refuse it where the config has changed, another process is at work, or nothing came of the
+    attempts before."""
     stage = _stage(name, run, key)
-    with naming_disk_errors(stage.directory):
+    with naming(stage.directory):
         stage.directory.mkdir(exist_ok=True)
     holder = lock_holder(stage.directory)
     if holder is not None:
         raise DirectoryBusy(busy_message(stage.directory, holder))
-    # Who is killed at once leaves no note, and the last life's must not be taken for it.
+    # Who is killed at once leaves no note, and the last attempt's must not be taken for it.
     clear_outcome(stage.directory)
     job, restart = job_id(environment), _restarts(environment)
-    life = JobLife(job, restart, round(time.time(), 3), progress(stage))
-    wasted = fruitless_lives(_lives_of(stage.directory, job), life.saved)
-    _append(stage.directory, dataclasses.asdict(life))
+    attempt = JobAttempt(job, restart, round(time.time(), 3), progress(stage))
+    wasted = restarts_without_progress(_attempts_of(stage.directory, job), attempt.saved)
+    _append(stage.directory, dataclasses.asdict(attempt))
     again = "" if restart == 0 else f", started again for the {_ordinal(restart)} time"
     _say(f"{name}: job {job} on {environment.get('SLURM_JOB_NODELIST', 'this node')}{again}")
-    if wasted >= FRUITLESS_LIVES:
+    if wasted >= MAX_FRUITLESS_RESTARTS:
         return _settle(stage, Verdict(EXIT_FAILED, _no_progress(wasted)))
     return EXIT_DONE
 
 
 def end(arguments: argparse.Namespace, environment: Mapping[str, str]) -> int:
-    """Record how the life ended and decide whether the job comes back."""
+    """Record how the attempt ended and decide whether the job comes back."""
     stage = _stage(arguments.stage, arguments.run, arguments.key)
     if not stage.directory.is_dir():
         raise UserError(f"{stage.directory}: this folder was there when the job started, and is gone")
-    lives = _lives_of(stage.directory, job_id(environment))
+    attempts = _attempts_of(stage.directory, job_id(environment))
     verdict = decide(
         is_done=stage.is_done,
         outcome=read_outcome(stage.directory),
@@ -113,8 +114,8 @@ def end(arguments: argparse.Namespace, environment: Mapping[str, str]) -> int:
         was_warned=arguments.warned == "yes",
         state=arguments.state,
         is_requeued=arguments.restarts > _restarts(environment),
-        wasted=fruitless_lives(lives, progress(stage)),
-        crashes=sum(life.reason.startswith("crashed") for life in lives),
+        wasted=restarts_without_progress(attempts, progress(stage)),
+        crashes=sum(attempt.reason.startswith("crashed") for attempt in attempts),
         allowed_crashes=int(environment.get("SENET154_REQUEUE_ON_FAILURE", "0")),
     )
     return _settle(stage, verdict)
@@ -137,7 +138,7 @@ def decide(
 
     `outcome` is the stage's note, `code` srun's exit code, `nodes_answer` whether all nodes of the job do, `state` the
     job's state in squeue, `is_requeued` whether SLURM counts another start of it already (`scontrol requeue`, a node
-    that failed), `wasted` how many lives in a row, this one included, have saved nothing new, `crashes` how many lives
+    that failed), `wasted` how many attempts in a row, this one included, have saved nothing new, `crashes` how many attempts
     before this one crashed.
     """
     if is_done:
@@ -160,7 +161,7 @@ def decide(
     if state != "RUNNING":
         # Cancelled or out of time: coming back would be against somebody's will.
         return Verdict(EXIT_FAILED, f"{reason}; not requeued from here, since SLURM has the job as {state or 'gone'}")
-    if wasted >= FRUITLESS_LIVES:
+    if wasted >= MAX_FRUITLESS_RESTARTS:
         return Verdict(EXIT_FAILED, f"{_no_progress(wasted)}; the last one: {reason}")
     return Verdict(EXIT_STOPPED, reason)
 
@@ -172,11 +173,11 @@ def job_id(environment: Mapping[str, str]) -> str:
     return environment["SLURM_JOB_ID"]
 
 
-def fruitless_lives(lives: Sequence[JobLife], saved: str) -> int:
-    """How many of the last lives in a row have left no more than `saved`, which is what is saved now."""
+def restarts_without_progress(attempts: Sequence[JobAttempt], saved: str) -> int:
+    """How many of the last attempts in a row have left no more than `saved`, which is what is saved now."""
     count = 0
-    for life in reversed(lives):
-        if life.saved != saved:
+    for attempt in reversed(attempts):
+        if attempt.saved != saved:
             break
         count += 1
     return count
@@ -193,32 +194,32 @@ def progress(stage: PlacedStage) -> str:
     return f"{len(names)}: {names[-1]}" if names else "nothing"
 
 
-def read_job_lives(directory: Path) -> list[JobLife]:
-    """All lives of all jobs of a stage directory, in order."""
-    lives: list[JobLife] = []
+def read_job_attempts(directory: Path) -> list[JobAttempt]:
+    """All attempts of all jobs of a stage directory, in order."""
+    attempts: list[JobAttempt] = []
     try:
         lines = (directory / HISTORY).read_text().splitlines()
     except FileNotFoundError:
-        return lives
+        return attempts
     for line in lines:
         try:
             fields = json.loads(line)
         except ValueError:  # torn by a full disk or a kill
             continue
         if "saved" in fields:
-            lives.append(JobLife(**fields))
-        elif lives:
-            lives[-1] = dataclasses.replace(lives[-1], ending=fields["ending"], reason=fields["reason"])
-    return lives
+            attempts.append(JobAttempt(**fields))
+        elif attempts:
+            attempts[-1] = dataclasses.replace(attempts[-1], ending=fields["ending"], reason=fields["reason"])
+    return attempts
 
 
 def _restarts(environment: Mapping[str, str]) -> int:
-    """How often the job had been started again when this life began."""
+    """How often the job had been started again when this attempt began."""
     return int(environment.get("SLURM_RESTART_COUNT", "0"))
 
 
-def _lives_of(directory: Path, job: str) -> list[JobLife]:
-    return [life for life in read_job_lives(directory) if life.job == job]
+def _attempts_of(directory: Path, job: str) -> list[JobAttempt]:
+    return [attempt for attempt in read_job_attempts(directory) if attempt.job == job]
 
 
 def _settle(stage: PlacedStage, verdict: Verdict) -> int:
@@ -258,7 +259,7 @@ def _stage(name: str, run: Path, key: str) -> PlacedStage:
 
 
 def _append(directory: Path, fields: Mapping[str, object]) -> None:
-    append_json_line(directory / HISTORY, fields)
+    append_record(directory / HISTORY, fields)
 
 
 def _ordinal(number: int) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 Condition = Literal["afterok", "aftercorr"]
 """aftercorr: each task of a job array waits for the task of the same number."""

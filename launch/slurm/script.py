@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from launch.slurm.profile import Shape
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 SOURCE = Path(__file__).parents[2]
 """The checkout: where the packages and slurm/ are."""
-_TEMPLATE = SOURCE / "slurm" / "stage.sbatch"
+_TEMPLATE = Path(__file__).with_name("stage.sbatch")
 _EXPORTED_PREFIX = "SENET154_"
 
 
@@ -40,7 +40,7 @@ class JobScript:
 
 
 def render(job: JobScript, template: str | None = None) -> str:
-    """The whole script: slurm/stage.sbatch with its three places filled in. UserError where a path cannot be quoted."""
+    """The whole script: launch/slurm/stage.sbatch with its three places filled in. UserError where a path cannot be quoted."""
     text = _TEMPLATE.read_text() if template is None else template
     setup = ("# Lines of the profile.", *job.setup) if job.setup else ("# The profile has no setup lines.",)
     places = {

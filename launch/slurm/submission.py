@@ -8,21 +8,21 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from launch.chain import Stages, choose_stages
 from launch.command import command_line
-from launch.inputs import check_origin
+from launch.inputs import check_initial_checkpoint
+from launch.job_graph import Stages, choose_stages
 from launch.run_directory import default_run, set_up
 from launch.slurm import scheduler
-from launch.slurm.fit import check_fit, training_processes
 from launch.slurm.jobs import JobRecord, log_path, read_jobs
 from launch.slurm.profile import Profile, load_profile
+from launch.slurm.profile_check import check_fit, training_processes
 from launch.slurm.scheduler import QueuedJob
 from launch.slurm.script import JobScript
 from pipeline.config.reader import load_config
 from pipeline.config.schema import Config
-from pipeline.errors import UserError
-from pipeline.runs.lock import DirectoryBusy, busy_message, lock_holder
-from pipeline.runs.stage import PlacedStage, place_stages
+from pipeline.ground.errors import UserError
+from pipeline.running.stage import PlacedStage, place_stages
+from pipeline.store.lock import DirectoryBusy, busy_message, lock_holder
 from stages import STAGES
 
 
@@ -108,7 +108,7 @@ class Submission:
 def prepare(request: SubmitRequest) -> Submission:
     """Read and check everything, and ask SLURM what it has; nothing is written, and a dry run asks nobody."""
     config = load_config(request.config, request.overrides)
-    check_origin(config)
+    check_initial_checkpoint(config)
     profile = load_profile(request.profile)
     run = (request.run or default_run(config)).absolute()
     jobs = read_jobs(run)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.bench.comparison import Comparison
 from pipeline.bench.record import record_of, write_record
-from pipeline.cores import count_cores
-from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, UserError
+from pipeline.bench.rounds import Comparison
+from pipeline.ground.cores import count_cores
+from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, UserError
 
 _DESCRIPTION = """Compare the pipeline with what a user would pick instead, in turns within one process.
 
@@ -75,7 +75,7 @@ def _loader(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Compari
 
 
 def _evaluate(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Comparison]]:
-    from pipeline.bench.evaluate import compare_plans
+    from pipeline.bench.crop_plans import compare_plans
     from pipeline.bench.images import benchmark_images, describe_images
 
     with benchmark_images(arguments.images, arguments.limit, arguments.batch, _show_progress) as index:
@@ -97,7 +97,7 @@ def _reading(arguments: argparse.Namespace, images: str) -> dict[str, Any]:
 
 
 def _checkpoint(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Comparison]]:
-    from pipeline.bench.checkpoint import compare_saving
+    from pipeline.bench.checkpoint_stall import compare_saving
 
     return compare_saving(arguments.model, arguments.directory, rounds=arguments.rounds, progress=_show_progress)
 

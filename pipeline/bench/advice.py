@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.bench.cell import Cell
-from pipeline.runs.artifact import naming_disk_errors, write_json
+from pipeline.store.file import naming, write_json
 
 _NOTICEABLE = 1.03
 """Less than this is taken for chance."""
@@ -71,7 +71,7 @@ class Probe:
     def save(self) -> Path:
         """Keep it for the next time; returns the file."""
         path = self.identity.cache_file()
-        with naming_disk_errors(path):
+        with naming(path):
             path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, dataclasses.asdict(self))
         return path

@@ -22,8 +22,8 @@ from pipeline.bench.step import our_step
 from pipeline.bench.survey.clock import figures_or_error, time_work
 from pipeline.bench.training_step import Task, forget_compiled
 from pipeline.config.schema import Config
-from pipeline.models.spec import SPECS, count_macs
-from pipeline.runs.preemption import stop_with_parent
+from pipeline.ground.stop import stop_with_parent
+from pipeline.networks.spec import SPECS, count_macs
 from pipeline.training.batching import split_batch
 
 _CPU_MACS = 25e9

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline.data.digits import write_digits
 from pipeline.data.index import ImageIndex
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 _SUFFIXES = {".jpg", ".jpeg"}
 _TOLD_EVERY = 1000

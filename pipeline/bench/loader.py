@@ -13,15 +13,15 @@ import numpy as np
 import torch
 
 from pipeline.bench import loader_peer
-from pipeline.bench.comparison import Comparison, per_unit
 from pipeline.bench.measurement import Contestant, Work, measure
+from pipeline.bench.rounds import Comparison, per_unit
 from pipeline.bench.setting import bench_config
 from pipeline.config.crop_plan import builtin_plan
 from pipeline.data.index import ImageIndex
-from pipeline.data.loaders import build_train_loader, build_view_loader
+from pipeline.data.loaders import build_plan_loader, build_train_loader
 from pipeline.data.normalisation import Preprocessor
-from pipeline.evaluation.crops import expand
-from pipeline.ranks import Ranks
+from pipeline.evaluation.expansion import expand
+from pipeline.ground.ranks import Ranks
 
 _CPU = torch.device("cpu")
 _SIZE_PX, _RESIZE_PX = 224, 256
@@ -61,7 +61,7 @@ def _our_training(index: ImageIndex, batch: int, workers: int) -> list[Contestan
 
 
 def _our_centre(index: ImageIndex, batch: int, workers: int) -> list[Contestant]:
-    windows = [seen.window for seen in expand(builtin_plan("center224"))]
+    crops = [seen.crop for seen in expand(builtin_plan("center224"))]
     positions = np.arange(len(index), dtype=np.int64)
 
     def rounds_of(backend: str, normalise: bool) -> Callable[[], Work]:
@@ -69,10 +69,10 @@ def _our_centre(index: ImageIndex, batch: int, workers: int) -> list[Contestant]
         preprocessor = Preprocessor(config.data, config.augmentation, _CPU, channels_last=True)
 
         def run() -> Work:
-            loader = build_view_loader(index, positions, windows, batch, config.loader, _CPU)
+            loader = build_plan_loader(index, positions, crops, batch, config.loader, _CPU)
             with contextlib.closing(loader):
-                crops = (torch.as_tensor(taken.views[0]) for taken in loader)
-                return _count(preprocessor.evaluation(images) if normalise else images for images in crops)
+                centres = (torch.as_tensor(taken.crops[0]) for taken in loader)
+                return _count(preprocessor.evaluation(images) if normalise else images for images in centres)
 
         return run
 

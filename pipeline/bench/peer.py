@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 MISSING = "this benchmark compares with {package}, which is not installed: pip install {package}"
 

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.bench.comparison import Comparison
-from pipeline.cores import count_cores
-from pipeline.runs.artifact import write_json
-from pipeline.runs.provenance import collect_provenance
+from pipeline.bench.rounds import Comparison
+from pipeline.ground.cores import count_cores
+from pipeline.running.provenance import collect_provenance
+from pipeline.store.file import write_json
 
 FORMAT = 1
 _PEERS = ("timm", "triton")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 
-from pipeline.models.spec import Layer, SENetSpec, count_parameters, layer_table
+from pipeline.networks.spec import Layer, SENetSpec, count_parameters, layer_table
 
 _OPTIMIZER_BYTES = 24
 """Per parameter and step: write the float32 gradient, read it, the weight and the momentum, write the last two."""

@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.bench.comparison import Comparison, Quantity, figure
 from pipeline.bench.measurement import Contestant, Work, measure
+from pipeline.bench.rounds import Comparison, Quantity, figure
 from pipeline.data.digits import write_digits
 from pipeline.tracking.events import EVENTS, read_events
 
@@ -32,7 +32,7 @@ import torch
 from torchvision import datasets
 from torchvision.transforms import v2
 from pipeline.models.senet import SENet
-from pipeline.models.spec import SPECS
+from pipeline.networks.spec import SPECS
 
 model = SENet(SPECS["senet_nano"], 10).to(memory_format=torch.channels_last)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)

@@ -17,19 +17,19 @@ import torch
 from torch import nn
 
 from pipeline.bench.cell import Cell, all_cells
-from pipeline.bench.comparison import Comparison, Quantity, figure, per_unit
 from pipeline.bench.measurement import Contestant, Role, Work, measure
 from pipeline.bench.peer import import_peer
 from pipeline.bench.roofline import Peaks, measure_peaks, training_floor_seconds
+from pipeline.bench.rounds import Comparison, Quantity, figure, per_unit
 from pipeline.bench.setting import bench_config
 from pipeline.bench.training_step import LEARNING_RATE, Step, Task, compile_whole, compile_with_graphs, plain_step
 from pipeline.config.engines import NativeConfig
-from pipeline.distributed import Collective
 from pipeline.engines import create_engine
-from pipeline.errors import UserError
+from pipeline.ground.distributed import Collective
+from pipeline.ground.errors import UserError
+from pipeline.ground.ranks import Ranks
 from pipeline.models import create_model
-from pipeline.models.spec import SPECS
-from pipeline.ranks import Ranks
+from pipeline.networks.spec import SPECS
 
 _EAGER_NCHW = Cell("float32", channels_last=False, compile=False)
 _CPU_CELLS = (Cell("float32", channels_last=True, compile=False), _EAGER_NCHW)
@@ -134,7 +134,7 @@ def our_step(task: Task, cell: Cell) -> Step:
     ).model_copy(update={"native": NativeConfig(cuda_graphs=cell.cuda_graphs)})
     model = create_model(task.model, task.num_classes)
     engine = create_engine(model, config, Collective(Ranks(), timeout_seconds=60))
-    engine.rehearse((task.batch, 3, task.image_size_px, task.image_size_px))
+    engine.warm_up((task.batch, 3, task.image_size_px, task.image_size_px))
     images, labels = task.images_and_labels(cell)
     criterion = nn.CrossEntropyLoss()
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from pipeline.bench.cell import Cell
-from pipeline.seeds import derive_seed
+from pipeline.ground.seeds import derive_seed
 
 LEARNING_RATE = 1e-3
 

@@ -1,6 +1,6 @@
 """Which parts of an image the network sees when it is evaluated, and how its answers are averaged.
 
-A plan is data: views, each of which is a scale of the image, squares of it, positions in these, and mirror images. The
+A plan is data: crops, each of which is a scale of the image, squares of it, positions in these, and mirror images. The
 built-in plans are the files of the folder `crops` beside this module; a user's own look the same.
 """
 
@@ -24,7 +24,7 @@ Averaging = Literal["probabilities", "logits"]
 _PLAN_FOLDER = Path(__file__).with_name("crops")
 
 
-class CropView(Section):
+class CropGroup(Section):
     """What is cut from the image after its shorter side was resized: crops, or all of it (`dense`)."""
 
     resize_px: PositiveInt
@@ -38,11 +38,11 @@ class CropView(Section):
     """Where crops are cut. whole: the square itself, resized to `crop_px`."""
     dense: Pooling | None = None
     """The whole image goes through the network as a fully convolutional one. global: its last map is averaged as a
-    whole; sliding: the classifier answers for each window of 7 x 7 of it, and these logits are averaged."""
+    whole; sliding: the classifier answers for each crop of 7 x 7 of it, and these logits are averaged."""
     mirror: bool = False
     """Whether each crop is also seen mirrored."""
     weight: PositiveFloat = 1.0
-    """Of each of the view's crops in the average."""
+    """Of each of the group's crops in the average."""
 
     @model_validator(mode="after")
     def _crops_fit(self) -> Self:
@@ -64,36 +64,36 @@ class CropView(Section):
             raise ValueError("positions: 'whole' is a whole square; say which in squares")
         return self
 
-    def crops(self) -> tuple[tuple[Square | None, Position | None], ...]:
-        """Each crop's square and position, in the plan's order; a dense view is one "crop" with neither."""
+    def places(self) -> tuple[tuple[Square | None, Position | None], ...]:
+        """Each crop's square and position, in the plan's order; a dense group is one "crop" with neither."""
         if self.dense is not None:
             return ((None, None),)
         return tuple((square, position) for square in self.squares or (None,) for position in self.positions)
 
 
 class CropPlan(Section):
-    """Views of an image whose answers are averaged."""
+    """Crops of an image whose answers are averaged."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     averaging: Averaging = "probabilities"
     """What is averaged: softmax probabilities, or logits (the geometric mean of the probabilities)."""
-    views: Annotated[tuple[CropView, ...], BeforeValidator(as_tuple), Field(min_length=1)]
+    crops: Annotated[tuple[CropGroup, ...], BeforeValidator(as_tuple), Field(min_length=1)]
 
     @model_validator(mode="after")
     def _no_crop_twice(self) -> Self:
         seen: dict[object, str] = {}
-        for number, view in enumerate(self.views):
-            for square, position in view.crops():
+        for number, group in enumerate(self.crops):
+            for square, position in group.places():
                 # All positions in a square are one where the crop is as large as it.
-                place = "whole" if square is not None and view.crop_px == view.resize_px else position
-                crop = (view.resize_px, view.crop_px, square, place, view.dense)
+                place = "whole" if square is not None and group.crop_px == group.resize_px else position
+                crop = (group.resize_px, group.crop_px, square, place, group.dense)
                 shown = " ".join(part for part in (square, position) if part) or "dense"
                 if crop in seen:
                     raise ValueError(
-                        f"views[{number}]: no crop twice ({shown}, {view.crop_px or 'all'} of {view.resize_px} px, "
+                        f"crops[{number}]: no crop twice ({shown}, {group.crop_px or 'all'} of {group.resize_px} px, "
                         f"is the same as {seen[crop]})"
                     )
-                seen[crop] = f"{shown} of views[{number}]"
+                seen[crop] = f"{shown} of crops[{number}]"
         return self
 
 

@@ -39,7 +39,7 @@ class EvaluateConfig(Section):
             raise ValueError(f"plans: each name once (given {names})")
         for number, plan in enumerate(plans):
             for other in plans[:number]:
-                if (plan.averaging, plan.views) == (other.averaging, other.views):
+                if (plan.averaging, plan.crops) == (other.averaging, other.crops):
                     raise ValueError(f"plans: '{other.name}' and '{plan.name}' are the same but for their names")
         return self
 

@@ -6,7 +6,7 @@ import typing
 
 from pipeline.config.document import COMMAND_LINE, Entry, Problem, merged, parse_document
 from pipeline.config.keys import field_at, resolve_short_key
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 _NULLS = ("", "null", "~")
 

@@ -20,8 +20,8 @@ from pipeline.config.document import Entry, Place, Problem, decode_document, mer
 from pipeline.config.overrides import apply_override
 from pipeline.config.problems import explain, in_order, take_out_unknown_keys
 from pipeline.config.schema import Config
-from pipeline.errors import UserError
-from pipeline.runs.artifact import naming_disk_errors, write_bytes
+from pipeline.ground.errors import UserError
+from pipeline.store.file import naming, write_bytes
 
 RUN_CONFIG = "config.yaml"
 _YAML_SUFFIXES = (".yaml", ".yml")
@@ -60,7 +60,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 def write_run_config(run: Path, config: Config) -> None:
     """Write RUN/config.yaml: every key with its value, defaults included."""
-    with naming_disk_errors(run):
+    with naming(run):
         try:
             run.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
@@ -178,7 +178,7 @@ def _plan_file(entry: Entry, key: str, folder: Path, problems: list[Problem], so
         raise UserError(f"{entry.place}: {key}: {_not_there(path, 'crop plan')}")
     document = decode_document(_content(path), str(path))
     if document.root is None or not isinstance(document.root.value, dict):
-        raise UserError(f"{path}:1: a crop plan must be `key: value` lines: name, views")
+        raise UserError(f"{path}:1: a crop plan must be `key: value` lines: name, crops")
     sources.append(str(path))
     problems.extend(document.problems)
     return Entry(document.root.value, Place(str(path), 1), document.root.text)

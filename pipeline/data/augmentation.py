@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config.data import AugmentationConfig
-from pipeline.seeds import derive_seed, uniform
+from pipeline.ground.seeds import derive_seed, uniform
 
 Integers = npt.NDArray[np.int64]
 

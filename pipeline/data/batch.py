@@ -26,16 +26,16 @@ class Batch:
     """(N,) float32: rotation in degrees that is still to be done; zeros where the recipe has none."""
 
 
-View = torch.Tensor | tuple[torch.Tensor, ...]
-"""What a window shows of N images: crops, (N, 3, S, S) uint8; or whole images, N times (3, H, W) of any size."""
+CropImages = torch.Tensor | tuple[torch.Tensor, ...]
+"""What a crop shows of N images: crops, (N, 3, S, S) uint8; or whole images, N times (3, H, W) of any size."""
 
 
 @dataclasses.dataclass(frozen=True)
-class ViewBatch:
-    """Evaluation images: every window of the crop plan, cut from one decoding of each image."""
+class PlanBatch:
+    """Evaluation images: every crop of the crop plan, cut from one decoding of each image."""
 
-    views: tuple[View, ...]
-    """One for each window asked for; S is that window's crop size, and it is whole images where that has none."""
+    crops: tuple[CropImages, ...]
+    """One for each crop asked for; S is that crop's crop size, and it is whole images where that has none."""
     labels: torch.Tensor
     positions: torch.Tensor
 

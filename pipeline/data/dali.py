@@ -21,11 +21,11 @@ from nvidia.dali import fn
 from pipeline.config.operations import LoaderConfig
 from pipeline.data import dali_graph
 from pipeline.data.augmentation import Augmentation
-from pipeline.data.batch import View
-from pipeline.data.cutting import WindowCutter, cut_in_threads, fit_crop
+from pipeline.data.batch import CropImages
+from pipeline.data.crop import Crop
+from pipeline.data.cropping import Cropper, crop_in_threads, fit_crop
 from pipeline.data.dali_pipeline import DECODE, decode_slices, pad_to_batches, run_pipeline
 from pipeline.data.index import ImageIndex
-from pipeline.data.window import Window
 
 Integers = npt.NDArray[np.int64]
 _AHEAD = 1
@@ -55,37 +55,37 @@ def decode_crops(
     decoded = run_pipeline(index, positions, graph, batch, loader, None)
     mirrored = iter(augmentation.mirrored.tolist())
     batches = ([partial(fit_crop, crop, size_px, mirrored=next(mirrored)) for crop in crops] for (crops,) in decoded)
-    for (images,) in cut_in_threads(batches, loader.threads, _AHEAD):
+    for (images,) in crop_in_threads(batches, loader.threads, _AHEAD):
         assert isinstance(images, torch.Tensor), "crops are of one size"
         yield images
 
 
-def decode_windows(
+def decode_plan(
     index: ImageIndex,
     positions: Integers,
-    windows: Sequence[Window],
+    crops: Sequence[Crop],
     batch: int,
     loader: LoaderConfig,
     gpu: int | None,
-) -> Iterator[tuple[View, ...]]:
-    """Decode each image once and cut every window from it; `batch` images at a time, in the last batch what is left.
+) -> Iterator[tuple[CropImages, ...]]:
+    """Decode each image once and cut every crop from it; `batch` images at a time, in the last batch what is left.
 
-    Yields for each window (N, 3, crop_px, crop_px) uint8, channels-last in memory; or, for a window without a size, N
+    Yields for each crop (N, 3, crop_px, crop_px) uint8, channels-last in memory; or, for a crop without a size, N
     whole images (3, H, W).
     """
     if gpu is not None:
-        yield from dali_graph.decode_windows(index, positions, windows, batch, loader, gpu)
+        yield from dali_graph.decode_plan(index, positions, crops, batch, loader, gpu)
         return
     padded, batch = pad_to_batches(positions, batch)
 
     def graph(files: Any) -> list[Any]:
         return [fn.decoders.image(files, device="cpu", **DECODE)]
 
-    cutter = WindowCutter(windows, index.heights[positions], index.widths[positions])
+    cutter = Cropper(crops, index.heights[positions], index.widths[positions])
     rows = iter(range(len(positions)))
     decoded = run_pipeline(index, padded, graph, batch, loader, None)
     # What was added to fill the last batch has no row, and zip ends there.
     batches = (
         [partial(cutter.cut, image, row) for image, row in zip(images, rows, strict=False)] for (images,) in decoded
     )
-    yield from cut_in_threads(batches, loader.threads, _AHEAD)
+    yield from crop_in_threads(batches, loader.threads, _AHEAD)

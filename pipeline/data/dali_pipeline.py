@@ -15,11 +15,11 @@ from nvidia.dali.pipeline import Pipeline
 
 from pipeline.config.operations import LoaderConfig
 from pipeline.data.augmentation import Augmentation
-from pipeline.data.batch import View
+from pipeline.data.batch import CropImages
 from pipeline.data.encoded import EncodedImages
 from pipeline.data.index import ImageIndex
 from pipeline.data.verification import changed_files, require_sizes
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 Integers = npt.NDArray[np.int64]
 
@@ -64,7 +64,7 @@ def run_pipeline(
     batch: int,
     loader: LoaderConfig,
     gpu: int | None,
-) -> Iterator[tuple[View, ...]]:
+) -> Iterator[tuple[CropImages, ...]]:
     """Run the graph over the files at `positions`; UserError names those that are not as `prepare` read them."""
     with _opened(index, positions, batch, loader) as read:
         pipeline = _build(read, graph, batch, loader, gpu)
@@ -106,7 +106,7 @@ def _opened(
             batches.close()
 
 
-def _view(output: Any) -> View:
+def _view(output: Any) -> CropImages:
     """Channels first; images of several sizes one by one."""
     if output.is_dense_tensor():
         return torch.utils.dlpack.from_dlpack(output.as_tensor()).permute(0, 3, 1, 2)

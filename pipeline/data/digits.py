@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pipeline.runs.artifact import naming_disk_errors
-from pipeline.seeds import derive_seed
+from pipeline.ground.seeds import derive_seed
+from pipeline.store.file import naming
 
 CLASS_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _SIZE_PX = 32
@@ -30,7 +30,7 @@ def write_digits(folder: Path) -> None:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    with naming_disk_errors(folder):
+    with naming(folder):
         shutil.rmtree(folder, ignore_errors=True)
         for digit in range(len(CLASS_WORDS)):
             rows = np.flatnonzero(digits.target == digit)

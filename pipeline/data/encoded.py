@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from pipeline.data.index import ImageIndex
 from pipeline.data.shard_places import ShardPlaces
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 Integers = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, cast
 
 from pipeline.data.index import ImageRecord
-from pipeline.runs.artifact import write_bytes
+from pipeline.store.file import write_bytes
 
 FINDINGS = "findings.tsv"
 _COLUMNS = ("split", "path", "finding", "severity", "detail")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pipeline.data.index import ImageClass
 from pipeline.data.tree import SplitTree, name_some
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 _NUMBERED_NAME = re.compile(r"ILSVRC2012_(val|test)_(\d{8})\.JPEG")
 _PROBLEMS_SHOWN = 10

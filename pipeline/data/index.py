@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.shard_places import ShardPlaces, read_places, write_places
-from pipeline.runs.artifact import write_bytes, write_json
+from pipeline.store.file import write_bytes, write_json
 
 DATASET = "dataset.json"
 _COLUMNS = ("path", "label", "bytes", "width", "height", "sha256", "flags")

@@ -1,6 +1,6 @@
 """One image file: is it whole, and do all decoders here read the same pixels from it?
 
-The stage `prepare` asks this of every file once, because nobody does later: DALI cannot skip a bad image, cuts windows
+The stage `prepare` asks this of every file once, because nobody does later: DALI cannot skip a bad image, cuts crops
 out of truncated and zero-tailed JPEGs without noticing, and takes 12 GB for one of 400 megapixels.
 
 What the decoders make of odd files (DALI 2.4 CPU `decoders.image` and `decoders.image_slice` with

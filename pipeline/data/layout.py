@@ -19,7 +19,7 @@ from pipeline.data.ilsvrc import (
 )
 from pipeline.data.index import UNLABELLED, ImageClass
 from pipeline.data.tree import SplitTree, data_root, join_path, name_some, read_flat, read_tree
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 SPLITS = ("train", "val")
 

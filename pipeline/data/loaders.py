@@ -18,12 +18,12 @@ import torch
 from pipeline.config.operations import LoaderConfig
 from pipeline.config.schema import Config
 from pipeline.data.augmentation import Augmentation, draw_augmentation
-from pipeline.data.batch import Batch, View, ViewBatch
+from pipeline.data.batch import Batch, CropImages, PlanBatch
+from pipeline.data.crop import Crop
 from pipeline.data.index import ImageIndex
 from pipeline.data.order import StreamOrder
-from pipeline.data.window import Window
-from pipeline.errors import UserError
-from pipeline.ranks import Ranks
+from pipeline.ground.errors import UserError
+from pipeline.ground.ranks import Ranks
 
 Integers = npt.NDArray[np.int64]
 
@@ -56,16 +56,16 @@ def build_train_loader(
     return StreamLoader(index, config, order, ranks, device, gpu, micro_batch, first_step, last_step)
 
 
-def build_view_loader(
+def build_plan_loader(
     index: ImageIndex,
     positions: Integers,
-    windows: Sequence[Window],
+    crops: Sequence[Crop],
     batch: int,
     loader: LoaderConfig,
     device: torch.device,
-) -> ViewLoader:
+) -> PlanLoader:
     """The loader of evaluation images: each position once, in the order given, the last batch as small as it comes."""
-    return ViewLoader(index, positions, tuple(windows), batch, loader, device, _decoding_gpu(loader, device))
+    return PlanLoader(index, positions, tuple(crops), batch, loader, device, _decoding_gpu(loader, device))
 
 
 class StreamLoader:
@@ -103,7 +103,7 @@ class StreamLoader:
         self._running = self._stream()
         return self._running
 
-    def share(self, first_step: int, end_step: int) -> tuple[Integers, Integers]:
+    def local_positions(self, first_step: int, end_step: int) -> tuple[Integers, Integers]:
         """Positions and epochs of this rank's images in steps first_step to end_step - 1, in the order they are seen.
 
         Of every step's images the rank-th slice.
@@ -176,7 +176,7 @@ class StreamLoader:
 
     def _segment(self, first_step: int, end_step: int) -> Iterator[Batch]:
         """The steps first_step to end_step - 1, planned at once."""
-        positions, epochs = self.share(first_step, end_step)
+        positions, epochs = self.local_positions(first_step, end_step)
         heights, widths = self._index.heights[positions], self._index.widths[positions]
         augmentation = draw_augmentation(
             self._config.augmentation, self._config.seed, positions, epochs, heights, widths
@@ -207,14 +207,14 @@ class StreamLoader:
         return reference.decode_crops(self._index, positions, augmentation, size_px, self._micro_batch, loader)
 
 
-class ViewLoader:
-    """An iterable of `ViewBatch`; it can be iterated more than once, and nothing about it is random."""
+class PlanLoader:
+    """An iterable of `PlanBatch`; it can be iterated more than once, and nothing about it is random."""
 
     def __init__(
         self,
         index: ImageIndex,
         positions: Integers,
-        windows: tuple[Window, ...],
+        crops: tuple[Crop, ...],
         batch: int,
         loader: LoaderConfig,
         device: torch.device,
@@ -222,18 +222,18 @@ class ViewLoader:
     ) -> None:
         self._index = index
         self._positions = positions
-        self._windows = windows
+        self._crops = crops
         self._batch = batch
         self._loader = loader
         self._device = device
         self._gpu = gpu
-        self._running: Generator[ViewBatch, None, None] | None = None
+        self._running: Generator[PlanBatch, None, None] | None = None
 
     def __len__(self) -> int:
         """Number of batches."""
         return -(-len(self._positions) // self._batch)
 
-    def __iter__(self) -> Iterator[ViewBatch]:
+    def __iter__(self) -> Iterator[PlanBatch]:
         """From the first position; an earlier iterator of this loader ends."""
         self.close()
         self._running = self._stream()
@@ -245,26 +245,26 @@ class ViewLoader:
             self._running.close()
             self._running = None
 
-    def _stream(self) -> Generator[ViewBatch, None, None]:
+    def _stream(self) -> Generator[PlanBatch, None, None]:
         start = 0
-        for views in self._decode() if len(self._positions) else ():
-            positions = self._positions[start : start + len(views[0])]
+        for crops in self._decode() if len(self._positions) else ():
+            positions = self._positions[start : start + len(crops[0])]
             start += len(positions)
-            yield ViewBatch(
-                views=tuple(_stage_view(view, self._device) for view in views),
+            yield PlanBatch(
+                crops=tuple(_stage_images(images, self._device) for images in crops),
                 labels=_stage(torch.from_numpy(self._index.labels[positions]), self._device),
                 positions=_stage(torch.from_numpy(positions), self._device),
             )
 
-    def _decode(self) -> Iterator[tuple[View, ...]]:
-        request = self._index, self._positions, self._windows, self._batch, self._loader
+    def _decode(self) -> Iterator[tuple[CropImages, ...]]:
+        request = self._index, self._positions, self._crops, self._batch, self._loader
         if self._loader.backend == "dali":
             from pipeline.data import dali
 
-            return dali.decode_windows(*request, self._gpu)
+            return dali.decode_plan(*request, self._gpu)
         from pipeline.data import reference
 
-        return reference.decode_windows(*request)
+        return reference.decode_plan(*request)
 
 
 def _decoding_gpu(loader: LoaderConfig, device: torch.device) -> int | None:
@@ -283,5 +283,7 @@ def _stage(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
 
 
-def _stage_view(view: View, device: torch.device) -> View:
-    return _stage(view, device) if isinstance(view, torch.Tensor) else tuple(_stage(image, device) for image in view)
+def _stage_images(images: CropImages, device: torch.device) -> CropImages:
+    if isinstance(images, torch.Tensor):
+        return _stage(images, device)
+    return tuple(_stage(image, device) for image in images)

@@ -15,7 +15,7 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.seeds import derive_seed
+from pipeline.ground.seeds import derive_seed
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,13 +15,13 @@ from torchvision.io import ImageReadMode, decode_image
 
 from pipeline.config.operations import LoaderConfig
 from pipeline.data.augmentation import Augmentation
-from pipeline.data.batch import View
-from pipeline.data.cutting import Cuts, WindowCutter, cut_in_threads, fit_crop
+from pipeline.data.batch import CropImages
+from pipeline.data.crop import Crop
+from pipeline.data.cropping import Cropper, CropTensors, crop_in_threads, fit_crop
 from pipeline.data.encoded import EncodedImages
 from pipeline.data.index import ImageIndex
 from pipeline.data.verification import changed_files, require_sizes
-from pipeline.data.window import Window
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 Integers = npt.NDArray[np.int64]
 
@@ -36,7 +36,7 @@ def decode_crops(
 ) -> Iterator[torch.Tensor]:
     """What `pipeline.data.dali.decode_crops` promises, on the CPU."""
 
-    def cut(image: torch.Tensor, row: int) -> Cuts:
+    def cut(image: torch.Tensor, row: int) -> CropTensors:
         top, left = int(augmentation.tops[row]), int(augmentation.lefts[row])
         height, width = int(augmentation.heights[row]), int(augmentation.widths[row])
         crop = image[:, top : top + height, left : left + width]
@@ -47,32 +47,32 @@ def decode_crops(
         yield images
 
 
-def decode_windows(
-    index: ImageIndex, positions: Integers, windows: Sequence[Window], batch: int, loader: LoaderConfig
-) -> Iterator[tuple[View, ...]]:
-    """What `pipeline.data.dali.decode_windows` promises, on the CPU."""
-    cutter = WindowCutter(windows, index.heights[positions], index.widths[positions])
+def decode_plan(
+    index: ImageIndex, positions: Integers, crops: Sequence[Crop], batch: int, loader: LoaderConfig
+) -> Iterator[tuple[CropImages, ...]]:
+    """What `pipeline.data.dali.decode_plan` promises, on the CPU."""
+    cutter = Cropper(crops, index.heights[positions], index.widths[positions])
     yield from _run(cutter.cut, index, positions, batch, loader)
 
 
 def _run(
-    cut: Callable[[torch.Tensor, int], Cuts],
+    cut: Callable[[torch.Tensor, int], CropTensors],
     index: ImageIndex,
     positions: Integers,
     batch: int,
     loader: LoaderConfig,
-) -> Iterator[tuple[View, ...]]:
+) -> Iterator[tuple[CropImages, ...]]:
     """Decode and cut rows 0, 1, ... in threads, at most `loader.prefetch` batches ahead."""
     with EncodedImages(index, positions) as images:
 
-        def work(row: int) -> Cuts:
+        def work(row: int) -> CropTensors:
             return cut(_decode(index, images, positions[row]), row)
 
         batches = (
             [partial(work, row) for row in range(start, min(start + batch, len(positions)))]
             for start in range(0, len(positions), batch)
         )
-        yield from cut_in_threads(batches, loader.threads, loader.prefetch)
+        yield from crop_in_threads(batches, loader.threads, loader.prefetch)
 
 
 def _decode(index: ImageIndex, images: EncodedImages, position: int) -> torch.Tensor:

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from pipeline.data.inspection import Inspection, inspect_file
 from pipeline.data.workers import WorkerDied, run_in_processes
-from pipeline.errors import StopRequested
-from pipeline.runs.artifact import naming_disk_errors, write_bytes
-from pipeline.runs.preemption import StopFlag
+from pipeline.ground.errors import StopRequested
+from pipeline.ground.stop import StopFlag
+from pipeline.store.file import naming, write_bytes
 
 _CHUNK_IMAGES = 512
 
@@ -54,7 +54,7 @@ def scan(chunks: Sequence[Chunk], parts: Path, stop: StopFlag, progress: Progres
 
     Raises StopRequested between chunks, with what was done kept; RuntimeError where a worker process died.
     """
-    with naming_disk_errors(parts):
+    with naming(parts):
         parts.mkdir(exist_ok=True)
     total = sum(len(chunk.names) for chunk in chunks)
     done, begun = 0, time.monotonic()

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.runs.artifact import write_bytes, write_json
+from pipeline.store.file import write_bytes, write_json
 
 
 @dataclasses.dataclass(frozen=True)

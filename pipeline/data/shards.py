@@ -24,10 +24,10 @@ from PIL import Image
 from pipeline.data.index import ImageRecord
 from pipeline.data.shard_places import ShardPlaces
 from pipeline.data.workers import WorkerDied, is_stopping, run_in_processes
-from pipeline.errors import StopRequested, UserError
-from pipeline.runs.artifact import naming_disk_errors, remove_leftovers, replacing, write_json
-from pipeline.runs.lock import in_turn
-from pipeline.runs.preemption import StopFlag
+from pipeline.ground.errors import StopRequested, UserError
+from pipeline.ground.stop import StopFlag
+from pipeline.store.file import naming, remove_leftovers, replacing, write_json
+from pipeline.store.lock import in_turn
 
 SHARD_BYTES = 1_000_000_000
 _QUALITY = 90
@@ -92,7 +92,7 @@ def write_shards(
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"data.shards: must be a folder, or a name that is free for one (given {folder})")
-    with naming_disk_errors(folder):
+    with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
     total = sum(len(shard.records) for shard in shards)
     with in_turn(folder, stop, note):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.config.data import DataConfig
 from pipeline.data.findings import Finding
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 _DROPPINGS = frozenset({"Thumbs.db", "desktop.ini"})
 

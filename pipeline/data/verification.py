@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from pipeline.data.encoded import EncodedImages
 from pipeline.data.index import ImageIndex
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 Integers = npt.NDArray[np.int64]
 _ADVICE = "the images have changed since they were prepared: restore them, or run prepare again"

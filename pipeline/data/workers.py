@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.synchronize import Event
 from typing import Generic, TypeVar
 
-from pipeline.runs.preemption import StopFlag
+from pipeline.ground.stop import StopFlag
 
 Task = TypeVar("Task")
 

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from pipeline.config.schema import Config
-    from pipeline.distributed import Collective
     from pipeline.engines.engine import Engine
+    from pipeline.ground.distributed import Collective
 
 
 def create_engine(model: nn.Module, config: Config, collective: Collective) -> Engine:

@@ -11,12 +11,12 @@ from torch import nn
 from pipeline.config.engines import ApexConfig, NativeConfig
 from pipeline.config.execution import ExecutionConfig
 from pipeline.config.training import OptimConfig
-from pipeline.distributed import Collective
 from pipeline.engines.apex_package import check_installed, extensions, missing
 from pipeline.engines.engine import OptimizerState
 from pipeline.engines.native import NativeEngine
 from pipeline.engines.nhwc_batch_norm import fuse_batch_norms
-from pipeline.errors import UserError
+from pipeline.ground.distributed import Collective
+from pipeline.ground.errors import UserError
 from pipeline.training.optim import parameter_groups
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from pipeline.config.engines import ApexConfig
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 
 def check_installed(options: ApexConfig) -> None:

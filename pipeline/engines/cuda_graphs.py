@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
+from pipeline.ground.seeds import derive_seed
 from pipeline.models.senet import SENet
-from pipeline.seeds import derive_seed
 
 Capture = Callable[[tuple[nn.Module, ...], tuple[tuple[torch.Tensor, ...], ...]], object]
 """Makes each module replay, in training mode, what it does with the arguments that stand for it."""

@@ -16,13 +16,13 @@ from torch import nn
 from pipeline.config.engines import DeepSpeedConfig
 from pipeline.config.execution import ExecutionConfig
 from pipeline.config.training import OptimConfig
-from pipeline.distributed import Collective
 from pipeline.engines.autocast import AutocastNetwork
 from pipeline.engines.deepspeed_package import check_installed, missing
 from pipeline.engines.engine import OptimizerState
 from pipeline.engines.loss_scale import LossScale
 from pipeline.engines.momentum import ZeroShares, load_momentum, momentum_by_name
 from pipeline.engines.sync_bn import synchronise_batch_norms
+from pipeline.ground.distributed import Collective
 from pipeline.training.optim import build_sgd
 
 _BUCKET_VALUES = 2**23
@@ -65,7 +65,7 @@ class DeepSpeedEngine:
         )
         collective.limit(self._engine.data_parallel_group)
 
-    def rehearse(self, image_shape: tuple[int, int, int, int]) -> None:
+    def warm_up(self, image_shape: tuple[int, int, int, int]) -> None:
         """Nothing to do: DeepSpeed's buckets follow the order of the parameters from the first step on."""
 
     def load_model(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -141,7 +141,7 @@ class DeepSpeedEngine:
 def _import_deepspeed(collective: Collective) -> ModuleType:
     on_cpu = collective.device.type == "cpu"
     if on_cpu:
-        os.environ["DS_ACCELERATOR"] = "cpu"  # instead of a guess, with a warning
+        os.environ["DS_ACCELERATOR"] = "cpu"  # instead of a prediction, with a warning
     os.environ["LOCAL_RANK"] = str(collective.ranks.local_rank)  # which srun does not set
     check_installed()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 
 def check_installed() -> None:

@@ -27,7 +27,7 @@ class Engine(Protocol):
     model: nn.Module
     """The bare network: what is saved, loaded and evaluated."""
 
-    def rehearse(self, image_shape: tuple[int, int, int, int]) -> None:
+    def warm_up(self, image_shape: tuple[int, int, int, int]) -> None:
         """Two forward and backward passes on blank images of that shape, so that whatever an engine plans by its first
         passes is planned alike in a run that goes on and in one that was never stopped. Weights, buffers and state
         are to be loaded afterwards."""

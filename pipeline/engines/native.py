@@ -15,14 +15,14 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compr
 from pipeline.config.engines import NativeConfig
 from pipeline.config.execution import ExecutionConfig
 from pipeline.config.training import OptimConfig
-from pipeline.distributed import Collective
 from pipeline.engines import cuda_graphs
 from pipeline.engines.autocast import AutocastNetwork
 from pipeline.engines.engine import OptimizerState
 from pipeline.engines.momentum import load_momentum, momentum_by_name
 from pipeline.engines.sync_bn import synchronise_batch_norms
-from pipeline.errors import UserError
-from pipeline.seeds import derive_seed
+from pipeline.ground.distributed import Collective
+from pipeline.ground.errors import UserError
+from pipeline.ground.seeds import derive_seed
 from pipeline.training.optim import build_sgd
 
 # The batch norm statistics are each process's own, as in 2017; `synchronise_buffers` hands them on where needed.
@@ -45,7 +45,7 @@ class NativeEngine:
         options: NativeConfig,
         collective: Collective,
     ) -> None:
-        """Takes the model to the collective's device. Weights and state are loaded after `rehearse`, which comes first.
+        """Takes the model to the collective's device. Weights and state are loaded after `simulate`, which comes first.
 
         UserError where the options need a GPU and there is none.
         """
@@ -61,7 +61,7 @@ class NativeEngine:
         self._scaler = torch.amp.GradScaler(collective.device.type, enabled=execution.precision == "float16")
         self._runner: nn.Module = AutocastNetwork(self.model, execution, collective.device)
 
-    def rehearse(self, image_shape: tuple[int, int, int, int]) -> None:
+    def warm_up(self, image_shape: tuple[int, int, int, int]) -> None:
         """Captures CUDA graphs where the options ask for them (UserError where they are not to be trusted), joins the
         processes, and takes two forward and backward passes, to be followed by loading weights and state.
 
@@ -162,6 +162,6 @@ class NativeEngine:
             self._runner.register_comm_hook(None, bf16_compress_hook)
 
     def _clear_gradients(self) -> None:
-        # Those that are views of DistributedDataParallel's buckets must stay where they are, and so must those that a
+        # Those that are crops of DistributedDataParallel's buckets must stay where they are, and so must those that a
         # graph's gradients are added to.
         self._optimizer.zero_grad(set_to_none=not (self._is_distributed or self._capture))

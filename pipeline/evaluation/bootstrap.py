@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.seeds import derive_seed
+from pipeline.ground.seeds import derive_seed
 
 _PERCENTILES = (2.5, 97.5)
 Flags = npt.NDArray[np.bool_]

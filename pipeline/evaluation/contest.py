@@ -1,9 +1,9 @@
-"""The contest's files of guesses and its measure, as the devkit's `eval_flat.m` and `eval_clsloc.m` have them.
+"""The contest's files of predictions and its measure, as the devkit's `eval_flat.m` and `eval_clsloc.m` have them.
 
 A file has a line for each image, in the order of the images' names. In the form of 2012 it holds the ILSVRC2012_IDs
-(1 to 1000) of up to five guesses, surest first. In the form of 2014 and later each guess is followed by a box, `id xmin
+(1 to 1000) of up to five predictions, surest first. In the form of 2014 and later each prediction is followed by a box, `id xmin
 ymin xmax ymax`, which has no part in the classification error: an image is an error if its true class is not among its
-first five guesses, and the error is their share of *all* images. The devkit's README says that blacklisted images do
+first five predictions, and the error is their share of *all* images. The devkit's README says that blacklisted images do
 not count; that is so for its localisation error only.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.ilsvrc import Ilsvrc, check_ground_truth
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 NUM_GUESSES = 5
 _NUMBERS_OF_A_BOX = 5
@@ -30,22 +30,22 @@ Form = Literal["2012", "2014"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Guesses:
-    """A file of guesses."""
+class Predictions:
+    """A file of predictions."""
 
     path: Path
     form: Form
     ids: Integers
     """(N, 5) ILSVRC2012_IDs, surest first; 0 where a line has fewer."""
     ragged: int
-    """Lines with fewer guesses than the longest one."""
+    """Lines with fewer predictions than the longest one."""
     ignored: int
-    """Lines with more than five guesses, of which the first five count."""
+    """Lines with more than five predictions, of which the first five count."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FlatErrors:
-    """Share of errors, 0 to 1, with the first 1, 2 ... 5 guesses."""
+    """Share of errors, 0 to 1, with the first 1, 2 ... 5 predictions."""
 
     all_images: tuple[float, ...]
     """The contest's."""
@@ -55,8 +55,8 @@ class FlatErrors:
     """The order that the ids or lines of the file seem to be in by mistake; None where they seem right."""
 
 
-def read_guesses(path: Path, form: Form | None, num_classes: int = 1000) -> Guesses:
-    """A file of guesses; numbers are separated by blanks, tabs or commas.
+def read_predictions(path: Path, form: Form | None, num_classes: int = 1000) -> Predictions:
+    """A file of predictions; numbers are separated by blanks, tabs or commas.
 
     The form is recognised unless given. UserError that names the line where something is not as it must be.
     """
@@ -69,24 +69,24 @@ def read_guesses(path: Path, form: Form | None, num_classes: int = 1000) -> Gues
         for number, row in enumerate(rows, start=1):
             if len(row) % step:
                 raise UserError(
-                    f"{path}:{number}: each guess must be `id xmin ymin xmax ymax` (given {len(row)} numbers)"
+                    f"{path}:{number}: each prediction must be `id xmin ymin xmax ymax` (given {len(row)} numbers)"
                 )
-    guesses = [row[::step] for row in rows]
-    longest = max(map(len, guesses))
-    ids = np.zeros((len(guesses), NUM_GUESSES), np.int64)
-    for number, row in enumerate(guesses, start=1):
+    predictions = [row[::step] for row in rows]
+    longest = max(map(len, predictions))
+    ids = np.zeros((len(predictions), NUM_GUESSES), np.int64)
+    for number, row in enumerate(predictions, start=1):
         for place, value in enumerate(row[:NUM_GUESSES]):
             if value != int(value) or not 0 <= value <= num_classes:
                 raise UserError(
-                    f"{path}:{number}: guesses must be ILSVRC2012_IDs, 1 to {num_classes:,} (given {value:g})"
+                    f"{path}:{number}: predictions must be ILSVRC2012_IDs, 1 to {num_classes:,} (given {value:g})"
                 )
             ids[number - 1, place] = int(value)
-    return Guesses(
+    return Predictions(
         path,
         form,
         ids,
-        ragged=sum(len(row) < longest for row in guesses),
-        ignored=sum(len(row) > NUM_GUESSES for row in guesses),
+        ragged=sum(len(row) < longest for row in predictions),
+        ignored=sum(len(row) > NUM_GUESSES for row in predictions),
     )
 
 
@@ -107,22 +107,24 @@ def read_blacklist(path: Path, num_images: int) -> npt.NDArray[np.bool_]:
 
 
 def flat_errors(
-    guesses: Guesses, truth: Integers, is_blacklisted: npt.NDArray[np.bool_] | None, table: Ilsvrc
+    predictions: Predictions, truth: Integers, is_blacklisted: npt.NDArray[np.bool_] | None, table: Ilsvrc
 ) -> FlatErrors:
     """The errors of a file. UserError where it has not one line for each image, or ids that count from 0."""
-    if len(guesses.ids) != len(truth):
+    if len(predictions.ids) != len(truth):
         raise UserError(
-            f"{guesses.path}: must have {len(truth):,} lines, one for each image (it has {len(guesses.ids):,})"
+            f"{predictions.path}: must have {len(truth):,} lines, one for each image (it has {len(predictions.ids):,})"
         )
-    found = find_mistake(guesses.ids, truth, table)
-    zero = _misplaced_zero(guesses.ids)
+    found = find_mistake(predictions.ids, truth, table)
+    zero = _misplaced_zero(predictions.ids)
     if zero is not None:
         hint = f"; these look like {found}" if found else ""
-        raise UserError(f"{guesses.path}:{zero + 1}: guesses must be ILSVRC2012_IDs, which begin at 1 (given 0){hint}")
+        raise UserError(
+            f"{predictions.path}:{zero + 1}: predictions must be ILSVRC2012_IDs, which begin at 1 (given 0){hint}"
+        )
     kept = None if is_blacklisted is None else ~is_blacklisted
     return FlatErrors(
-        all_images=_errors(guesses.ids, truth),
-        without_blacklisted=None if kept is None else _errors(guesses.ids[kept], truth[kept]),
+        all_images=_errors(predictions.ids, truth),
+        without_blacklisted=None if kept is None else _errors(predictions.ids[kept], truth[kept]),
         num_blacklisted=0 if kept is None else int((~kept).sum()),
         mistake=found,
     )
@@ -164,7 +166,7 @@ def _misplaced_zero(ids: Integers) -> int | None:
 def _has_boxes(rows: Sequence[Sequence[float]], num_classes: int) -> bool:
     """Whether all numbers come in fives whose last four are a box.
 
-    Five guesses a line look like that, too, where they are sorted. They are never above the number of classes, and of
+    Five predictions a line look like that, too, where they are sorted. They are never above the number of classes, and of
     the contest's boxes some are: its images have up to thousands of pixels.
     """
     step = _NUMBERS_OF_A_BOX
@@ -195,7 +197,7 @@ def _read_numbers(path: Path) -> list[list[float]]:
     for number, line in enumerate(_read_lines(path), start=1):
         words = line.replace(",", " ").split()
         if not words:
-            raise UserError(f"{path}:{number}: must hold at least one guess (the line is blank)")
+            raise UserError(f"{path}:{number}: must hold at least one prediction (the line is blank)")
         try:
             rows.append([float(word) for word in words])
         except ValueError:

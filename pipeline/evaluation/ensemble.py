@@ -22,15 +22,15 @@ from pipeline.config.crop_plan import Averaging
 from pipeline.config.fusion import FuseConfig
 from pipeline.data.ilsvrc import Ilsvrc
 from pipeline.data.index import Dataset
-from pipeline.errors import UserError
 from pipeline.evaluation.bootstrap import Bootstrap, Interval
+from pipeline.evaluation.margins import DEEPEST_RANK, UndecidedClasses, blocks, find_undecided
 from pipeline.evaluation.members import FUSION, Member, split_index
 from pipeline.evaluation.metrics import rank_scores
-from pipeline.evaluation.rivals import DEEPEST_RANK, Rivals, blocks, find_rivals
 from pipeline.evaluation.scores import ScoreDescription, ScoreFile
 from pipeline.evaluation.submission import contest_order, write_submissions
 from pipeline.evaluation.weighting import Weighting, chosen_weights, given_weights
-from pipeline.runs.artifact import write_json
+from pipeline.ground.errors import UserError
+from pipeline.store.file import write_json
 
 FUSED_PLAN = "fused"
 _ROWS_AT_ONCE = 512
@@ -67,9 +67,9 @@ def fuse(
         raise UserError("fuse.selection: test images have no labels to choose on; give the weights of a fusion")
     index = split_index(dataset, about.split)
     assert index is not None, "the dataset was found by these images"
-    rivals = None if about.split == "test" else find_rivals(arrays, index.labels, config.averaging)
-    if rivals is not None and config.selection == "greedy":
-        weighting = chosen_weights(rivals, index.labels, seed)
+    undecided = None if about.split == "test" else find_undecided(arrays, index.labels, config.averaging)
+    if undecided is not None and config.selection == "greedy":
+        weighting = chosen_weights(undecided, index.labels, seed)
     else:
         weighting = given_weights(config, members)
     file = ScoreFile(directory, FUSED_PLAN)
@@ -94,9 +94,9 @@ def fuse(
         "disagreement_percent": disagreement(arrays),
         "members": [_identity(member, weight) for member, weight in zip(members, weighting.mean, strict=True)],
     }
-    if rivals is not None:
+    if undecided is not None:
         is_wrong = {k: rank_scores(file.open(), index.labels).ranks >= k for k in _TOPS}
-        judge = _Judge(rivals, weighting, Bootstrap(seed, config.bootstrap_samples), is_wrong)
+        judge = _Judge(undecided, weighting, Bootstrap(seed, config.bootstrap_samples), is_wrong)
         figures.update(judge.ensemble())
         for number, fields in enumerate(figures["members"]):
             fields.update(judge.member(number))
@@ -125,27 +125,31 @@ def fused_blocks(
 
 
 def disagreement(members: Sequence[npt.NDArray[np.float16]]) -> list[list[float]]:
-    """(M, M) percent of the images for which two members' first guesses differ."""
-    guesses = np.empty((len(members), len(members[0])), np.int64)
+    """(M, M) percent of the images for which two members' first predictions differ."""
+    predictions = np.empty((len(members), len(members[0])), np.int64)
     for rows in blocks(len(members[0]), _ROWS_AT_ONCE):
         for number, member in enumerate(members):
-            guesses[number, rows] = np.asarray(member[rows], np.float32).argmax(axis=1)
-    return [[100 * float((one != other).mean()) for other in guesses] for one in guesses]
+            predictions[number, rows] = np.asarray(member[rows], np.float32).argmax(axis=1)
+    return [[100 * float((one != other).mean()) for other in predictions] for one in predictions]
 
 
 class _Judge:
     """Errors of an ensemble and of its members on labelled images."""
 
     def __init__(
-        self, rivals: Rivals, weighting: Weighting, bootstrap: Bootstrap, is_wrong: dict[int, npt.NDArray[np.bool_]]
+        self,
+        undecided: UndecidedClasses,
+        weighting: Weighting,
+        bootstrap: Bootstrap,
+        is_wrong: dict[int, npt.NDArray[np.bool_]],
     ) -> None:
-        """`is_wrong` by k: images whose class is not among the first k guesses of the fused score file."""
-        self._rivals = rivals
+        """`is_wrong` by k: images whose class is not among the first k predictions of the fused score file."""
+        self._undecided = undecided
         self._weighting = weighting
         self._bootstrap = bootstrap
         self._is_wrong = is_wrong
-        num_members = rivals.margins.shape[1]
-        self._alone = [rivals.ranks(np.eye(num_members)[number]) for number in range(num_members)]
+        num_members = undecided.margins.shape[1]
+        self._alone = [undecided.ranks(np.eye(num_members)[number]) for number in range(num_members)]
 
     def ensemble(self) -> dict[str, Any]:
         """Errors, how much lower they are than those of the best member, and those of each half if they were chosen."""
@@ -163,8 +167,8 @@ class _Judge:
     def member(self, number: int) -> dict[str, Any]:
         """Errors of one member alone, and by how much the ensemble's are higher without it."""
         left = self._weighting.without(number)
-        fused = self._rivals.ranks(self._weighting.by_image)
-        ranks = None if left is None else self._rivals.ranks(left.by_image)
+        fused = self._undecided.ranks(self._weighting.by_image)
+        ranks = None if left is None else self._undecided.ranks(left.by_image)
         alone, gain = {}, {}
         for k in _TOPS:
             error = self._bootstrap.error(self._alone[number] >= k, f"member {number} top{k}")

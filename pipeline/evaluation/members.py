@@ -9,10 +9,10 @@ from pathlib import Path
 
 from pipeline.config.reader import RUN_CONFIG, read_run_config
 from pipeline.data.index import Dataset, ImageIndex, read_dataset
-from pipeline.errors import UserError
 from pipeline.evaluation.scores import Scores, digest_classes, digest_images, image_names, read_scores
-from pipeline.runs.manifest import read_manifest
-from pipeline.runs.stage import StageSpec, place_stages
+from pipeline.ground.errors import UserError
+from pipeline.running.stage import StageSpec, place_stages
+from pipeline.store.manifest import read_manifest
 
 FUSION = "fused.json"
 

@@ -27,7 +27,7 @@ _ROWS_AT_ONCE = 2048
 
 
 def label_ranks(scores_NK: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
-    """How many classes are ranked above the true one, (N,) int64: 0 where the network is right at its first guess."""
+    """How many classes are ranked above the true one, (N,) int64: 0 where the network is right at its first prediction."""
     import torch  # not at the top: scores from files are ranked where there is no torch
 
     true_N1 = scores_NK.gather(1, labels_N[:, None])

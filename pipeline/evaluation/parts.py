@@ -1,4 +1,4 @@
-"""Scores while they are being computed: part files, each complete or not there, that a later life or rank goes on from.
+"""Scores while they are being computed: part files, each complete or not there, that a later attempt or rank goes on from.
 
 The index is cut into parts of a fixed number of images, whatever the number of processes, so which images share a batch
 never depends on who computes them: on the CPU scores are bit-identical at any world size, interrupted or not.
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.runs.artifact import naming_disk_errors, write_bytes
+from pipeline.store.file import naming, write_bytes
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -64,7 +64,7 @@ class PartFolder:
 
         Makes the folder, and reads every part in it. For the main rank, before any rank writes.
         """
-        with naming_disk_errors(self._folder):
+        with naming(self._folder):
             self._folder.mkdir(exist_ok=True)
         present = self._present()
         pending, problems = [], []
@@ -84,7 +84,7 @@ class PartFolder:
 
         For the main rank, before `survey`.
         """
-        with naming_disk_errors(self._folder):
+        with naming(self._folder):
             self._folder.mkdir(exist_ok=True)
         for folder in folders:
             other = copy.copy(self)

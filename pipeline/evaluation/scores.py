@@ -2,7 +2,7 @@
 
 `scores-<plan>.npy` is an (N, K) float16 array of log-probabilities, row i for the image at position i of the split's
 index (for ImageNet: in the order of the file names) and column k for the class of label k, computed in float32 and
-rounded once: the logarithm of the mean, over the plan's views, of the softmax probabilities, or the log-softmax of the
+rounded once: the logarithm of the mean, over the plan's crops, of the softmax probabilities, or the log-softmax of the
 mean logits, as the plan says. `scores-<plan>.json` beside it says what it was made from, of which images and classes in
 which order, and its checksum. Errors are counted from the file, not from what was rounded into it, so that the file and
 the report always agree.
@@ -25,9 +25,9 @@ import numpy.typing as npt
 from pipeline.config.crop_plan import Averaging
 from pipeline.config.evaluation import EvaluatedSplit
 from pipeline.data.index import ImageClass, ImageIndex
-from pipeline.errors import UserError
 from pipeline.evaluation.parts import BrokenPart, PartFolder
-from pipeline.runs.artifact import replacing, sha256_of, write_json
+from pipeline.ground.errors import UserError
+from pipeline.store.file import replacing, sha256_of, write_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ScoreDescription:
     plan: str
     """The crop plan's name."""
     averaging: Averaging
-    """What was averaged over the plan's views."""
+    """What was averaged over the plan's crops."""
     split: EvaluatedSplit
     weights: str
     """Path of the weight file, as it was given."""
@@ -49,9 +49,9 @@ class ScoreDescription:
     classes_sha256: str
     """Of the classes' folder names in the order of the columns, see `digest_classes`."""
     made_from: dict[str, Any]
-    """Everything that the scores depend on: weights, views, images, network, preprocessing and arithmetic."""
+    """Everything that the scores depend on: weights, crops, images, network, preprocessing and arithmetic."""
     seconds: float
-    """Wall time of the scoring, over all lives of the stage."""
+    """Wall time of the scoring, over all attempts of the stage."""
     sha256: str
     """Of the .npy file."""
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.evaluation.rivals import DEEPEST_RANK, Floats, Integers, Rivals
-from pipeline.seeds import derive_seed
+from pipeline.evaluation.margins import DEEPEST_RANK, Floats, Integers, UndecidedClasses
+from pipeline.ground.seeds import derive_seed
 
 MAX_ROUNDS = 50
 """Members are added, each as often as it helps, at most so often."""
@@ -27,20 +27,20 @@ def stratified_halves(labels: Integers, seed: int) -> npt.NDArray[np.bool_]:
     return is_second
 
 
-def select_greedily(rivals: Rivals) -> Floats:
+def select_greedily(undecided: UndecidedClasses) -> Floats:
     """(M,) weights that sum to 1: of the members, added one at a time with replacement, those of the best round.
 
-    Best is the fewest errors among five guesses, the contest's measure, then with the first guess; of equal rounds the
+    Best is the fewest errors among five predictions, the contest's measure, then with the first prediction; of equal rounds the
     first, of equal members the first.
     """
-    num_members = rivals.margins.shape[1]
+    num_members = undecided.margins.shape[1]
     counts = np.zeros(num_members)
-    best_counts, best_errors = counts, (len(rivals.certain) + 1, 0)
-    total = np.zeros(len(rivals.images))
+    best_counts, best_errors = counts, (len(undecided.certain) + 1, 0)
+    total = np.zeros(len(undecided.images))
     for _ in range(MAX_ROUNDS):
-        errors = [_errors(rivals, total + rivals.margins[:, member]) for member in range(num_members)]
+        errors = [_errors(undecided, total + undecided.margins[:, member]) for member in range(num_members)]
         chosen = min(range(num_members), key=lambda member: errors[member])
-        total += rivals.margins[:, chosen]
+        total += undecided.margins[:, chosen]
         counts[chosen] += 1
         if errors[chosen] < best_errors:
             best_counts, best_errors = counts.copy(), errors[chosen]
@@ -48,6 +48,6 @@ def select_greedily(rivals: Rivals) -> Floats:
     return weights
 
 
-def _errors(rivals: Rivals, margins: Floats) -> tuple[int, int]:
-    ranks = rivals.ranks_of(margins)
+def _errors(undecided: UndecidedClasses, margins: Floats) -> tuple[int, int]:
+    ranks = undecided.ranks_of(margins)
     return int((ranks >= DEEPEST_RANK).sum()), int((ranks >= 1).sum())

@@ -2,7 +2,7 @@
 
 `submission-2012.txt` has five ILSVRC2012_IDs a line, surest first. `submission-2014.txt` has a box behind each, `id
 xmin ymin xmax ymax`, here the whole image with its pixels counted from 1: that is what `eval_clsloc.m` reads, which
-would take a line of the older form for a single guess.
+would take a line of the older form for a single prediction.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy.typing as npt
 from pipeline.data.ilsvrc import image_number
 from pipeline.data.index import Dataset, ImageIndex
 from pipeline.evaluation.contest import NUM_GUESSES
-from pipeline.evaluation.rivals import blocks
-from pipeline.runs.artifact import write_bytes
+from pipeline.evaluation.margins import blocks
+from pipeline.store.file import write_bytes
 
 SUBMISSIONS = ("submission-2012.txt", "submission-2014.txt")
 _ROWS_AT_ONCE = 2048
@@ -67,12 +67,12 @@ def write_submissions(
     directory: Path, scores: npt.NDArray[np.float16], order: Integers, index: ImageIndex, ids: Sequence[int]
 ) -> list[str]:
     """Write both files; returns their names. `ids` are the ILSVRC2012_IDs by label."""
-    guesses = np.array(ids)[top_labels(scores)][order]
+    predictions = np.array(ids)[top_labels(scores)][order]
     sizes = zip(index.widths[order].tolist(), index.heights[order].tolist(), strict=True)
-    plain = [" ".join(map(str, row)) for row in guesses.tolist()]
+    plain = [" ".join(map(str, row)) for row in predictions.tolist()]
     boxed = [
-        " ".join(f"{guess} 1 1 {width} {height}" for guess in row)
-        for row, (width, height) in zip(guesses.tolist(), sizes, strict=True)
+        " ".join(f"{prediction} 1 1 {width} {height}" for prediction in row)
+        for row, (width, height) in zip(predictions.tolist(), sizes, strict=True)
     ]
     for name, lines in zip(SUBMISSIONS, (plain, boxed), strict=True):
         write_bytes(directory / name, ("\n".join(lines) + "\n").encode())

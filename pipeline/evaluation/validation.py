@@ -14,14 +14,14 @@ from torch import nn
 
 from pipeline.config.crop_plan import CropPlan
 from pipeline.config.schema import Config
-from pipeline.data.batch import ViewBatch
+from pipeline.data.batch import PlanBatch
 from pipeline.data.index import ImageIndex
-from pipeline.data.loaders import build_view_loader
+from pipeline.data.loaders import build_plan_loader
 from pipeline.data.normalisation import Preprocessor
-from pipeline.distributed import Collective
-from pipeline.evaluation.crops import expand, images_at_once
-from pipeline.evaluation.inference import ViewScorer, evaluating
+from pipeline.evaluation.expansion import expand, images_at_once
+from pipeline.evaluation.inference import PlanScorer, evaluating
 from pipeline.evaluation.metrics import error_percent, label_ranks
+from pipeline.ground.distributed import Collective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Validation:
 
     images: int
     loss: float
-    """Mean cross-entropy, without label smoothing, of the probabilities averaged over the plan's views."""
+    """Mean cross-entropy, without label smoothing, of the probabilities averaged over the plan's crops."""
     top1_error_percent: float
     top5_error_percent: float
 
@@ -59,16 +59,16 @@ def validate(
     losses = torch.zeros(num_batches, dtype=torch.float64, device=collective.device)
     errors = torch.zeros(2, dtype=torch.int64, device=collective.device)
     with evaluating(model), contextlib.ExitStack() as stack:
-        views = config.train.max_micro_batch
-        scorer = ViewScorer(model, plan, config.execution, preprocessor, collective.device, views)
-        batches: Iterable[ViewBatch] = ()
+        at_once = config.train.max_micro_batch
+        scorer = PlanScorer(model, plan, config.execution, preprocessor, collective.device, at_once)
+        batches: Iterable[PlanBatch] = ()
         if len(own):
-            windows = [seen.window for seen in expand(plan)]
-            loader = build_view_loader(index, positions, windows, size, config.loader, collective.device)
+            crops = [seen.crop for seen in expand(plan)]
+            loader = build_plan_loader(index, positions, crops, size, config.loader, collective.device)
             batches = stack.enter_context(contextlib.closing(loader))
         for number, batch in zip(own.tolist(), batches, strict=True):
             labels = batch.labels.to(collective.device, non_blocking=True)
-            log_probabilities = scorer.log_probabilities(batch.views)
+            log_probabilities = scorer.log_probabilities(batch.crops)
             losses[number] = torch.nn.functional.nll_loss(log_probabilities.double(), labels, reduction="sum")
             ranks = label_ranks(log_probabilities, labels)
             errors += torch.stack(((ranks >= 1).sum(), (ranks >= 5).sum()))

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config.fusion import FuseConfig
-from pipeline.errors import UserError
+from pipeline.evaluation.margins import Floats, Integers, UndecidedClasses
 from pipeline.evaluation.members import FUSION, Member, fusion_file
-from pipeline.evaluation.rivals import Floats, Integers, Rivals
 from pipeline.evaluation.selection import select_greedily, stratified_halves
+from pipeline.ground.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +61,12 @@ def given_weights(config: FuseConfig, members: Sequence[Member]) -> Weighting:
     return Weighting(weights[None] / weights.sum(), np.zeros(images, np.int64))
 
 
-def chosen_weights(rivals: Rivals, labels: Integers, seed: int) -> Weighting:
+def chosen_weights(undecided: UndecidedClasses, labels: Integers, seed: int) -> Weighting:
     """Greedy selection on each half of the images, for the images of the other."""
     is_second = stratified_halves(labels, seed)
     if is_second.sum() in (0, len(labels)):
         raise UserError(f"fuse.selection: needs two images or more to choose and to judge on (given {len(labels)})")
-    by_half = np.stack([select_greedily(rivals.of(is_second)), select_greedily(rivals.of(~is_second))])
+    by_half = np.stack([select_greedily(undecided.of(is_second)), select_greedily(undecided.of(~is_second))])
     return Weighting(by_half, is_second.astype(np.int64))
 
 

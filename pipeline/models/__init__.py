@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.errors import UserError
-from pipeline.models.spec import SPECS, MaxPool
+from pipeline.ground.errors import UserError
+from pipeline.networks.spec import SPECS, MaxPool
 
 if TYPE_CHECKING:
     from pipeline.models.senet import SENet

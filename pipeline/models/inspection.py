@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import nn
 
-from pipeline.models.authors_table import TABLE_IMAGE_SIZE_PX, module_name, read_authors_table
 from pipeline.models.senet import SEBottleneck, SENet
-from pipeline.models.spec import Layer
+from pipeline.networks.authors_table import TABLE_IMAGE_SIZE_PX, module_name, read_authors_table
+from pipeline.networks.spec import Layer
 
 _COMPARED = ("kind", "in_channels", "out_channels", "kernel", "stride", "padding", "groups", "bias", "out_size")
 

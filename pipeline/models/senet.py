@@ -12,9 +12,9 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
+from pipeline.ground.seeds import derive_seed
 from pipeline.models.se import SEModule
-from pipeline.models.spec import MaxPool, SENetSpec
-from pipeline.seeds import derive_seed
+from pipeline.networks.spec import MaxPool, SENetSpec
 
 
 class SEBottleneck(nn.Module):

@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 from pipeline.models.senet import allocate
-from pipeline.runs.artifact import replacing
+from pipeline.store.file import replacing
 
 _DTYPES = {
     torch.float32: "F32",

@@ -16,15 +16,15 @@ NUM_BINS = 15
 
 @dataclasses.dataclass(frozen=True)
 class Bin:
-    """The images whose first guess has a probability in some range."""
+    """The images whose first prediction has a probability in some range."""
 
     low: float
     high: float
     images: int
     probability: float
-    """Mean probability of the first guess, 0 to 1; so is the next."""
+    """Mean probability of the first prediction, 0 to 1; so is the next."""
     accuracy: float
-    """Share of the first guesses that are right."""
+    """Share of the first predictions that are right."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Calibration:
 
 
 def calibrate(ranking: Ranking) -> Calibration:
-    """The calibration of first guesses; images whose probability is not a number are in no bin."""
+    """The calibration of first predictions; images whose probability is not a number are in no bin."""
     known = np.isfinite(ranking.probability)
     probability = np.clip(ranking.probability[known].astype(np.float64), 0.0, 1.0)
     is_right = ranking.ranks[known] == 0
@@ -78,7 +78,7 @@ def calibration_plot(name: str, calibration: Calibration) -> Plot:
         )
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
-        axes.set_xlabel("probability of the first guess")
+        axes.set_xlabel("probability of the first prediction")
         axes.set_ylabel("share that is right")
         axes.legend(frameon=False, fontsize=9, labelcolor=palette.text, loc="upper left")
 

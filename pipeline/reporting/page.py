@@ -14,16 +14,16 @@ import jinja2
 from pipeline.data.findings import count_findings
 from pipeline.data.index import UNLABELLED, ImageIndex
 from pipeline.evaluation.ensemble import FUSED_PLAN
+from pipeline.paper.statements import read_paper
 from pipeline.reporting.calibration import calibrate, calibration_plot
 from pipeline.reporting.confusion import confusions
-from pipeline.reporting.paper import read_paper
+from pipeline.reporting.cost_accuracy import trade_off_plots
 from pipeline.reporting.pictures import data_uri, thumbnail
 from pipeline.reporting.plots import DARK, LIGHT, Plot, class_plots, training_plots
 from pipeline.reporting.recipe import compare_recipe
 from pipeline.reporting.record import TRAINING_STAGES, RunRecord
 from pipeline.reporting.results import ResultRow, result_rows
 from pipeline.reporting.tables import report_tables
-from pipeline.reporting.trade_off import trade_off_plots
 from pipeline.tracking.wording import clock_time, duration
 
 _SHOWN_FINDINGS = 200
@@ -169,8 +169,8 @@ def describe_images(index: ImageIndex) -> dict[str, Any]:
 
 def _cost(record: RunRecord, row: ResultRow) -> dict[str, Any]:
     """What a plan cost. Its seconds are those of the processes side by side."""
-    lives = record.stages["evaluate"].lives
-    processes = lives[-1].world_size if lives else 1
+    attempts = record.stages["evaluate"].attempts
+    processes = attempts[-1].world_size if attempts else 1
     return {
         "row": row,
         "images_per_second": row.images / row.seconds if row.seconds else None,

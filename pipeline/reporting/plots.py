@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from pipeline.paper.statements import Errors, senet154_errors
 from pipeline.reporting.class_errors import ClassErrors
-from pipeline.reporting.paper import Errors, senet154_errors
 from pipeline.reporting.recipe import center_crop
 from pipeline.reporting.record import RunRecord
 from pipeline.tracking.events import Event

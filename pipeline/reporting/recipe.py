@@ -7,8 +7,8 @@ import math
 from typing import Literal
 
 from pipeline.config.crop_plan import CropPlan
-from pipeline.models.spec import SPECS
-from pipeline.reporting.paper import statements
+from pipeline.networks.spec import SPECS
+from pipeline.paper.statements import statements
 from pipeline.reporting.record import TRAINING_STAGES, RunRecord
 
 Verdict = Literal["same", "differs", "open"]
@@ -139,11 +139,11 @@ def _evaluation(record: RunRecord) -> dict[str, Did]:
 
 def center_crop(plan: CropPlan) -> tuple[int, int] | None:
     """Shorter side and crop of a plan of one unmirrored centre crop; None for any other plan."""
-    if len(plan.views) != 1:
+    if len(plan.crops) != 1:
         return None
-    view = plan.views[0]
-    is_central = view.positions == ("center",) and not view.squares and not view.mirror
-    return (view.resize_px, view.crop_px) if view.crop_px is not None and is_central else None
+    group = plan.crops[0]
+    is_central = group.positions == ("center",) and not group.squares and not group.mirror
+    return (group.resize_px, group.crop_px) if group.crop_px is not None and is_central else None
 
 
 def _epochs(number: float) -> str:

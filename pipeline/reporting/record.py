@@ -15,10 +15,10 @@ from pipeline.evaluation.ensemble import FUSED_PLAN
 from pipeline.evaluation.members import FUSION
 from pipeline.evaluation.metrics import Ranking, rank_scores
 from pipeline.evaluation.scores import read_scores
+from pipeline.reporting.class_changes import Comparison, compare
 from pipeline.reporting.class_errors import ClassErrors, read_class_errors
-from pipeline.reporting.comparison import Comparison, compare
-from pipeline.runs.life import Life, read_lives
-from pipeline.runs.manifest import Manifest, read_manifest
+from pipeline.running.attempts import Attempt, read_attempts
+from pipeline.store.manifest import Manifest, read_manifest
 from pipeline.tracking.events import Event, read_events
 
 TRAINING_STAGES = ("train", "freeze_bn")
@@ -30,17 +30,17 @@ class StageRecord:
 
     name: str
     manifest: Manifest
-    lives: tuple[Life, ...]
+    attempts: tuple[Attempt, ...]
 
     @property
     def seconds(self) -> float:
-        """Time from start to end over all lives whose end is known."""
-        return sum(life.end - life.start for life in self.lives if life.end is not None)
+        """Time from start to end over all attempts whose end is known."""
+        return sum(attempt.end - attempt.start for attempt in self.attempts if attempt.end is not None)
 
     @property
-    def killed_lives(self) -> int:
-        """Lives that were ended from outside; their time is not known."""
-        return sum(life.end is None for life in self.lives)
+    def killed_attempts(self) -> int:
+        """Attempts that were ended from outside; their time is not known."""
+        return sum(attempt.end is None for attempt in self.attempts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,7 @@ def read_run_record(config: Config, inputs: Mapping[str, Path], compared: Path |
 def _read_stage(name: str, directory: Path) -> StageRecord:
     manifest = read_manifest(directory)
     assert manifest is not None, f"{directory} was checked to be done"
-    return StageRecord(name, manifest, tuple(read_lives(directory)))
+    return StageRecord(name, manifest, tuple(read_attempts(directory)))
 
 
 def _training_events(inputs: Mapping[str, Path], kind: str) -> tuple[Event, ...]:

@@ -6,9 +6,9 @@ import dataclasses
 import math
 from typing import Any
 
-from pipeline.config.crop_plan import CropPlan, CropView
+from pipeline.config.crop_plan import CropGroup, CropPlan
 from pipeline.evaluation.ensemble import FUSED_PLAN
-from pipeline.reporting.paper import Errors, senet154_errors
+from pipeline.paper.statements import Errors, senet154_errors
 from pipeline.reporting.recipe import center_crop
 from pipeline.reporting.record import RunRecord
 
@@ -18,10 +18,10 @@ class ResultRow:
     """One crop plan, or several fused."""
 
     plan: str
-    views: str
+    crops: str
     """What was looked at, in words."""
     images: int
-    num_views: int
+    num_crops: int
     top1_error_percent: float
     top5_error_percent: float
     top1_standard_error: float
@@ -41,15 +41,15 @@ def result_rows(record: RunRecord) -> tuple[ResultRow, ...]:
 
 def _fused_row(record: RunRecord, rows: tuple[ResultRow, ...]) -> ResultRow:
     members = [member for member in record.fusion["members"] if member["weight"] > 0]
-    views = {row.plan: row.num_views for row in rows}
+    crops = {row.plan: row.num_crops for row in rows}
     own = [member for member in members if member["weights_sha256"] == record.results["weights"]["sha256"]]
     errors = {k: record.fusion["errors"][f"top{k}"]["percent"] for k in (1, 5)}
     return ResultRow(
         plan=FUSED_PLAN,
-        views=f"the mean of {', '.join(member['name'] for member in members)}",
+        crops=f"the mean of {', '.join(member['name'] for member in members)}",
         images=record.fusion["images"],
-        # Another network's plans are not known here; each is at least one view.
-        num_views=sum(views.get(member["plan"], 1) if member in own else 1 for member in members),
+        # Another network's plans are not known here; each is at least one group.
+        num_crops=sum(crops.get(member["plan"], 1) if member in own else 1 for member in members),
         top1_error_percent=errors[1],
         top5_error_percent=errors[5],
         top1_standard_error=_standard_error(errors[1], record.fusion["images"]),
@@ -63,9 +63,9 @@ def _row(record: RunRecord, plan: CropPlan, result: dict[str, Any]) -> ResultRow
     top1, top5 = result["top1_error_percent"], result["top5_error_percent"]
     return ResultRow(
         plan=plan.name,
-        views=describe_views(plan),
+        crops=describe_crops(plan),
         images=result["images"],
-        num_views=result["views"],
+        num_crops=result["crops"],
         top1_error_percent=top1,
         top5_error_percent=top5,
         top1_standard_error=_standard_error(top1, result["images"]),
@@ -89,12 +89,12 @@ def _standard_error(percent: float, images: int) -> float:
     return math.sqrt(percent * (100 - percent) / images)
 
 
-def describe_views(plan: CropPlan) -> str:
-    """`centre 224 of 256 px`; views that differ in size alone are put together."""
+def describe_crops(plan: CropPlan) -> str:
+    """`centre 224 of 256 px`; crops that differ in size alone are put together."""
     groups: dict[tuple[str, bool], list[str]] = {}
-    for view in plan.views:
-        size = f"{view.resize_px}" if view.crop_px is None else f"{view.crop_px} of {view.resize_px}"
-        groups.setdefault((_places(view), view.mirror), []).append(size)
+    for group in plan.crops:
+        size = f"{group.resize_px}" if group.crop_px is None else f"{group.crop_px} of {group.resize_px}"
+        groups.setdefault((_places(group), group.mirror), []).append(size)
     words = "; ".join(
         f"{places} {', '.join(sizes)} px{', and mirrored' if mirror else ''}"
         for (places, mirror), sizes in groups.items()
@@ -102,15 +102,15 @@ def describe_views(plan: CropPlan) -> str:
     return words if plan.averaging == "probabilities" else f"{words}; logits averaged"
 
 
-def _places(view: CropView) -> str:
-    if view.dense is not None:
-        return "all of the image at" if view.dense == "global" else "7 x 7 windows of the last map at"
-    positions = _positions(view.positions)
-    if not view.squares:
+def _places(group: CropGroup) -> str:
+    if group.dense is not None:
+        return "all of the image at" if group.dense == "global" else "7 x 7 crops of the last map at"
+    positions = _positions(group.positions)
+    if not group.squares:
         return positions
-    count = {1: f"the {view.squares[0]} square", 2: f"the {' and '.join(view.squares)} squares", 3: "3 squares"}
-    squares = count[len(view.squares)]
-    return squares if view.crop_px == view.resize_px else f"{positions} of {squares},"
+    count = {1: f"the {group.squares[0]} square", 2: f"the {' and '.join(group.squares)} squares", 3: "3 squares"}
+    squares = count[len(group.squares)]
+    return squares if group.crop_px == group.resize_px else f"{positions} of {squares},"
 
 
 def _positions(positions: tuple[str, ...]) -> str:

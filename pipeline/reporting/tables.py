@@ -31,7 +31,7 @@ def report_tables(
 
 def results_table(rows: Sequence[ResultRow], calibrations: Mapping[str, Calibration]) -> Table:
     """A row for each crop plan and one for the fusion."""
-    columns = ["crop_plan", "views", "images", "top1_error_percent", "top5_error_percent"]
+    columns = ["crop_plan", "crops", "images", "top1_error_percent", "top5_error_percent"]
     columns += [
         "paper_top1_error_percent",
         "paper_top5_error_percent",
@@ -43,7 +43,7 @@ def results_table(rows: Sequence[ResultRow], calibrations: Mapping[str, Calibrat
         "rows": [
             [
                 row.plan,
-                row.num_views,
+                row.num_crops,
                 row.images,
                 row.top1_error_percent,
                 row.top5_error_percent,

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.runs.artifact import naming_disk_errors
+from pipeline.store.file import naming
 
 EVENTS = "events.jsonl"
 
@@ -24,7 +24,7 @@ Event = dict[str, Any]
 
 train       global_step, epoch, loss, lr, images_per_second, data_wait_percent (every tracking.log_every_steps)
 validation  global_step, epoch, loss, top1_error_percent, top5_error_percent, images
-evaluation  plan, images, views (of a fusion: members), top1_error_percent, top5_error_percent, seconds
+evaluation  plan, images, crops (of a fusion: members), top1_error_percent, top5_error_percent, seconds
 checkpoint  global_step, path, seconds, bytes                    (shown, never written)
 progress    done, total, unit, rate, text                         (shown, never written)
 note        level (info or warning), text                         (shown, never written)
@@ -38,7 +38,7 @@ class EventLog:
     def __init__(self, directory: Path | None, listeners: Sequence[Listener] = ()) -> None:
         """`directory` None keeps nothing: for the ranks that are not the main one."""
         self._path = Path(os.devnull) if directory is None else directory / EVENTS
-        with naming_disk_errors(self._path):
+        with naming(self._path):
             self._file = self._path.open("a+b", buffering=0)
             _cut_torn_line(self._file)
         self._listeners = tuple(listeners)
@@ -46,7 +46,7 @@ class EventLog:
     def write(self, kind: str, **fields: Any) -> None:
         """Append one event; it survives the death of this process."""
         event: Event = {"kind": kind, "time": round(time.time(), 3), **fields}
-        with naming_disk_errors(self._path):
+        with naming(self._path):
             self._file.write(json.dumps(event).encode() + b"\n")
         self._tell(event)
 

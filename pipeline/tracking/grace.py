@@ -15,7 +15,7 @@ WARNING_SECONDS = "SENET154_WARNING_SECONDS"
 class GraceCheck:
     """A listener that tells once what a checkpoint takes of the grace period, and warns where that is too much.
 
-    At the start where an earlier life has measured it, else at the first checkpoint.
+    At the start where an earlier attempt has measured it, else at the first checkpoint.
     """
 
     def __init__(self, directory: Path, warning_seconds: float, note: Callable[[str, str], None]) -> None:

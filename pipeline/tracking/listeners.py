@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config.schema import Config
-from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, StopRequested, UserError
-from pipeline.runs.stage import PlacedStage
+from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, StopRequested, UserError
+from pipeline.running.stage import PlacedStage
 from pipeline.tracking.events import Listener
 from pipeline.tracking.grace import GraceCheck, grace_seconds
-from pipeline.tracking.progress import open_display
-from pipeline.tracking.wandb import WandbMirror, choose_mode
+from pipeline.tracking.terminal import open_display
+from pipeline.tracking.wandb_mirror import WandbMirror, choose_mode
 
 _LAST_STAGE = "report"
 

@@ -1,7 +1,7 @@
 """The process that is one stage's W&B run: JSON lines in, warnings for the user out.
 
 No step is given to W&B twice, although a stage that was killed does its last steps again, and none is left out: this
-process outlives the stage until it has handed over what is in the pipe, and the next life begins with everything in
+process outlives the stage until it has handed over what is in the pipe, and the next attempt begins with everything in
 the event file that W&B does not have. `wandb.json` in the stage's directory says what that is. Where this process was
 killed too, an offline run is a torn file that nobody can upload; its folder is removed and all it had is handed over
 again. Online, what the client had not uploaded by then is missing from W&B (never from the event file).
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from pipeline.tracking.events import Event
-from pipeline.tracking.wandb import CLOSE_SECONDS
+from pipeline.tracking.wandb_mirror import CLOSE_SECONDS
 from pipeline.tracking.wandb_state import read_state, write_state
 
 _MODULE = "pipeline.tracking.wandb_process"
@@ -63,7 +63,7 @@ def metrics_of(event: Event, trained_steps: int) -> dict[str, Any]:
 
 
 class WandbRun:
-    """One life of a stage in W&B; a wandb.Error where the server cannot be reached."""
+    """One attempt of a stage in W&B; a wandb.Error where the server cannot be reached."""
 
     def __init__(self, description: Description, mode: Mode) -> None:
         self._description = description
@@ -146,7 +146,7 @@ class WandbRun:
             raise
 
     def _discard_torn_fragment(self) -> None:
-        """Remove the offline file that a killed life left behind, unless it was uploaded, and begin again before it."""
+        """Remove the offline file that a killed attempt left behind, unless it was uploaded, and begin again before it."""
         if self._state.open_fragment is None:
             return
         folder = self._folder / self._state.open_fragment
@@ -232,7 +232,7 @@ def _take_pipes() -> tuple[IO[bytes], IO[str]]:
 
 @contextlib.contextmanager
 def _only_one(directory: Path) -> Iterator[None]:
-    """Wait for the process of an earlier life of the stage, which may still be saying its last words."""
+    """Wait for the process of an earlier attempt of the stage, which may still be saying its last words."""
     with (directory / ".wandb.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""What Weights & Biases has of a stage, kept in the stage's directory over all its lives."""
+"""What Weights & Biases has of a stage, kept in the stage's directory over all its attempts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from pipeline.runs.artifact import write_json
+from pipeline.store.file import write_json
 from pipeline.tracking.events import Event
 
 STATE = "wandb.json"
@@ -49,7 +49,7 @@ class State:
 
 
 def read_state(directory: Path) -> State:
-    """The state that earlier lives left, or a new one with an id of its own."""
+    """The state that earlier attempts left, or a new one with an id of its own."""
     try:
         fields = json.loads((directory / STATE).read_text())
         return State(**{**fields, **{name: _cursor(fields[name]) for name in ("sent", "sent_before")}})

@@ -18,7 +18,7 @@ def describe(stage: str, event: Event) -> str | None:
                 "evaluation",
                 event["plan"],
                 _count(event["images"], "image"),
-                _count(event["members"], "member") if "members" in event else _count(event["views"], "view"),
+                _count(event["members"], "member") if "members" in event else _count(event["crops"], "crop"),
                 *_errors(event),
                 duration(event["seconds"]),
             ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from pipeline.engines.engine import OptimizerState
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 from pipeline.models.weights import read_weights, save_weights
-from pipeline.runs.artifact import remove_leftovers, replacing_directory, sha256_of, write_json
+from pipeline.store.file import remove_leftovers, replacing_directory, sha256_of, write_json
 
 LATEST = "latest.json"
 _MANIFEST = "manifest.json"

@@ -15,23 +15,23 @@ from pipeline.data.index import Dataset
 from pipeline.data.loaders import build_train_loader
 from pipeline.data.normalisation import Preprocessor
 from pipeline.data.order import StreamOrder
-from pipeline.distributed import Collective
 from pipeline.engines.engine import Engine
-from pipeline.errors import StopRequested, TrainingDiverged
 from pipeline.evaluation.validation import Validation, validate
-from pipeline.runs.preemption import StopFlag
-from pipeline.seeds import derive_seed
+from pipeline.ground.distributed import Collective
+from pipeline.ground.errors import StopRequested, TrainingDiverged
+from pipeline.ground.seeds import derive_seed
+from pipeline.ground.stop import StopFlag
 from pipeline.tracking.events import EventLog
+from pipeline.training.background_writer import BackgroundWriter, NotFinite
 from pipeline.training.batching import BatchSplit
 from pipeline.training.bn_freeze import frozen_digest
+from pipeline.training.cadence import actions_after
 from pipeline.training.checkpoint import Checkpoint, CheckpointStore, Saved
-from pipeline.training.checkpoint_writer import CheckpointWriter, NotFinite
-from pipeline.training.due import due_after
-from pipeline.training.loss_watch import LossWatch
-from pipeline.training.processes import describe_processes
-from pipeline.training.progress import Progress
+from pipeline.training.nan_guard import NanGuard
+from pipeline.training.position import Progress
 from pipeline.training.schedule import LearningRate
 from pipeline.training.throughput import Throughput
+from pipeline.training.world import describe_processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Phase:
 
 
 class Trainer:
-    """Trains one phase, from its start or from wherever an earlier life of the stage stopped."""
+    """Trains one phase, from its start or from wherever an earlier attempt of the stage stopped."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Trainer:
         self._split = split
         self._engine = engine
         self._collective = collective
-        self._writer = CheckpointWriter(store)
+        self._writer = BackgroundWriter(store)
         self._events = events
         self._stop = stop
         self._learning_rate = LearningRate(config.schedule, config.optim.lr, order, config.train.epochs)
@@ -83,7 +83,7 @@ class Trainer:
             last_step=phase.last_step,
         )
         self._progress = Progress(global_step=phase.first_step)
-        self._watch = LossWatch(collective)
+        self._nan_guard = NanGuard(collective)
         self._saved_step: int | None = None
         """The step of the newest checkpoint, be it still in the making."""
         self._newest: Path | None = None
@@ -139,7 +139,7 @@ class Trainer:
                 loss = self._criterion(self._engine.forward(images), labels) / self._split.accumulation
                 self._engine.backward(loss)
             total += loss.detach()
-        self._watch.look(total, step + 1)
+        self._nan_guard.look(total, step + 1)
         self._engine.step(self._learning_rate.at(step))
         throughput.step_done()
         return total
@@ -149,7 +149,7 @@ class Trainer:
         self._tell_saved(self._writer.poll)
         done = self._progress.global_step
         is_last = done == self._phase.last_step
-        due = due_after(done, self._config, self._order, self._phase.last_step)
+        due = actions_after(done, self._config, self._order, self._phase.last_step)
         if done % self._config.tracking.log_every_steps == 0 or done == self._phase.first_step + 1 or is_last:
             self._log(loss, throughput)
         self._show_progress(throughput)
@@ -245,7 +245,7 @@ class Trainer:
     def _finish_saving(self) -> None:
         """Wait until the checkpoint in the making is on disk; every rank then knows the newest one."""
         self._tell_saved(self._writer.wait)
-        newest = self._collective.share(None if self._newest is None else str(self._newest))
+        newest = self._collective.broadcast(None if self._newest is None else str(self._newest))
         self._newest = None if newest is None else Path(newest)
 
     def _tell_saved(self, ask: Callable[[], Saved | None]) -> None:
@@ -267,7 +267,7 @@ class Trainer:
 
     def _check_loss(self) -> None:
         """The loss is that of the weights before the step; what the step made of them, the writer looks at."""
-        bad_step = self._watch.first_bad_step()
+        bad_step = self._nan_guard.first_bad_step()
         if bad_step is not None:
             self._finish_saving()
             raise self._diverged(f"the loss was NaN or infinite in step {bad_step}")

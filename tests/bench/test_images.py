@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.bench import images
 from pipeline.bench.images import benchmark_images, describe_images
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 from tests.images import write_image_folders
 
 

@@ -15,7 +15,7 @@ import torch
 
 from pipeline.bench import __main__ as bench
 from pipeline.bench import peer, startup, step
-from pipeline.bench.evaluate import images_per_round
+from pipeline.bench.crop_plans import images_per_round
 from pipeline.bench.measurement import Work
 from pipeline.bench.startup import cold_start, compare_answers, compare_first_steps
 from tests.conftest import REPOSITORY
@@ -66,12 +66,12 @@ def test_evaluate_compares_each_plan_with_what_others_can_do(images, tmp_path):
     record = run(tmp_path / "out.json", "evaluate", "--images", images, *TINY, "--plans", "center224", "10crop")
     peers = {comparison["title"]: names(comparison, "peer") for comparison in record["comparisons"]}
     centre = ["timm's loader", "torchvision v2 + decode_jpeg"]
-    ten = ["decoded for every view", "torchvision TenCrop, decoded once"]
+    ten = ["decoded for every crop", "torchvision TenCrop, decoded once"]
     assert peers == {
-        "center224 (1 view), reading alone, 8 images a round": centre,
-        "center224 (1 view), with senet_nano, 4 images a round": centre,
-        "10crop (10 views), reading alone, 8 images a round": ten,
-        "10crop (10 views), with senet_nano, 4 images a round": ten,
+        "center224 (1 crop), reading alone, 8 images a round": centre,
+        "center224 (1 crop), with senet_nano, 4 images a round": centre,
+        "10crop (10 crops), reading alone, 8 images a round": ten,
+        "10crop (10 crops), with senet_nano, 4 images a round": ten,
     }
     for comparison in record["comparisons"]:
         (units,) = {done["units"] for contestant in comparison["contestants"] for done in contestant["rounds"]}
@@ -79,12 +79,12 @@ def test_evaluate_compares_each_plan_with_what_others_can_do(images, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("views", "alone", "with_network"), [(1, 256, 64), (10, 78, 19), (50, 19, 4), (144, 8, 4), (3000, 8, 4)]
+    ("crops", "alone", "with_network"), [(1, 256, 64), (10, 78, 19), (50, 19, 4), (144, 8, 4), (3000, 8, 4)]
 )
-def test_plans_of_many_views_take_fewer_images_a_round(views, alone, with_network):
-    assert images_per_round(256, views, with_network=False) == alone
-    assert images_per_round(256, views, with_network=True) == with_network
-    assert images_per_round(3, views, with_network=False) == 3
+def test_plans_of_many_crops_take_fewer_images_a_round(crops, alone, with_network):
+    assert images_per_round(256, crops, with_network=False) == alone
+    assert images_per_round(256, crops, with_network=True) == with_network
+    assert images_per_round(3, crops, with_network=False) == 3
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU there are more ways, and they take longer")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.bench.peer import import_peer
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 
 def test_a_peer_that_is_not_installed_is_named_with_what_to_do():

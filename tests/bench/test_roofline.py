@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.bench.roofline import Peaks, layer_traffic, training_floor_seconds
-from pipeline.models.spec import SPECS, layer_table
+from pipeline.networks.spec import SPECS, layer_table
 
 SENET154 = SPECS["senet154"]
 

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.config.reader import write_run_config
 from pipeline.config.schema import Config
-from tests.cluster import lives
+from tests.cluster import attempts
 from tests.cluster.preempted import Chronicle, live_through
 from tests.cluster.runs import ClusterRun
 from tests.cluster.slurm import Cluster, why_unavailable
@@ -104,22 +104,22 @@ def uninterrupted(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def futures(
     request: pytest.FixtureRequest, new_run: NewRun, prepared: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Futures]:
-    """The lives of all runs that the chosen tests ask for, the longest first."""
-    hanging = lives.hanging_python(tmp_path_factory.mktemp("hanging"))
+    """The attempts of all runs that the chosen tests ask for, the longest first."""
+    hanging = attempts.hanging_python(tmp_path_factory.mktemp("hanging"))
 
-    def stopped() -> lives.Stopped:
+    def stopped() -> attempts.Stopped:
         run = new_run(prepared, warning_seconds=540)
         run.variables = {"WANDB_MODE": "offline", "HOME": str(tmp_path_factory.mktemp("home"))}
-        return lives.stop_and_return(run)
+        return attempts.stop_and_return(run)
 
     stories: dict[str, Callable[[], object]] = {
         "preempted": lambda: live_through(new_run(nodes=2, tasks=2, constraint="n1|n2|n3")),
-        "failed": lambda: lives.fail_and_go_on(new_run(prepared, requeue_on_failure=1)),
-        "ensemble": lambda: lives.train_two_seeds(new_run()),
+        "failed": lambda: attempts.fail_and_go_on(new_run(prepared, requeue_on_failure=1)),
+        "ensemble": lambda: attempts.train_two_seeds(new_run()),
         "stopped": stopped,
-        "evaluated": lambda: lives.evaluate_file(new_run(prepared, nodes=2), prepared),
-        "fruitless": lambda: lives.never_get_further(new_run(prepared, python=hanging)),
-        "tampered": lambda: lives.tamper(new_run(python=hanging)),
+        "evaluated": lambda: attempts.evaluate_file(new_run(prepared, nodes=2), prepared),
+        "fruitless": lambda: attempts.never_get_further(new_run(prepared, python=hanging)),
+        "tampered": lambda: attempts.tamper(new_run(python=hanging)),
     }
     wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
     with concurrent.futures.ThreadPoolExecutor(_PARALLEL) as pool:
@@ -133,20 +133,20 @@ def preempted(futures: Futures) -> Chronicle:
 
 
 @pytest.fixture(scope="session")
-def failed(futures: Futures) -> lives.Failed:
-    result: lives.Failed = futures["failed"].result()
+def failed(futures: Futures) -> attempts.Failed:
+    result: attempts.Failed = futures["failed"].result()
     return result
 
 
 @pytest.fixture(scope="session")
-def ensemble(futures: Futures) -> lives.Ensemble:
-    result: lives.Ensemble = futures["ensemble"].result()
+def ensemble(futures: Futures) -> attempts.Ensemble:
+    result: attempts.Ensemble = futures["ensemble"].result()
     return result
 
 
 @pytest.fixture(scope="session")
-def stopped(futures: Futures) -> lives.Stopped:
-    result: lives.Stopped = futures["stopped"].result()
+def stopped(futures: Futures) -> attempts.Stopped:
+    result: attempts.Stopped = futures["stopped"].result()
     return result
 
 
@@ -157,12 +157,12 @@ def evaluated(futures: Futures) -> ClusterRun:
 
 
 @pytest.fixture(scope="session")
-def fruitless(futures: Futures) -> lives.Fruitless:
-    result: lives.Fruitless = futures["fruitless"].result()
+def fruitless(futures: Futures) -> attempts.Fruitless:
+    result: attempts.Fruitless = futures["fruitless"].result()
     return result
 
 
 @pytest.fixture(scope="session")
-def tampered(futures: Futures) -> lives.Tampered:
-    result: lives.Tampered = futures["tampered"].result()
+def tampered(futures: Futures) -> attempts.Tampered:
+    result: attempts.Tampered = futures["tampered"].result()
     return result

@@ -42,7 +42,7 @@ sys.exit(int(answers.readline() or 1))
 
 @contextlib.contextmanager
 def forking_python(folder: Path) -> Iterator[str]:
-    """The path of such a Python, for as long as its server lives."""
+    """The path of such a Python, for as long as its server attempts."""
     address, client = str(folder / "fork.socket"), folder / "forked-python"
     client.write_text(_CLIENT.format(python=sys.executable, address=address))
     client.chmod(0o755)

@@ -1,4 +1,4 @@
-"""The life of one run on two nodes that is interrupted again and again, and what was seen on the way."""
+"""The attempt of one run on two nodes that is interrupted again and again, and what was seen on the way."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Interruption:
     restarted: float
     """When the job's body ran again."""
     first_step: float
-    """When the first step of the next life was done."""
+    """When the first step of the next attempt was done."""
 
 
 @dataclasses.dataclass
@@ -41,9 +41,9 @@ class Chronicle:
     statuses: dict[str, str]
     """What `launch status` printed, by the moment."""
     watched: Answer
-    """What `launch status --watch` printed over the whole life of the run."""
+    """What `launch status --watch` printed over the whole attempt of the run."""
     followed: Answer
-    """What `launch logs train -f` printed over all lives of the training job."""
+    """What `launch logs train -f` printed over all attempts of the training job."""
 
 
 def live_through(run: ClusterRun) -> Chronicle:
@@ -60,8 +60,8 @@ def live_through(run: ClusterRun) -> Chronicle:
 
     def interrupt(kind: str, how: Callable[[], object]) -> None:
         number = len(interruptions) + 1
-        began = run.wait_for_life("train", number)
-        # As many steps as make sure of a checkpoint in this life, where one is needed.
+        began = run.wait_for_attempt("train", number)
+        # As many steps as make sure of a checkpoint in this attempt, where one is needed.
         run.wait_for_step_after(began, 5 if kind == "node" else 2)
         with run.held("train"):
             if number == 1:
@@ -70,12 +70,12 @@ def live_through(run: ClusterRun) -> Chronicle:
             how()
         requeued = run.wait_for_restart("train", number)
         if kind != "node":
-            # What is on record is final when the life's own end is.
+            # What is on record is final when the attempt's own end is.
             run.wait_for_ending("train", number)
         dependent, steps, saved = run.job("evaluate"), run.steps(), run.saved_step()
         if number == 1:
             statuses["preempted"] = run.status()
-        restarted = run.wait_for_life("train", number + 1)
+        restarted = run.wait_for_attempt("train", number + 1)
         first_step = run.wait_for_step_after(restarted)
         interruptions.append(Interruption(kind, asked, requeued, steps[-1], saved, dependent, restarted, first_step))
 

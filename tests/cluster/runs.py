@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from launch.slurm.requeue import JobLife, read_job_lives
+from launch.slurm.requeue import JobAttempt, read_job_attempts
 from pipeline.config.reader import RUN_CONFIG, read_run_config, write_run_config
 from pipeline.config.schema import Config
-from pipeline.runs.manifest import Manifest, read_manifest
-from pipeline.runs.stage import PlacedStage, place_stages
+from pipeline.running.stage import PlacedStage, place_stages
+from pipeline.store.manifest import Manifest, read_manifest
 from pipeline.tracking.events import read_events
 from stages import STAGES
 from tests.cluster.slurm import Cluster, Job, wait_until
@@ -113,7 +113,7 @@ class ClusterRun:
         return self._wait(stage, lambda: self.job(stage).state in states, " or ".join(states))
 
     def wait_for_restart(self, stage: str, number: int) -> float:
-        """Until the stage's job is queued for its life after `number` restarts."""
+        """Until the stage's job is queued for its attempt after `number` restarts."""
         return self._wait(stage, lambda: self.job(stage).restarts >= number, f"restart {number}")
 
     def _wait(self, stage: str, condition: Callable[[], bool], what: str) -> float:
@@ -136,14 +136,18 @@ class ClusterRun:
         """The optimizer steps on record, in their order; the recipes here log each."""
         return [event["global_step"] for event in read_events(self.stage(stage).directory, "train")]
 
-    def wait_for_life(self, stage: str, number: int) -> float:
-        """Until the job of the stage lives for this time, counted from 1; the Unix time at which its body began."""
+    def wait_for_attempt(self, stage: str, number: int) -> float:
+        """Until the job of the stage attempts for this time, counted from 1; the Unix time at which its body began."""
 
-        def lives() -> list[JobLife]:
-            return [life for life in read_job_lives(self.stage(stage).directory) if life.job == self.job_id(stage)]
+        def attempts() -> list[JobAttempt]:
+            return [
+                attempt
+                for attempt in read_job_attempts(self.stage(stage).directory)
+                if attempt.job == self.job_id(stage)
+            ]
 
-        self._wait(stage, lambda: len(lives()) >= number, f"life {number}")
-        return lives()[number - 1].time
+        self._wait(stage, lambda: len(attempts()) >= number, f"attempt {number}")
+        return attempts()[number - 1].time
 
     def wait_for_step_after(self, moment: float, count: int = 1) -> float:
         """Until the train stage has done so many steps since a moment; the Unix time of the first of them.
@@ -159,13 +163,17 @@ class ClusterRun:
         return times()[0]
 
     def wait_for_ending(self, stage: str, number: int) -> None:
-        """Until this life of the stage's job, counted from 1, has said how it ended."""
+        """Until this attempt of the stage's job, counted from 1, has said how it ended."""
 
         def ended() -> bool:
-            lives = [life for life in read_job_lives(self.stage(stage).directory) if life.job == self.job_id(stage)]
-            return lives[number - 1].ending is not None
+            attempts = [
+                attempt
+                for attempt in read_job_attempts(self.stage(stage).directory)
+                if attempt.job == self.job_id(stage)
+            ]
+            return attempts[number - 1].ending is not None
 
-        self._wait(stage, ended, f"an end of life {number}")
+        self._wait(stage, ended, f"an end of attempt {number}")
 
     def saved_step(self) -> int:
         """The step of the newest checkpoint of the train stage."""

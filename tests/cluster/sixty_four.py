@@ -71,7 +71,7 @@ def main() -> int:
 def _train_on_cluster(run: ClusterRun) -> list[float]:
     before = _memory_in_use()
     print(run.submit().output)
-    began = run.wait_for_life("train", 1)
+    began = run.wait_for_attempt("train", 1)
     run.wait_for_step_after(began)
     print(run.status())
     print(f"memory: {_memory_in_use() - before:.1f} GB more in use than before\n")

@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.runs.life import read_lives
-from pipeline.runs.manifest import read_manifest
+from pipeline.running.attempts import read_attempts
+from pipeline.store.manifest import read_manifest
 from tests.cluster.preempted import Chronicle
 from tests.cluster.runs import ClusterRun
 
@@ -31,7 +31,7 @@ def test_no_step_is_lost_after_a_warning_and_each_is_on_record_once(preempted: C
     assert preempted.run.steps() == list(range(1, steps + 1))
 
 
-def test_the_job_keeps_its_id_and_its_dependents_wait_over_all_its_lives(preempted: Chronicle) -> None:
+def test_the_job_keeps_its_id_and_its_dependents_wait_over_all_its_attempts(preempted: Chronicle) -> None:
     assert preempted.run.job("train").restarts == 3
     for interruption in preempted.interruptions:
         assert (interruption.dependent.state, interruption.dependent.reason) == ("PENDING", "Dependency")
@@ -59,13 +59,13 @@ def test_status_that_is_watched_ends_with_the_run(preempted: Chronicle) -> None:
     assert preempted.watched.output.rstrip().endswith(preempted.statuses["done"].rstrip())
 
 
-def test_a_log_that_is_followed_has_all_lives_of_the_job(preempted: Chronicle) -> None:
+def test_a_log_that_is_followed_has_all_attempts_of_the_job(preempted: Chronicle) -> None:
     assert preempted.followed.code == 0
     assert preempted.followed.output == preempted.run.log("train")
     assert preempted.followed.output.count("started again for the") == 3
 
 
-def test_no_life_is_called_failed(preempted: Chronicle) -> None:
+def test_no_attempt_is_called_failed(preempted: Chronicle) -> None:
     log = preempted.run.log("train")
     assert "train: failed" not in log
     # What `scontrol requeue` ended is back in the queue already, and the job body must not put it there again.
@@ -82,7 +82,7 @@ def test_evaluation_alone_of_a_trained_stage_has_the_same_scores_with_one_proces
     submitted = run.submit("--only", "evaluate")
     assert submitted.code == 0, submitted.output
     run.wait_for_state("evaluate", "COMPLETED")
-    assert [read_lives(one.stage("evaluate").directory)[-1].world_size for one in (preempted.run, run)] == [2, 1]
+    assert [read_attempts(one.stage("evaluate").directory)[-1].world_size for one in (preempted.run, run)] == [2, 1]
     assert hashlib.sha256((there / "scores-center32.npy").read_bytes()).digest() == expected
 
 
@@ -90,7 +90,7 @@ def test_figures_for_the_readme(preempted: Chronicle) -> None:
     for one in preempted.interruptions:
         figures = {
             "to requeued": one.requeued - one.asked,
-            "to the next life": one.restarted - one.requeued,
+            "to the next attempt": one.restarted - one.requeued,
             "to its first step": one.first_step - one.restarted,
         }
         print(one.kind, *(f"{seconds:.1f} s {what}" for what, seconds in figures.items()), sep=", ")

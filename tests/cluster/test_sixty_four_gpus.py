@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.config.reader import load_config
-from tests.cluster.lives import hanging_python
+from tests.cluster.attempts import hanging_python
 from tests.cluster.runs import PATIENCE, ClusterRun
 from tests.cluster.slurm import Cluster, wait_until
 from tests.conftest import REPOSITORY

@@ -79,7 +79,7 @@ def test_anchors_and_aliases_are_read(write):
     assert load_config(write(text)).optim.weight_decay == 0.125
 
 
-def test_byte_order_mark_and_windows_lines_are_read(write):
+def test_byte_order_mark_and_crops_lines_are_read(write):
     assert load_config(write(b"\xef\xbb\xbf" + SMALL.replace("\n", "\r\n").encode())).optim.lr == 0.1
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipeline.config.reader import config_differences, load_config, write_run_config
-from pipeline.runs.stage import place_stages
+from pipeline.running.stage import place_stages
 from stages import STAGES
 from tests.config.written import SMALL, mistakes
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import crop_plan
-from pipeline.config.crop_plan import CropPlan, CropView, builtin_names, builtin_plan
+from pipeline.config.crop_plan import CropGroup, CropPlan, builtin_names, builtin_plan
 from pipeline.config.reader import config_differences, load_config, read_run_config, write_run_config
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 from tests.config.written import SMALL, mistakes
 
 REPOSITORY = Path(__file__).parents[2]
@@ -132,27 +132,27 @@ evaluate:
     - center224
     - 5
     - name: x y
-      views: []
+      crops: []
     - name: second
-      views:
+      crops:
         - {resize_px: 3, crop_px: 4}
         - {resize_px: 4, crop_px: 4, positions: [left], mirrored: true}
-    - views: {resize_px: 4, crop_px: 4}
+    - crops: {resize_px: 4, crop_px: 4}
 """
 
 
 def test_crop_plan_written_out_wrongly_is_told_as_a_plan(write):
     assert mistakes(write(SMALL + PLANS)) == [
-        "small.yaml:20: evaluate.plans[1]: must be text or a section with the keys name, averaging, views (given 5)",
+        "small.yaml:20: evaluate.plans[1]: must be text or a section with the keys name, averaging, crops (given 5)",
         "small.yaml:21: evaluate.plans[2].name: must begin with a letter or digit and go on with letters, digits, "
         "'_', '.' or '-' (given x y)",
-        "small.yaml:22: evaluate.plans[2].views: must have at least 1 item (given [])",
-        "small.yaml:25: evaluate.plans[3].views[0].crop_px: must not exceed resize_px (given crop_px 4, resize_px 3)",
-        "small.yaml:26: evaluate.plans[3].views[1].mirrored: unknown key (did you mean 'mirror'?)",
-        "small.yaml:26: evaluate.plans[3].views[1].positions[0]: must be one of center, top_left, top_right, "
+        "small.yaml:22: evaluate.plans[2].crops: must have at least 1 item (given [])",
+        "small.yaml:25: evaluate.plans[3].crops[0].crop_px: must not exceed resize_px (given crop_px 4, resize_px 3)",
+        "small.yaml:26: evaluate.plans[3].crops[1].mirrored: unknown key (did you mean 'mirror'?)",
+        "small.yaml:26: evaluate.plans[3].crops[1].positions[0]: must be one of center, top_left, top_right, "
         "bottom_left, bottom_right, whole (given left; did you mean top_left?)",
         "small.yaml:27: evaluate.plans[4].name: must be given: text",
-        "small.yaml:27: evaluate.plans[4].views: must be a list, each item a section with the keys resize_px, crop_px, "
+        "small.yaml:27: evaluate.plans[4].crops: must be a list, each item a section with the keys resize_px, crop_px, "
         "squares, positions, dense, mirror, weight (given {resize_px: 4, crop_px: 4})",
     ]
 
@@ -312,13 +312,13 @@ def test_differences_name_each_key_with_both_values(write):
 
 
 def test_differences_between_crop_plans_are_told_by_their_names(write):
-    old = load_config(write(), ["plans=[center224, {name: own, views: [{resize_px: 40, crop_px: 32}]}]"])
+    old = load_config(write(), ["plans=[center224, {name: own, crops: [{resize_px: 40, crop_px: 32}]}]"])
     new = load_config(
-        Path("small.yaml"), ["plans=[{name: own, views: [{resize_px: 36, crop_px: 32}]}, center224, 10crop]"]
+        Path("small.yaml"), ["plans=[{name: own, crops: [{resize_px: 36, crop_px: 32}]}, center224, 10crop]"]
     )
     renamed, changed = config_differences(old, new)
     assert renamed == "evaluate.plans: center224, own -> own, center224, 10crop"
-    assert changed.startswith('evaluate.plans.own.views: [{"resize_px": 40, "crop_px": 32')
+    assert changed.startswith('evaluate.plans.own.crops: [{"resize_px": 40, "crop_px": 32')
 
 
 def test_reading_a_recipe_does_not_import_torch():
@@ -327,7 +327,7 @@ def test_reading_a_recipe_does_not_import_torch():
     assert done.stdout == "set()\n"
 
 
-PLAN = "name: mine\nviews:\n  - {resize_px: 40, crop_px: 32}\n"
+PLAN = "name: mine\ncrops:\n  - {resize_px: 40, crop_px: 32}\n"
 
 
 def test_crop_plans_in_files_are_found_beside_the_recipe_and_become_part_of_the_config(write, tmp_path, monkeypatch):
@@ -338,7 +338,7 @@ def test_crop_plans_in_files_are_found_beside_the_recipe_and_become_part_of_the_
         + "evaluate:\n  plans: [center224, ../plans/mine.yaml]\n",
         "recipes/small.yaml",
     )
-    mine = CropPlan(name="mine", views=(CropView(resize_px=40, crop_px=32),))
+    mine = CropPlan(name="mine", crops=(CropGroup(resize_px=40, crop_px=32),))
     config = load_config(path)
     assert config.evaluate.plans == ("center224", mine)
     assert config.train.validation == mine
@@ -351,13 +351,13 @@ def test_crop_plans_in_files_are_found_beside_the_recipe_and_become_part_of_the_
 
 
 def test_mistakes_in_a_crop_plans_file_are_told_with_its_lines(write):
-    write("name: mine\nname: yours\nviews:\n  - resize_px: 40\n    crop_px: 48\n  - {reisze_px: 3}\n", "mine.yaml")
+    write("name: mine\nname: yours\ncrops:\n  - resize_px: 40\n    crop_px: 48\n  - {reisze_px: 3}\n", "mine.yaml")
     assert mistakes(write(SMALL + "evaluate:\n  plans: [mine.yaml]\nseed: x\n")) == [
         "small.yaml:19: seed: must be a whole number (given x)",
         "mine.yaml:2: name: must be given once (line 1 has it already)",
-        "mine.yaml:5: evaluate.plans[0].views[0].crop_px: must not exceed resize_px (given crop_px 48, resize_px 40)",
-        "mine.yaml:6: evaluate.plans[0].views[1].reisze_px: unknown key (did you mean 'resize_px'?)",
-        "mine.yaml:6: evaluate.plans[0].views[1].crop_px: must be given, or dense",
+        "mine.yaml:5: evaluate.plans[0].crops[0].crop_px: must not exceed resize_px (given crop_px 48, resize_px 40)",
+        "mine.yaml:6: evaluate.plans[0].crops[1].reisze_px: unknown key (did you mean 'resize_px'?)",
+        "mine.yaml:6: evaluate.plans[0].crops[1].crop_px: must be given, or dense",
     ]
 
 
@@ -366,7 +366,7 @@ def test_mistakes_in_a_crop_plans_file_are_told_with_its_lines(write):
     [
         ("mime.yaml", "small.yaml:18: evaluate.plans[0]: mime.yaml: no such file (did you mean mine.yaml?)"),
         ("plans.yaml", "small.yaml:18: evaluate.plans[0]: plans.yaml is a folder, a crop plan is a file"),
-        ("list.yaml", "list.yaml:1: a crop plan must be `key: value` lines: name, views"),
+        ("list.yaml", "list.yaml:1: a crop plan must be `key: value` lines: name, crops"),
     ],
 )
 def test_a_crop_plans_file_that_is_none_is_refused(write, tmp_path, named, message):

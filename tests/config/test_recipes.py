@@ -88,8 +88,8 @@ def test_demo_trains_on_no_mirrored_digit():
 
 
 def test_demo_evaluates_what_the_contest_did_at_its_own_size():
-    views = [view for plan in recipe("demo").evaluate.resolved_plans() for view in plan.views]
-    assert {view.crop_px for view in views} == {recipe("demo").train.image_size_px}
-    assert len({view.resize_px for view in views}) == 3
-    assert {view.mirror for view in views} == {True, False}
-    assert {len(view.positions) for view in views} == {1, 5}
+    crops = [group for plan in recipe("demo").evaluate.resolved_plans() for group in plan.crops]
+    assert {group.crop_px for group in crops} == {recipe("demo").train.image_size_px}
+    assert len({group.resize_px for group in crops}) == 3
+    assert {group.mirror for group in crops} == {True, False}
+    assert {len(group.positions) for group in crops} == {1, 5}

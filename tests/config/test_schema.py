@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.config.crop_plan import CropPlan, CropView, builtin_names, builtin_plan, resolve_plan
+from pipeline.config.crop_plan import CropGroup, CropPlan, builtin_names, builtin_plan, resolve_plan
 from pipeline.config.reader import load_config
 from pipeline.config.schema import Config
 from tests.config.written import mistakes
@@ -54,56 +54,56 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
             "dense_sliding, multiscale)",
         ),
         (
-            ["validation={name: x, views: [{resize_px: 8, crop_px: 8, positions: []}]}"],
-            "train.validation.views[0].positions: at least one, each once (given [])",
+            ["validation={name: x, crops: [{resize_px: 8, crop_px: 8, positions: []}]}"],
+            "train.validation.crops[0].positions: at least one, each once (given [])",
         ),
         (
-            ["validation={name: x, views: [{resize_px: 8, crop_px: 8, positions: [center, center]}]}"],
-            "train.validation.views[0].positions: at least one, each once (given ['center', 'center'])",
+            ["validation={name: x, crops: [{resize_px: 8, crop_px: 8, positions: [center, center]}]}"],
+            "train.validation.crops[0].positions: at least one, each once (given ['center', 'center'])",
         ),
         (
-            ["plans=[{name: x, views: [{resize_px: 9, crop_px: 8}, {resize_px: 9, crop_px: 8, mirror: true}]}]"],
-            "evaluate.plans[0].views[1]: no crop twice (center, 8 of 9 px, is the same as center of views[0])",
+            ["plans=[{name: x, crops: [{resize_px: 9, crop_px: 8}, {resize_px: 9, crop_px: 8, mirror: true}]}]"],
+            "evaluate.plans[0].crops[1]: no crop twice (center, 8 of 9 px, is the same as center of crops[0])",
         ),
         (
-            ["plans=[{name: x, views: [{resize_px: 8, crop_px: 8, squares: [last], positions: [center, top_left]}]}]"],
-            "evaluate.plans[0].views[0]: no crop twice (last top_left, 8 of 8 px, is the same as last center of "
-            "views[0])",
+            ["plans=[{name: x, crops: [{resize_px: 8, crop_px: 8, squares: [last], positions: [center, top_left]}]}]"],
+            "evaluate.plans[0].crops[0]: no crop twice (last top_left, 8 of 8 px, is the same as last center of "
+            "crops[0])",
         ),
         (
-            ["plans=[{name: x, views: [{resize_px: 8, dense: global}, {resize_px: 8, dense: global}]}]"],
-            "evaluate.plans[0].views[1]: no crop twice (dense, all of 8 px, is the same as dense of views[0])",
+            ["plans=[{name: x, crops: [{resize_px: 8, dense: global}, {resize_px: 8, dense: global}]}]"],
+            "evaluate.plans[0].crops[1]: no crop twice (dense, all of 8 px, is the same as dense of crops[0])",
         ),
         (
             [
-                "plans=[10crop, {name: x, views: [{resize_px: 8, crop_px: 8}]}, "
-                "{name: y, views: [{resize_px: 8, crop_px: 8}]}]"
+                "plans=[10crop, {name: x, crops: [{resize_px: 8, crop_px: 8}]}, "
+                "{name: y, crops: [{resize_px: 8, crop_px: 8}]}]"
             ],
             "evaluate.plans: 'x' and 'y' are the same but for their names",
         ),
         (
-            ["plans=[{name: x, views: [{resize_px: 8, crop_px: 9}]}]"],
-            "evaluate.plans[0].views[0].crop_px: must not exceed resize_px (given crop_px 9, resize_px 8)",
+            ["plans=[{name: x, crops: [{resize_px: 8, crop_px: 9}]}]"],
+            "evaluate.plans[0].crops[0].crop_px: must not exceed resize_px (given crop_px 9, resize_px 8)",
         ),
         (
-            ["plans=[{name: x, views: [{resize_px: 8}]}]"],
-            "evaluate.plans[0].views[0].crop_px: must be given, or dense",
+            ["plans=[{name: x, crops: [{resize_px: 8}]}]"],
+            "evaluate.plans[0].crops[0].crop_px: must be given, or dense",
         ),
         (
-            ["plans=[{name: x, views: [{resize_px: 8, dense: global, crop_px: 8}]}]"],
-            "evaluate.plans[0].views[0].dense: sees the whole image; leave out crop_px, squares and positions",
+            ["plans=[{name: x, crops: [{resize_px: 8, dense: global, crop_px: 8}]}]"],
+            "evaluate.plans[0].crops[0].dense: sees the whole image; leave out crop_px, squares and positions",
         ),
         (
-            ["plans=[{name: x, views: [{resize_px: 8, crop_px: 4, positions: [whole]}]}]"],
-            "evaluate.plans[0].views[0].positions: 'whole' is a whole square; say which in squares",
+            ["plans=[{name: x, crops: [{resize_px: 8, crop_px: 4, positions: [whole]}]}]"],
+            "evaluate.plans[0].crops[0].positions: 'whole' is a whole square; say which in squares",
         ),
         (
-            ["plans=[{name: x, views: [{resize_px: 8, crop_px: 4, squares: [last, last]}]}]"],
-            "evaluate.plans[0].views[0].squares: each once (given ['last', 'last'])",
+            ["plans=[{name: x, crops: [{resize_px: 8, crop_px: 4, squares: [last, last]}]}]"],
+            "evaluate.plans[0].crops[0].squares: each once (given ['last', 'last'])",
         ),
         (
-            ["plans=[{name: x, views: [{resize_px: 8, crop_px: 4, weight: 0.0}]}]"],
-            "evaluate.plans[0].views[0].weight: must be greater than 0 (given 0.0)",
+            ["plans=[{name: x, crops: [{resize_px: 8, crop_px: 4, weight: 0.0}]}]"],
+            "evaluate.plans[0].crops[0].weight: must be greater than 0 (given 0.0)",
         ),
         (["split=test"], "evaluate.split: test needs the folder of the test images in data.test (given none)"),
         (
@@ -128,7 +128,7 @@ def test_members_are_not_chosen_on_test_images(write):
 
 
 def test_plan_is_found_by_name_or_taken_as_written():
-    written = CropPlan(name="mine", views=(CropView(resize_px=8, crop_px=8),))
+    written = CropPlan(name="mine", crops=(CropGroup(resize_px=8, crop_px=8),))
     assert resolve_plan(written, "plans") is written
     assert resolve_plan("10crop", "plans") is builtin_plan("10crop")
 
@@ -136,7 +136,8 @@ def test_plan_is_found_by_name_or_taken_as_written():
 def test_builtin_plans_are_those_of_the_literature():
     squares, corners = ("first", "middle", "last"), ("top_left", "top_right", "bottom_left", "bottom_right", "center")
     assert {
-        name: [view.model_dump(exclude_defaults=True) for view in builtin_plan(name).views] for name in builtin_names()
+        name: [group.model_dump(exclude_defaults=True) for group in builtin_plan(name).crops]
+        for name in builtin_names()
     } == {
         "center224": [{"resize_px": 256, "crop_px": 224}],
         "center320": [{"resize_px": 320, "crop_px": 320}],

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.reader import load_config
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 SMALL = """\
 name: small

@@ -11,7 +11,7 @@ from torchvision.transforms import RandomResizedCrop
 
 from pipeline.config.data import AugmentationConfig
 from pipeline.data.augmentation import Augmentation, draw_augmentation
-from pipeline.seeds import derive_seed, uniform
+from pipeline.ground.seeds import derive_seed, uniform
 
 ALL = AugmentationConfig(rotation_degrees=10.0, pixel_jitter=20.0)
 

@@ -18,7 +18,7 @@ from pipeline.data.ilsvrc import (
     read_validation_labels,
 )
 from pipeline.data.tree import SplitTree, read_flat, read_tree
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 # Four classes whose two orders agree nowhere, eight validation images, three test images.
 SYNSETS = (Synset("n1", 3, 2, "a"), Synset("n2", 1, 3, "b"), Synset("n3", 4, 1, "c"), Synset("n4", 2, 2, "d"))

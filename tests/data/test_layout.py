@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.config.data import DataConfig
 from pipeline.data.layout import Layout, lay_out
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 
 def write_files(root: Path, *names: str) -> None:

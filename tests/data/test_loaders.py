@@ -14,11 +14,11 @@ from pipeline.config.operations import LoaderConfig
 from pipeline.config.schema import Config
 from pipeline.data import dali, loaders
 from pipeline.data.batch import Batch
+from pipeline.data.crop import Crop
 from pipeline.data.index import ImageIndex
-from pipeline.data.loaders import StreamLoader, build_train_loader, build_view_loader
-from pipeline.data.window import Window
-from pipeline.errors import UserError
-from pipeline.ranks import Ranks
+from pipeline.data.loaders import StreamLoader, build_plan_loader, build_train_loader
+from pipeline.ground.errors import UserError
+from pipeline.ground.ranks import Ranks
 from tests.data.indexing import index_files, write_pictures
 from tests.recipes import small_recipe
 
@@ -29,7 +29,7 @@ ALONE = Ranks()
 NUM_IMAGES = 50
 GLOBAL_BATCH = 24
 """Does not divide the images, and can be shared by 1, 2, 3 and 8 processes."""
-WINDOWS = (Window(40, 32, "center"), Window(40, 32, "bottom_right"), Window(56, 48, "center"))
+WINDOWS = (Crop(40, 32, "center"), Crop(40, 32, "bottom_right"), Crop(56, 48, "center"))
 
 
 @pytest.fixture(scope="module")
@@ -265,15 +265,15 @@ def test_a_batch_that_is_kept_does_not_change(index: ImageIndex) -> None:
 def test_two_loaders_at_once_do_not_disturb_each_other(
     index: ImageIndex, whole: list[tuple[int, int, float, bytes]]
 ) -> None:
-    views = build_view_loader(index, np.arange(NUM_IMAGES), WINDOWS, 7, LoaderConfig(), CPU)
-    expected = [view for batch in views for view in batch.views]
+    crops = build_plan_loader(index, np.arange(NUM_IMAGES), WINDOWS, 7, LoaderConfig(), CPU)
+    expected = [images for batch in crops for images in batch.crops]
     pairs = list(zip(train_loader(index), train_loader(index), strict=True))
     between: list[torch.Tensor] = []
     trained = []
     for batch in train_loader(index):
         trained.append(batch)
         if len(trained) == 5:
-            between = [view for part in views for view in part.views]
+            between = [images for part in crops for images in part.crops]
     assert contents([one for one, _ in pairs]) == contents([two for _, two in pairs]) == contents(trained) == whole
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(between, expected, strict=True))
 
@@ -319,9 +319,9 @@ def test_a_file_that_changed_since_prepare_is_named(
     loader = train_loader(index, config=config)
     with pytest.raises(UserError, match=f"pictures/007.JPEG: {problem}(.|\n)*run prepare again"):
         list(loader)
-    views = build_view_loader(index, np.arange(12), WINDOWS, 5, LoaderConfig(backend=config.loader.backend), CPU)
+    crops = build_plan_loader(index, np.arange(12), WINDOWS, 5, LoaderConfig(backend=config.loader.backend), CPU)
     with pytest.raises(UserError, match=f"pictures/007.JPEG: {problem}(.|\n)*run prepare again"):
-        list(views)
+        list(crops)
 
 
 @pytest.mark.parametrize("backend", ["dali", "reference"])
@@ -363,48 +363,48 @@ def test_file_names_may_hold_spaces_and_any_utf8(tmp_path: Path) -> None:
 def test_decoding_on_a_gpu_that_is_not_there_is_refused(index: ImageIndex, backend: Any, message: str) -> None:
     loader = LoaderConfig(backend=backend, decode="gpu")
     with pytest.raises(UserError, match=message):
-        build_view_loader(index, np.arange(3), WINDOWS, 2, loader, CPU)
+        build_plan_loader(index, np.arange(3), WINDOWS, 2, loader, CPU)
 
 
 @pytest.mark.parametrize("backend", ["dali", "reference"])
 @pytest.mark.parametrize(
     ("num_images", "batch", "sizes"), [(11, 4, [4, 4, 3]), (8, 4, [4, 4]), (3, 16, [3]), (0, 4, [])]
 )
-def test_views_hold_each_position_once_and_in_order(
+def test_crops_hold_each_position_once_and_in_order(
     index: ImageIndex, backend: Any, num_images: int, batch: int, sizes: list[int]
 ) -> None:
     positions = np.random.default_rng(1).permutation(NUM_IMAGES)[:num_images]
-    views = build_view_loader(index, positions, WINDOWS, batch, LoaderConfig(backend=backend), CPU)
-    batches = list(views)
-    assert len(views) == len(batches)
+    crops = build_plan_loader(index, positions, WINDOWS, batch, LoaderConfig(backend=backend), CPU)
+    batches = list(crops)
+    assert len(crops) == len(batches)
     assert [len(part.positions) for part in batches] == sizes
     assert [position for part in batches for position in part.positions.tolist()] == positions.tolist()
     for part in batches:
         assert part.labels.tolist() == index.labels[part.positions.numpy()].tolist()
-        for view, window in zip(part.views, WINDOWS, strict=True):
-            assert view.shape == (len(part.positions), 3, window.crop_px, window.crop_px)
-            assert view.dtype == torch.uint8
-            assert view.is_contiguous(memory_format=torch.channels_last)
+        for images, crop in zip(part.crops, WINDOWS, strict=True):
+            assert images.shape == (len(part.positions), 3, crop.crop_px, crop.crop_px)
+            assert images.dtype == torch.uint8
+            assert images.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_views_do_not_depend_on_the_batch_or_the_time(index: ImageIndex) -> None:
-    views = build_view_loader(index, np.arange(11), WINDOWS, 4, LoaderConfig(), CPU)
-    alone = build_view_loader(index, np.arange(11), WINDOWS, 1, LoaderConfig(threads=1, prefetch=1), CPU)
+def test_crops_do_not_depend_on_the_batch_or_the_time(index: ImageIndex) -> None:
+    crops = build_plan_loader(index, np.arange(11), WINDOWS, 4, LoaderConfig(), CPU)
+    alone = build_plan_loader(index, np.arange(11), WINDOWS, 1, LoaderConfig(threads=1, prefetch=1), CPU)
     for number in range(len(WINDOWS)):
-        first, again, single = (torch.cat([part.views[number] for part in loader]) for loader in (views, views, alone))
+        first, again, single = (torch.cat([part.crops[number] for part in loader]) for loader in (crops, crops, alone))
         assert torch.equal(first, again)
         assert torch.equal(first, single)
 
 
 def test_view_loader_can_be_closed_or_begun_anew_half_way(index: ImageIndex) -> None:
-    views = build_view_loader(index, np.arange(11), WINDOWS, 4, LoaderConfig(), CPU)
-    running = iter(views)
+    crops = build_plan_loader(index, np.arange(11), WINDOWS, 4, LoaderConfig(), CPU)
+    running = iter(crops)
     next(running)
-    views.close()
+    crops.close()
     assert list(running) == []
-    earlier = iter(views)
+    earlier = iter(crops)
     next(earlier)
-    assert len(list(views)) == 3
+    assert len(list(crops)) == 3
     assert list(earlier) == []
 
 
@@ -419,12 +419,12 @@ def test_images_decoded_on_the_gpu_are_those_of_the_cpu(index: ImageIndex) -> No
         assert ours.labels.is_pinned()
         assert ours.positions.tolist() == theirs.positions.tolist()
         assert (ours.images.cpu().float() - theirs.images.float()).abs().mean() < 2
-    views = zip(
-        *(build_view_loader(index, np.arange(11), WINDOWS, 4, LoaderConfig(), device) for device in (gpu, CPU)),
+    crops = zip(
+        *(build_plan_loader(index, np.arange(11), WINDOWS, 4, LoaderConfig(), device) for device in (gpu, CPU)),
         strict=True,
     )
-    for ours, theirs in views:
-        for one, two in zip(ours.views, theirs.views, strict=True):
+    for ours, theirs in crops:
+        for one, two in zip(ours.crops, theirs.crops, strict=True):
             assert one.device == gpu
             assert (one.cpu().float() - two.float()).abs().mean() < 2
 

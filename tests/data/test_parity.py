@@ -23,8 +23,8 @@ from pipeline.config.data import AugmentationConfig
 from pipeline.config.operations import LoaderConfig
 from pipeline.data import dali, dali_graph, reference
 from pipeline.data.augmentation import Augmentation, draw_augmentation
+from pipeline.data.crop import Crop
 from pipeline.data.index import ImageIndex
-from pipeline.data.window import Window
 from tests.data.indexing import index_files, picture, write_pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")
@@ -33,13 +33,13 @@ MEAN_DIFFERENCE = 0.5
 INNER_DIFFERENCE = 2
 EDGE_DIFFERENCE = 40
 LOADER = LoaderConfig()
-WINDOWS = (
-    Window(256, 224, "center"),
-    Window(256, 224, "top_left"),
-    Window(256, 224, "bottom_right"),
-    Window(320, 320, "center"),
-    Window(352, 299, "top_right"),
-    Window(300, 224, "whole", "middle"),
+CROPS = (
+    Crop(256, 224, "center"),
+    Crop(256, 224, "top_left"),
+    Crop(256, 224, "bottom_right"),
+    Crop(320, 320, "center"),
+    Crop(352, 299, "top_right"),
+    Crop(300, 224, "whole", "middle"),
 )
 
 
@@ -56,7 +56,7 @@ def require_alike(ours: torch.Tensor, theirs: torch.Tensor, mean: float = MEAN_D
     assert difference.max() <= EDGE_DIFFERENCE
 
 
-def require_crops_alike(index: ImageIndex, size_px: int, batch: int, epochs: int = 1) -> None:
+def require_training_crops_alike(index: ImageIndex, size_px: int, batch: int, epochs: int = 1) -> None:
     """Of DALI in both ways, and torchvision."""
     positions = np.arange(len(index)).repeat(epochs)
     drawn = draw_augmentation(
@@ -74,13 +74,13 @@ def require_crops_alike(index: ImageIndex, size_px: int, batch: int, epochs: int
         require_alike(by_graph, theirs)
 
 
-def require_windows_alike(index: ImageIndex, windows: tuple[Window, ...], batch: int) -> None:
+def require_crops_alike(index: ImageIndex, crops: tuple[Crop, ...], batch: int) -> None:
     """Of DALI in both ways, and torchvision."""
     positions = np.arange(len(index))
-    request = index, positions, windows, batch, LOADER
-    ours, graph = dali.decode_windows(*request, None), dali_graph.decode_windows(*request, None)
-    for views in zip(ours, graph, reference.decode_windows(*request), strict=True):
-        for one, by_graph, theirs in zip(*views, strict=True):
+    request = index, positions, crops, batch, LOADER
+    ours, graph = dali.decode_plan(*request, None), dali_graph.decode_plan(*request, None)
+    for images in zip(ours, graph, reference.decode_plan(*request), strict=True):
+        for one, by_graph, theirs in zip(*images, strict=True):
             assert torch.equal(one, theirs)
             require_alike(by_graph, theirs)
 
@@ -105,29 +105,29 @@ def imagenet(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Ima
 
 
 def test_training_crops_of_imagenet_agree(imagenet: ImageIndex) -> None:
-    require_crops_alike(imagenet, size_px=224, batch=8, epochs=2)
+    require_training_crops_alike(imagenet, size_px=224, batch=8, epochs=2)
 
 
-def test_windows_of_imagenet_agree(imagenet: ImageIndex) -> None:
-    require_windows_alike(imagenet, WINDOWS, batch=8)
+def test_crops_of_imagenet_agree(imagenet: ImageIndex) -> None:
+    require_crops_alike(imagenet, CROPS, batch=8)
 
 
 def test_training_crops_of_small_images_agree(tmp_path: Path) -> None:
     index = index_files(write_pictures(tmp_path / "pictures", 30))
-    require_crops_alike(index, size_px=32, batch=6, epochs=3)
-    require_crops_alike(index, size_px=224, batch=6)
+    require_training_crops_alike(index, size_px=32, batch=6, epochs=3)
+    require_training_crops_alike(index, size_px=224, batch=6)
 
 
-def test_windows_of_small_images_agree(tmp_path: Path) -> None:
+def test_crops_of_small_images_agree(tmp_path: Path) -> None:
     index = index_files(write_pictures(tmp_path / "pictures", 10))
-    require_windows_alike(index, (Window(40, 32, "center"), Window(41, 33, "bottom_left"), *WINDOWS), batch=4)
+    require_crops_alike(index, (Crop(40, 32, "center"), Crop(41, 33, "bottom_left"), *CROPS), batch=4)
 
 
-def test_windows_that_are_the_whole_image_agree(tmp_path: Path) -> None:
+def test_crops_that_are_the_whole_image_agree(tmp_path: Path) -> None:
     files = [tmp_path / f"{number}.JPEG" for number in range(4)]
     for number, file in enumerate(files):
         picture(48, 48, seed=number).save(file, "JPEG")
-    require_windows_alike(index_files(files), (Window(48, 48, "center"), Window(48, 48, "top_left")), batch=4)
+    require_crops_alike(index_files(files), (Crop(48, 48, "center"), Crop(48, 48, "top_left")), batch=4)
 
 
 def rotated_by_exif(image: Image.Image, file: Path) -> None:
@@ -165,8 +165,8 @@ def test_unusual_images_agree(tmp_path: Path, save: Callable[[Image.Image, Path]
     file = tmp_path / "unusual.JPEG"
     save(picture(90, 120, seed=4), file)
     index = index_files([file])
-    require_crops_alike(index, size_px=48, batch=5, epochs=10)
-    require_windows_alike(index, (Window(40, 32, "center"), Window(40, 32, "top_right")), batch=1)
+    require_training_crops_alike(index, size_px=48, batch=5, epochs=10)
+    require_crops_alike(index, (Crop(40, 32, "center"), Crop(40, 32, "top_right")), batch=1)
 
 
 def test_all_loaders_ignore_the_exif_orientation(tmp_path: Path) -> None:
@@ -175,30 +175,30 @@ def test_all_loaders_ignore_the_exif_orientation(tmp_path: Path) -> None:
     image.save(tmp_path / "upright.JPEG")
     index = index_files([tmp_path / "rotated.JPEG", tmp_path / "upright.JPEG"])
     for decode in (
-        dali.decode_windows(index, np.arange(2), WINDOWS, 2, LOADER, None),
-        dali_graph.decode_windows(index, np.arange(2), WINDOWS, 2, LOADER, None),
-        reference.decode_windows(index, np.arange(2), WINDOWS, 2, LOADER),
+        dali.decode_plan(index, np.arange(2), CROPS, 2, LOADER, None),
+        dali_graph.decode_plan(index, np.arange(2), CROPS, 2, LOADER, None),
+        reference.decode_plan(index, np.arange(2), CROPS, 2, LOADER),
     ):
         for ((rotated, upright),) in zip(next(iter(decode)), strict=True):
             assert torch.equal(rotated, upright)
 
 
 @BOTH_WAYS
-def test_windows_are_those_of_torchvisions_own_resize_and_crop(
+def test_crops_are_those_of_torchvisions_own_resize_and_crop(
     way: Any, require: Callable[[torch.Tensor, torch.Tensor], None], tmp_path: Path
 ) -> None:
     """Not through the reference loader, so that a mistake in what both share would show."""
     files = write_pictures(tmp_path / "pictures", 6)
     index = index_files(files)
-    (views,) = way.decode_windows(
-        index, np.arange(6), (Window(40, 32, "center"), Window(64, 50, "bottom_left")), 6, LOADER, None
+    (crops,) = way.decode_plan(
+        index, np.arange(6), (Crop(40, 32, "center"), Crop(64, 50, "bottom_left")), 6, LOADER, None
     )
     for row, file in enumerate(files):
         image = decode_image(str(file), mode=ImageReadMode.RGB)
         centre = v2.functional.center_crop(v2.functional.resize(image, [40]), [32, 32])
         corner = v2.functional.five_crop(v2.functional.resize(image, [64]), [50, 50])[2]
-        require(views[0][row : row + 1], centre[None])
-        require(views[1][row : row + 1], corner[None])
+        require(crops[0][row : row + 1], centre[None])
+        require(crops[1][row : row + 1], corner[None])
 
 
 @BOTH_WAYS
@@ -211,7 +211,7 @@ def test_crops_are_those_of_torchvisions_own_resized_crop(
     (images,) = way.decode_crops(index, np.arange(12), drawn, 32, 12, LOADER, None)
     assert 0 < drawn.mirrored.sum() < 12
     for row, file in enumerate(files):
-        window = [int(column[row]) for column in (drawn.tops, drawn.lefts, drawn.heights, drawn.widths)]
-        expected = v2.functional.resized_crop(decode_image(str(file), mode=ImageReadMode.RGB), *window, [32, 32])
+        crop = [int(column[row]) for column in (drawn.tops, drawn.lefts, drawn.heights, drawn.widths)]
+        expected = v2.functional.resized_crop(decode_image(str(file), mode=ImageReadMode.RGB), *crop, [32, 32])
         expected = v2.functional.horizontal_flip(expected) if drawn.mirrored[row] else expected
         require(images[row : row + 1], expected[None])

@@ -13,9 +13,9 @@ from pipeline.data import scan as scanning
 from pipeline.data.inspection import Inspection, inspect_file
 from pipeline.data.scan import Chunk, inspect_chunk, plan_chunks, read_inspections, scan
 from pipeline.data.tree import read_tree
-from pipeline.errors import StopRequested
-from pipeline.runs.artifact import write_bytes
-from pipeline.runs.preemption import StopFlag
+from pipeline.ground.errors import StopRequested
+from pipeline.ground.stop import StopFlag
+from pipeline.store.file import write_bytes
 from tests.images import write_image_folders
 from tests.processes import fork_context
 

@@ -12,16 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.data.crop import Crop
 from pipeline.data.encoded import EncodedImages
 from pipeline.data.index import Dataset, ImageClass, ImageRecord, read_dataset, write_dataset
 from pipeline.data.inspection import inspect_file
-from pipeline.data.loaders import build_train_loader, build_view_loader
+from pipeline.data.loaders import build_plan_loader, build_train_loader
 from pipeline.data.shards import Shard, plan_shards, read_shards, write_shard, write_shards
-from pipeline.data.window import Window
-from pipeline.errors import StopRequested, UserError
-from pipeline.ranks import Ranks
-from pipeline.runs.lock import exclusive
-from pipeline.runs.preemption import StopFlag
+from pipeline.ground.errors import StopRequested, UserError
+from pipeline.ground.ranks import Ranks
+from pipeline.ground.stop import StopFlag
+from pipeline.store.lock import exclusive
 from tests.data.indexing import picture, write_pictures
 from tests.processes import fork_context
 from tests.recipes import small_recipe
@@ -111,7 +111,7 @@ def test_the_table_finds_every_image_in_any_order(tmp_path: Path, pictures: Path
 
 
 @pytest.mark.parametrize("backend", ["dali", "reference"])
-def test_batches_and_views_are_those_of_the_files_bit_for_bit(backend: str, tmp_path: Path, pictures: Path) -> None:
+def test_batches_and_crops_are_those_of_the_files_bit_for_bit(backend: str, tmp_path: Path, pictures: Path) -> None:
     config = small_recipe(pictures, loader={"backend": backend})
     results = []
     shards = shard(tmp_path / "tars", pictures)
@@ -121,9 +121,9 @@ def test_batches_and_views_are_those_of_the_files_bit_for_bit(backend: str, tmp_
         loader = build_train_loader(prepared.train, config, Ranks(), CPU, micro_batch=6, first_step=1, last_step=4)
         batches = [(batch.images, batch.labels, batch.positions, batch.angles) for batch in loader]
         order = np.arange(NUM_IMAGES)[::-1].copy()
-        windows = (Window(40, 32, "center"), Window(56, 48, "bottom_right"))
-        views = build_view_loader(prepared.val, order, windows, 16, config.loader, CPU)
-        results.append([*batches, *((*batch.views, batch.labels, batch.positions) for batch in views)])
+        crops = (Crop(40, 32, "center"), Crop(56, 48, "bottom_right"))
+        crops = build_plan_loader(prepared.val, order, crops, 16, config.loader, CPU)
+        results.append([*batches, *((*batch.crops, batch.labels, batch.positions) for batch in crops)])
     assert len(results[0]) == len(results[1]) == 12 + 3
     for files, sharded in zip(*results, strict=True):
         for expected, found in zip(files, sharded, strict=True):

@@ -16,14 +16,14 @@ import torch
 from torch import nn
 
 from pipeline.config.schema import Config
-from pipeline.distributed import Collective
 from pipeline.engines import create_engine
 from pipeline.engines.cuda_graphs import Capture
 from pipeline.engines.engine import OptimizerState
+from pipeline.ground.distributed import Collective
+from pipeline.ground.ranks import Ranks
+from pipeline.ground.seeds import derive_seed
 from pipeline.models import create_model
 from pipeline.models.weights import read_weights, save_weights
-from pipeline.ranks import Ranks
-from pipeline.seeds import derive_seed
 from pipeline.training.batching import BatchSplit, split_batch
 from pipeline.training.bn_freeze import freeze_batch_norms
 from tests.processes import finish, fork_context
@@ -146,7 +146,7 @@ def _run(folder: Path, job: Job, collective: Collective) -> None:
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with stand_in(job.capture):
         engine = create_engine(model, job.config, collective)
-    engine.rehearse((split.micro_batch, 3, SIZE, SIZE))
+    engine.warm_up((split.micro_batch, 3, SIZE, SIZE))
     engine.load_model(initial)
     if job.start is not None:
         start = result_of(folder, job.start)

@@ -7,7 +7,7 @@ import functools
 import torch
 from torch import nn
 
-from pipeline.seeds import derive_seed
+from pipeline.ground.seeds import derive_seed
 from pipeline.training.batching import split_batch
 from tests.engines.jobs import GLOBAL_BATCH, SEED, STEPS, learning_rate, micro_batches, new_model
 

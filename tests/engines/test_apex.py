@@ -22,15 +22,15 @@ from pipeline.config.engines import ApexConfig, NativeConfig
 from pipeline.config.execution import ExecutionConfig
 from pipeline.config.reader import write_run_config
 from pipeline.config.training import OptimConfig
-from pipeline.distributed import Collective
 from pipeline.engines import apex as apex_engine
 from pipeline.engines.apex import ApexEngine, build_fused_sgd, check_apex
 from pipeline.engines.native import NativeEngine
 from pipeline.engines.nhwc_batch_norm import fuse_batch_norms
-from pipeline.errors import EXIT_USER_ERROR, UserError
+from pipeline.ground.distributed import Collective
+from pipeline.ground.errors import EXIT_USER_ERROR, UserError
+from pipeline.ground.ranks import Ranks
 from pipeline.models import create_model
 from pipeline.models.senet import initialise
-from pipeline.ranks import Ranks
 from pipeline.training.bn_freeze import freeze_batch_norms
 from pipeline.training.optim import build_sgd
 from tests.conftest import REPOSITORY

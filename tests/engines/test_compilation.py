@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from pipeline.engines.compilation import compile_blocks
 from pipeline.models import create_model
 from pipeline.models.senet import SEBottleneck, SENet, initialise
-from pipeline.models.spec import SENetSpec
+from pipeline.networks.spec import SENetSpec
 from pipeline.training.bn_freeze import freeze_batch_norms
 
 

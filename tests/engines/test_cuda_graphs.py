@@ -13,16 +13,16 @@ import torch
 from torch import nn
 
 from pipeline.config.execution import ExecutionConfig
-from pipeline.distributed import Collective
 from pipeline.engines import create_engine
 from pipeline.engines.autocast import AutocastNetwork
 from pipeline.engines.compilation import compile_blocks
 from pipeline.engines.cuda_graphs import Capture, disagreement, own_gradients, split
 from pipeline.engines.engine import Engine
-from pipeline.errors import UserError
 from pipeline.evaluation.inference import evaluating
+from pipeline.ground.distributed import Collective
+from pipeline.ground.errors import UserError
+from pipeline.ground.ranks import Ranks
 from pipeline.models import create_model
-from pipeline.ranks import Ranks
 from tests.engines.cpu_graphs import capture, leave_as_it_is
 from tests.engines.jobs import GLOBAL_BATCH, SIZE, Job, global_batch, new_model, result_of, run_jobs, stand_in
 from tests.recipes import small_recipe
@@ -258,7 +258,7 @@ def test_a_wrong_capture_never_trains() -> None:
         match=r"^native.cuda_graphs: CUDA graphs are not to be trusted here: the gradient of last_linear.weight, by "
         r"[\d.]+ of itself; set native.cuda_graphs: false$",
     ):
-        engine.rehearse(SHAPE)
+        engine.warm_up(SHAPE)
 
 
 def test_a_capture_that_fails_says_why() -> None:
@@ -266,13 +266,13 @@ def test_a_capture_that_fails_says_why() -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nand much more")
 
     with pytest.raises(UserError, match=r"capturing or replaying them failed \(CUDA out of memory.\); set native.c"):
-        engine_of(new_model(), failing).rehearse(SHAPE)
+        engine_of(new_model(), failing).warm_up(SHAPE)
 
 
 def test_processes_give_up_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Collective, "any", lambda self, flag: True)
     with pytest.raises(UserError, match="to be trusted here: another process has found them wrong; set"):
-        engine_of(new_model(), capture).rehearse(SHAPE)
+        engine_of(new_model(), capture).warm_up(SHAPE)
 
 
 @pytest.mark.parametrize("execution", [{}, {"precision": "bfloat16"}, {"channels_last": False}])
@@ -283,7 +283,7 @@ def test_an_engine_with_graphs_validates_in_between_and_goes_on_from_a_checkpoin
         model = new_model()
         engine = engine_of(model, taker, execution=execution)
         initial = copy.deepcopy(model.state_dict())
-        engine.rehearse(SHAPE)
+        engine.warm_up(SHAPE)
         engine.load_model(initial)
         evaluated = []
         for step in range(4):
@@ -293,9 +293,9 @@ def test_an_engine_with_graphs_validates_in_between_and_goes_on_from_a_checkpoin
             if step == 1:
                 saved = copy.deepcopy((engine.model.state_dict(), engine.state_dict()))
         last = copy.deepcopy(engine.model.state_dict())
-        # A second life, which rehearses on whatever weights it begins with.
+        # A second attempt, which simulates on whatever weights it begins with.
         engine = engine_of(new_model(), taker, execution=execution)
-        engine.rehearse(SHAPE)
+        engine.warm_up(SHAPE)
         engine.load_model(saved[0])
         engine.load_state_dict(saved[1])
         for step in (2, 3):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.engines.deepspeed_package import check_installed
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 
 def test_installed_package_is_found() -> None:

@@ -14,7 +14,7 @@ import torch
 from pipeline.config.reader import write_run_config
 from pipeline.config.schema import Config
 from pipeline.models.weights import read_weights
-from pipeline.runs.stage import place_stages
+from pipeline.running.stage import place_stages
 from pipeline.tracking.events import read_events
 from stages import STAGES
 from tests.engines.jobs import Job, new_model, result_of, run_jobs
@@ -118,7 +118,7 @@ def uninterrupted(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     )
 
 
-def test_batch_norms_have_seen_the_training_images_and_no_rehearsal(uninterrupted: dict[str, torch.Tensor]) -> None:
+def test_batch_norms_have_seen_the_training_images_and_no_simulation(uninterrupted: dict[str, torch.Tensor]) -> None:
     """80 images and a global batch of 24: 4 epochs before the batch norms freeze are 14 steps, one pass each."""
     counters = {int(value) for name, value in uninterrupted.items() if name.endswith("num_batches_tracked")}
     assert counters == {14}

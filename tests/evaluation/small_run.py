@@ -13,30 +13,30 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.config.crop_plan import CropPlan, CropView
+from pipeline.config.crop_plan import CropGroup, CropPlan
 from pipeline.config.reader import write_run_config
 from pipeline.config.schema import Config
 from pipeline.data.index import ImageClass, ImageRecord, read_dataset, write_dataset
 from pipeline.data.normalisation import Preprocessor
-from pipeline.distributed import Collective
 from pipeline.evaluation.validation import validate
+from pipeline.ground.distributed import Collective
+from pipeline.ground.ranks import read_ranks
 from pipeline.models import create_model
 from pipeline.models.weights import load_weights, save_weights
-from pipeline.ranks import read_ranks
-from pipeline.runs.manifest import Manifest, describe_outputs, write_manifest
-from pipeline.runs.stage import place_stages
+from pipeline.running.stage import place_stages
+from pipeline.store.manifest import Manifest, describe_outputs, write_manifest
 from stages import STAGES
 from tests.processes import finish, fork_context
 
 NUM_IMAGES = 37
 NUM_CLASSES = 7
-CENTER = CropPlan(name="center", views=(CropView(resize_px=36, crop_px=32),))
+CENTER = CropPlan(name="center", crops=(CropGroup(resize_px=36, crop_px=32),))
 CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right", "center")
 MANY = CropPlan(
     name="many",
-    views=(
-        CropView(resize_px=40, crop_px=32, positions=CORNERS, mirror=True),
-        CropView(resize_px=48, crop_px=48, positions=("center",)),
+    crops=(
+        CropGroup(resize_px=40, crop_px=32, positions=CORNERS, mirror=True),
+        CropGroup(resize_px=48, crop_px=48, positions=("center",)),
     ),
 )
 

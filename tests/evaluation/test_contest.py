@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 
 from pipeline.data.ilsvrc import Ilsvrc, Synset, digest_ids, read_ilsvrc2012
-from pipeline.errors import UserError
 from pipeline.evaluation.contest import (
     FlatErrors,
-    Guesses,
+    Predictions,
     flat_errors,
     read_blacklist,
-    read_guesses,
+    read_predictions,
     read_truth,
 )
+from pipeline.ground.errors import UserError
 
 ILSVRC = read_ilsvrc2012()
 BY_LABEL = np.array([synset.ilsvrc2012_id for synset in ILSVRC.synsets])
@@ -31,7 +31,7 @@ def write(path: Path, *lines: str) -> Path:
 
 
 def good_ids() -> np.ndarray:
-    """Right at the first guess for half of the images, at the third for a quarter, else wrong."""
+    """Right at the first prediction for half of the images, at the third for a quarter, else wrong."""
     ids = np.random.default_rng(2).integers(1, 1001, (len(TRUTH), 5))
     ids[:200, 0] = TRUTH[:200]
     ids[200:300, 2] = TRUTH[200:300]
@@ -39,16 +39,16 @@ def good_ids() -> np.ndarray:
 
 
 def score(path: Path, truth: np.ndarray = TRUTH, blacklist: np.ndarray | None = None) -> FlatErrors:
-    return flat_errors(read_guesses(path, None), truth, blacklist, ILSVRC)
+    return flat_errors(read_predictions(path, None), truth, blacklist, ILSVRC)
 
 
 def lines_of(ids: np.ndarray) -> list[str]:
     return [" ".join(map(str, row)) for row in ids.tolist()]
 
 
-def test_error_is_the_share_of_images_without_their_class_among_the_guesses(tmp_path: Path) -> None:
+def test_error_is_the_share_of_images_without_their_class_among_the_predictions(tmp_path: Path) -> None:
     ids = good_ids()
-    errors = score(write(tmp_path / "guesses.txt", *lines_of(ids)))
+    errors = score(write(tmp_path / "predictions.txt", *lines_of(ids)))
     expected = [
         np.mean([truth not in row[:k] for truth, row in zip(TRUTH.tolist(), ids.tolist(), strict=True)])
         for k in range(1, 6)
@@ -59,7 +59,7 @@ def test_error_is_the_share_of_images_without_their_class_among_the_guesses(tmp_
 
 
 def test_blacklisted_images_stay_in_the_error_and_leave_the_figure_beside_it(tmp_path: Path) -> None:
-    path = write(tmp_path / "guesses.txt", *lines_of(good_ids()))
+    path = write(tmp_path / "predictions.txt", *lines_of(good_ids()))
     blacklist = read_blacklist(write(tmp_path / "blacklist.txt", *map(str, range(301, 401))), len(TRUTH))
     errors = score(path, blacklist=blacklist)
     assert errors.all_images == score(path).all_images
@@ -68,34 +68,42 @@ def test_blacklisted_images_stay_in_the_error_and_leave_the_figure_beside_it(tmp
     assert errors.num_blacklisted == 100
 
 
-def test_ragged_lines_are_filled_and_guesses_after_the_fifth_ignored(tmp_path: Path) -> None:
-    path = write(tmp_path / "guesses.txt", "7", "1 2 3 4 5 6", "9 8", "1, 2,\t3", "5 0 0 0 0")
-    guesses = read_guesses(path, None)
-    assert guesses.form == "2012"
-    assert guesses.ids.tolist() == [[7, 0, 0, 0, 0], [1, 2, 3, 4, 5], [9, 8, 0, 0, 0], [1, 2, 3, 0, 0], [5, 0, 0, 0, 0]]
-    assert (guesses.ragged, guesses.ignored) == (4, 1)
+def test_ragged_lines_are_filled_and_predictions_after_the_fifth_ignored(tmp_path: Path) -> None:
+    path = write(tmp_path / "predictions.txt", "7", "1 2 3 4 5 6", "9 8", "1, 2,\t3", "5 0 0 0 0")
+    predictions = read_predictions(path, None)
+    assert predictions.form == "2012"
+    assert predictions.ids.tolist() == [
+        [7, 0, 0, 0, 0],
+        [1, 2, 3, 4, 5],
+        [9, 8, 0, 0, 0],
+        [1, 2, 3, 0, 0],
+        [5, 0, 0, 0, 0],
+    ]
+    assert (predictions.ragged, predictions.ignored) == (4, 1)
     assert score(path, np.array([7, 6, 8, 3, 5])).all_images == pytest.approx((0.6, 0.4, 0.2, 0.2, 0.2))
 
 
 def test_form_with_boxes_is_recognised_and_its_boxes_passed_over(tmp_path: Path) -> None:
     ids = good_ids()
     plain = score(write(tmp_path / "plain.txt", *lines_of(ids)))
-    boxed = write(tmp_path / "boxed.txt", *(" ".join(f"{guess} 1 1 500 375" for guess in row) for row in ids.tolist()))
-    assert read_guesses(boxed, None).form == "2014"
+    boxed = write(
+        tmp_path / "boxed.txt", *(" ".join(f"{prediction} 1 1 500 375" for prediction in row) for row in ids.tolist())
+    )
+    assert read_predictions(boxed, None).form == "2014"
     assert score(boxed) == plain
     fewer = write(tmp_path / "fewer.txt", "3 1 1 20.5 30 4 2 2 9 9", "5 1 1 500 375")
-    assert read_guesses(fewer, None).ids[:, :3].tolist() == [[3, 4, 0], [5, 0, 0]]
+    assert read_predictions(fewer, None).ids[:, :3].tolist() == [[3, 4, 0], [5, 0, 0]]
 
 
-def test_five_sorted_guesses_a_line_are_no_boxes(tmp_path: Path) -> None:
-    path = write(tmp_path / "guesses.txt", *(" ".join(map(str, sorted(row))) for row in good_ids().tolist()))
-    assert read_guesses(path, None).form == "2012"
-    assert read_guesses(write(tmp_path / "boxed.txt", "7 1 1 500 375", "7 1 1 1600 1200"), None).form == "2014"
+def test_five_sorted_predictions_a_line_are_no_boxes(tmp_path: Path) -> None:
+    path = write(tmp_path / "predictions.txt", *(" ".join(map(str, sorted(row))) for row in good_ids().tolist()))
+    assert read_predictions(path, None).form == "2012"
+    assert read_predictions(write(tmp_path / "boxed.txt", "7 1 1 500 375", "7 1 1 1600 1200"), None).form == "2014"
 
 
-def test_a_file_of_the_older_form_read_as_the_newer_one_is_one_guess_a_line(tmp_path: Path) -> None:
-    path = write(tmp_path / "guesses.txt", *lines_of(good_ids()))
-    misread = flat_errors(read_guesses(path, "2014"), TRUTH, None, ILSVRC)
+def test_a_file_of_the_older_form_read_as_the_newer_one_is_one_prediction_a_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "predictions.txt", *lines_of(good_ids()))
+    misread = flat_errors(read_predictions(path, "2014"), TRUTH, None, ILSVRC)
     assert misread.all_images == (score(path).all_images[0],) * 5
 
 
@@ -109,7 +117,7 @@ def test_a_file_of_the_older_form_read_as_the_newer_one_is_one_guess_a_line(tmp_
 def test_wrong_order_is_named_where_the_error_would_else_be_that_of_chance(
     tmp_path: Path, values: object, message: str
 ) -> None:
-    errors = score(write(tmp_path / "guesses.txt", *lines_of(values(good_ids()))))  # type: ignore[operator]
+    errors = score(write(tmp_path / "predictions.txt", *lines_of(values(good_ids()))))  # type: ignore[operator]
     assert errors.all_images[-1] > 0.95
     assert errors.mistake is not None
     assert message in errors.mistake
@@ -125,42 +133,46 @@ def test_wrong_order_is_named_where_the_error_would_else_be_that_of_chance(
 def test_ids_that_count_from_0_are_refused_and_named(tmp_path: Path, values: object, message: str) -> None:
     ids = good_ids()
     ids[17, 1] = BY_LABEL[0] if "WordNet" in message else 1
-    with pytest.raises(UserError, match=rf"guesses\.txt:\d+: guesses must be ILSVRC2012_IDs, which .*{message}"):
-        score(write(tmp_path / "guesses.txt", *lines_of(values(ids))))  # type: ignore[operator]
+    with pytest.raises(
+        UserError, match=rf"predictions\.txt:\d+: predictions must be ILSVRC2012_IDs, which .*{message}"
+    ):
+        score(write(tmp_path / "predictions.txt", *lines_of(values(ids))))  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["1 2", "3 1001"], r"guesses\.txt:2: guesses must be ILSVRC2012_IDs, 1 to 1,000 \(given 1001\)"),
-        (["1 2", "-3"], r"guesses\.txt:2: .*\(given -3\)"),
-        (["1.5"], r"guesses\.txt:1: .*\(given 1\.5\)"),
-        (["1", "n01440764"], r"guesses\.txt:2: must hold numbers and nothing else \(given 'n01440764'\)"),
-        (["1", "nan"], r"guesses\.txt:2: must hold finite numbers"),
-        (["1", "", "2"], r"guesses\.txt:2: must hold at least one guess \(the line is blank\)"),
-        (["1"], r"guesses\.txt: must have 2 lines, one for each image \(it has 1\)"),
+        (["1 2", "3 1001"], r"predictions\.txt:2: predictions must be ILSVRC2012_IDs, 1 to 1,000 \(given 1001\)"),
+        (["1 2", "-3"], r"predictions\.txt:2: .*\(given -3\)"),
+        (["1.5"], r"predictions\.txt:1: .*\(given 1\.5\)"),
+        (["1", "n01440764"], r"predictions\.txt:2: must hold numbers and nothing else \(given 'n01440764'\)"),
+        (["1", "nan"], r"predictions\.txt:2: must hold finite numbers"),
+        (["1", "", "2"], r"predictions\.txt:2: must hold at least one prediction \(the line is blank\)"),
+        (["1"], r"predictions\.txt: must have 2 lines, one for each image \(it has 1\)"),
         (["1", "2", "3"], r"must have 2 lines, one for each image \(it has 3\)"),
-        ([], r"guesses\.txt: is empty"),
+        ([], r"predictions\.txt: is empty"),
     ],
 )
 def test_files_that_are_none_are_refused_with_the_line(tmp_path: Path, lines: list[str], message: str) -> None:
-    path = write(tmp_path / "guesses.txt", *lines)
+    path = write(tmp_path / "predictions.txt", *lines)
     with pytest.raises(UserError, match=message):
         score(path, np.array([1, 2]))
 
 
 def test_a_box_that_is_cut_short_is_refused_with_the_line(tmp_path: Path) -> None:
-    path = write(tmp_path / "guesses.txt", "3 1 1 20 30", "5 1 1")
-    with pytest.raises(UserError, match=r"guesses\.txt:2: each guess must be `id xmin ymin xmax ymax` \(given 3 num"):
-        read_guesses(path, "2014")
+    path = write(tmp_path / "predictions.txt", "3 1 1 20 30", "5 1 1")
+    with pytest.raises(
+        UserError, match=r"predictions\.txt:2: each prediction must be `id xmin ymin xmax ymax` \(given 3 num"
+    ):
+        read_predictions(path, "2014")
 
 
 def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere: cannot be read \(No such file"):
-        read_guesses(tmp_path / "nowhere", None)
+        read_predictions(tmp_path / "nowhere", None)
     (tmp_path / "image.jpg").write_bytes(b"\xff\xd8\xff")
     with pytest.raises(UserError, match=r"image\.jpg: cannot be read \(it is no text file\)"):
-        read_guesses(tmp_path / "image.jpg", None)
+        read_predictions(tmp_path / "image.jpg", None)
 
 
 def test_truth_and_blacklist_are_checked(tmp_path: Path) -> None:
@@ -179,9 +191,9 @@ def test_the_contests_own_labels_and_blacklist(shared_data: Path, tmp_path: Path
     truth = read_truth(truth_file, ILSVRC)
     blacklist = read_blacklist(shared_data / "ilsvrc2012_validation_blacklist.txt", len(truth))
     assert (len(truth), int(blacklist.sum())) == (50_000, 1762)
-    right = Guesses(truth_file, "2012", np.column_stack([truth] * 5), 0, 0)
+    right = Predictions(truth_file, "2012", np.column_stack([truth] * 5), 0, 0)
     assert flat_errors(right, truth, blacklist, ILSVRC).all_images == (0,) * 5
-    by_wnid = Guesses(truth_file, "2012", LABEL_OF_ID[right.ids] + 1, 0, 0)
+    by_wnid = Predictions(truth_file, "2012", LABEL_OF_ID[right.ids] + 1, 0, 0)
     errors = flat_errors(by_wnid, truth, blacklist, ILSVRC)
     # No class has the same place in both orders: what was right everywhere is then right nowhere.
     assert errors.all_images == (1,) * 5

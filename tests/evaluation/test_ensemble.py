@@ -13,13 +13,13 @@ import pytest
 from pipeline.config.fusion import FuseConfig
 from pipeline.data.ilsvrc import Ilsvrc, Synset, digest_ids
 from pipeline.data.index import Dataset
-from pipeline.errors import UserError
-from pipeline.evaluation.contest import flat_errors, read_guesses
+from pipeline.evaluation.contest import flat_errors, read_predictions
 from pipeline.evaluation.ensemble import Fusion, fuse
 from pipeline.evaluation.members import find_dataset, find_scores, read_members
 from pipeline.evaluation.metrics import rank_scores
 from pipeline.evaluation.scores import read_scores
 from pipeline.evaluation.selection import stratified_halves
+from pipeline.ground.errors import UserError
 from stages import STAGES
 from tests.evaluation.ensemble_members import make_dataset, make_scores, write_scores
 
@@ -83,14 +83,14 @@ def test_figures_are_those_of_the_files(tmp_path: Path, dataset: Dataset) -> Non
         error = figures["errors"][f"top{k}"]
         assert error["percent"] == pytest.approx(100 * ranking.errors(k) / NUM_IMAGES)
         assert error["low"] < error["percent"] < error["high"]
-    guesses = []
+    predictions = []
     for path, member in zip(paths, figures["members"], strict=True):
         alone = rank_scores(read_scores(path).array, labels)
-        guesses.append(alone.predicted)
+        predictions.append(alone.predicted)
         assert member["weight"] == pytest.approx(1 / 3, abs=1e-6)
         assert member["alone"]["top1"]["percent"] == pytest.approx(100 * alone.errors(1) / NUM_IMAGES)
     assert figures["best_member"] == 1
-    differing = 100 * (guesses[0] != guesses[2]).mean()
+    differing = 100 * (predictions[0] != predictions[2]).mean()
     assert figures["disagreement_percent"][0][2] == figures["disagreement_percent"][2][0] == pytest.approx(differing)
     assert figures["disagreement_percent"][1][1] == 0
 
@@ -142,9 +142,9 @@ def test_contest_files_come_back_from_score_with_the_same_error(tmp_path: Path, 
         label = int(dataset.val.labels[position])
         truth[int(path[-13:-5]) - 1] = dataset.classes[label].ilsvrc2012_id or 0
     for name, form in (("submission-2012.txt", "2012"), ("submission-2014.txt", "2014")):
-        guesses = read_guesses(tmp_path / "out" / name, None, NUM_CLASSES)
-        assert (guesses.form, guesses.ragged) == (form, 0)
-        errors = flat_errors(guesses, truth, None, TABLE).all_images
+        predictions = read_predictions(tmp_path / "out" / name, None, NUM_CLASSES)
+        assert (predictions.form, predictions.ragged) == (form, 0)
+        errors = flat_errors(predictions, truth, None, TABLE).all_images
         assert 100 * errors[0] == pytest.approx(figures["errors"]["top1"]["percent"], abs=1e-5)
         assert 100 * errors[4] == pytest.approx(figures["errors"]["top5"]["percent"], abs=1e-5)
     first = (tmp_path / "out" / "submission-2014.txt").read_text().splitlines()[0].split()

@@ -4,29 +4,29 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.config.crop_plan import CropPlan, CropView
+from pipeline.config.crop_plan import CropGroup, CropPlan
 from pipeline.config.data import AugmentationConfig, DataConfig
 from pipeline.config.execution import ExecutionConfig
 from pipeline.data.normalisation import Preprocessor
-from pipeline.errors import UserError
-from pipeline.evaluation.inference import SlidingPool, ViewScorer, evaluating
+from pipeline.evaluation.inference import PlanScorer, SlidingPool, evaluating
+from pipeline.ground.errors import UserError
 
 CPU = torch.device("cpu")
 PLAN = CropPlan(
     name="three",
-    views=(CropView(resize_px=10, crop_px=8, mirror=True), CropView(resize_px=8, crop_px=6)),
+    crops=(CropGroup(resize_px=10, crop_px=8, mirror=True), CropGroup(resize_px=8, crop_px=6)),
 )
 
 
-def make_scorer(network: nn.Module, precision: str = "float32", fill_up_to: int = 0) -> ViewScorer:
+def make_scorer(network: nn.Module, precision: str = "float32", fill_up_to: int = 0) -> PlanScorer:
     data = DataConfig(dataset="folder", root="nowhere")
     preprocessor = Preprocessor(data, AugmentationConfig(), CPU, channels_last=True)
     execution = ExecutionConfig(precision=precision)  # type: ignore[arg-type]
     compiled = network if fill_up_to else None
-    return ViewScorer(network, PLAN, execution, preprocessor, CPU, fill_up_to or 64, compiled)
+    return PlanScorer(network, PLAN, execution, preprocessor, CPU, fill_up_to or 64, compiled)
 
 
-def make_views(images: int) -> tuple[torch.Tensor, torch.Tensor]:
+def make_crops(images: int) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     big, small = (torch.randint(0, 256, (images, 3, size, size), generator=generator) for size in (8, 6))
     return big.to(torch.uint8), small.to(torch.uint8)
@@ -44,13 +44,13 @@ class LeftHalf(nn.Module):
         return 3 * images[..., : images.shape[-1] // 2].mean((2, 3))
 
 
-def test_score_is_the_logarithm_of_the_mean_probability_over_views_and_mirrored_views() -> None:
-    big, small = make_views(4)
+def test_score_is_the_logarithm_of_the_mean_probability_over_crops_and_mirrored_crops() -> None:
+    big, small = make_crops(4)
     data = DataConfig(dataset="folder", root="nowhere")
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (data.mean, data.std))
     network = LeftHalf()
     probabilities = [
-        network((view.float() - mean) / std).softmax(1) for view in (big, torch.flip(big, dims=[3]), small)
+        network((images.float() - mean) / std).softmax(1) for images in (big, torch.flip(big, dims=[3]), small)
     ]
     expected = torch.stack(probabilities).mean(0).log()
     torch.testing.assert_close(make_scorer(network).log_probabilities((big, small)), expected, rtol=1e-5, atol=1e-5)
@@ -61,16 +61,16 @@ def test_classes_far_behind_keep_their_order() -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return torch.tensor([[0.0, -300.0, -200.0]]).expand(len(images), 3)
 
-    scores = make_scorer(Sure()).log_probabilities(make_views(2))
+    scores = make_scorer(Sure()).log_probabilities(make_crops(2))
     torch.testing.assert_close(scores[0], torch.tensor([0.0, -300.0, -200.0]))
 
 
 def test_filling_up_a_small_batch_changes_no_score() -> None:
-    views = make_views(3)
+    crops = make_crops(3)
     network = LeftHalf()
-    scores = make_scorer(network).log_probabilities(views)
+    scores = make_scorer(network).log_probabilities(crops)
     network.batches.clear()
-    filled = make_scorer(network, fill_up_to=5).log_probabilities(views)
+    filled = make_scorer(network, fill_up_to=5).log_probabilities(crops)
     assert network.batches == [5, 5, 5]
     torch.testing.assert_close(filled, scores)
 
@@ -88,7 +88,7 @@ def test_network_computes_in_the_precision_of_the_recipe_and_scores_are_float32(
             return logits
 
     network = Linear()
-    scores = make_scorer(network, precision="bfloat16").log_probabilities(make_views(2))
+    scores = make_scorer(network, precision="bfloat16").log_probabilities(make_crops(2))
     assert set(network.dtypes) == {torch.bfloat16}
     assert scores.dtype == torch.float32
 
@@ -108,7 +108,7 @@ def test_evaluating_gives_every_module_its_own_mode_back() -> None:
     assert [module.training for module in network] == [True, False, True]
 
 
-def test_sliding_windows_need_a_map_of_their_size() -> None:
+def test_sliding_crops_need_a_map_of_their_size() -> None:
     with pytest.raises(UserError, match=r"crop plan: .* at least 7 x 7 \(given 6 x 9\); raise their resize_px"):
         SlidingPool()(torch.zeros(1, 2, 6, 9))
 

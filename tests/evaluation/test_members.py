@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UserError
 from pipeline.evaluation.members import find_dataset, find_scores, read_members
+from pipeline.ground.errors import UserError
 from stages import STAGES
 from tests.evaluation.ensemble_members import make_dataset, make_scores, write_scores
 

@@ -14,16 +14,16 @@ import sklearn.datasets
 import torch
 from PIL import Image
 
-from pipeline.config.crop_plan import CropPlan, CropView, Position, Square, builtin_names, builtin_plan
+from pipeline.config.crop_plan import CropGroup, CropPlan, Position, Square, builtin_names, builtin_plan
 from pipeline.config.data import AugmentationConfig, DataConfig
 from pipeline.config.execution import ExecutionConfig
 from pipeline.config.operations import LoaderConfig
-from pipeline.data.batch import View
+from pipeline.data.batch import CropImages
 from pipeline.data.index import ImageIndex
-from pipeline.data.loaders import build_view_loader
+from pipeline.data.loaders import build_plan_loader
 from pipeline.data.normalisation import Preprocessor
-from pipeline.evaluation.crops import count_views, expand
-from pipeline.evaluation.inference import ViewScorer, evaluating
+from pipeline.evaluation.expansion import count_crops, expand
+from pipeline.evaluation.inference import PlanScorer, evaluating
 from pipeline.models import create_model
 from pipeline.models.senet import SENet
 from tests.data.indexing import index_files
@@ -66,21 +66,21 @@ def network() -> SENet:
     return model.eval()
 
 
-def crops_by_hand(image: Image.Image, view: CropView, resampling: Image.Resampling) -> Iterator[Crop]:
+def crops_by_hand(image: Image.Image, group: CropGroup, resampling: Image.Resampling) -> Iterator[Crop]:
     """Written down from the definition of a plan, in the plan's order, without mirror images."""
-    scale = view.resize_px / min(image.size)
-    width, height = (view.resize_px if side == min(image.size) else int(side * scale) for side in image.size)
+    scale = group.resize_px / min(image.size)
+    width, height = (group.resize_px if side == min(image.size) else int(side * scale) for side in image.size)
     resized = image.resize((width, height), resampling)
-    if view.dense is not None:
+    if group.dense is not None:
         yield np.array(resized)
         return
-    for square in view.squares or (None,):
-        for position in view.positions:
-            yield np.array(crop_by_hand(resized, view, square, position, resampling))
+    for square in group.squares or (None,):
+        for position in group.positions:
+            yield np.array(crop_by_hand(resized, group, square, position, resampling))
 
 
 def crop_by_hand(
-    resized: Image.Image, view: CropView, square: Square | None, position: Position, resampling: Image.Resampling
+    resized: Image.Image, group: CropGroup, square: Square | None, position: Position, resampling: Image.Resampling
 ) -> Image.Image:
     width, height = resized.size
     if square is not None:
@@ -89,10 +89,10 @@ def crop_by_hand(
         left, top = (start, 0) if width > height else (0, start)
         resized = resized.crop((left, top, left + side, top + side))
         width = height = side
-    assert view.crop_px is not None
+    assert group.crop_px is not None
     if position == "whole":
-        return resized.resize((view.crop_px, view.crop_px), resampling)
-    right, bottom = width - view.crop_px, height - view.crop_px
+        return resized.resize((group.crop_px, group.crop_px), resampling)
+    right, bottom = width - group.crop_px, height - group.crop_px
     left, top = {
         "top_left": (0, 0),
         "top_right": (right, 0),
@@ -100,26 +100,26 @@ def crop_by_hand(
         "bottom_right": (right, bottom),
         "center": (round(right / 2), round(bottom / 2)),
     }[position]
-    return resized.crop((left, top, left + view.crop_px, top + view.crop_px))
+    return resized.crop((left, top, left + group.crop_px, top + group.crop_px))
 
 
 def all_crops_by_hand(index: ImageIndex, plan: CropPlan, kernel: str = "bilinear_antialias") -> list[list[Crop]]:
-    """For each window of the plan each image's crop."""
+    """For each crop of the plan each image's crop."""
     images = [Image.open(index.file(row)).convert("RGB") for row in range(len(index))]
     by_image = [
-        [crop for view in plan.views for crop in crops_by_hand(image, view, BY_HAND[kernel])] for image in images
+        [crop for group in plan.crops for crop in crops_by_hand(image, group, BY_HAND[kernel])] for image in images
     ]
-    return [list(window) for window in zip(*by_image, strict=True)]
+    return [list(crop) for crop in zip(*by_image, strict=True)]
 
 
-def cut_views(index: ImageIndex, plan: CropPlan, backend: str, kernel: str = "bilinear_antialias") -> list[list[Crop]]:
+def cut_crops(index: ImageIndex, plan: CropPlan, backend: str, kernel: str = "bilinear_antialias") -> list[list[Crop]]:
     """The same by a loader, two images at a time."""
-    windows = [seen.window for seen in expand(plan, kernel)]  # type: ignore[arg-type]
+    crops = [seen.crop for seen in expand(plan, kernel)]  # type: ignore[arg-type]
     loader = LoaderConfig(backend=backend)  # type: ignore[arg-type]
-    rows: list[list[Crop]] = [[] for _ in windows]
-    for batch in build_view_loader(index, np.arange(len(index)), windows, 2, loader, CPU):
-        for row, view in zip(rows, batch.views, strict=True):
-            row.extend(image.permute(1, 2, 0).numpy() for image in view)
+    rows: list[list[Crop]] = [[] for _ in crops]
+    for batch in build_plan_loader(index, np.arange(len(index)), crops, 2, loader, CPU):
+        for row, group in zip(rows, batch.crops, strict=True):
+            row.extend(image.permute(1, 2, 0).numpy() for image in group)
     return rows
 
 
@@ -133,33 +133,33 @@ def require_alike(ours: list[list[Crop]], theirs: list[list[Crop]], mean: float)
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.name)
 # The difference of a pixel's offset is more than 2 of 255 in these photographs.
 @pytest.mark.parametrize(("backend", "mean"), [("reference", 0.3), ("dali", 1.0)])
-def test_windows_are_pils(photographs: ImageIndex, plan: CropPlan, backend: str, mean: float) -> None:
-    require_alike(cut_views(photographs, plan, backend), all_crops_by_hand(photographs, plan), mean)
+def test_crops_are_pils(photographs: ImageIndex, plan: CropPlan, backend: str, mean: float) -> None:
+    require_alike(cut_crops(photographs, plan, backend), all_crops_by_hand(photographs, plan), mean)
 
 
 @pytest.mark.parametrize(("backend", "mean"), [("reference", 0.3), ("dali", 1.0)])
-def test_windows_of_imagenet_are_pils(shared_data: Path, tmp_path: Path, backend: str, mean: float) -> None:
+def test_crops_of_imagenet_are_pils(shared_data: Path, tmp_path: Path, backend: str, mean: float) -> None:
     with tarfile.open(shared_data / "imagenet_sample.tar") as archive:
         members = [member for member in archive if member.name.endswith(".JPEG")][::80][:6]
         archive.extractall(tmp_path, members=members, filter="data")
     index = index_files(sorted(tmp_path.rglob("*.JPEG")))
     for name in ("144crop", "dense"):
         plan = builtin_plan(name)
-        require_alike(cut_views(index, plan, backend), all_crops_by_hand(index, plan), mean)
+        require_alike(cut_crops(index, plan, backend), all_crops_by_hand(index, plan), mean)
 
 
 @pytest.mark.parametrize(("backend", "mean"), [("reference", 0.3), ("dali", 1.0)])
-def test_bicubic_windows_are_pils(photographs: ImageIndex, backend: str, mean: float) -> None:
+def test_bicubic_crops_are_pils(photographs: ImageIndex, backend: str, mean: float) -> None:
     plan = builtin_plan("center224")
     kernel = "bicubic_antialias"
-    require_alike(cut_views(photographs, plan, backend, kernel), all_crops_by_hand(photographs, plan, kernel), mean)
+    require_alike(cut_crops(photographs, plan, backend, kernel), all_crops_by_hand(photographs, plan, kernel), mean)
 
 
 @pytest.mark.parametrize("backend", ["reference", "dali"])
 def test_plain_bilinear_looks_at_the_four_nearest_pixels(photographs: ImageIndex, backend: str) -> None:
-    plan = CropPlan(name="scaled", views=(CropView(resize_px=160, dense="global"),))
-    (window,) = cut_views(photographs, plan, backend, "bilinear")
-    for row, ours in enumerate(window):
+    plan = CropPlan(name="scaled", crops=(CropGroup(resize_px=160, dense="global"),))
+    (crop,) = cut_crops(photographs, plan, backend, "bilinear")
+    for row, ours in enumerate(crop):
         image = np.array(Image.open(photographs.file(row)).convert("RGB"), dtype=np.float64)
         corners = []
         for ours_px, px in zip(ours.shape[:2], image.shape[:2], strict=True):
@@ -179,8 +179,8 @@ def test_plain_bilinear_looks_at_the_four_nearest_pixels(photographs: ImageIndex
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.name)
 def test_scores_are_those_of_the_crops_one_by_one(photographs: ImageIndex, network: SENet, plan: CropPlan) -> None:
     # One by one takes its time: several images, and so several sizes in a batch, only under plans of few crops.
-    images = 1 if count_views(plan) > 10 else 3
-    crops = [window[:images] for window in all_crops_by_hand(photographs, plan)]
+    images = 1 if count_crops(plan) > 10 else 3
+    crops = [crop[:images] for crop in all_crops_by_hand(photographs, plan)]
     require_scores_by_hand(network, plan, crops, batch=7)
 
 
@@ -189,10 +189,10 @@ def test_weights_count_in_either_average(photographs: ImageIndex, network: SENet
     plan = CropPlan(
         name="weighted",
         averaging=averaging,  # type: ignore[arg-type]
-        views=(
-            CropView(resize_px=64, crop_px=48, positions=("top_left", "center"), mirror=True, weight=0.5),
-            CropView(resize_px=80, crop_px=48, squares=("first", "last"), positions=("whole",), weight=3.0),
-            CropView(resize_px=224, dense="sliding"),
+        crops=(
+            CropGroup(resize_px=64, crop_px=48, positions=("top_left", "center"), mirror=True, weight=0.5),
+            CropGroup(resize_px=80, crop_px=48, squares=("first", "last"), positions=("whole",), weight=3.0),
+            CropGroup(resize_px=224, dense="sliding"),
         ),
     )
     require_scores_by_hand(network, plan, all_crops_by_hand(photographs, plan), batch=2)
@@ -201,17 +201,17 @@ def test_weights_count_in_either_average(photographs: ImageIndex, network: SENet
 def require_scores_by_hand(network: SENet, plan: CropPlan, crops: list[list[Crop]], batch: int) -> None:
     """The scorer's answer to these crops is that of double precision, each crop by itself."""
     preprocessor = Preprocessor(DATA, AugmentationConfig(), CPU, channels_last=True)
-    scorer = ViewScorer(network, plan, ExecutionConfig(precision="float32"), preprocessor, CPU, batch)
-    views = tuple(as_view(window) for window in crops)
+    scorer = PlanScorer(network, plan, ExecutionConfig(precision="float32"), preprocessor, CPU, batch)
+    crops = tuple(as_view(crop) for crop in crops)
     with evaluating(network):
-        ours = scorer.log_probabilities(views).double().numpy()
-    seen = [view for view in plan.views for _ in view.crops()]
+        ours = scorer.log_probabilities(crops).double().numpy()
+    seen = [group for group in plan.crops for _ in group.crops()]
     answers, weights = [], []
     with torch.no_grad():
-        for window, view in zip(crops, seen, strict=True):
-            for mirrored in (False, True) if view.mirror else (False,):
-                answers.append([logits_by_hand(network, crop[:, ::-1] if mirrored else crop, view) for crop in window])
-                weights.append(view.weight)
+        for crop, group in zip(crops, seen, strict=True):
+            for mirrored in (False, True) if group.mirror else (False,):
+                answers.append([logits_by_hand(network, crop[:, ::-1] if mirrored else crop, group) for crop in crop])
+                weights.append(group.weight)
     logits_VNK = torch.stack([torch.stack(answer) for answer in answers]).double()
     share_V11 = (torch.tensor(weights).double() / sum(weights))[:, None, None]
     if plan.averaging == "logits":
@@ -221,15 +221,15 @@ def require_scores_by_hand(network: SENet, plan: CropPlan, crops: list[list[Crop
     np.testing.assert_allclose(ours, expected.numpy(), atol=2e-4)
 
 
-def as_view(crops: list[Crop]) -> View:
+def as_view(crops: list[Crop]) -> CropImages:
     images = tuple(torch.from_numpy(crop.copy()).permute(2, 0, 1) for crop in crops)
     return images if len({image.shape for image in images}) > 1 else torch.stack(images)
 
 
-def logits_by_hand(network: SENet, crop: Crop, view: CropView) -> torch.Tensor:
+def logits_by_hand(network: SENet, crop: Crop, group: CropGroup) -> torch.Tensor:
     pixels = (crop - np.array(DATA.mean)) / np.array(DATA.std)
     image = torch.from_numpy(pixels.transpose(2, 0, 1)[None].astype(np.float32))
-    if view.dense != "sliding":
+    if group.dense != "sliding":
         return cast(torch.Tensor, network(image))[0]
     maps: list[torch.Tensor] = []
     hook = network.avg_pool.register_forward_pre_hook(lambda module, inputs: maps.append(inputs[0]))
@@ -237,9 +237,9 @@ def logits_by_hand(network: SENet, crop: Crop, view: CropView) -> torch.Tensor:
     hook.remove()
     (features,) = maps
     height, width = features.shape[2:]
-    windows = [features[0, :, y : y + 7, x : x + 7] for y in range(height - 6) for x in range(width - 6)]
-    assert len(windows) > 1
-    return torch.stack([network.last_linear(window.mean((1, 2))) for window in windows]).mean(0)
+    crops = [features[0, :, y : y + 7, x : x + 7] for y in range(height - 6) for x in range(width - 6)]
+    assert len(crops) > 1
+    return torch.stack([network.last_linear(crop.mean((1, 2))) for crop in crops]).mean(0)
 
 
 def test_the_two_ways_to_pool_differ(photographs: ImageIndex, network: SENet) -> None:
@@ -247,7 +247,7 @@ def test_the_two_ways_to_pool_differ(photographs: ImageIndex, network: SENet) ->
     preprocessor = Preprocessor(DATA, AugmentationConfig(), CPU, channels_last=True)
     with evaluating(network):
         globally, sliding = (
-            ViewScorer(network, builtin_plan(name), ExecutionConfig(precision="float32"), preprocessor, CPU, 4)
+            PlanScorer(network, builtin_plan(name), ExecutionConfig(precision="float32"), preprocessor, CPU, 4)
             .log_probabilities((as_view(crops[0]),))
             .exp()
             for name in ("dense", "dense_sliding")

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from pipeline.data.index import ImageClass, ImageIndex
-from pipeline.errors import UserError
 from pipeline.evaluation.parts import Part, PartFolder
 from pipeline.evaluation.scores import (
     ScoreDescription,
@@ -19,7 +18,8 @@ from pipeline.evaluation.scores import (
     image_names,
     read_scores,
 )
-from pipeline.runs.artifact import sha256_of
+from pipeline.ground.errors import UserError
+from pipeline.store.file import sha256_of
 
 MADE_FROM = {"weights": "a", "plan": {"averaging": "probabilities"}}
 DRAFT = ScoreDescription(

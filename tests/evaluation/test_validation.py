@@ -8,12 +8,12 @@ import torch
 
 from pipeline.data.index import ImageIndex, read_dataset
 from pipeline.data.normalisation import Preprocessor
-from pipeline.distributed import Collective
 from pipeline.evaluation.validation import Validation, validate
+from pipeline.ground.distributed import Collective
+from pipeline.ground.ranks import Ranks
 from pipeline.models import create_model
 from pipeline.models.senet import SENet
 from pipeline.models.weights import load_weights
-from pipeline.ranks import Ranks
 from tests.evaluation.small_run import (
     CENTER,
     NUM_CLASSES,

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.reader import write_run_config
-from pipeline.runs.manifest import MANIFEST, read_manifest, verify_outputs
-from pipeline.runs.stage import PlacedStage, place_stages
+from pipeline.running.stage import PlacedStage, place_stages
+from pipeline.store.manifest import MANIFEST, read_manifest, verify_outputs
 from pipeline.tracking.events import read_events
 from stages import STAGES
 from tests.images import write_image_folders
@@ -28,7 +28,7 @@ STAGE_NAMES = ("prepare", "build", "train", "freeze_bn", "evaluate", "fuse", "re
 DISTRIBUTED = ("train", "freeze_bn", "evaluate")
 KILLS = {1: 10, 2: 4, 3: 4, 4: 4}
 """How many kills must hit a living process, for each number of processes: 22 in all."""
-LIVES = 3
+ATTEMPTS = 3
 """How often a stage is shot at before it may finish."""
 TIMINGS = {"time", "images_per_second", "data_wait_percent", "seconds"}
 
@@ -104,7 +104,7 @@ def test_killed_runs_end_with_the_same_bits_and_events(
         placed = start_run(run, images)
         for stage in STAGE_NAMES:
             # One process is enough for the stages that never have more.
-            for _ in range(LIVES if world_size == 1 or stage in DISTRIBUTED else 0):
+            for _ in range(ATTEMPTS if world_size == 1 or stage in DISTRIBUTED else 0):
                 landed += kill_at(chance.uniform(0.0, 0.9) * seconds[stage], run, stage, world(stage, world_size))
             run_stage_to_end(run, stage, world(stage, world_size))
         found = essence(placed)

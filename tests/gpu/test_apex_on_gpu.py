@@ -9,14 +9,14 @@ from torch import nn
 from pipeline.config.engines import ApexConfig, NativeConfig
 from pipeline.config.execution import ExecutionConfig
 from pipeline.config.training import OptimConfig
-from pipeline.distributed import Collective
 from pipeline.engines.apex import ApexEngine, build_fused_sgd, check_apex
 from pipeline.engines.native import NativeEngine
 from pipeline.engines.nhwc_batch_norm import fuse_batch_norms
-from pipeline.errors import UserError
+from pipeline.ground.distributed import Collective
+from pipeline.ground.errors import UserError
+from pipeline.ground.ranks import Ranks
 from pipeline.models import create_model
 from pipeline.models.senet import initialise
-from pipeline.ranks import Ranks
 from pipeline.training.optim import build_sgd
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

@@ -37,7 +37,7 @@ def one_order_of_sums() -> Iterator[None]:
     torch.backends.cudnn.deterministic = False
 
 
-def rehearsed(folder: Path, has_graphs: bool, *, in_group: bool = False, **sections: Any) -> Trainer:
+def simulated(folder: Path, has_graphs: bool, *, in_group: bool = False, **sections: Any) -> Trainer:
     """A trainer at its first step, as the stage `train` would have it; `in_group` below DistributedDataParallel."""
     optim = {"lr": 0.002}  # so small that rounding does not grow into differences
     trainer = small_trainer(folder, STEPS, optim=optim, native={"cuda_graphs": has_graphs}, **sections)
@@ -46,7 +46,7 @@ def rehearsed(folder: Path, has_graphs: bool, *, in_group: bool = False, **secti
     if in_group:
         trainer._collective.join_group()
         engine._is_distributed = True
-    engine.rehearse((MICRO_BATCH, 3, 32, 32))
+    engine.warm_up((MICRO_BATCH, 3, 32, 32))
     engine.load_model(initial)
     return trainer
 
@@ -73,7 +73,7 @@ def test_ten_steps_with_graphs_are_those_without(
     execution = {"precision": precision, "channels_last": channels_last, "compile": compile_}
     ends = []
     for has_graphs in (False, True):
-        trainer = rehearsed(tmp_path / str(has_graphs), has_graphs, in_group=in_group, execution=execution)
+        trainer = simulated(tmp_path / str(has_graphs), has_graphs, in_group=in_group, execution=execution)
         start = weights(trainer._engine.model)
         try:
             trainer.run()
@@ -84,10 +84,10 @@ def test_ten_steps_with_graphs_are_those_without(
 
 
 def test_a_resumed_run_ends_where_the_uninterrupted_one_does(tmp_path: Path) -> None:
-    whole = rehearsed(tmp_path / "whole", True, checkpoint={"every_steps": 4})
+    whole = simulated(tmp_path / "whole", True, checkpoint={"every_steps": 4})
     start = weights(whole._engine.model)
     whole.run()
-    resumed = rehearsed(tmp_path / "resumed", True, checkpoint={"every_steps": 4})
+    resumed = simulated(tmp_path / "resumed", True, checkpoint={"every_steps": 4})
     saved = tmp_path / "whole" / "checkpoints" / "step-00000004"
     resumed.resume(read_checkpoint(saved), saved)
     resumed.run()
@@ -95,7 +95,7 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_does(tmp_path: Path) -> 
 
 
 def test_the_network_is_evaluated_without_graphs(tmp_path: Path) -> None:
-    engine = rehearsed(tmp_path, True)._engine
+    engine = simulated(tmp_path, True)._engine
     with evaluating(engine.model), torch.no_grad():
         assert engine.model(torch.zeros(3, 3, 48, 48, device="cuda")).shape == (3, 4)
 
@@ -108,7 +108,7 @@ def take_steps(trainer: Trainer, batches: Any, count: int) -> None:
 
 
 def test_every_pass_of_a_section_is_one_launch_and_no_step_waits_for_the_gpu(tmp_path: Path) -> None:
-    trainer = rehearsed(tmp_path, True)
+    trainer = simulated(tmp_path, True)
     batches = iter(trainer._loader)
     take_steps(trainer, batches, 2)
     torch.cuda.set_sync_debug_mode("error")

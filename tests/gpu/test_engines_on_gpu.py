@@ -10,7 +10,7 @@ import torch
 
 from pipeline.config.reader import write_run_config
 from pipeline.models.weights import read_weights
-from pipeline.runs.stage import place_stages
+from pipeline.running.stage import place_stages
 from pipeline.tracking.events import read_events
 from stages import STAGES
 from tests.images import write_image_folders

@@ -12,11 +12,11 @@ import torch
 
 from pipeline.config.operations import LoaderConfig
 from pipeline.config.reader import write_run_config
+from pipeline.data.crop import Crop
 from pipeline.data.index import read_dataset
-from pipeline.data.loaders import build_view_loader
-from pipeline.data.window import Window
-from pipeline.runs.manifest import read_manifest
-from pipeline.runs.stage import PlacedStage, place_stages
+from pipeline.data.loaders import build_plan_loader
+from pipeline.running.stage import PlacedStage, place_stages
+from pipeline.store.manifest import read_manifest
 from pipeline.tracking.events import read_events
 from stages import STAGES
 from tests.images import write_image_folders
@@ -68,15 +68,15 @@ def test_gpu_decoding_shows_what_cpu_decoding_shows(images: Path, tmp_path: Path
     placed = start_run(tmp_path / "run", images)
     index = read_dataset(placed["prepare"].directory).val
     positions = np.arange(len(index))
-    whole_square, whole_image = Window(40, 32, "whole", "last"), Window(36, None, None)
-    windows = [Window(36, 32, "center"), Window(36, 32, "top_left"), whole_square, whole_image]
+    whole_square, whole_image = Crop(40, 32, "whole", "last"), Crop(36, None, None)
+    crops = [Crop(36, 32, "center"), Crop(36, 32, "top_left"), whole_square, whole_image]
     shown = {}
     for decode in ("cpu", "gpu"):
-        loader = build_view_loader(index, positions, windows, 7, LoaderConfig(decode=decode), torch.device("cuda", 0))
+        loader = build_plan_loader(index, positions, crops, 7, LoaderConfig(decode=decode), torch.device("cuda", 0))
         batches = list(loader)
         assert torch.cat([batch.positions for batch in batches]).tolist() == positions.tolist()
-        shown[decode] = [image.cpu().float() for batch in batches for view in batch.views for image in view]
-    assert len(shown["cpu"]) == len(shown["gpu"]) == len(windows) * len(index)
+        shown[decode] = [image.cpu().float() for batch in batches for images in batch.crops for image in images]
+    assert len(shown["cpu"]) == len(shown["gpu"]) == len(crops) * len(index)
     # nvJPEG's inverse transform and chroma upsampling round differently from libjpeg-turbo's.
     pairs = zip(shown["cpu"], shown["gpu"], strict=True)
     assert torch.cat([(on_cpu - on_gpu).abs().flatten() for on_cpu, on_gpu in pairs]).mean() < 3

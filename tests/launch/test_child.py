@@ -15,7 +15,7 @@ def test_a_single_process_is_the_stage_itself():
 
 def test_several_processes_are_started_by_torchrun():
     command = stage_command("train", Path("runs/demo"), 8)
-    assert command[1:] == ["-m", "stages.torchrun", "8", "stages", "train", "--run", "runs/demo"]
+    assert command[1:] == ["-m", "pipeline.running.torchrun", "8", "stages", "train", "--run", "runs/demo"]
 
 
 @pytest.mark.parametrize(("processes", "threads"), [(1, "6"), (2, "3"), (4, "1"), (8, "1")])

@@ -15,7 +15,7 @@ from launch.estimate import (
 from pipeline.config.schema import Config
 from pipeline.data.digits import write_digits
 from pipeline.models import create_model
-from pipeline.runs.stage import PlacedStage, place_stages
+from pipeline.running.stage import PlacedStage, place_stages
 from stages import STAGES
 from tests.recipes import small_recipe
 

@@ -12,7 +12,7 @@ import pytest
 
 from launch.__main__ import main
 from pipeline.data.ilsvrc import read_ilsvrc2012
-from pipeline.errors import EXIT_DONE, EXIT_USER_ERROR
+from pipeline.ground.errors import EXIT_DONE, EXIT_USER_ERROR
 from tests.conftest import REPOSITORY
 from tests.evaluation.ensemble_members import make_dataset, make_scores, write_scores
 
@@ -88,25 +88,25 @@ def test_scores_whose_images_are_not_known_are_refused(members: Path, capsys: py
     assert "give the run whose prepare stage has it (--images RUN)" in capsys.readouterr().err
 
 
-def write_guesses(tmp_path: Path, ids: np.ndarray, truth: np.ndarray) -> tuple[Path, Path]:
-    np.savetxt(tmp_path / "guesses.txt", ids, "%d")
+def write_predictions(tmp_path: Path, ids: np.ndarray, truth: np.ndarray) -> tuple[Path, Path]:
+    np.savetxt(tmp_path / "predictions.txt", ids, "%d")
     np.savetxt(tmp_path / "truth.txt", truth, "%d")
-    return tmp_path / "guesses.txt", tmp_path / "truth.txt"
+    return tmp_path / "predictions.txt", tmp_path / "truth.txt"
 
 
-def test_a_file_of_guesses_is_scored_with_and_without_the_blacklist(
+def test_a_file_of_predictions_is_scored_with_and_without_the_blacklist(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     truth = np.random.default_rng(1).integers(1, 1001, 200)
     others = [(truth + step) % 1000 + 1 for step in range(4)]
     ids = np.column_stack([np.where(np.arange(200) < 150, truth, 1001 - truth), *others])
-    guesses, truth_file = write_guesses(tmp_path, ids, truth)
+    predictions, truth_file = write_predictions(tmp_path, ids, truth)
     (tmp_path / "blacklist.txt").write_text("\n".join(map(str, range(151, 171))) + "\n")
-    assert launch("score", guesses, "--truth", truth_file, "--blacklist", tmp_path / "blacklist.txt") == EXIT_DONE
+    assert launch("score", predictions, "--truth", truth_file, "--blacklist", tmp_path / "blacklist.txt") == EXIT_DONE
     out, err = capsys.readouterr()
     assert "200 images; read as ILSVRC2012_IDs, surest first (the form of 2012)" in out
     expected = 100 * np.mean([row.count(label) == 0 for row, label in zip(ids.tolist(), truth.tolist(), strict=True)])
-    assert f"the contest's figure: {expected:.3f} % flat error with 5 guesses, all images" in out
+    assert f"the contest's figure: {expected:.3f} % flat error with 5 predictions, all images" in out
     assert "without the 20 blacklisted (not the contest's figure)" in out
     assert "25.000 %" in out
     assert f"{100 * 30 / 180:.3f} %" in out
@@ -117,19 +117,19 @@ def test_a_file_in_the_wrong_order_is_scored_and_named(tmp_path: Path, capsys: p
     label_of_id = {synset.ilsvrc2012_id: label for label, synset in enumerate(read_ilsvrc2012().synsets)}
     truth = np.random.default_rng(1).integers(1, 1001, 200)
     by_wnid = np.array([[label_of_id[int(label)] + 1] for label in truth])
-    guesses, truth_file = write_guesses(tmp_path, by_wnid, truth)
-    assert launch("score", guesses, "--truth", truth_file) == EXIT_DONE
+    predictions, truth_file = write_predictions(tmp_path, by_wnid, truth)
+    assert launch("score", predictions, "--truth", truth_file) == EXIT_DONE
     out, err = capsys.readouterr()
     assert "the contest's figure: 100.000 %" in out
     assert "its lines make sense as places in the sorted order of the WordNet ids, from 1" in err
 
 
 def test_neither_command_imports_torch(tmp_path: Path, members: Path) -> None:
-    guesses, truth = write_guesses(tmp_path, np.ones((3, 5)), np.ones(3))
+    predictions, truth = write_predictions(tmp_path, np.ones((3, 5)), np.ones(3))
     fuse = ["fuse", str(members), "--images", str(tmp_path), "--out", str(tmp_path / "out")]
     code = (
         "import sys; from launch.__main__ import main\n"
-        f"assert main({fuse}) == 0\nassert main(['score', {str(guesses)!r}, '--truth', {str(truth)!r}]) == 0\n"
+        f"assert main({fuse}) == 0\nassert main(['score', {str(predictions)!r}, '--truth', {str(truth)!r}]) == 0\n"
         "assert not {'torch', 'torchvision', 'matplotlib', 'wandb'} & sys.modules.keys()"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from launch.gpu import advise, count_visible_gpus
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import torch
 
 from launch.inputs import check_inputs
 from pipeline.config.schema import Config
-from pipeline.errors import UserError
-from pipeline.runs.stage import place_stages
+from pipeline.ground.errors import UserError
+from pipeline.running.stage import place_stages
 from stages import STAGES
 from tests.recipes import small_recipe
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR
+from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR
 from tests.conftest import REPOSITORY
 
 SCRIPT = REPOSITORY / "launch" / "install_apex.sh"

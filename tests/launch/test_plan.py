@@ -8,8 +8,8 @@ import pytest
 
 from launch.plan import describe_schedule, print_plan
 from pipeline.config.reader import load_config, write_run_config
-from pipeline.errors import UserError
-from pipeline.runs.stage import place_stages
+from pipeline.ground.errors import UserError
+from pipeline.running.stage import place_stages
 from stages import STAGES
 from tests.conftest import REPOSITORY
 from tests.recipes import small_recipe
@@ -141,8 +141,8 @@ def test_measured_speed_replaces_the_expected_one_and_done_steps_are_taken_off(c
     train.mkdir()
     events = [{"kind": "train", "time": 1.0, "global_step": 45 + i, "images_per_second": 320.0} for i in range(1, 46)]
     (train / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    life = {"kind": "start", "time": 1.0, "world_size": 2}
-    (train / "lives.jsonl").write_text(json.dumps(life) + "\n")
+    attempt = {"kind": "start", "time": 1.0, "world_size": 2}
+    (train / "attempts.jsonl").write_text(json.dumps(attempt) + "\n")
     rows = plan_rows(capsys, CONFIGS / "demo.yaml", overrides, tmp_path)
     # 225 steps x 64 images / 160 images/s = 90 s; 90 of the steps are done
     assert rows["time"].startswith(

@@ -15,10 +15,10 @@ import pytest
 
 from launch.__main__ import main
 from pipeline.config.reader import load_config, write_run_config
-from pipeline.errors import EXIT_STOPPED
-from pipeline.runs.lock import exclusive, lock_holder
-from pipeline.runs.outcome import read_outcome
-from pipeline.runs.stage import PlacedStage, place_stages
+from pipeline.ground.errors import EXIT_STOPPED
+from pipeline.running.outcome import read_outcome
+from pipeline.running.stage import PlacedStage, place_stages
+from pipeline.store.lock import exclusive, lock_holder
 from pipeline.tracking.events import read_events
 from stages import STAGES
 from tests.conftest import REPOSITORY
@@ -116,7 +116,7 @@ def test_a_stopped_run_goes_on_with_the_command_it_prints_and_ends_with_its_resu
     assert "going on after step" in done.stdout
     assert "[7/7] report: done in" in done.stdout
     table, report = done.stdout.splitlines()[-5:-2], done.stdout.splitlines()[-1]
-    assert table[0].split() == ["crop", "plan", "views", "top-1", "error", "top-5", "error"]
+    assert table[0].split() == ["crop", "plan", "crops", "top-1", "error", "top-5", "error"]
     assert table[1].split()[:2] == ["center32", "1"]
     assert table[2].split()[:3] == ["fused,", "1", "member"]
     assert table[1].split()[-4:] == table[2].split()[-4:]

@@ -11,9 +11,9 @@ import pytest
 from launch.run_directory import describe_changes, set_up
 from pipeline.config.reader import read_run_config
 from pipeline.config.schema import Config
-from pipeline.errors import UserError
-from pipeline.runs.lock import exclusive
-from pipeline.runs.stage import place_stages
+from pipeline.ground.errors import UserError
+from pipeline.running.stage import place_stages
+from pipeline.store.lock import exclusive
 from stages import STAGES
 from tests.recipes import small_recipe
 

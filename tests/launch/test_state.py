@@ -11,12 +11,12 @@ import pytest
 from launch.state import last_checkpoint, stage_state
 from launch.status import print_status, watch_status
 from pipeline.config.reader import write_run_config
-from pipeline.errors import UserError
-from pipeline.runs.life import recorded_life
-from pipeline.runs.lock import exclusive
-from pipeline.runs.manifest import Manifest, write_manifest
-from pipeline.runs.outcome import Outcome, write_outcome
-from pipeline.runs.stage import PlacedStage, place_stages
+from pipeline.ground.errors import UserError
+from pipeline.running.attempts import recorded_attempt
+from pipeline.running.outcome import Outcome, write_outcome
+from pipeline.running.stage import PlacedStage, place_stages
+from pipeline.store.lock import exclusive
+from pipeline.store.manifest import Manifest, write_manifest
 from stages import STAGES
 from tests.recipes import small_recipe
 
@@ -43,7 +43,7 @@ def test_stages_that_nobody_began_wait_for_their_inputs(placed):
 
 
 def test_a_stage_with_a_manifest_is_done_and_shows_its_figures(placed):
-    with recorded_life(placed["train"].directory, world_size=2):
+    with recorded_attempt(placed["train"].directory, world_size=2):
         pass
     finish(placed["train"], {"epochs": 4.0})
     state = stage_state(placed["train"], placed)
@@ -53,8 +53,8 @@ def test_a_stage_with_a_manifest_is_done_and_shows_its_figures(placed):
 
 
 def test_a_stage_that_was_killed_once_it_was_done_claims_no_duration(placed):
-    life = {"kind": "start", "time": 1.0, "world_size": 1}
-    (placed["train"].directory / "lives.jsonl").write_text(json.dumps(life) + "\n")
+    attempt = {"kind": "start", "time": 1.0, "world_size": 1}
+    (placed["train"].directory / "attempts.jsonl").write_text(json.dumps(attempt) + "\n")
     finish(placed["train"], {})
     assert "took" not in stage_state(placed["train"], placed).detail
 
@@ -67,8 +67,8 @@ def test_a_stage_with_an_unreadable_manifest_has_failed(placed):
 
 
 def test_a_stage_whose_directory_is_locked_is_running_whatever_its_files_say(placed):
-    write_outcome(placed["train"].directory, Outcome(1, "an earlier life's", 0))
-    with exclusive(placed["train"].directory), recorded_life(placed["train"].directory, world_size=1):
+    write_outcome(placed["train"].directory, Outcome(1, "an earlier attempt's", 0))
+    with exclusive(placed["train"].directory), recorded_attempt(placed["train"].directory, world_size=1):
         state = stage_state(placed["train"], placed)
         assert state.condition == "running"
         assert state.detail.startswith("pid ")
@@ -82,15 +82,15 @@ def test_the_note_that_a_stage_left_decides_between_stopped_and_failed(placed, c
     assert (state.condition, state.detail, state.is_unfinished) == (condition, "what it said", True)
 
 
-def test_a_life_without_an_end_and_without_a_lock_was_killed(placed):
-    life = {"kind": "start", "time": 1.0, "world_size": 1}
-    (placed["train"].directory / "lives.jsonl").write_text(json.dumps(life) + "\n")
+def test_a_attempt_without_an_end_and_without_a_lock_was_killed(placed):
+    attempt = {"kind": "start", "time": 1.0, "world_size": 1}
+    (placed["train"].directory / "attempts.jsonl").write_text(json.dumps(attempt) + "\n")
     assert stage_state(placed["train"], placed).condition == "killed"
 
 
-def test_a_life_that_could_not_leave_a_note_tells_its_error_itself(placed):
+def test_a_attempt_that_could_not_leave_a_note_tells_its_error_itself(placed):
     def fail(error: Exception) -> None:
-        with recorded_life(placed["train"].directory, world_size=1):
+        with recorded_attempt(placed["train"].directory, world_size=1):
             raise error
 
     for error, told in ((OSError("no space"), "OSError: no space"), (UserError("free some space"), "free some space")):
@@ -149,9 +149,11 @@ def test_clocks_that_differ_between_nodes_make_no_age_or_duration_negative(place
     (directory / "checkpoints").mkdir()
     (directory / "checkpoints" / "latest.json").write_text('{"checkpoint": "step-00000003"}')
     os.utime(directory / "checkpoints" / "latest.json", (ahead, ahead))
-    lives = [{"kind": "start", "time": ahead, "world_size": 1}, {"kind": "end", "time": ahead - 60, "error": None}]
+    attempts = [{"kind": "start", "time": ahead, "world_size": 1}, {"kind": "end", "time": ahead - 60, "error": None}]
     placed["build"].directory.mkdir()
-    (placed["build"].directory / "lives.jsonl").write_text("".join(json.dumps(life) + "\n" for life in lives))
+    (placed["build"].directory / "attempts.jsonl").write_text(
+        "".join(json.dumps(attempt) + "\n" for attempt in attempts)
+    )
     finish(placed["build"], {})
     finish(placed["prepare"], {})
     (placed["prepare"].directory / "train.tsv").write_text("path\n" + "image\n" * 48)
@@ -164,7 +166,7 @@ def test_clocks_that_differ_between_nodes_make_no_age_or_duration_negative(place
 
 
 def test_status_of_evaluated_plans_has_a_line_each(placed, tmp_path, capsys):
-    errors = {"top1_error_percent": 12.5, "top5_error_percent": 1.0, "views": 10}
+    errors = {"top1_error_percent": 12.5, "top5_error_percent": 1.0, "crops": 10}
     finish(placed["evaluate"], {"10crop": errors})
     assert print_status(tmp_path) == 0
     assert "10crop: top-1 error 12.50 %, top-5 error 1.00 %" in capsys.readouterr().out

@@ -11,10 +11,10 @@ from launch import weights
 from launch.__main__ import main
 from launch.command import parse
 from launch.weights import convert_weights
-from pipeline.exchange.__main__ import main as exchange
+from pipeline.interop.__main__ import main as exchange
 from pipeline.models import create_model
 from pipeline.models.weights import read_metadata
-from tests.exchange.small_caffe_network import CaffeNetwork
+from tests.interop.small_caffe_network import CaffeNetwork
 
 
 def test_the_layout_may_stand_between_the_paths():

@@ -9,7 +9,7 @@ from torch import nn
 from pipeline.models import create_model
 from pipeline.models.folding import fold_batch_norms
 from pipeline.models.senet import SENet
-from pipeline.models.spec import MaxPool
+from pipeline.networks.spec import MaxPool
 from pipeline.training.bn_freeze import FrozenBatchNorm2d, Scope, freeze_batch_norms
 
 

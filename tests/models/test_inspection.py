@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from pipeline.models import create_model
-from pipeline.models.authors_table import module_name, read_authors_table
 from pipeline.models.inspection import differences_from_authors, observe_layers
 from pipeline.models.senet import SENet
-from pipeline.models.spec import SPECS, layer_table
+from pipeline.networks.authors_table import module_name, read_authors_table
+from pipeline.networks.spec import SPECS, layer_table
 
 
 def _senet154(dropout: float = 0.2) -> SENet:

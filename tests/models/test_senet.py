@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 from pipeline.models import create_model
 from pipeline.models.senet import SEBottleneck, SENet, initialise
-from pipeline.models.spec import SPECS
+from pipeline.networks.spec import SPECS
 
 
 @pytest.fixture(scope="module")

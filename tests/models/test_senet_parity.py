@@ -8,7 +8,7 @@ from torch import nn
 
 from pipeline.models import create_model
 from pipeline.models.senet import SENet
-from tests.exchange.random_weights import randomise
+from tests.interop.random_weights import randomise
 
 timm = pytest.importorskip("timm")
 

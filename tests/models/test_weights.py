@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 from pipeline.models import create_model
 from pipeline.models.weights import load_tensors, load_weights, read_metadata, read_weights, save_weights
 

@@ -15,17 +15,17 @@ from pipeline.config.schema import Config
 from pipeline.data.findings import Finding, write_findings
 from pipeline.data.ilsvrc import read_ilsvrc2012
 from pipeline.data.index import Dataset, ImageClass, ImageRecord, read_dataset, write_dataset
-from pipeline.evaluation.crops import count_views
 from pipeline.evaluation.ensemble import fuse
+from pipeline.evaluation.expansion import count_crops
 from pipeline.evaluation.members import read_members
 from pipeline.evaluation.metrics import class_table, error_percent, rank_scores, worst_mistakes
-from pipeline.models.spec import SPECS
-from pipeline.models.summary import summarise
-from pipeline.runs.artifact import sha256_of
-from pipeline.runs.life import recorded_life
-from pipeline.runs.manifest import Manifest, describe_outputs, write_manifest
-from pipeline.runs.provenance import collect_provenance
-from pipeline.runs.stage import PlacedStage, place_stages
+from pipeline.networks.spec import SPECS
+from pipeline.networks.summary import summarise
+from pipeline.running.attempts import recorded_attempt
+from pipeline.running.provenance import collect_provenance
+from pipeline.running.stage import PlacedStage, place_stages
+from pipeline.store.file import sha256_of
+from pipeline.store.manifest import Manifest, describe_outputs, write_manifest
 from pipeline.tracking.events import EventLog
 from stages import STAGES
 from tests.evaluation.ensemble_members import write_scores
@@ -48,13 +48,13 @@ def make_config(folder: Path, **sections: Any) -> Config:
             "global_batch": 64,
             "max_micro_batch": 32,
             "image_size_px": 32,
-            "validation": {"name": "center32", "views": [VIEW]},
+            "validation": {"name": "center32", "crops": [VIEW]},
         },
         "freeze_bn": {"last_epochs": 2},
         "evaluate": {
             "plans": [
-                {"name": "center32", "views": [VIEW]},
-                {"name": "flipped", "views": [{**VIEW, "mirror": True}]},
+                {"name": "center32", "crops": [VIEW]},
+                {"name": "flipped", "crops": [{**VIEW, "mirror": True}]},
             ]
         },
         "tracking": {"wandb": "disabled"},
@@ -71,7 +71,7 @@ def make_run(folder: Path, config: Config, num_val: int = 60) -> Path:
     placed = place_stages(config, run, STAGES)
     for name in (*placed["report"].inputs,):
         placed[name].directory.mkdir()
-        with recorded_life(placed[name].directory, 1):
+        with recorded_attempt(placed[name].directory, 1):
             outputs, metrics = WRITERS[name](placed[name], config, folder, num_val)
         _finish(placed[name], outputs, metrics)
     return run
@@ -189,7 +189,7 @@ def _plan_result(
     return {
         "name": plan.name,
         "images": len(labels),
-        "views": count_views(plan),
+        "crops": count_crops(plan),
         **{f"top{k}_error_percent": error_percent(errors[k], len(labels)) for k in (1, 5)},
         **{f"top{k}_errors": errors[k] for k in (1, 5)},
         "seconds": 2.5,

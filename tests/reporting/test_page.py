@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from pipeline.config.schema import Config
-from pipeline.reporting.comparison import ClassChange, Comparison
+from pipeline.reporting.class_changes import ClassChange, Comparison
 from pipeline.reporting.confusion import confusions
 from pipeline.reporting.page import Report, render_report
 from pipeline.reporting.plots import Plot
@@ -31,7 +31,7 @@ PLOTS = [
     "loss.png",
     "lr.png",
     "validation.png",
-    "views.png",
+    "crops.png",
     "worst_classes.png",
 ]
 ORDER = tuple(spec.name for spec in STAGES)
@@ -205,7 +205,7 @@ def test_weights_from_a_file_are_reported_without_training(tmp_path: Path) -> No
     weights.write_bytes(b"weights")
     config = make_config(
         tmp_path,
-        evaluate={"weights": str(weights), "plans": [{"name": "c", "views": [{"resize_px": 32, "crop_px": 32}]}]},
+        evaluate={"weights": str(weights), "plans": [{"name": "c", "crops": [{"resize_px": 32, "crop_px": 32}]}]},
     )
     report = render_report(record_of(tmp_path, config), ORDER)
     page = Elements(report.html)
@@ -217,7 +217,7 @@ def test_weights_from_a_file_are_reported_without_training(tmp_path: Path) -> No
         "calibration_c.png",
         "calibration_fused.png",
         "cost.png",
-        "views.png",
+        "crops.png",
         "worst_classes.png",
     ]
 

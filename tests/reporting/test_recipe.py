@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.crop_plan import CropPlan, CropView, builtin_plan
+from pipeline.config.crop_plan import CropGroup, CropPlan, builtin_plan
 from pipeline.config.reader import load_config
-from pipeline.reporting.paper import read_paper, senet154_errors, statements
+from pipeline.paper.statements import read_paper, senet154_errors, statements
 from pipeline.reporting.recipe import RecipeRow, center_crop, compare_recipe
 from pipeline.reporting.record import read_run_record
-from pipeline.reporting.results import describe_views
+from pipeline.reporting.results import describe_crops
 from tests.conftest import REPOSITORY
 from tests.reporting.example_run import input_directories, make_config, make_run
 
@@ -86,17 +86,17 @@ def test_the_papers_tables_are_complete() -> None:
 def test_a_centre_crop_is_one_view_from_the_centre() -> None:
     assert center_crop(builtin_plan("center224")) == (256, 224)
     assert center_crop(builtin_plan("10crop")) is None
-    mirrored = CropPlan(name="m", views=(CropView(resize_px=256, crop_px=224, mirror=True),))
+    mirrored = CropPlan(name="m", crops=(CropGroup(resize_px=256, crop_px=224, mirror=True),))
     assert center_crop(mirrored) is None
 
 
-def test_views_are_described_in_words() -> None:
-    assert describe_views(builtin_plan("10crop")) == "4 corners and centre 224 of 256 px, and mirrored"
-    assert describe_views(builtin_plan("144crop")) == (
+def test_crops_are_described_in_words() -> None:
+    assert describe_crops(builtin_plan("10crop")) == "4 corners and centre 224 of 256 px, and mirrored"
+    assert describe_crops(builtin_plan("144crop")) == (
         "4 corners, centre and whole of 3 squares, 224 of 256, 224 of 288, 224 of 320, 224 of 352 px, and mirrored"
     )
-    assert describe_views(builtin_plan("dense")) == "all of the image at 320 px, and mirrored"
-    logits = CropPlan(name="one", averaging="logits", views=(CropView(resize_px=40, crop_px=40, squares=("first",)),))
-    assert describe_views(logits) == "the first square 40 of 40 px; logits averaged"
-    views = (CropView(resize_px=40, crop_px=32), CropView(resize_px=48, crop_px=32))
-    assert describe_views(CropPlan(name="two", views=views)) == "centre 32 of 40, 32 of 48 px"
+    assert describe_crops(builtin_plan("dense")) == "all of the image at 320 px, and mirrored"
+    logits = CropPlan(name="one", averaging="logits", crops=(CropGroup(resize_px=40, crop_px=40, squares=("first",)),))
+    assert describe_crops(logits) == "the first square 40 of 40 px; logits averaged"
+    crops = (CropGroup(resize_px=40, crop_px=32), CropGroup(resize_px=48, crop_px=32))
+    assert describe_crops(CropPlan(name="two", crops=crops)) == "centre 32 of 40, 32 of 48 px"

@@ -10,10 +10,10 @@ import torch
 from pipeline.config.schema import Config
 from pipeline.models import create_model
 from pipeline.models.weights import read_metadata, read_weights
-from pipeline.runs.manifest import read_manifest
-from pipeline.runs.stage import place_stages
+from pipeline.running.runner import run_stage
+from pipeline.running.stage import place_stages
+from pipeline.store.manifest import read_manifest
 from stages import STAGES
-from stages.runner import run_stage
 from tests.recipes import small_recipe
 
 NANO = {"parameters": 557_272, "gmacs": 0.00645}

@@ -17,30 +17,30 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.config.crop_plan import CropPlan, CropView
+from pipeline.config.crop_plan import CropGroup, CropPlan
 from pipeline.config.reader import write_run_config
 from pipeline.config.schema import Config
-from pipeline.data.batch import View
+from pipeline.data.batch import CropImages
 from pipeline.data.index import UNLABELLED, read_dataset
 from pipeline.data.normalisation import Preprocessor
-from pipeline.distributed import Collective
-from pipeline.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER_ERROR
-from pipeline.evaluation.inference import ViewScorer
+from pipeline.evaluation.inference import PlanScorer
 from pipeline.evaluation.parts import Part, PartFolder
 from pipeline.evaluation.scores import read_scores as read_score_file
 from pipeline.evaluation.validation import validate
-from pipeline.exchange.known import Published
-from pipeline.exchange.preprocessing import Preprocessing
+from pipeline.ground.distributed import Collective
+from pipeline.ground.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER_ERROR
+from pipeline.ground.ranks import Ranks
+from pipeline.interop.known import Published
+from pipeline.interop.preprocessing import Preprocessing
 from pipeline.models import create_model
 from pipeline.models.weights import load_weights, read_weights, save_weights
-from pipeline.ranks import Ranks
-from pipeline.runs.artifact import sha256_of
-from pipeline.runs.manifest import Manifest, describe_outputs, read_manifest, write_manifest
-from pipeline.runs.outcome import read_outcome
-from pipeline.runs.stage import place_stages
+from pipeline.running.outcome import read_outcome
+from pipeline.running.runner import run_stage
+from pipeline.running.stage import place_stages
+from pipeline.store.file import sha256_of
+from pipeline.store.manifest import Manifest, describe_outputs, read_manifest, write_manifest
 from pipeline.tracking.events import read_events
 from stages import STAGES, scoring
-from stages.runner import run_stage
 from tests.evaluation.small_run import (
     CENTER,
     MANY,
@@ -158,7 +158,7 @@ def test_scores_and_counts_are_the_same_bits_at_1_2_3_and_5_processes(finished: 
 
 
 @pytest.mark.parametrize(
-    # Bounds on the mean difference of probabilities. Omitting one of the eleven views, or adding one, makes 0.015. The
+    # Bounds on the mean difference of probabilities. Omitting one of the eleven crops, or adding one, makes 0.015. The
     # reference loader rounds a few pixels otherwise than PIL does, DALI more of them (see the loaders' parity tests).
     ("backend", "bound"),
     [("reference", 0.003), ("dali", 0.012)],
@@ -182,11 +182,11 @@ def score_by_hand(model: torch.nn.Module, config: Config, plan: CropPlan, path: 
     """Mean class probabilities, written down from the definition of a crop plan and nothing else."""
     image = Image.open(path).convert("RGB")
     probabilities = []
-    for view in plan.views:
-        scale = view.resize_px / min(image.size)
-        width, height = (view.resize_px if side == min(image.size) else int(side * scale) for side in image.size)
+    for group in plan.crops:
+        scale = group.resize_px / min(image.size)
+        width, height = (group.resize_px if side == min(image.size) else int(side * scale) for side in image.size)
         resized = image.resize((width, height), Image.Resampling.BILINEAR)
-        right, bottom = width - view.crop_px, height - view.crop_px
+        right, bottom = width - group.crop_px, height - group.crop_px
         corner = {
             "top_left": (0, 0),
             "top_right": (right, 0),
@@ -194,10 +194,10 @@ def score_by_hand(model: torch.nn.Module, config: Config, plan: CropPlan, path: 
             "bottom_right": (right, bottom),
             "center": (round(right / 2), round(bottom / 2)),
         }
-        for position in view.positions:
+        for position in group.positions:
             left, top = corner[position]
-            crop = np.array(resized.crop((left, top, left + view.crop_px, top + view.crop_px)), dtype=np.float32)
-            for seen in (crop, crop[:, ::-1]) if view.mirror else (crop,):
+            crop = np.array(resized.crop((left, top, left + group.crop_px, top + group.crop_px)), dtype=np.float32)
+            for seen in (crop, crop[:, ::-1]) if group.mirror else (crop,):
                 pixels = (seen - np.array(config.data.mean)) / np.array(config.data.std)
                 with torch.no_grad():
                     logits = model(torch.from_numpy(pixels.transpose(2, 0, 1)[None].astype(np.float32)))
@@ -227,14 +227,14 @@ def test_report_and_manifest_are_counted_from_the_stored_scores(folder: Path, fi
     assert (results["images"], results["classes"]) == (NUM_IMAGES, NUM_CLASSES)
     manifest = read_manifest(directory)
     assert manifest is not None
-    for plan, views, result in zip(PLANS, (1, 11), results["plans"], strict=True):
+    for plan, crops, result in zip(PLANS, (1, 11), results["plans"], strict=True):
         order = np.argsort(-read_scores(directory, plan).astype(np.float64), axis=1, kind="stable")
         errors = [int((order[:, :k] != labels[:, None]).all(axis=1).sum()) for k in (1, 5)]
         assert [result["top1_errors"], result["top5_errors"]] == errors
         assert manifest.metrics[plan.name] == {
             "top1_error_percent": 100 * errors[0] / NUM_IMAGES,
             "top5_error_percent": 100 * errors[1] / NUM_IMAGES,
-            "views": views,
+            "crops": crops,
         }
         assert result["scores"]["sha256"] == manifest.outputs[f"scores-{plan.name}.npy"].sha256
         table = (directory / result["per_class"]).read_text().splitlines()
@@ -381,16 +381,16 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Whenever images pass through the network, the name of the plan they do so for."""
     names: list[str] = []
 
-    class NamingScorer(ViewScorer):
+    class NamingScorer(PlanScorer):
         def __init__(self, model: torch.nn.Module, plan: CropPlan, *others: Any) -> None:
             super().__init__(model, plan, *others)
             self._name = plan.name
 
-        def log_probabilities(self, views: tuple[View, ...]) -> torch.Tensor:
+        def log_probabilities(self, crops: tuple[CropImages, ...]) -> torch.Tensor:
             names.append(self._name)
-            return super().log_probabilities(views)
+            return super().log_probabilities(crops)
 
-    monkeypatch.setattr(scoring, "ViewScorer", NamingScorer)
+    monkeypatch.setattr(scoring, "PlanScorer", NamingScorer)
     return names
 
 
@@ -399,12 +399,12 @@ def test_network_has_its_batch_norms_folded_and_the_scores_say_so(
 ) -> None:
     networks: list[torch.nn.Module] = []
 
-    class KeepingScorer(ViewScorer):
+    class KeepingScorer(PlanScorer):
         def __init__(self, model: torch.nn.Module, *others: Any) -> None:
             super().__init__(model, *others)
             networks.append(model)
 
-    monkeypatch.setattr(scoring, "ViewScorer", KeepingScorer)
+    monkeypatch.setattr(scoring, "PlanScorer", KeepingScorer)
     run = copy_run(folder / "world-1", tmp_path)
     config = make_config(folder, plans=[MANY.model_copy(update={"name": "anew", "averaging": "logits"})])
     assert run_stage("evaluate", config, run) == EXIT_DONE
@@ -418,7 +418,7 @@ def test_a_plan_more_makes_forward_passes_for_itself_alone(
     folder: Path, tmp_path: Path, finished: dict[int, Path], scored: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = copy_run(folder / "world-1", tmp_path)
-    dense = CropPlan(name="dense", views=(CropView(resize_px=36, dense="global", mirror=True),))
+    dense = CropPlan(name="dense", crops=(CropGroup(resize_px=36, dense="global", mirror=True),))
     renamed = MANY.model_copy(update={"name": "renamed"})
     config = make_config(folder, plans=[renamed, dense, CENTER])
     assert run_stage("evaluate", config, run) == EXIT_DONE
@@ -431,7 +431,7 @@ def test_a_plan_more_makes_forward_passes_for_itself_alone(
         assert taken.description.plan == new
     results = {plan["name"]: plan for plan in read_results(later)["plans"]}
     assert results["renamed"]["top1_errors"] == read_results(finished[1])["plans"][1]["top1_errors"]
-    assert results["dense"]["views"] == 2
+    assert results["dense"]["crops"] == 2
     assert [event["plan"] for event in read_events(later, "evaluation")] == ["renamed", "dense", "center"]
 
 
@@ -493,10 +493,10 @@ def test_images_without_labels_get_scores_and_no_errors(
     assert read_score_file(directory / "scores-many.npy").description.split == "test"
     results = read_results(directory)
     assert (results["split"], results["images"]) == ("test", NUM_IMAGES)
-    assert [sorted(plan) for plan in results["plans"]] == [["images", "name", "scores", "views"]] * 2
+    assert [sorted(plan) for plan in results["plans"]] == [["images", "name", "scores", "crops"]] * 2
     manifest = read_manifest(directory)
     assert manifest is not None
-    assert manifest.metrics == {"center": {"views": 1}, "many": {"views": 11}}
+    assert manifest.metrics == {"center": {"crops": 1}, "many": {"crops": 11}}
     assert not list(directory.glob("per-class-*"))
 
 

@@ -11,13 +11,13 @@ import torch
 
 from pipeline.data.index import ImageClass, ImageRecord, write_dataset
 from pipeline.engines.engine import OptimizerState
-from pipeline.errors import UserError
-from pipeline.ranks import Ranks
-from pipeline.runs.preemption import StopFlag
+from pipeline.ground.errors import UserError
+from pipeline.ground.ranks import Ranks
+from pipeline.ground.stop import StopFlag
+from pipeline.running.context import StageContext
 from pipeline.tracking.events import EventLog
 from pipeline.training.checkpoint import Checkpoint, CheckpointStore
 from stages import freeze_bn
-from stages.context import StageContext
 from tests.recipes import small_recipe
 
 NUM_IMAGES = 80

@@ -13,15 +13,15 @@ import pytest
 from pipeline.config.fusion import FuseConfig
 from pipeline.config.schema import Config
 from pipeline.data.ilsvrc import read_ilsvrc2012
-from pipeline.errors import UserError
 from pipeline.evaluation.scores import read_scores
-from pipeline.ranks import Ranks
-from pipeline.runs.artifact import sha256_of
-from pipeline.runs.preemption import StopFlag
-from pipeline.runs.stage import place_stages
+from pipeline.ground.errors import UserError
+from pipeline.ground.ranks import Ranks
+from pipeline.ground.stop import StopFlag
+from pipeline.running.context import StageContext, StageResult
+from pipeline.running.stage import place_stages
+from pipeline.store.file import sha256_of
 from pipeline.tracking.events import EventLog, read_events
 from stages import STAGES, fuse
-from stages.context import StageContext, StageResult
 from tests.evaluation.ensemble_members import make_dataset, make_scores, write_scores
 from tests.reporting.example_run import make_config, make_run
 
@@ -57,7 +57,7 @@ def test_the_runs_own_plans_are_fused(tmp_path: Path, run: Path) -> None:
     assert event["top1_error_percent"] == result.metrics["top1_error_percent"] == figures["errors"]["top1"]["percent"]
 
 
-def test_a_second_life_leaves_the_same_and_one_event(tmp_path: Path, run: Path) -> None:
+def test_a_second_attempt_leaves_the_same_and_one_event(tmp_path: Path, run: Path) -> None:
     first = run_fuse(tmp_path / "fuse", run, config_of(run, selection="greedy"))
     before = {name: (tmp_path / "fuse" / name).read_bytes() for name in first.outputs}
     again = run_fuse(tmp_path / "fuse", run, config_of(run, selection="greedy"))

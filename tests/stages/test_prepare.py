@@ -21,13 +21,13 @@ from pipeline.data.encoded import EncodedImages
 from pipeline.data.findings import read_findings
 from pipeline.data.ilsvrc import Ilsvrc, Synset, digest_ids
 from pipeline.data.index import UNLABELLED, read_dataset
-from pipeline.errors import UserError
-from pipeline.ranks import Ranks
-from pipeline.runs.preemption import StopFlag
-from pipeline.runs.stage import place_stages
+from pipeline.ground.errors import UserError
+from pipeline.ground.ranks import Ranks
+from pipeline.ground.stop import StopFlag
+from pipeline.running.context import StageContext, StageResult
+from pipeline.running.stage import place_stages
 from pipeline.tracking.events import Event, EventLog
 from stages import STAGES, prepare
-from stages.context import StageContext, StageResult
 from tests.data import odd_images
 from tests.images import write_image_folders
 from tests.processes import finish, fork_context, run_stage_to_end, start_stage

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.errors import UserError
-from pipeline.ranks import Ranks
-from pipeline.runs.manifest import read_manifest, verify_outputs
-from pipeline.runs.preemption import StopFlag
-from pipeline.runs.stage import PlacedStage, place_stages
+from pipeline.ground.errors import UserError
+from pipeline.ground.ranks import Ranks
+from pipeline.ground.stop import StopFlag
+from pipeline.running.context import StageContext
+from pipeline.running.stage import PlacedStage, place_stages
+from pipeline.store.manifest import read_manifest, verify_outputs
 from pipeline.tracking.events import EventLog
 from stages import STAGES, report
-from stages.context import StageContext
 from tests.processes import finish, run_stage_to_end, start_stage
 from tests.reporting.example_run import make_config, make_run
 
@@ -42,7 +42,7 @@ def test_the_stage_leaves_the_page_the_plots_and_the_tables(folder: Path) -> Non
         "plots/loss.png",
         "plots/lr.png",
         "plots/validation.png",
-        "plots/views.png",
+        "plots/crops.png",
         "plots/worst_classes.png",
         "report.html",
         "tables.json",

@@ -28,7 +28,7 @@ def test_a_stage_that_comes_back_tells_at_its_start_and_only_once(tmp_path: Path
     assert told == [("info", "a checkpoint takes 5.2 s, the warning comes 60 s before the end")]
 
 
-def test_a_first_life_tells_with_its_first_checkpoint(tmp_path: Path) -> None:
+def test_a_first_attempt_tells_with_its_first_checkpoint(tmp_path: Path) -> None:
     told = notes(tmp_path, {"kind": "train"}, *({"kind": "checkpoint", "seconds": float(took)} for took in (30, 7)))
     assert told == [("info", "a checkpoint takes 30.0 s, the warning comes 60 s before the end")]
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.errors import StopRequested, TrainingDiverged, UserError
-from pipeline.runs.stage import PlacedStage, place_stages
+from pipeline.ground.errors import StopRequested, TrainingDiverged, UserError
+from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.tracking import listeners as listeners_module
 from pipeline.tracking.listeners import listening
 from stages import STAGES

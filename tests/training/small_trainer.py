@@ -7,11 +7,11 @@ from typing import Any
 
 from pipeline.data.index import Dataset, ImageClass
 from pipeline.data.order import StreamOrder
-from pipeline.distributed import Collective
 from pipeline.engines import create_engine
+from pipeline.ground.distributed import Collective
+from pipeline.ground.ranks import Ranks
+from pipeline.ground.stop import StopFlag
 from pipeline.models import create_model
-from pipeline.ranks import Ranks
-from pipeline.runs.preemption import StopFlag
 from pipeline.tracking.events import EventLog
 from pipeline.training.batching import split_batch
 from pipeline.training.checkpoint import CheckpointStore

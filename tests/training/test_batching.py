@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 from pipeline.training.batching import BatchSplit, describe_batch, split_batch
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pipeline.engines.engine import OptimizerState
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 from pipeline.training.checkpoint import (
     LATEST,
     BrokenCheckpoint,
@@ -183,7 +183,7 @@ import resource, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from tests.training.test_checkpoint import checkpoint
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 from pipeline.training.checkpoint import CheckpointStore
 store = CheckpointStore(Path(sys.argv[1]), 2, True)
 store.save(checkpoint(1), None)

@@ -17,15 +17,15 @@ from pipeline.data.index import read_dataset
 from pipeline.data.loaders import build_train_loader
 from pipeline.data.normalisation import Preprocessor
 from pipeline.data.order import StreamOrder
-from pipeline.errors import TrainingDiverged
-from pipeline.exchange.preprocessing import Preprocessing, read_preprocessing
+from pipeline.ground.errors import TrainingDiverged
+from pipeline.ground.ranks import Ranks
+from pipeline.ground.seeds import derive_seed
+from pipeline.interop.preprocessing import Preprocessing, read_preprocessing
 from pipeline.models import create_model
 from pipeline.models.weights import read_metadata, read_weights
-from pipeline.ranks import Ranks
-from pipeline.runs.manifest import read_manifest
-from pipeline.runs.outcome import read_outcome
-from pipeline.runs.stage import PlacedStage, place_stages
-from pipeline.seeds import derive_seed
+from pipeline.running.outcome import read_outcome
+from pipeline.running.stage import PlacedStage, place_stages
+from pipeline.store.manifest import read_manifest
 from pipeline.tracking.events import read_events
 from pipeline.training import checkpoint_writer
 from pipeline.training.bn_freeze import freeze_batch_norms

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pipeline.bench.measurement import Spread
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 _GROUPS = 5
 _GROUP_SECONDS = 0.02

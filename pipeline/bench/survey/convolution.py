@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from pipeline.bench.survey.clock import Deadline, figures_or_error, time_work
 from pipeline.bench.survey.scope import LAYOUTS, Scope
-from pipeline.models.spec import SPECS, Layer, layer_table
+from pipeline.networks.spec import SPECS, Layer, layer_table
 
 _MERGED_INPUTS = 64
 """Input channels of a merged group: as many as matrix units like."""

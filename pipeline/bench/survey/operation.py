@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pipeline.bench.survey.clock import Deadline, time_work
 from pipeline.bench.survey.scope import LAYOUTS, Scope
 from pipeline.models import create_model
-from pipeline.models.spec import SPECS, layer_table
+from pipeline.networks.spec import SPECS, layer_table
 
 
 def survey_batch_norms(scope: Scope, deadline: Deadline) -> Iterator[dict[str, Any]]:

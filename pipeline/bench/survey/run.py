@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from pipeline.bench.comparison import aligned
 from pipeline.bench.record import FORMAT, describe_machine, write_record
 from pipeline.bench.roofline import measure_peaks, training_floor_seconds
+from pipeline.bench.rounds import aligned
 from pipeline.bench.survey.clock import Deadline
 from pipeline.bench.survey.convolution import survey_convolutions
 from pipeline.bench.survey.network import (
@@ -27,8 +27,8 @@ from pipeline.bench.survey.network import (
 )
 from pipeline.bench.survey.operation import survey_batch_norms, survey_sgd
 from pipeline.bench.survey.scope import Scope
-from pipeline.errors import UserError
-from pipeline.models.spec import SPECS
+from pipeline.ground.errors import UserError
+from pipeline.networks.spec import SPECS
 
 Rows = Iterator[dict[str, Any]]
 

@@ -16,7 +16,7 @@ from pipeline.bench.survey.convolution import merge_groups, survey_convolutions
 from pipeline.bench.survey.network import both_networks, survey_compiled
 from pipeline.bench.survey.run import survey_gpu, survey_parts
 from pipeline.bench.survey.scope import Scope
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 from tests.conftest import REPOSITORY
 
 SMALL = Scope(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from launch.slurm.profile import StageShapes, load_profile
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 from stages import STAGES
 from tests.conftest import REPOSITORY
 

@@ -6,13 +6,21 @@ from typing import Any
 
 import pytest
 
-from launch.slurm.requeue import HISTORY, JobLife, decide, fruitless_lives, main, progress, read_job_lives
+from launch.slurm.requeue import (
+    HISTORY,
+    JobAttempt,
+    decide,
+    main,
+    progress,
+    read_job_attempts,
+    restarts_without_progress,
+)
 from pipeline.config.reader import write_run_config
-from pipeline.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR
-from pipeline.runs.lock import exclusive
-from pipeline.runs.manifest import Manifest, write_manifest
-from pipeline.runs.outcome import Outcome, read_outcome, write_outcome
-from pipeline.runs.stage import PlacedStage, place_stages
+from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR
+from pipeline.running.outcome import Outcome, read_outcome, write_outcome
+from pipeline.running.stage import PlacedStage, place_stages
+from pipeline.store.lock import exclusive
+from pipeline.store.manifest import Manifest, write_manifest
 from stages import STAGES
 from tests.recipes import small_recipe
 
@@ -97,7 +105,7 @@ def test_a_job_that_slurm_itself_requeues_has_not_failed_whatever_its_processes_
     assert verdict.exit_code not in (EXIT_DONE, EXIT_STOPPED), "the body would end well, or requeue it a second time"
 
 
-def test_a_restart_that_squeue_counts_and_this_life_does_not_is_slurm_s_own(train, capsys):
+def test_a_restart_that_squeue_counts_and_this_attempt_does_not_is_slurm_s_own(train, capsys):
     ask("start", train, restart=1)
     assert ask("end", train, "--state", "COMPLETING", "--restarts", "1", restart=1) == EXIT_FAILED
     assert ask("end", train, "--state", "COMPLETING", "--restarts", "2", restart=1) == EXIT_FAILED
@@ -106,15 +114,15 @@ def test_a_restart_that_squeue_counts_and_this_life_does_not_is_slurm_s_own(trai
     assert "train: requeued: by SLURM itself" in requeued
 
 
-def life(saved: str) -> JobLife:
-    return JobLife("12", 0, 0.0, saved)
+def attempt(saved: str) -> JobAttempt:
+    return JobAttempt("12", 0, 0.0, saved)
 
 
-def test_lives_are_fruitless_as_long_as_nothing_newer_is_saved():
-    assert fruitless_lives([], "nothing") == 0
-    assert fruitless_lives([life("nothing"), life("nothing")], "nothing") == 2
-    assert fruitless_lives([life("nothing"), life("a"), life("a")], "a") == 2
-    assert fruitless_lives([life("nothing"), life("nothing")], "a") == 0
+def test_attempts_are_fruitless_as_long_as_nothing_newer_is_saved():
+    assert restarts_without_progress([], "nothing") == 0
+    assert restarts_without_progress([attempt("nothing"), attempt("nothing")], "nothing") == 2
+    assert restarts_without_progress([attempt("nothing"), attempt("a"), attempt("a")], "a") == 2
+    assert restarts_without_progress([attempt("nothing"), attempt("nothing")], "a") == 0
 
 
 @pytest.mark.parametrize(
@@ -152,7 +160,7 @@ def test_a_job_that_is_stopped_again_and_again_without_saving_fails_with_the_rea
         last = ask("end", train, "--warned", "yes", "--state", "RUNNING")
         assert last == (EXIT_STOPPED if restart < 2 else EXIT_FAILED)
     assert "train: failed: started 3 times in a row without saving anything new" in capsys.readouterr().out
-    assert [life.ending for life in read_job_lives(train.directory)] == ["requeued", "requeued", "failed"]
+    assert [attempt.ending for attempt in read_job_attempts(train.directory)] == ["requeued", "requeued", "failed"]
 
 
 def test_what_is_saved_starts_the_count_anew(train):
@@ -163,7 +171,7 @@ def test_what_is_saved_starts_the_count_anew(train):
         assert ask("end", train, "--warned", "yes", "--state", "RUNNING") == EXIT_STOPPED
 
 
-def test_lives_that_had_no_time_to_say_anything_count_too(train, capsys):
+def test_attempts_that_had_no_time_to_say_anything_count_too(train, capsys):
     for restart in range(3):
         assert ask("start", train, restart=restart) == EXIT_DONE
     assert ask("start", train, restart=3) == EXIT_FAILED
@@ -176,7 +184,7 @@ def test_another_job_starts_with_a_count_of_its_own(train):
     assert ask("start", train, SLURM_JOB_ID="13") == EXIT_DONE
 
 
-def test_crashes_are_counted_over_the_lives_of_a_job(train):
+def test_crashes_are_counted_over_the_attempts_of_a_job(train):
     codes = []
     for restart in range(3):
         ask("start", train, restart=restart)
@@ -191,7 +199,7 @@ def test_a_finished_stage_is_done_whatever_srun_says(train):
     assert ask("end", train, "--code", "1", "--warned", "yes", "--state", "RUNNING") == EXIT_DONE
 
 
-def test_an_earlier_life_s_note_is_not_taken_for_this_one_s(train):
+def test_an_earlier_attempt_s_note_is_not_taken_for_this_one_s(train):
     train.directory.mkdir()
     write_outcome(train.directory, STOPPED)
     assert ask("start", train) == EXIT_DONE
@@ -206,7 +214,7 @@ def test_a_stage_that_another_process_works_on_is_left_alone(train, capsys):
     assert not (train.directory / HISTORY).exists()
 
 
-def test_a_config_that_was_edited_between_two_lives_is_refused_with_both_stages(train, tmp_path, capsys):
+def test_a_config_that_was_edited_between_two_attempts_is_refused_with_both_stages(train, tmp_path, capsys):
     changed = small_recipe(tmp_path, optim={"lr": 0.5})
     write_run_config(tmp_path, changed)
     assert ask("start", train, restart=1) == EXIT_USER_ERROR
@@ -235,7 +243,7 @@ def test_a_torn_line_of_the_history_is_passed_over(train):
     ask("start", train)
     with (train.directory / HISTORY).open("a") as file:
         file.write('{"ending": "requ')
-    (only,) = read_job_lives(train.directory)
+    (only,) = read_job_attempts(train.directory)
     assert only.ending is None
     ask("start", train, restart=1)
-    assert [life.restart for life in read_job_lives(train.directory)] == [0, 1]
+    assert [attempt.restart for attempt in read_job_attempts(train.directory)] == [0, 1]

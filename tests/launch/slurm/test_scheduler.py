@@ -8,7 +8,7 @@ import pytest
 
 from launch.slurm import scheduler
 from launch.slurm.scheduler import QueuedJob, parse_sacct, parse_squeue, submit_options
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 
 SQUEUE = """\
 22|PENDING||0:00|30:00|Dependency

@@ -9,7 +9,7 @@ import pytest
 
 from launch.slurm.profile import Shape, load_profile
 from launch.slurm.script import JobScript, options, render
-from pipeline.errors import UserError
+from pipeline.ground.errors import UserError
 from tests.conftest import REPOSITORY
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -72,7 +72,7 @@ def test_bash_can_read_it(job):
 
 
 def test_every_place_of_the_template_is_filled_in():
-    template = (REPOSITORY / "slurm" / "stage.sbatch").read_text().splitlines()
+    template = (REPOSITORY / "launch" / "slurm" / "stage.sbatch").read_text().splitlines()
     assert [line for line in template if line.startswith("@")] == ["@OPTIONS@", "@SETTINGS@", "@SETUP@"]
     assert not [line for line in render(CPU).splitlines() if line.startswith("@")]
 

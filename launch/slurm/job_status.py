@@ -1,0 +1,129 @@
+"""Where a stage stands that runs as a job: what its files say, and what SLURM says."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from launch.slurm import scheduler
+from launch.slurm.jobs import JobRecord, latest_job, read_jobs
+from launch.slurm.requeue import JobAttempt, read_job_attempts
+from launch.slurm.scheduler import QueuedJob
+from launch.state import Condition, StageState
+from pipeline.ground.errors import UserError
+from pipeline.running.stage import PlacedStage
+
+
+@dataclasses.dataclass(frozen=True)
+class RunJobs:
+    """The jobs of a run, and what SLURM says of them now."""
+
+    records: Sequence[JobRecord]
+    known: Mapping[str, QueuedJob]
+    unfinished: Collection[str]
+    """Stages that are not done."""
+    problem: str | None = None
+    """Why SLURM could not be asked."""
+
+    @property
+    def profile(self) -> str | None:
+        """The profile that was used last; None for a run that was never submitted."""
+        return self.records[-1].profile if self.records else None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether a job of this run is queued or runs."""
+        return any(job.is_alive for job in self.known.values())
+
+    def with_job(self, stage: PlacedStage, state: StageState) -> StageState:
+        """The stage's state, as its files have it, with what is known of its latest job."""
+        record = latest_job(self.records, stage.name, stage.key)
+        if record is None or self.problem is not None:
+            return state
+        stage_of = {job.job: job.stage for job in self.records if job.stage in self.unfinished}
+        return with_job(state, record, self.known.get(record.job), read_job_attempts(stage.directory), stage_of)
+
+
+def jobs_of(run: Path, stages: Mapping[str, PlacedStage]) -> RunJobs:
+    """Read the run's jobs and ask SLURM about those of stages that are not done."""
+    records = read_jobs(run)
+    unfinished = {name: stage for name, stage in stages.items() if not stage.is_done}
+    latest = [latest_job(records, name, stage.key) for name, stage in unfinished.items()]
+    try:
+        known = scheduler.look_up([record.job for record in latest if record is not None])
+    except UserError as error:
+        return RunJobs(records, {}, tuple(unfinished), str(error))
+    return RunJobs(records, known, tuple(unfinished))
+
+
+def with_job(
+    state: StageState,
+    record: JobRecord,
+    queued: QueuedJob | None,
+    attempts: Sequence[JobAttempt],
+    stage_of: dict[str, str],
+) -> StageState:
+    """The state, with what is known of the stage's latest job.
+
+    `queued` is None where SLURM does not know the job (any more); `attempts` are those of the stage in order, `stage_of`
+    names the stages that are not done by job id.
+    """
+    if state.condition == "done":
+        return state
+    own = [attempt for attempt in attempts if attempt.job == record.job]
+    if queued is None or not queued.is_alive:
+        return _ended(state, record, queued, own)
+    if queued.state == "PENDING":
+        condition, detail = _pending(record, queued, own, stage_of)
+    else:
+        condition = "running"
+        word = "" if queued.state == "RUNNING" else f" is {queued.state.lower()}"
+        detail = f"job {record.job}{word} on {queued.nodes or 'no node yet'}, {queued.elapsed} of {queued.limit}"
+    return StageState(condition, "\n".join([detail, *_comebacks(own, queued)]))
+
+
+def _pending(
+    record: JobRecord, queued: QueuedJob, attempts: Sequence[JobAttempt], stage_of: dict[str, str]
+) -> tuple[Condition, str]:
+    if attempts:
+        return (
+            "requeued",
+            f"job {record.job} comes back as soon as SLURM lets it ({queued.reason or 'no reason given'})",
+        )
+    if queued.reason == "Dependency":
+        names = ", ".join(f"{stage_of[job]} ({job})" for job in record.waits_for if job in stage_of)
+        # Between the end of a stage and that of its job there is none.
+        return "waiting", f"job {record.job} waits for {names or 'the job before it to end'}"
+    return "queued", f"job {record.job}: {queued.reason or 'no reason given'}"
+
+
+def _ended(
+    state: StageState, record: JobRecord, queued: QueuedJob | None, attempts: Sequence[JobAttempt]
+) -> StageState:
+    """A job that is gone, and a stage that is not done."""
+    if record.is_cancelled:
+        return StageState("stopped" if attempts else "to run", f"job {record.job} was cancelled")
+    last = attempts[-1] if attempts else None
+    words = "is no longer known to SLURM" if queued is None else f"ended as {queued.state}"
+    lines = [f"job {record.job} {words}" + (f" ({queued.reason})" if queued is not None and queued.reason else "")]
+    if last is not None and last.ending == "failed":
+        lines = [f"job {record.job}: {last.reason}"]
+    elif last is None:
+        # Removed from the queue since a stage before it failed, or never started at all.
+        return StageState("to run" if state.condition in ("waiting", "to run") else state.condition, lines[0])
+    elif state.detail and state.condition in ("failed", "stopped", "killed"):
+        lines.append(state.detail)
+    condition: Condition = state.condition if state.condition in ("stopped", "killed") else "failed"
+    return StageState(
+        "failed" if last.ending == "failed" else condition, "\n".join([*lines, *_comebacks(attempts, None)])
+    )
+
+
+def _comebacks(attempts: Sequence[JobAttempt], queued: QueuedJob | None) -> list[str]:
+    """How often the job was interrupted, and what it said the last time."""
+    ended = attempts if queued is not None and queued.state == "PENDING" else attempts[:-1]
+    if not ended:
+        return []
+    times = "once" if len(ended) == 1 else f"{len(ended)} times"
+    return [f"interrupted {times}; the last time: {ended[-1].reason or 'without a word (killed, or its node failed)'}"]

@@ -1,0 +1,108 @@
+"""Queue the stages of a recipe that are not done on a SLURM cluster, each as a job behind those it reads."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from launch.command import command_line
+from launch.console import say, show, table
+from launch.slurm import scheduler
+from launch.slurm.jobs import JobRecord, latest_job, write_jobs, write_script
+from launch.slurm.profile import Shape
+from launch.slurm.script import render
+from launch.slurm.submission import Submission, SubmitRequest, prepare
+from pipeline.ground.errors import EXIT_DONE
+from pipeline.store.lock import exclusive
+from pipeline.tracking.wording import clock_time
+
+
+def submit_stages(request: SubmitRequest) -> int:
+    """Check everything, then queue; returns the exit code of the contract."""
+    return submit(prepare(request))
+
+
+def submit(submission: Submission) -> int:
+    """Queue what one run is still missing, or print it; returns the exit code of the contract."""
+    scripts = {name: render(submission.script(name)) for name in submission.missing}
+    if submission.request.dry_run:
+        print_scripts(submission, scripts, "afterok")
+        return EXIT_DONE
+    jobs = list(submission.jobs)
+    if scripts:
+        submission.set_up()
+        with exclusive(submission.run):
+            submission.check_still_so()
+            jobs = _queue(submission, scripts)
+    _print_jobs(submission, jobs)
+    for note in submission.notes:
+        say(note)
+    if not scripts:
+        say("nothing new to submit")
+    print_advice(submission.run)
+    return EXIT_DONE
+
+
+def _queue(submission: Submission, scripts: Mapping[str, str]) -> list[JobRecord]:
+    """Submit every script behind the jobs it waits for; each is on record before the next one is submitted."""
+    run, missing, jobs = submission.run, submission.missing, list(submission.jobs)
+    paths = {name: write_script(run, missing[name].directory.name, text) for name, text in scripts.items()}
+    for path in paths.values():
+        # All of them before any of them: half a chain helps nobody.
+        scheduler.check(path)
+    ids = {name: job.job for name, job in submission.alive.items()}
+    for name, path in paths.items():
+        after = tuple(ids[before] for before in missing[name].inputs if before in ids)
+        ids[name] = scheduler.submit(path, after)
+        log = str(submission.script(name).log).replace("%j", ids[name])
+        profile = str(submission.request.profile)
+        jobs.append(JobRecord(name, missing[name].key, ids[name], profile, round(time.time(), 3), after, log))
+        write_jobs(run, jobs)
+    return jobs
+
+
+def print_scripts(submission: Submission, scripts: Mapping[str, str], condition: scheduler.Condition) -> None:
+    """What would be given to sbatch."""
+    for name, text in scripts.items():
+        after = [f"<job of {before}>" for before in submission.placed[name].inputs if before in scripts]
+        say(f"# {'=' * 8} {name}: sbatch {' '.join(scheduler.submit_options(after, condition))}\n{text}")
+    if not scripts:
+        say("nothing to submit: every stage is done")
+
+
+def _print_jobs(submission: Submission, jobs: list[JobRecord]) -> None:
+    rows = table("stage", "job", "state", "nodes", "GPUs", "time limit", "waits for")
+    stage_of = {job.job: job.stage for job in jobs if job.stage in submission.placed}
+    for name, stage in submission.chosen.items():
+        if stage.is_done:
+            rows.add_row(name, "", "done", "", "", "", "")
+            continue
+        record = latest_job(jobs, name, stage.key)
+        assert record is not None, f"{name} is neither done nor queued"
+        waits_for = ", ".join(
+            f"{stage_of[job]} ({job})" for job in record.waits_for if not submission.placed[stage_of[job]].is_done
+        )
+        queued = submission.alive.get(name)
+        if queued is None:
+            shape = submission.profile.shapes()[name]
+            rows.add_row(name, record.job, "submitted", *describe_size(shape), waits_for)
+        else:
+            rows.add_row(name, record.job, f"already {queued.state.lower()}", "", "", queued.limit, waits_for)
+    show(rows)
+    say("")
+
+
+def describe_size(shape: Shape) -> tuple[str, str, str]:
+    """Nodes, GPUs and time limit of a job."""
+    return str(shape.nodes), str(shape.nodes * shape.gpus_per_node), clock_time(60 * shape.minutes)
+
+
+def print_advice(run: Path) -> None:
+    """What to type next."""
+    shown = run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run
+    say(f"how far it is: {command_line('status', shown)}")
+    say(f"what a job prints: {command_line('logs', shown, 'train', '-f')}")
+    say(f"end it: {command_line('cancel', shown)}")
+    say(f"scripts and logs: {shlex.quote(str(shown / 'jobs'))}")

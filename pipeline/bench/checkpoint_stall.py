@@ -1,0 +1,112 @@
+"""`python -m pipeline.bench checkpoint`: how long training stands still while it is saved."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.bench.measurement import Contestant, Work, cpu_seconds, measure
+from pipeline.bench.rounds import Comparison, Quantity, figure
+from pipeline.bench.setting import bench_config
+from pipeline.engines import create_engine
+from pipeline.engines.engine import Engine, OptimizerState
+from pipeline.ground.distributed import Collective
+from pipeline.ground.errors import UserError
+from pipeline.ground.ranks import Ranks
+from pipeline.models import create_model
+from pipeline.store.file import replacing
+from pipeline.training.background_writer import BackgroundWriter
+from pipeline.training.bn_freeze import frozen_digest
+from pipeline.training.checkpoint import Checkpoint, CheckpointStore
+from pipeline.training.nan_guard import NanGuard
+
+_ON_DISK, _CPU = "s until on disk", "CPU s"
+_STALL = Quantity("stall ms", lambda done: 1e3 * done.wall_seconds, digits=1)
+
+
+def compare_saving(
+    model: str, directory: Path | None, *, rounds: int, progress: Callable[[str], None]
+) -> tuple[dict[str, Any], list[Comparison]]:
+    """Weights and momentum of `model`, saved in a folder made in `directory` and removed afterwards.
+
+    The stall is the time until training may change its tensors again, what the trainer checks before it saves included.
+    UserError where there is no such folder.
+    """
+    if directory is not None and not directory.is_dir():
+        raise UserError(f"--directory: {directory} is no folder")
+    config, collective = bench_config(), Collective(Ranks(), timeout_seconds=60)
+    engine = create_engine(create_model(model, config.model.num_classes), config, collective)
+    momentum = {name: torch.randn_like(parameter) for name, parameter in engine.model.named_parameters()}
+    engine.load_state_dict(OptimizerState(momentum, {}))
+    size = sum(tensor.nbytes for tensor in [*engine.model.state_dict().values(), *momentum.values()])
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=directory) as name:
+        folder = Path(name)
+        with contextlib.closing(
+            BackgroundWriter(CheckpointStore(folder / "checkpoints", keep_last=1, keep_best=False))
+        ) as writer:
+            ours = _Ours(writer, engine, NanGuard(collective))
+            plain = _TorchSave(folder / "plain.pt", engine)
+            contestants = [
+                Contestant("ours", "ours", ours.run, ours.settle),
+                Contestant("torch.save, flushed and renamed", "peer", plain.run),
+            ]
+            taken = measure(contestants, rounds, progress=progress)
+    title = f"saving {model}: {size / 1e6:,.0f} MB of weights and momentum, {collective.device}"
+    return {"directory": str(directory or tempfile.gettempdir())}, [
+        Comparison(title, (_STALL, figure(_ON_DISK), figure(_CPU)), tuple(taken))
+    ]
+
+
+class _Ours:
+    """What the stages `train` and `freeze_bn` do: checked, copied, and written aside with a checksum for every file."""
+
+    def __init__(self, writer: BackgroundWriter, engine: Engine, watch: NanGuard) -> None:
+        self._writer = writer
+        self._engine = engine
+        self._nan_guard = watch
+        self._step = 0
+        self._started = self._cpu_before = 0.0
+
+    def run(self) -> Work:
+        """Begin one checkpoint: what training waits for."""
+        self._step += 1
+        self._started, self._cpu_before = time.perf_counter(), cpu_seconds()
+        self._nan_guard.first_bad_step()
+        frozen_digest(self._engine.model)
+        state = self._engine.state_dict()
+        self._writer.start(Checkpoint(self._step, self._engine.model.state_dict(), state, {}), None)
+        _finish_copies()
+        return Work(1)
+
+    def settle(self) -> dict[str, float]:
+        """Wait until it is on disk."""
+        self._writer.wait()
+        return {_ON_DISK: time.perf_counter() - self._started, _CPU: cpu_seconds() - self._cpu_before}
+
+
+class _TorchSave:
+    """What a training script does that wants its checkpoint to survive a crash."""
+
+    def __init__(self, path: Path, engine: Engine) -> None:
+        self._path = path
+        self._engine = engine
+
+    def run(self) -> Work:
+        """Write one checkpoint."""
+        started, cpu_before = time.perf_counter(), cpu_seconds()
+        content = {"model": self._engine.model.state_dict(), "momentum": self._engine.state_dict().tensors}
+        with replacing(self._path) as temporary:
+            torch.save(content, temporary)
+        return Work(1, {_ON_DISK: time.perf_counter() - started, _CPU: cpu_seconds() - cpu_before})
+
+
+def _finish_copies() -> None:
+    """On a GPU the next step's work stands in line behind the copies, so they are part of the stall."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

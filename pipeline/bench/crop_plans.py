@@ -1,0 +1,205 @@
+"""`python -m pipeline.bench evaluate`: what a crop plan costs when an image is decoded once for all its crops.
+
+Every plan is measured twice: reading alone, and with a network behind it. Ours has its batch norms folded, as the stage
+has; the peers' is the same network as it was built or, for SENet-154, timm's. Where there is no GPU the network takes
+most of the time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from pipeline.bench import loader_peer
+from pipeline.bench.measurement import Contestant, Work, measure
+from pipeline.bench.peer import import_peer
+from pipeline.bench.rounds import Comparison, per_unit
+from pipeline.bench.setting import bench_config
+from pipeline.config.crop_plan import CropGroup, CropPlan, builtin_names, builtin_plan, resolve_plan
+from pipeline.data.index import ImageIndex
+from pipeline.data.loaders import build_plan_loader
+from pipeline.data.normalisation import Preprocessor
+from pipeline.evaluation.expansion import count_crops, expand, images_at_once
+from pipeline.evaluation.inference import PlanScorer, evaluating
+from pipeline.ground.errors import UserError
+from pipeline.models import create_model
+from pipeline.models.folding import fold_batch_norms
+
+_CLASSES = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class _Setting:
+    """What all contestants of a plan share."""
+
+    index: ImageIndex
+    plan: CropPlan
+    batch: int
+    workers: int
+    device: torch.device
+    model: nn.Module | None
+    """None where only the reading is measured."""
+    peer_model: nn.Module | None
+
+
+def compare_plans(
+    index: ImageIndex,
+    names: Sequence[str],
+    model: str,
+    *,
+    batch: int,
+    workers: int,
+    rounds: int,
+    progress: Callable[[str], None],
+) -> list[Comparison]:
+    """Every named built-in plan, or all of them, over the images of the index, and with `model` behind the crops.
+
+    UserError for a plan or network that there is not, and where timm is not installed.
+    A round of a plan of many crops takes fewer of the images.
+    """
+    plans = [_plan(name) for name in names or builtin_names()]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    ours, peers = _networks(model, device)
+    comparisons = []
+    with evaluating(ours), evaluating(peers):
+        for plan in plans:
+            for networks, what in (((None, None), "reading alone"), ((ours, peers), f"with {model}")):
+                count = images_per_round(len(index), count_crops(plan), with_network=networks[0] is not None)
+                setting = _Setting(_first(index, count), plan, min(batch, count), workers, device, *networks)
+                title = (
+                    f"{plan.name} ({_counted(count_crops(plan), 'crop')}), {what}, {_counted(count, 'image')} a round"
+                )
+                taken = measure(_contestants(setting), rounds, progress=progress)
+                comparisons.append(Comparison(title, per_unit("image"), tuple(taken)))
+    return comparisons
+
+
+def images_per_round(available: int, crops: int, *, with_network: bool) -> int:
+    """Of `available` images so many that a round of any plan takes seconds: the fewer, the more crops."""
+    share = 4 * available // (crops + 3)
+    return min(available, max(4, share // 4) if with_network else max(8, share))
+
+
+def _networks(name: str, device: torch.device) -> tuple[nn.Module, nn.Module]:
+    """Ours as the stage runs it, and the one behind the peers' crops."""
+    network = create_model(name, _CLASSES).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    folded = fold_batch_norms(network)
+    if name != "senet154":
+        return folded, network
+    peer: nn.Module = import_peer("timm", "timm").create_model("legacy_senet154", num_classes=_CLASSES)
+    return folded, peer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _plan(name: str) -> CropPlan:
+    try:
+        return resolve_plan(name, "--plans")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def _first(index: ImageIndex, count: int) -> ImageIndex:
+    """The first rows of the index."""
+    columns = ("paths", "labels", "num_bytes", "widths", "heights", "sha256", "flags")
+    return dataclasses.replace(index, **{name: getattr(index, name)[:count] for name in columns})
+
+
+def _contestants(setting: _Setting) -> list[Contestant]:
+    """Ours, and what others can do of the plan."""
+    group = setting.plan.crops[0]
+    contestants = [Contestant("ours, decoded once", "ours", lambda: _run_plan(setting))]
+    if count_crops(setting.plan) == 1:
+        return contestants + _centre_peers(setting, group)
+    contestants.append(Contestant("decoded for every crop", "peer", lambda: _run_crop_by_crop(setting)))
+    if setting.plan.crops == builtin_plan("10crop").crops:
+        assert group.crop_px is not None
+        loader = _torchvision(setting, loader_peer.ten_crop_transform(group.resize_px, group.crop_px))
+        contestants.append(_peer("torchvision TenCrop, decoded once", setting, loader))
+    return contestants
+
+
+def _centre_peers(setting: _Setting, group: CropGroup) -> list[Contestant]:
+    assert group.crop_px is not None, "a dense group is always mirrored in the built-in plans"
+    timm = loader_peer.timm_loader(
+        setting.index,
+        batch=setting.batch,
+        workers=setting.workers,
+        size_px=group.crop_px,
+        is_training=False,
+        crop_share=group.crop_px / group.resize_px,
+    )
+    torchvision = _torchvision(setting, loader_peer.centre_transform(group.resize_px, group.crop_px))
+    return [
+        _peer("timm's loader", setting, timm),
+        _peer("torchvision v2 + decode_jpeg", setting, torchvision),
+    ]
+
+
+def _torchvision(setting: _Setting, transform: Any) -> Iterable[Any]:
+    return loader_peer.torchvision_loader(
+        setting.index,
+        loader_peer.decode_by_torchvision,
+        transform,
+        batch=setting.batch,
+        workers=setting.workers,
+        shuffle=False,
+    )
+
+
+def _peer(name: str, setting: _Setting, loader: Iterable[Any]) -> Contestant:
+    """A loader of normalised floats, one group (N, 3, S, S) or several (N, V, 3, S, S), with probabilities averaged."""
+
+    def run() -> Work:
+        count = 0
+        for images, _ in loader:
+            count += len(images)
+            if setting.peer_model is not None:
+                crops = images.flatten(0, -4).to(setting.device).contiguous(memory_format=torch.channels_last)
+                # In batches of the size that ours has.
+                logits = torch.cat([setting.peer_model(part) for part in crops.split(setting.batch)])
+                logits.softmax(1).view(len(images), -1, logits.shape[1]).mean(1)
+        return Work(count)
+
+    return Contestant(name, "peer", run)
+
+
+def _run_plan(setting: _Setting) -> Work:
+    """The plan as the stage `evaluate` runs it."""
+    _score(setting, setting.plan, np.arange(len(setting.index), dtype=np.int64))
+    return Work(len(setting.index))
+
+
+def _run_crop_by_crop(setting: _Setting) -> Work:
+    """The same loader and network, but an image is read and decoded again for each of its crops."""
+    for group in setting.plan.crops:
+        first = {"squares": group.squares[:1], "positions": group.positions[:1], "mirror": False}
+        once = group.model_copy(update=first)
+        count = len(group.places()) * (2 if group.mirror else 1)
+        positions = np.repeat(np.arange(len(setting.index), dtype=np.int64), count)
+        _score(setting, CropPlan(name="once", crops=(once,)), positions)
+    return Work(len(setting.index))
+
+
+def _score(setting: _Setting, plan: CropPlan, positions: npt.NDArray[np.int64]) -> None:
+    config = bench_config(threads=setting.workers)
+    preprocessor = Preprocessor(config.data, config.augmentation, setting.device, channels_last=True)
+    scorer = None
+    if setting.model is not None:
+        scorer = PlanScorer(setting.model, plan, config.execution, preprocessor, setting.device, setting.batch)
+    crops = [seen.crop for seen in expand(plan)]
+    at_once = images_at_once(plan, setting.batch)
+    loader = build_plan_loader(setting.index, positions, crops, at_once, config.loader, setting.device)
+    with contextlib.closing(loader):
+        for taken in loader:
+            if scorer is not None:
+                scorer.log_probabilities(taken.crops)

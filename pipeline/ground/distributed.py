@@ -1,0 +1,119 @@
+"""The processes of a stage as a group, and the few things they do together."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed
+
+from pipeline.ground.errors import UserError
+from pipeline.ground.ranks import Ranks
+
+_AS_LONG_AS_IT_TAKES = datetime.timedelta(days=365)
+
+
+class Collective:
+    """The processes of one stage as a group: device, process groups and small agreements between ranks.
+
+    With one process there is no process group, and every agreement is immediate.
+    """
+
+    def __init__(self, ranks: Ranks, timeout_seconds: int) -> None:
+        self.ranks = ranks
+        self._timeout = datetime.timedelta(seconds=timeout_seconds)
+        self.device = torch.device("cpu")
+        if torch.cuda.is_available():
+            if ranks.local_rank >= torch.cuda.device_count():
+                raise UserError(
+                    f"local rank {ranks.local_rank} has no GPU of its own: this machine shows "
+                    f"{torch.cuda.device_count()}; start at most that many processes (resources.processes)"
+                )
+            self.device = torch.device("cuda", ranks.local_rank)
+            torch.cuda.set_device(self.device)
+        self._control: Any = None
+        self._patient: Any = None
+        if ranks.world_size > 1:
+            backend = "nccl" if self.device.type == "cuda" else "gloo"
+            torch.distributed.init_process_group(
+                backend, rank=ranks.rank, world_size=ranks.world_size, timeout=self._timeout
+            )
+            # Flags and barriers travel over the CPU, so that agreeing to stop never makes the host wait for the GPU.
+            self._control = torch.distributed.new_group(backend="gloo", timeout=self._timeout)
+
+    def join_group(self) -> None:
+        """Make sure that there is a process group, for a library that needs one even for a single process."""
+        if not torch.distributed.is_initialized():
+            backend = "nccl" if self.device.type == "cuda" else "gloo"
+            store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+            torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
+
+    def limit(self, group: torch.distributed.ProcessGroup) -> None:
+        """Have a group that a library made for itself give up on a process that hangs as soon as ours do."""
+        # PyTorch has made the function public under another name.
+        name = "set_timeout" if hasattr(torch.distributed, "set_timeout") else "_set_pg_timeout"
+        getattr(torch.distributed.distributed_c10d, name)(self._timeout, group)
+
+    def close(self) -> None:
+        """Leave the process groups."""
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        if self._control is not None:
+            torch.distributed.barrier(group=self._control)
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """Around long work that every rank does by itself: who is done waits for the others for as long as it takes.
+
+        Anywhere else a rank that keeps the others waiting for longer than the timeout is taken to hang, and ends them.
+        """
+        if self._control is not None and self._patient is None:
+            self._patient = torch.distributed.new_group(backend="gloo", timeout=_AS_LONG_AS_IT_TAKES)
+        yield
+        if self._patient is not None:
+            torch.distributed.barrier(group=self._patient)
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any rank."""
+        return self.max(int(flag)) > 0
+
+    def max(self, value: int) -> int:
+        """The largest of the ranks' values."""
+        return self._reduce([value], torch.distributed.ReduceOp.MAX)[0]
+
+    def min(self, value: int) -> int:
+        """The smallest of the ranks' values."""
+        return self._reduce([value], torch.distributed.ReduceOp.MIN)[0]
+
+    def sum(self, values: list[int]) -> list[int]:
+        """Elementwise sums over the ranks; exact, as counts must be."""
+        return self._reduce(values, torch.distributed.ReduceOp.SUM)
+
+    def sum_floats(self, values: list[float]) -> list[float]:
+        """Elementwise sums over the ranks, in float64."""
+        if self._control is None:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64)
+        torch.distributed.all_reduce(tensor, group=self._control)
+        return [float(value) for value in tensor]
+
+    def broadcast(self, value: Any) -> Any:
+        """The main rank's value, on every rank. For small plain values."""
+        if self._control is None:
+            return value
+        box = [value]
+        torch.distributed.broadcast_object_list(box, src=0, group=self._control)
+        return box[0]
+
+    def _reduce(self, values: list[int], operation: Any) -> list[int]:
+        if self._control is None:
+            return values
+        tensor = torch.tensor(values, dtype=torch.int64)
+        torch.distributed.all_reduce(tensor, op=operation, group=self._control)
+        return [int(value) for value in tensor]

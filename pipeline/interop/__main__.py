@@ -1,0 +1,99 @@
+"""`python -m pipeline.interop import|export`: what `launch weights` starts."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, UserError
+from pipeline.interop.command import add_actions
+from pipeline.interop.exporting import export_weights
+from pipeline.interop.importing import Imported, import_weights
+from pipeline.interop.preprocessing import Preprocessing
+
+_PADDED = (
+    "its max-pool is padded, and so lies one pixel off the authors'; evaluate pools these weights as timm does, with "
+    "which the published figures were had"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what was asked for and say what was found; returns the exit code of the contract."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.interop", description="Convert weight files.")
+    add_actions(parser)
+    arguments = parser.parse_args(argv)
+    try:
+        if arguments.action == "import":
+            imported = import_weights(arguments.file, arguments.out, arguments.layout)
+            print("\n  ".join([str(arguments.file), *_describe(imported), *_notes_on_import(imported)]))
+        else:
+            exported = export_weights(arguments.file, arguments.out, arguments.layout)
+            print(
+                "\n  ".join([str(arguments.file), *_describe(exported), *_notes_on_export(exported, arguments.layout)])
+            )
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        return EXIT_FAILED
+    print(f"written: {arguments.out} ({arguments.out.stat().st_size / 1e6:,.1f} MB)")
+    return EXIT_DONE
+
+
+def _describe(imported: Imported) -> list[str]:
+    parameters = sum(
+        tensor.numel()
+        for name, tensor in imported.tensors.items()
+        if tensor.is_floating_point() and ".running_" not in name
+    )
+    images = imported.preprocessing.sentence() if imported.preprocessing else "as the recipe says (the file does not)"
+    return [
+        f"layout   {imported.layout}",
+        f"network  {imported.model}, {imported.num_classes:,} classes, {parameters:,} parameters",
+        f"images   {images}",
+        f"SHA-256  {imported.sha256}",
+    ]
+
+
+def _notes_on_import(imported: Imported) -> list[str]:
+    lines = []
+    if known := imported.published():
+        certainty = "" if known.sha256_prefix else " by its layout; that file's checksum is not public"
+        lines.append(
+            f"known    {known.file}{certainty}; {known.publisher} {known.top1_error_percent:g} / "
+            f"{known.top5_error_percent:g} % top-1 / top-5 error with center224"
+        )
+    if imported.layout == "caffe" and imported.num_classes == 1000:
+        lines.append("note     1000 classes, taken for the devkit's order and put into that of the sorted WordNet ids")
+    elif imported.layout == "caffe":
+        lines.append("note     not 1000 classes, so their order is left as it was")
+    if imported.layout == "cadene" and known is None:
+        lines.append(
+            "note     these names are Cadene's and this project's own; for weights of this project say --layout ours"
+        )
+    if _is_padded(imported.preprocessing):
+        lines.append(f"note     {_PADDED}")
+    return lines
+
+
+def _notes_on_export(exported: Imported, layout: str) -> list[str]:
+    if layout == "onnx":
+        return []
+    lines = []
+    is_padded = _is_padded(exported.preprocessing)
+    if is_padded != (layout == "gluon"):
+        pooling = "padded" if is_padded else "not padded"
+        lines.append(
+            f"note     these weights' max-pool is {pooling}, and the network that loads --layout {layout} has the "
+            "other: it will answer a little differently"
+        )
+    return [*lines, "note     whoever loads it must prepare images as said above; a .pth cannot say it"]
+
+
+def _is_padded(preprocessing: Preprocessing | None) -> bool:
+    return preprocessing is not None and preprocessing.max_pool == "padded"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""The authors' own weights, SENet.caffemodel, whose layers are named as in SENet-154.prototxt.
+
+Three things differ from every port. Images are BGR on the 0 to 255 scale with a mean and no scale: the first
+convolution's input channels are turned round here, and mean and scale stay the authors', since another mean could not
+be had from a convolution without bias that pads with zeros. A batch norm is two layers, of which the first keeps sums
+and the factor to divide them by. And the classes are in the devkit's order, of which none is where it is in ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.data.ilsvrc import read_ilsvrc2012
+from pipeline.ground.errors import UserError
+from pipeline.interop.caffemodel import Blob, CaffeLayer
+from pipeline.interop.preprocessing import Preprocessing
+from pipeline.networks.authors_table import module_name
+from pipeline.networks.spec import SENetSpec, layer_table
+
+PREPROCESSING = Preprocessing((123.0, 117.0, 104.0), (1.0, 1.0, 1.0), "bilinear")
+
+_BATCH_NORM_EPS = 1e-5
+_NUM_DEVKIT_CLASSES = 1000
+
+
+def to_tensors(path: Path, layers: Sequence[CaffeLayer], spec: SENetSpec) -> dict[str, torch.Tensor]:
+    """Our tensors of the network `spec`, but for the batch counters, which Caffe does not have.
+
+    A classifier of 1000 classes is taken for the contest's and brought into the order of the sorted WordNet ids;
+    another's order stays. UserError that names the first layer that is missing, left over or of another shape.
+    """
+    left = {layer.name: layer for layer in layers}
+    tensors: dict[str, torch.Tensor] = {}
+    for row in layer_table(spec, 1, 224):
+        if row.kind not in ("conv", "fc"):
+            continue
+        module = module_name(row.name)
+        assert row.in_channels is not None
+        assert row.out_channels is not None
+        if row.kind == "fc":
+            weight, bias = _blobs(path, left, row.name, "InnerProduct", 2)
+            num_classes = weight.shape[-2] if weight.ndim >= 2 else 0
+            weight = _shaped(path, row.name, weight, (num_classes, row.in_channels))
+            bias = _shaped(path, row.name, bias, (num_classes,))
+            if num_classes == _NUM_DEVKIT_CLASSES:
+                rows = devkit_rows()
+                weight, bias = weight[rows], bias[rows]
+            tensors |= {f"{module}.weight": _tensor(weight), f"{module}.bias": _tensor(bias)}
+            continue
+        assert row.kernel is not None
+        shape = (row.out_channels, row.in_channels // (row.groups or 1), row.kernel, row.kernel)
+        blobs = _blobs(path, left, row.name, "Convolution", 2 if row.bias else 1)
+        weight = _shaped(path, row.name, blobs[0], shape)
+        tensors[f"{module}.weight"] = _tensor(weight[:, ::-1] if row.inputs == "data" else weight)
+        if row.bias:
+            tensors[f"{module}.bias"] = _tensor(_shaped(path, row.name, blobs[1], (row.out_channels,)))
+        else:
+            tensors |= _batch_norm(path, left, row.name, _batch_norm_module(module), row.out_channels)
+    if left:
+        names = list(left)
+        raise UserError(
+            f"{path}: {len(names)} layers with weights that {spec.name} does not have: {', '.join(names[:3])}"
+        )
+    return tensors
+
+
+def devkit_rows() -> list[int]:
+    """For each label (place of its WordNet id among all, sorted) the row of the authors' classifier that it is in."""
+    return [synset.ilsvrc2012_id - 1 for synset in read_ilsvrc2012().synsets]
+
+
+def _batch_norm(
+    path: Path, left: dict[str, CaffeLayer], conv: str, module: str, channels: int
+) -> Mapping[str, torch.Tensor]:
+    name = f"{conv}/bn"
+    eps = left[name].eps if name in left else _BATCH_NORM_EPS
+    if not math.isclose(eps, _BATCH_NORM_EPS, rel_tol=1e-3):
+        raise UserError(f"{path}: layer {name}: eps is {eps:g}; the network's batch norms have {_BATCH_NORM_EPS:g}")
+    mean, variance, factor = _blobs(path, left, name, "BatchNorm", 3)
+    total = float(_shaped(path, name, factor, (1,))[0])
+    scale = 0.0 if total == 0 else 1 / total
+    gamma, beta = _blobs(path, left, f"{name}/scale", "Scale", 2)
+    return {
+        f"{module}.weight": _tensor(_shaped(path, f"{name}/scale", gamma, (channels,))),
+        f"{module}.bias": _tensor(_shaped(path, f"{name}/scale", beta, (channels,))),
+        f"{module}.running_mean": _tensor(_shaped(path, name, mean, (channels,)) * np.float32(scale)),
+        f"{module}.running_var": _tensor(_shaped(path, name, variance, (channels,)) * np.float32(scale)),
+    }
+
+
+def _batch_norm_module(conv_module: str) -> str:
+    parent, _, conv = conv_module.rpartition(".")
+    return f"{parent}.1" if conv == "0" else f"{parent}.{conv.replace('conv', 'bn')}"
+
+
+def _blobs(path: Path, left: dict[str, CaffeLayer], name: str, kind: str, count: int) -> tuple[Blob, ...]:
+    if name not in left:
+        raise UserError(f"{path}: layer {name} is missing or has no weights")
+    layer = left.pop(name)
+    if (layer.kind, len(layer.blobs)) != (kind, count):
+        raise UserError(
+            f"{path}: layer {name}: must be a {kind} with {count} blobs (found a {layer.kind} with {len(layer.blobs)})"
+        )
+    return layer.blobs
+
+
+def _shaped(path: Path, name: str, blob: Blob, shape: tuple[int, ...]) -> Blob:
+    """A blob without the leading ones that older files fill every shape up to four with."""
+    kept = blob.shape[max(blob.ndim - len(shape), 0) :]
+    if kept != shape or blob.size != math.prod(shape):
+        raise UserError(f"{path}: layer {name}: weights are {blob.shape}, not {shape}")
+    return blob.reshape(shape)
+
+
+def _tensor(values: Blob) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values))

@@ -1,0 +1,120 @@
+"""A file that somebody else wrote becomes a weight file of ours."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+
+from pipeline.ground.errors import UserError
+from pipeline.interop import caffe
+from pipeline.interop.caffemodel import read_caffemodel
+from pipeline.interop.container import recognise
+from pipeline.interop.known import Published, published
+from pipeline.interop.layout import choose_layout
+from pipeline.interop.network import identify, list_some, observe, observe_caffe
+from pipeline.interop.preprocessing import Preprocessing, read_preprocessing
+from pipeline.interop.tensor_file import read_tensor_file
+from pipeline.models import create_model
+from pipeline.models.weights import complete_tensors, read_metadata, save_weights
+from pipeline.networks.spec import SPECS
+from pipeline.store.file import sha256_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """A network's weights in our layout, and what is known about them."""
+
+    layout: str
+    model: str
+    num_classes: int
+    tensors: dict[str, torch.Tensor]
+    """The network's whole state dict; floating point values in float32."""
+    preprocessing: Preprocessing | None
+    """None where the recipe has the last word."""
+    sha256: str
+
+    def metadata(self) -> dict[str, str]:
+        """For the header of the weight file."""
+        return {
+            "model": self.model,
+            "num_classes": str(self.num_classes),
+            "source_layout": self.layout,
+            "source_sha256": self.sha256,
+            **(self.preprocessing.metadata() if self.preprocessing else {}),
+        }
+
+    def published(self) -> Published | None:
+        """The public file that this is."""
+        return published(self.metadata())
+
+
+def import_weights(source: Path, destination: Path, layout: str | None) -> Imported:
+    """Convert `source` to the safetensors file `destination`, which must not be there yet.
+
+    The layout is told from the content, `layout` insists on one. UserError where either path or the content is wrong.
+    """
+    if destination.suffix != ".safetensors":
+        raise UserError(f"{destination}: must end in .safetensors")
+    check_destination(destination)
+    imported = read_foreign(source, layout)
+    save_weights(destination, imported.tensors, imported.metadata())
+    return imported
+
+
+def read_foreign(source: Path, layout: str | None) -> Imported:
+    """Read and convert a file; UserError as for `import_weights`."""
+    kind = recognise(source)
+    place = str(source)
+    if kind == "caffe":
+        name, model, tensors, preprocessing = _from_caffe(source, layout)
+    else:
+        name, model, tensors, preprocessing = _from_tensors(source, kind, layout)
+    classifier = tensors.get("last_linear.weight")
+    num_classes = len(classifier) if classifier is not None and classifier.dim() else 1
+    with torch.device("meta"):
+        network = create_model(model, num_classes)
+    complete = complete_tensors(network, tensors, place)
+    expected = network.state_dict()
+    # In the network's own order and types: some publish float16.
+    converted = {key: complete[key].to(expected[key].dtype) for key in expected}
+    return Imported(name, model, num_classes, converted, preprocessing, sha256_of(source))
+
+
+def check_destination(path: Path) -> None:
+    """UserError where a file cannot be written or is there already."""
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"{path}: there is no folder {path.absolute().parent}")
+    if path.exists():
+        raise UserError(f"{path}: is there already; remove it or choose another name")
+
+
+_PORTED = "senet154"
+
+_Read = tuple[str, str, dict[str, torch.Tensor], Preprocessing | None]
+"""Layout, network, tensors in our names, preprocessing."""
+
+
+def _from_caffe(source: Path, forced: str | None) -> _Read:
+    layers = read_caffemodel(source)
+    shapes = {layer.name: layer.blobs[0].shape for layer in layers}
+    if forced not in (None, "caffe"):
+        raise UserError(f"{source}: not of --layout {forced}: it is a Caffe file (--layout caffe); {list_some(shapes)}")
+    spec = identify(observe_caffe(shapes), shapes, str(source))
+    return "caffe", spec.name, caffe.to_tensors(source, layers, spec), caffe.PREPROCESSING
+
+
+def _from_tensors(source: Path, kind: str, forced: str | None) -> _Read:
+    metadata = read_metadata(source) if kind == "safetensors" else {}
+    tensors = read_tensor_file(source, kind)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    spec = identify(observe(shapes), shapes, str(source))
+    # Of the networks here, SENet-154 alone is in the public ports.
+    is_ours = metadata.get("model") in SPECS or spec.name != _PORTED
+    layout = choose_layout(shapes, is_ours, forced, str(source))
+    if layout is None:
+        raise UserError(f"{source}: has the blocks of {spec.name}, but names of no known layout; {list_some(shapes)}")
+    said = read_preprocessing(metadata, str(source))
+    renamed = {layout.to_ours(name): tensor for name, tensor in tensors.items()}
+    return layout.name, spec.name, renamed, said or layout.preprocessing

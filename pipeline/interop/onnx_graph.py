@@ -1,0 +1,71 @@
+"""The network as an ONNX graph, for runtimes that are not PyTorch."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from pipeline.ground.errors import UserError
+from pipeline.interop.importing import Imported
+from pipeline.models import create_model
+from pipeline.models.weights import load_tensors
+from pipeline.store.file import replacing
+
+INPUT, OUTPUT = "images", "scores"
+_NEEDED = ("onnx", "onnxscript")
+_TRACED_SIZE_PX = 64
+
+
+def export_onnx(imported: Imported, path: Path) -> None:
+    """Write the network in eval mode, one file: normalised `images` (N, 3, H, W) to `scores` before the softmax.
+
+    Batch, height and width are free. The metadata say how images are to be prepared, where that is known. UserError
+    where the packages that write ONNX are not installed.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"--layout onnx: needs the packages {', '.join(_NEEDED)} (missing: {', '.join(missing)})")
+    preprocessing = imported.preprocessing
+    max_pool = preprocessing.max_pool if preprocessing else "ceil"
+    with torch.device("meta"):
+        model = create_model(imported.model, imported.num_classes, max_pool=max_pool)
+    load_tensors(model, imported.tensors, imported.model)
+    # Two images: the exporter takes a side of one for a constant.
+    example = torch.zeros(2, 3, _TRACED_SIZE_PX, _TRACED_SIZE_PX)
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            model.eval(),
+            (example,),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    program.model.metadata_props.update(
+        {
+            "model": imported.model,
+            "num_classes": str(imported.num_classes),
+            **(preprocessing.metadata() if preprocessing else {}),
+        }
+    )
+    with replacing(path) as temporary:
+        program.save(temporary, external_data=False)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's thoughts on inequalities of sizes that it could not prove and did not need."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

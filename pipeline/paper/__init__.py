@@ -1,0 +1,1 @@
+"""The figures and statements of the paper as data, with their sources."""

@@ -1,1 +1,0 @@
-"""Run directories: stages, their keys, manifests, locks and provenance. Never imports torch."""

@@ -1,0 +1,1 @@
+"""How results are written whole: files, seals, journals and locks."""

@@ -1,0 +1,107 @@
+"""One process at a time in a stage directory."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from pipeline.ground.errors import StopRequested, UserError
+from pipeline.ground.stop import StopFlag
+from pipeline.store.file import naming
+
+_LOCK = ".lock"
+_LOOK_SECONDS = 0.01
+_TURN_SECONDS = 2.0
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+class DirectoryBusy(UserError):
+    """Another live process works in the directory."""
+
+
+@contextlib.contextmanager
+def exclusive(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock. DirectoryBusy where another live process holds it.
+
+    The kernel releases the lock when its holder dies, however it dies, so a lock is never stale; that of a machine that
+    died is released by the file server as soon as it has given the machine up.
+    """
+    path = directory / _LOCK
+    with naming(path), path.open("a+") as file:
+        while not _lock(file, fcntl.LOCK_EX):
+            if not _lock(file, fcntl.LOCK_SH):
+                raise DirectoryBusy(busy_message(directory, _read_holder(file)))
+            # Nobody works here: `lock_holder` of some `status` shares the lock for an instant.
+            fcntl.flock(file, fcntl.LOCK_UN)
+            time.sleep(_LOOK_SECONDS)
+        file.seek(0)
+        file.truncate()
+        file.write(f"pid {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+@contextlib.contextmanager
+def in_turn(directory: Path, stop: StopFlag, note: Callable[[str], None]) -> Iterator[None]:
+    """Hold the directory's lock as soon as nobody else does; `note` is told once whom this waits for.
+
+    StopRequested where a stop is asked for meanwhile.
+    """
+    with contextlib.ExitStack() as held:
+        is_told = False
+        while True:
+            try:
+                held.enter_context(exclusive(directory))
+                break
+            except DirectoryBusy as busy:
+                if stop.is_set:
+                    raise StopRequested(f"stopped by {stop.reason} while waiting: {busy}") from None
+                if not is_told:
+                    note(f"waiting for {lock_holder(directory) or 'another process'}, at work in {directory}")
+                    is_told = True
+                time.sleep(_TURN_SECONDS)
+        yield
+
+
+def lock_holder(directory: Path) -> str | None:
+    """Who holds the directory's lock ("pid 7 on host"), or None where nobody does. Leaves nothing behind."""
+    try:
+        with (directory / _LOCK).open() as file:
+            if not _lock(file, fcntl.LOCK_SH):
+                return _read_holder(file)
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def busy_message(directory: Path, holder: str) -> str:
+    """What to tell whoever wanted to work in a directory that another process holds."""
+    return f"{directory}: another process works here ({holder}); wait for it or stop it"
+
+
+def _lock(file: IO[str], kind: int) -> bool:
+    """Take the lock, exclusive or shared; False where another process's is in the way."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise UserError(
+            f"{file.name}: cannot be locked ({error.strerror}); choose a place on a file system with locks "
+            "(flock), or have it mounted with them (Lustre: -o flock)"
+        ) from error
+    return True
+
+
+def _read_holder(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read().strip() or "unknown"

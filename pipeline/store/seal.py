@@ -1,0 +1,159 @@
+"""Seals: small JSON files, written last, that say what is complete and what it was made from.
+
+A directory has `seal.json` inside; a single file has `<stem>.seal.json` beside it. A seal lists every file with size and
+SHA-256 and ends with a hash over itself, so that no flipped bit in it goes unseen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.store.file import sha256_of, write_bytes
+
+SEAL = "seal.json"
+_SUFFIX = ".seal.json"
+
+
+class BrokenSeal(Exception):
+    """Something sealed is not as it was written; the message names the file and what is wrong with it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SealedFile:
+    """A file as it was when it was sealed."""
+
+    size: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Seal:
+    """What is complete, and what it was made from."""
+
+    kind: str
+    """stage, checkpoint, scores, part, chunk or shard."""
+    name: str
+    """Of the directory or file that is sealed."""
+    about: Mapping[str, Any]
+    """Plain values: step, digests of the images, identity, metrics."""
+    files: Mapping[str, SealedFile]
+    """By path relative to the seal's folder."""
+    sha256: str = ""
+    """Over everything above."""
+
+
+def seal_directory(
+    directory: Path, kind: str, about: Mapping[str, Any], files: Iterable[str], name: str | None = None
+) -> Seal:
+    """Declare `directory` complete; nothing in it may change afterwards.
+
+    `files` are relative to it. `name` is the name that a temporary directory is about to get.
+    """
+    return _write(directory / SEAL, kind, name or directory.name, about, directory, files)
+
+
+def seal_file(path: Path, kind: str, about: Mapping[str, Any]) -> Seal:
+    """Declare a single file complete."""
+    return _write(beside(path), kind, path.name, about, path.parent, [path.name])
+
+
+def beside(path: Path) -> Path:
+    """The place of a single file's seal."""
+    return path.with_name(path.stem + _SUFFIX)
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a directory or a single file has a seal, be it broken."""
+    return _place(path).exists()
+
+
+def read_seal(path: Path, kind: str) -> Seal | None:
+    """The seal of a directory or a single file, checked in itself; its files are not looked at.
+
+    Returns None if there is none. Raises BrokenSeal if it is damaged, of another kind, or another's.
+    """
+    place = _place(path)
+    try:
+        content = place.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        fields = json.loads(content)
+        files = {name: SealedFile(**file) for name, file in fields["files"].items()}
+        seal = Seal(**{**fields, "files": files})
+        is_whole = _digest(seal) == seal.sha256
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise BrokenSeal(f"{place}: not a readable seal ({error})") from error
+    if not is_whole:
+        raise BrokenSeal(f"{place}: damaged (its own SHA-256 does not fit)")
+    if seal.kind != kind:
+        raise BrokenSeal(f"{place}: the seal of a {seal.kind}, not of a {kind}")
+    if seal.name != path.name:
+        raise BrokenSeal(f"{place}: the seal of {seal.name}, not of {path.name}")
+    return seal
+
+
+def verify_files(path: Path, seal: Seal, seen: dict[Path, tuple[int, int, str]] | None = None) -> None:
+    """Check size and SHA-256 of every sealed file. Raises BrokenSeal naming each that is not as it was sealed.
+
+    A file is read once a process: its SHA-256 is kept while size and modification time stay.
+    """
+    folder = _place(path).parent
+    seen = _SEEN if seen is None else seen
+    problems = []
+    for name, expected in seal.files.items():
+        file = folder / name
+        try:
+            status = file.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            problems.append(f"{file}: missing")
+            continue
+        if status.st_size != expected.size:
+            problems.append(f"{file}: {status.st_size:,} bytes, {expected.size:,} when it was written")
+            continue
+        known = seen.get(file)
+        if known is None or known[:2] != (status.st_size, status.st_mtime_ns):
+            known = seen[file] = (status.st_size, status.st_mtime_ns, sha256_of(file))
+        if known[2] != expected.sha256:
+            problems.append(f"{file}: its content has changed since it was written (SHA-256 differs)")
+    if problems:
+        raise BrokenSeal("\n".join(problems))
+
+
+def remove_sealed(path: Path) -> None:
+    """Remove a sealed directory or file, the seal first, so that what is half removed is never taken for whole."""
+    _place(path).unlink(missing_ok=True)
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+_SEEN: dict[Path, tuple[int, int, str]] = {}
+"""Size, modification time and SHA-256 of the files that this process has verified or written."""
+
+
+def _place(path: Path) -> Path:
+    return path / SEAL if path.is_dir() or not path.suffix else beside(path)
+
+
+def _write(place: Path, kind: str, name: str, about: Mapping[str, Any], folder: Path, names: Iterable[str]) -> Seal:
+    files = {each: SealedFile((folder / each).stat().st_size, sha256_of(folder / each)) for each in sorted(set(names))}
+    seal = Seal(kind, name, about, files)
+    seal = dataclasses.replace(seal, sha256=_digest(seal))
+    text = json.dumps(dataclasses.asdict(seal), indent=2, ensure_ascii=False, allow_nan=False)
+    write_bytes(place, (text + "\n").encode("utf-8", "surrogateescape"))
+    return seal
+
+
+def _digest(seal: Seal) -> str:
+    fields = dataclasses.asdict(dataclasses.replace(seal, sha256=""))
+    # Whatever a round trip through JSON makes of a value (a tuple becomes a list) must have the same digest.
+    content = json.dumps(fields, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()

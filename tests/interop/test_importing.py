@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.ground.errors import UserError
+from pipeline.interop.importing import import_weights, read_foreign
+from pipeline.interop.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from pipeline.models import create_model
+from pipeline.models.weights import read_weights, save_weights
+from pipeline.store.file import sha256_of
+
+
+@pytest.fixture(scope="module")
+def small() -> dict[str, torch.Tensor]:
+    return create_model("senet_nano", 10, seed=1).state_dict()
+
+
+def saved(path: Path, content: object) -> Path:
+    torch.save(content, path)
+    return path
+
+
+def foreign_shapes(stem: tuple[int, ...], blocks: tuple[int, ...], conv2: tuple[int, ...], extra: dict) -> dict:
+    tensors = {"layer0.conv1.weight": torch.zeros(stem)} | extra
+    for stage, count in enumerate(blocks, start=1):
+        for block in range(count):
+            tensors[f"layer{stage}.{block}.conv1.weight"] = torch.zeros(128, 64, 1, 1)
+            tensors[f"layer{stage}.{block}.conv2.weight"] = torch.zeros(conv2)
+    return tensors
+
+
+def test_weights_of_this_project_come_back_bit_for_bit(small, tmp_path):
+    source = saved(tmp_path / "w.pth", {"state_dict": small})
+    imported = import_weights(source, tmp_path / "w.safetensors", None)
+    # The public ports have no such network, so the names are ours.
+    assert (imported.layout, imported.model, imported.preprocessing) == ("ours", "senet_nano", None)
+    assert imported.metadata() == {
+        "model": "senet_nano",
+        "num_classes": "10",
+        "source_layout": "ours",
+        "source_sha256": sha256_of(source),
+    }
+    found = read_weights(tmp_path / "w.safetensors")
+    assert found.keys() == small.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in small.items())
+
+
+def test_a_layout_that_is_insisted_on_brings_its_preprocessing(small, tmp_path):
+    imported = read_foreign(saved(tmp_path / "w.pth", small), "cadene")
+    assert imported.preprocessing == Preprocessing(IMAGENET_MEAN, IMAGENET_STD, "bilinear_antialias", "ceil")
+
+
+def test_the_file_s_own_preprocessing_is_kept(small, tmp_path):
+    own = Preprocessing((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), "bilinear", "padded")
+    save_weights(tmp_path / "w.safetensors", small, {"model": "senet_nano", **own.metadata()})
+    assert read_foreign(tmp_path / "w.safetensors", None).preprocessing == own
+    assert read_foreign(tmp_path / "w.safetensors", "cadene").preprocessing == own
+
+
+def test_old_names_counters_and_half_precision_become_the_network_s(small, tmp_path):
+    old = {
+        name.replace("last_linear", "fc"): tensor.half()
+        for name, tensor in small.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    imported = read_foreign(saved(tmp_path / "w.pth", old), "cadene")
+    assert imported.tensors["last_linear.weight"].dtype == torch.float32
+    assert torch.equal(imported.tensors["last_linear.weight"], small["last_linear.weight"].half().float())
+    assert imported.tensors["layer0.bn1.num_batches_tracked"] == 0
+
+
+def test_the_wrong_layout_is_refused_with_what_was_found(small, tmp_path):
+    path = saved(tmp_path / "w.pth", small)
+    with pytest.raises(UserError) as caught:
+        read_foreign(path, "gluon")
+    assert str(caught.value) == (
+        f"{path}: not of --layout gluon: no tensor conv1.0.weight; it holds 126, the first: layer0.conv1.weight "
+        "(16, 3, 3, 3), layer0.bn1.weight (16,), layer0.bn1.bias (16,); its names are those of --layout ours"
+    )
+    with pytest.raises(
+        UserError, match="not of --layout caffe: it is a file of named tensors, no caffe file; it holds"
+    ):
+        read_foreign(path, "caffe")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "name"),
+    [
+        (
+            foreign_shapes(
+                (64, 3, 7, 7), (3, 4, 6, 3), (128, 4, 3, 3), {"layer1.0.se_module.fc1.weight": torch.zeros(1)}
+            ),
+            "SE-ResNeXt-50 (3, 4, 6, 3 blocks, 3x3 convolutions in 32 groups, 7x7 stem, with squeeze-and-excitation)",
+        ),
+        (
+            foreign_shapes((64, 3, 7, 7), (3, 8, 36, 3), (64, 128, 3, 3), {}),
+            "ResNet-152 (3, 8, 36, 3 blocks, 3x3 convolutions in 1 groups, 7x7 stem, no squeeze-and-excitation)",
+        ),
+    ],
+)
+def test_another_network_is_named(tmp_path, tensors, name):
+    path = saved(tmp_path / "w.pth", tensors)
+    message = f"{path}: another network: {name}; what can be converted is senet154, senet_nano"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        read_foreign(path, None)
+
+
+def test_a_network_without_blocks_is_listed(tmp_path):
+    path = saved(tmp_path / "w.pth", {"features.0.weight": torch.zeros(64, 3, 11, 11), "x" * 200: torch.zeros(2)})
+    with pytest.raises(UserError) as caught:
+        read_foreign(path, None)
+    assert str(caught.value) == (
+        f"{path}: no network of a known layout; it holds 2, the first: features.0.weight (64, 3, 11, 11), "
+        f"{'x' * 80} (2,); what can be converted is senet154, senet_nano"
+    )
+
+
+def test_our_blocks_under_unknown_names_are_listed(small, tmp_path):
+    tensors = {name.replace("layer0.", "stem."): tensor for name, tensor in small.items()}
+    with pytest.raises(UserError, match="has the blocks of senet_nano, but names of no known layout; it holds 126"):
+        read_foreign(saved(tmp_path / "w.pth", tensors), None)
+
+
+def test_wrong_shapes_and_missing_tensors_are_named(small, tmp_path):
+    wrong = dict(small) | {"layer2.0.bn2.bias": torch.zeros(3)}
+    del wrong["layer3.0.conv3.weight"]
+    with pytest.raises(UserError) as caught:
+        read_foreign(saved(tmp_path / "w.pth", wrong), None)
+    assert str(caught.value) == (
+        f"{tmp_path / 'w.pth'}: these weights are not this network's\n"
+        "  1 of 126 tensors missing: layer3.0.conv3.weight\n"
+        "  1 of 126 tensors of another shape: layer2.0.bn2.bias is (3,), not (128,)"
+    )
+    del wrong["last_linear.weight"], wrong["last_linear.bias"]
+    with pytest.raises(UserError, match=r"3 of 126 tensors missing: .*last_linear\.weight, last_linear\.bias"):
+        read_foreign(saved(tmp_path / "w.pth", wrong), None)
+
+
+def test_a_tensor_that_claims_more_than_its_bytes_costs_no_memory(small, tmp_path):
+    huge = dict(small) | {"layer2.0.bn2.bias": torch.zeros(1).expand(1 << 42)}
+    with pytest.raises(UserError, match=r"layer2\.0\.bn2\.bias is \(4398046511104,\), not \(128,\)"):
+        read_foreign(saved(tmp_path / "w.pth", huge), None)
+
+
+def test_nothing_is_overwritten_and_paths_are_checked_first(small, tmp_path):
+    source = saved(tmp_path / "w.pth", small)
+    there = tmp_path / "there.safetensors"
+    there.write_text("mine")
+    for destination, message in (
+        (there, "is there already; remove it or choose another name"),
+        (tmp_path / "w.pt", "must end in .safetensors"),
+        (tmp_path / "none" / "w.safetensors", f"there is no folder {tmp_path / 'none'}"),
+    ):
+        with pytest.raises(UserError, match=f"^{re.escape(f'{destination}: {message}')}$"):
+            import_weights(source, destination, None)
+    assert there.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["there.safetensors", "w.pth"]

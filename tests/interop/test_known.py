@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+
+from pipeline.config.crop_plan import CropGroup, CropPlan, builtin_plan
+from pipeline.interop.known import KNOWN, compare, published
+
+SENET = {"model": "senet154", "num_classes": "1000"}
+CADENE, LEGACY, GLUON, AUTHORS = KNOWN
+
+
+@pytest.mark.parametrize("known", [CADENE, LEGACY, GLUON])
+def test_a_public_file_is_known_by_its_checksum(known):
+    sha256 = known.sha256_prefix + "0" * 56
+    assert known.sha256_prefix in known.file
+    assert published(SENET | {"source_layout": known.layout, "source_sha256": sha256}) is known
+    assert published(SENET | {"source_layout": known.layout, "source_sha256": "f" * 64}) is None
+    assert published({"source_layout": known.layout, "source_sha256": sha256, "model": "senet_nano"}) is None
+
+
+def test_the_authors_file_is_known_by_its_layout():
+    assert published(SENET | {"source_layout": "caffe", "source_sha256": "f" * 64}) is AUTHORS
+    assert published(SENET | {"source_layout": "caffe", "source_sha256": "f" * 64, "num_classes": "10"}) is None
+
+
+def test_weights_that_were_not_imported_are_not_known():
+    assert published(SENET | {"stage": "train"}) is None
+    assert published({}) is None
+
+
+def test_figures_within_the_tolerance_are_said_to_be():
+    text = compare(LEGACY, builtin_plan("center224"), 50_000, 18.720, 4.438)
+    assert text == (
+        "timm (legacy_senet154.in1k) reports 18.68 / 4.498 % top-1 / top-5 error for legacy_senet154-e9eb9fe6.pth; "
+        "here 18.720 / 4.438 %: +0.040 / -0.060, within 0.06 of it"
+    )
+
+
+@pytest.mark.parametrize(("top1", "top5"), [(18.742, 4.498), (18.680, 4.437)])
+def test_figures_beyond_the_tolerance_are_said_to_be(top1, top5):
+    assert compare(LEGACY, builtin_plan("center224"), 50_000, top1, top5).endswith("MORE than 0.06 off")
+
+
+@pytest.mark.parametrize(("plan", "images"), [("center320", 50_000), ("center224", 500)])
+def test_other_crops_and_other_images_are_not_compared(plan, images):
+    text = compare(AUTHORS, builtin_plan(plan), images, 1.0, 1.0)
+    assert text == (
+        "the authors report 18.68 / 4.47 % top-1 / top-5 error for SENet.caffemodel (which this is by its layout "
+        "alone; its checksum is not public), on ILSVRC 2012's 50,000 validation images with center224; "
+        f"not comparable with {plan} of {images:,} images"
+    )
+
+
+def test_another_plan_of_that_name_is_not_compared():
+    own = CropPlan(name="center224", crops=(CropGroup(resize_px=224, crop_px=224),))
+    assert "not comparable with center224 of 50,000 images" in compare(AUTHORS, own, 50_000, 18.68, 4.47)

@@ -1,0 +1,297 @@
+"""What `submit`, `logs` and `cancel` do around SLURM. SLURM's own part is tested on a real one, in tests/cluster."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from launch.__main__ import main
+from launch.slurm import scheduler
+from launch.slurm.ensemble import member_requests
+from launch.slurm.jobs import JobRecord, read_jobs, write_jobs
+from launch.slurm.logs import follow_file
+from launch.slurm.scheduler import QueuedJob
+from launch.slurm.submission import SubmitRequest
+from pipeline.config.reader import read_run_config
+from pipeline.ground.errors import UserError
+from pipeline.running.stage import PlacedStage, place_stages
+from pipeline.store.manifest import Manifest, write_manifest
+from stages import STAGES
+from tests.conftest import REPOSITORY
+
+PROFILE = "slurm/profiles/cpu_test.yaml"
+
+
+class Queue:
+    """Takes what is submitted; a test says what becomes of it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.jobs: dict[str, QueuedJob] = {}
+        self.after: dict[str, tuple[str, ...]] = {}
+        self.cancelled: list[str] = []
+        self.refuses: int | None = None
+        for name in ("submit", "check", "cancel", "look_up"):
+            monkeypatch.setattr(scheduler, name, getattr(self, name))
+
+    def submit(self, script: Path, after: Sequence[str], condition: str = "afterok") -> str:
+        if self.refuses == len(self.jobs):
+            raise UserError("sbatch: error: Job violates accounting/QOS policy")
+        job = str(100 + len(self.jobs))
+        self.jobs[job] = QueuedJob(job, "PENDING", reason="Dependency" if after else "Priority", limit="30:00")
+        self.after[job] = tuple(after)
+        return job
+
+    def check(self, script: Path) -> None:
+        assert script.read_text().startswith("#!/bin/bash\n#SBATCH ")
+
+    def cancel(self, jobs: Sequence[str]) -> None:
+        self.cancelled += jobs
+        self.jobs.update({job: QueuedJob(job, "CANCELLED") for job in jobs})
+
+    def look_up(self, jobs: Sequence[str]) -> dict[str, QueuedJob]:
+        return {job: self.jobs[job] for job in jobs if job in self.jobs}
+
+
+@pytest.fixture
+def queue(monkeypatch: pytest.MonkeyPatch) -> Queue:
+    monkeypatch.chdir(REPOSITORY)
+    return Queue(monkeypatch)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def submit(run: Path, *arguments: str) -> int:
+    return main(["submit", "configs/demo.yaml", "--profile", PROFILE, "--run", str(run), *arguments])
+
+
+def finish(run: Path, name: str) -> PlacedStage:
+    stage = place_stages(read_run_config(run), run, STAGES)[name]
+    stage.directory.mkdir(exist_ok=True)
+    write_manifest(stage.directory, Manifest(name, stage.key, {}, {}, {}, {"time": "2026-01-02T03:04:05+00:00"}, {}))
+    return stage
+
+
+def test_each_stage_waits_for_those_it_reads(queue, run, capsys):
+    assert submit(run) == 0
+    assert [job.stage for job in read_jobs(run)] == [spec.name for spec in STAGES]
+    assert queue.after["102"] == ("100", "101")
+    assert queue.after["104"] == ("100", "103")
+    shown = capsys.readouterr().out
+    assert "train      102  submitted  2      0     0:30:00     prepare (100), build (101)\n" in shown
+    assert f"-m launch status {run}\n" in shown
+    assert "global batch 64 = 4 processes x 16 images" in shown
+
+
+def test_the_run_keeps_the_world_size_of_the_profile_its_scripts_and_where_the_logs_are(queue, run):
+    submit(run)
+    assert read_run_config(run).resources.processes == 4
+    train = read_jobs(run)[2]
+    assert train.log == str(run / "jobs" / f"train-{train.key}-102.log")
+    assert f"KEY={train.key}\n" in (run / "jobs" / f"train-{train.key}.sbatch").read_text()
+
+
+def test_submitting_twice_queues_nothing_twice(queue, run, capsys):
+    submit(run)
+    capsys.readouterr()
+    assert submit(run) == 0
+    assert len(queue.jobs) == 7
+    assert "nothing new to submit" in capsys.readouterr().out
+
+
+def test_only_what_is_neither_done_nor_queued_is_submitted_behind_what_is_queued(queue, run, capsys):
+    submit(run)
+    finish(run, "build")
+    queue.jobs["103"] = QueuedJob("103", "FAILED")
+    queue.jobs["104"] = queue.jobs["105"] = queue.jobs["106"] = QueuedJob("104", "CANCELLED")
+    assert submit(run) == 0
+    assert {job: queue.after[job] for job in ("107", "108", "109", "110")} == {
+        "107": ("100", "102"),
+        "108": ("100", "107"),
+        "109": ("100", "108"),
+        "110": ("100", "102", "107", "108", "109"),
+    }
+    assert submit(run, "--only", "train") == 0
+    assert len(queue.jobs) == 11
+
+
+def test_a_submission_that_breaks_off_goes_on_where_it_broke_off(queue, run, capsys):
+    queue.refuses = 3
+    assert submit(run) == 2
+    assert "QOS policy" in capsys.readouterr().err
+    assert len(read_jobs(run)) == 3
+    queue.refuses = None
+    assert submit(run) == 0
+    assert [job.stage for job in read_jobs(run)] == [spec.name for spec in STAGES]
+
+
+def test_one_stage_alone_may_wait_for_a_queued_one_but_not_for_none(queue, run, capsys):
+    assert submit(run, "--only", "train") == 2
+    message = capsys.readouterr().err
+    assert "stage 'train' needs what prepare and build would make" in message
+    assert f"-m launch submit configs/demo.yaml --profile {PROFILE} --run {run} --only prepare" in message
+    assert submit(run, "--only", "prepare") == 0
+    assert submit(run, "--only", "build") == 0
+    assert submit(run, "--from", "train") == 0
+    assert queue.after["102"] == ("100", "101")
+
+
+def test_jobs_of_another_config_of_the_run_must_be_ended_first(queue, run, capsys):
+    submit(run)
+    assert submit(run, "lr=0.1", "--accept-changes") == 2
+    message = capsys.readouterr().err
+    assert "jobs of another config of this run are queued or running: 102 (train), 103 (freeze_bn)" in message
+    assert main(["cancel", str(run)]) == 0
+    assert submit(run, "lr=0.1", "--accept-changes") == 0
+
+
+def test_a_dry_run_prints_every_script_and_touches_nothing(queue, run, capsys):
+    assert submit(run, "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert shown.count("#!/bin/bash\n") == 7
+    assert (
+        "train: sbatch --parsable --kill-on-invalid-dep=yes --dependency=afterok:<job of prepare>:<job of build>"
+        in shown
+    )
+    assert not run.exists()
+    assert queue.jobs == {}
+
+
+def test_a_profile_that_does_not_fit_is_refused_before_anything_is_written(queue, run, capsys):
+    assert submit(run, "global_batch=63") == 2
+    assert "63 images cannot be shared equally by 4 processes" in capsys.readouterr().err
+    assert not run.exists()
+
+
+def test_cancel_ends_what_is_alive_last_stage_first_and_says_how_to_go_on(queue, run, capsys):
+    submit(run)
+    queue.jobs["100"] = QueuedJob("100", "COMPLETED")
+    capsys.readouterr()
+    assert main(["cancel", str(run)]) == 0
+    assert queue.cancelled == ["106", "105", "104", "103", "102", "101"]
+    shown = capsys.readouterr().out
+    assert "cancelled train (102), which was pending" in shown
+    assert f"-m launch submit {run}/config.yaml --profile {PROFILE} --run {run}" in shown
+    assert main(["cancel", str(run)]) == 0
+    assert "no job of this run is queued or running" in capsys.readouterr().out
+
+
+def test_after_cancel_all_is_submitted_anew_once_the_old_jobs_are_gone(queue, run, capsys):
+    submit(run)
+    main(["cancel", str(run)])
+    queue.jobs["102"] = QueuedJob("102", "COMPLETING", "n1")
+    assert submit(run) == 2
+    assert "cancelled jobs are still ending: 102 (train); try again in a moment" in capsys.readouterr().err
+    queue.jobs["102"] = QueuedJob("102", "CANCELLED")
+    assert submit(run) == 0
+    assert len(queue.jobs) == 14
+
+
+def test_an_ensemble_is_a_job_array_a_stage_whose_tasks_wait_for_their_own_member_s(queue, run, capsys):
+    assert submit(run, "--seeds", "1,2,3") == 0
+    assert len(queue.jobs) == 7
+    assert queue.after["102"] == ("100", "101")
+    records = read_jobs(run / "seed3")
+    assert [job.job for job in records] == [f"{number}_2" for number in range(100, 107)]
+    assert records[2].waits_for == ("100_2", "101_2")
+    assert records[2].log == str(run / "jobs" / "train-102_2.log")
+    assert read_run_config(run / "seed3").seed == 3
+    script = (run / "jobs" / "train.sbatch").read_text()
+    assert "#SBATCH --array=0-2\n" in script
+    assert f"RUNS=({run}/seed1 {run}/seed2 {run}/seed3)\n" in script
+
+
+def test_members_that_stand_at_different_stages_get_jobs_of_their_own(queue, run):
+    submit(run, "--seeds", "1,2")
+    queue.jobs.update(
+        {f"{job}_{task}": QueuedJob(f"{job}_{task}", "CANCELLED") for job in queue.jobs for task in (0, 1)}
+    )
+    finish(run / "seed1", "build")
+    submit(run, "--seeds", "1,2")
+    assert [job.job for job in read_jobs(run / "seed1")[7:]] == ["121", "122", "123", "124", "125", "126"]
+    assert len(read_jobs(run / "seed2")) == 14
+
+
+def test_members_are_named_by_what_tells_them_apart():
+    request = SubmitRequest(REPOSITORY / "configs" / "demo.yaml", Path("p.yaml"))
+    other = REPOSITORY / "configs" / "cifar10.yaml"
+    runs = [member.run for member in member_requests(request, Path("e"), [other], [1, 2])]
+    assert runs == [Path("e/demo-seed1"), Path("e/demo-seed2"), Path("e/cifar10-seed1"), Path("e/cifar10-seed2")]
+    assert [member.run for member in member_requests(request, Path("e"), [other], [])] == [
+        Path("e/demo"),
+        Path("e/cifar10"),
+    ]
+    with pytest.raises(UserError, match="e/seed1: two members of the ensemble would share this directory"):
+        member_requests(request, Path("e"), [], [1, 1])
+
+
+def test_logs_prints_what_the_latest_job_of_a_stage_printed(queue, run, capfd):
+    submit(run)
+    assert main(["logs", str(run), "train"]) == 2
+    assert "job 102 has not printed anything yet (pending)" in capfd.readouterr().err
+    Path(read_jobs(run)[2].log).write_text("step 1\n")
+    assert main(["logs", str(run), "train"]) == 0
+    assert capfd.readouterr().out == "step 1\n"
+    assert main(["logs", str(run), "melt"]) == 2
+    assert "this run has no stage 'melt' (its stages: prepare," in capfd.readouterr().err
+
+
+def test_following_a_log_starts_before_it_exists_and_ends_with_its_job(tmp_path):
+    log, out = tmp_path / "a.log", io.BytesIO()
+    rounds: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        rounds.append(seconds)
+        with log.open("a") as file:
+            file.write(f"{len(rounds)}\n")
+
+    follow_file(log, out, lambda: len(rounds) < 31, sleep)
+    assert out.getvalue().decode().splitlines() == [str(number) for number in range(1, len(rounds) + 1)]
+
+
+def test_a_list_of_jobs_that_cannot_be_read_is_named(queue, run, capsys):
+    submit(run)
+    (run / "jobs.json").write_text("[{]")
+    assert submit(run) == 2
+    assert f"{run}/jobs.json: not a readable list of jobs" in capsys.readouterr().err
+
+
+def test_the_list_of_jobs_is_read_as_it_was_written(tmp_path):
+    record = JobRecord("train", "0123456789", "12", "p.yaml", 1.5, ("10", "11"), "/log")
+    write_jobs(tmp_path, [record])
+    assert read_jobs(tmp_path) == [record]
+    assert json.loads((tmp_path / "jobs.json").read_text())[0]["waits_for"] == ["10", "11"]
+
+
+def test_status_shows_what_is_queued_and_what_to_type_next(queue, run, capsys):
+    submit(run)
+    finish(run, "build")
+    capsys.readouterr()
+    assert main(["status", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert "prepare    queued   job 100: Priority" in shown
+    assert "train      waiting  job 102 waits for prepare (100)" in shown
+    main(["cancel", str(run)])
+    capsys.readouterr()
+    main(["status", str(run)])
+    shown = capsys.readouterr().out
+    assert re.search("^train +to run +job 102 was cancelled$", shown, flags=re.MULTILINE)
+    assert shown.rstrip().endswith(f"-m launch submit {run}/config.yaml --profile {PROFILE} --run {run}")
+
+
+def test_status_works_where_slurm_does_not_answer(queue, run, capsys, monkeypatch):
+    submit(run)
+
+    def fail(jobs: Sequence[str]) -> dict[str, QueuedJob]:
+        raise UserError("squeue: no such command")
+
+    monkeypatch.setattr(scheduler, "look_up", fail)
+    assert main(["status", str(run)]) == 0
+    assert "what is queued is not known: squeue: no such command" in capsys.readouterr().out
