@@ -3,6 +3,7 @@
 #   make demo                      the whole pipeline on handwritten digits, a few minutes on two CPU cores
 #   make demo ARGS="processes=2"   the same, with anything that `python -m launch run` takes
 #   make demo ENGINE=deepspeed     the same with another engine, in a run directory of its own
+#   make check                     format, lint, types and the quick tests: a few minutes
 #   make test                      all tests
 #   make lint                      format, lint and types
 #   make setup                     only .venv, with the exact versions of requirements.lock
@@ -18,7 +19,7 @@ ENGINE ?=
 # its start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test lint setup
+.PHONY: demo check test lint setup
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -26,6 +27,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest $(ARGS)
+
+check: lint
+	$(VENV)/bin/python -m pytest -q -m 'not processes and not gpu' $(ARGS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff format --check .

@@ -1,1 +1,1 @@
-"""From a recipe to running stages on this machine: plan, run, status. Never imports torch, so it answers at once."""
+"""From a recipe to running stages on this machine: plan, run, status. Imports no torch, so it answers at once."""

@@ -1,4 +1,4 @@
-"""The process, or the group of processes, that runs a stage; and handing requests to stop on to it."""
+"""The process, or the group of processes, that runs a stage; forwards requests to stop to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHOW_CURSOR = "\x1b[?25h\n"
 
 
 def stage_command(name: str, run: Path, processes: int) -> list[str]:
-    """What starts the stage, as `processes` processes."""
+    """Return the command that starts the stage as `processes` processes."""
     stage = ["stages", name, "--run", str(run)]
     if processes == 1:
         return [sys.executable, "-m", *stage]
@@ -28,37 +28,39 @@ def stage_command(name: str, run: Path, processes: int) -> list[str]:
 
 
 def stage_environment(environment: Mapping[str, str], processes: int) -> dict[str, str]:
-    """The child's environment: it dies with launch, and its processes share the cores."""
+    """Return the child's environment: it dies with launch, and its processes divide the cores among them."""
     child = dict(environment)
     child["SENET154_LAUNCHER"] = "1"
     child.setdefault("OMP_NUM_THREADS", str(max(1, count_cores() // processes)))
-    # OpenMP's threads would burn the cores that the decoding threads need while they wait for work.
+    # OpenMP's threads spin while they wait, on cores that the decoding threads need.
     child.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     child.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_SECONDS_TO_SAVE))
-    # A shell inside a SLURM job has variables of its own; how many processes there are is decided here.
+    # A shell inside a SLURM job has variables of its own; the world size is decided here.
     child.update({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"} if processes == 1 else {})
     return child
 
 
 class Supervisor:
-    """Runs one child at a time. Whoever asks this process to stop, asks the child, and this process waits for it."""
+    """Runs one child at a time, and forwards requests to stop to it."""
 
     def __init__(self) -> None:
         self.stop_reason: str | None = None
-        """The signal that asked to stop; None while nobody did."""
+        """The signal that asked to stop, or None."""
+        self.has_killed = False
+        """Whether a second Ctrl-C has ended the child without saving."""
         self._child: subprocess.Popen[bytes] | None = None
         self._has_told = False
 
     def install(self) -> None:
-        """Take the signals, but for those that whoever started this process had it ignore (nohup, `&`)."""
+        """Install handlers, except for signals that were already ignored (nohup, `&`)."""
         for number in _SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._on_signal)
 
     def run(self, command: list[str], environment: Mapping[str, str]) -> int:
-        """Start the child and wait for its end; its exit code as `subprocess` has it, negative for a signal."""
-        # In a group of its own: Ctrl-C then reaches it through here, exactly once. torchrun would take a second
-        # signal for an order to kill its workers while they save.
+        """Start the child and wait for its end. Returns its exit code as `subprocess` does, negative for a signal."""
+        # In a group of its own: Ctrl-C then reaches it through here, exactly once. torchrun would take a second signal
+        # for an order to kill its workers while they save.
         self._has_told = False
         self._child = subprocess.Popen(command, env=dict(environment), stdin=subprocess.DEVNULL, start_new_session=True)
         if self.stop_reason is not None:
@@ -79,20 +81,23 @@ class Supervisor:
             self._kill()
 
     def _tell(self) -> None:
-        # SIGTERM whatever was received: a stage takes it like the others, and torchrun leaves orphans on those.
+        # SIGTERM for any signal received: a stage treats them alike, and torchrun leaves orphans on the others.
         if self._child is not None and not self._has_told:
             self._has_told = True
             self._child.terminate()
 
     def _kill(self) -> None:
+        # Not by a signal that Python would handle: the stage may wait in a collective operation or in a driver.
         if self._child is not None:
+            self.has_killed = True
             for process in [*_descendants(self._child.pid), self._child.pid]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
 
 
 def _descendants(process: int) -> list[int]:
-    """All processes below this one; torchrun's workers are in sessions of their own, so no group has them all."""
+    """Return all processes below this one; torchrun's workers are in sessions of their own, so no group has them
+    all."""
     found = []
     for children in Path(f"/proc/{process}/task").glob("*/children"):
         with contextlib.suppress(OSError):
@@ -102,6 +107,6 @@ def _descendants(process: int) -> list[int]:
 
 
 def _write(text: str) -> None:
-    """Write from a signal handler, past Python's buffers, which the interrupted code may be using."""
+    """Write from a signal handler, bypassing Python's buffers, which the interrupted code may be using."""
     with contextlib.suppress(OSError):
         os.write(sys.stderr.fileno(), text.encode())

@@ -1,4 +1,4 @@
-"""The command line: what may be asked for, and its help."""
+"""The command line: commands, options, and their help."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from launch.version import PrintVersion
 from pipeline.interop.command import add_actions
 
 _EPILOG = """examples:
@@ -28,18 +29,19 @@ _EPILOG = """examples:
   python -m launch weights import senet154-c7b49a05.pth senet154.safetensors
 
 exit codes:
-  0 done; 75 stopped on request, the same command goes on; 2 the recipe, data or command is wrong; 1 anything else
+  0 done; 75 stopped on request after saving, the same command goes on; 2 the recipe, data or command is wrong;
+  1 anything else
 """
 
 _WITH_RECIPE = ("plan", "run", "submit", "tune")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """The arguments; exits with 2 and a message where they are wrong. `key=value` may stand anywhere."""
+    """Parse the arguments; exits with 2 and a message if they are wrong. `key=value` may stand anywhere."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(argv)
     if arguments.command in _WITH_RECIPE:
-        # argparse gives up a list of positional arguments at the first option between them.
+        # argparse ends a list of positional arguments at the first option between them.
         overrides = [argument for argument in rest if "=" in argument and not argument.startswith("-")]
         arguments.overrides += overrides
         rest = [argument for argument in rest if argument not in overrides]
@@ -53,7 +55,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def command_line(*arguments: str | Path) -> str:
-    """What to type for `python -m launch` with these arguments, with the Python that runs now."""
+    """Return the command line for `python -m launch` with these arguments, with the Python that runs now."""
     executable = Path(sys.executable)
     found = shutil.which("python")
     if found is not None and Path(found) == executable:
@@ -71,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=PrintVersion, nargs=0, help="print the version and end")
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="{plan,run,submit,status,logs,cancel,fuse,score,weights,tune}"
     )
@@ -80,13 +83,13 @@ def _parser() -> argparse.ArgumentParser:
         "--profile",
         type=Path,
         metavar="FILE",
-        help="with the processes that this gives, as slurm/profiles/8x8_gpu.yaml",
+        help="with the world size of this cluster profile, as slurm/profiles/8x8_gpu.yaml",
     )
     plan.add_argument(
         "--simulate",
         action="store_true",
-        help="also build the network without memory for it and share the images among all processes, and count; needs "
-        "torch, no GPU",
+        help="also build the network without memory for it, ask the loader of every rank for its images, and count; "
+        "needs torch, no GPU",
     )
     run = _add_command(commands, "run", "run the stages that are not done, on this machine")
     _add_recipe(run)
@@ -97,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         help="freeze the batch norms of this checkpoint directory, also another run's (freeze_bn.from_checkpoint)",
     )
     _add_submit(_add_command(commands, "submit", "queue the stages that are not done on a SLURM cluster, one job each"))
-    status = _add_command(commands, "status", "say how far a run is")
+    status = _add_command(commands, "status", "say how far each stage of a run is")
     _add_run(status)
     status.add_argument(
         "--watch",
@@ -105,19 +108,21 @@ def _parser() -> argparse.ArgumentParser:
         const=10.0,
         type=_seconds,
         metavar="SECONDS",
-        help="show it anew every so often (default: 10)",
+        help="show it again every so often (default: 10)",
     )
-    logs = _add_command(commands, "logs", "print what the SLURM job of a stage has printed")
+    logs = _add_command(commands, "logs", "print what the SLURM job of a stage has printed, over all its attempts")
     _add_run(logs)
     logs.add_argument("stage", metavar="STAGE", help="the stage, as train")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until the job has ended")
     _add_run(_add_command(commands, "cancel", "end the SLURM jobs of a run, queued or running"))
     add_actions(_add_command(commands, "weights", "use weights that others trained, and ours elsewhere; needs torch"))
     _add_fuse(_add_command(commands, "fuse", "fuse the scores of runs or score files into those of an ensemble"))
-    _add_score(_add_command(commands, "score", "judge a file of predictions as the contest's devkit does"))
-    tune = _add_command(commands, "tune", "try, for two minutes at most, which way to train is fastest on this machine")
+    _add_score(_add_command(commands, "score", "score a file of predictions as the contest's devkit does"))
+    tune = _add_command(
+        commands, "tune", "measure, for two minutes at most, which way to train is fastest on this machine"
+    )
     _add_overridden(tune)
-    tune.add_argument("--again", action="store_true", help="measure also what is known from an earlier call")
+    tune.add_argument("--again", action="store_true", help="measure again what is known from an earlier call")
     return parser
 
 
@@ -134,7 +139,7 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="what each stage gets, as slurm/profiles/8x8_gpu.yaml",
+        help="what the job of each stage gets, as slurm/profiles/8x8_gpu.yaml",
     )
     _add_choice(parser)
     parser.add_argument(
@@ -142,7 +147,7 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
         type=_whole_numbers,
         default=[],
         metavar="N,N...",
-        help="an ensemble: the same chain for each seed, in a directory each, as job arrays. So do several CONFIGs",
+        help="an ensemble: the same stages for each seed, in a directory each, as job arrays. So do several CONFIGs",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the scripts; touch nothing")
 
@@ -220,8 +225,8 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accept-changes",
         action="store_true",
-        help="go on in a run directory of another config: stages that the changes concern run again, in new "
-        "directories; nothing is overwritten",
+        help="go on in a run directory that holds work of another recipe: stages that the changes concern begin anew, "
+        "in directories beside the old; nothing is overwritten",
     )
 
 

@@ -1,4 +1,4 @@
-"""What launch prints: lines that survive a reader that has gone, and tables that are whole also in a pipe."""
+"""Output of launch: lines that survive a closed pipe, and tables that stay whole in one."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def say(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """Like `say`, on stderr."""
+    """Print a line like `say`, on stderr."""
     with contextlib.suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
 
 def table(*columns: str) -> Table:
-    """An empty table; what does not fit a terminal is folded, never cut."""
+    """Return an empty table; text too wide for a terminal is folded, never truncated."""
     from rich.table import Table
 
     result = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
@@ -36,18 +36,18 @@ def table(*columns: str) -> Table:
 
 
 def show(renderable: RenderableType) -> None:
-    """Print a table: as wide as the terminal, or as wide as it needs to be where there is none."""
+    """Print a table: as wide as the terminal, or as wide as it needs to be without one."""
     from rich.console import Console
 
     console = Console(markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
-    # Rich fills a table's lines with blanks up to the width of their columns; logs do without.
+    # Rich pads lines with blanks up to the width of their columns; logs do without.
     with console.capture() as captured:
         console.print(renderable)
     print("\n".join(line.rstrip() for line in captured.get().splitlines()), flush=True)
 
 
 def byte_size(count: float) -> str:
-    """Bytes as `921.7 MB` or `2.77 GB`."""
+    """Format bytes as `921.7 MB` or `2.77 GB`."""
     return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"

@@ -1,20 +1,21 @@
-"""What a run will take, reckoned from the recipe and from what the run has measured so far."""
+"""Estimates of a run's steps, time, memory and disk, from its recipe and its measurements so far."""
 
 from __future__ import annotations
 
 import dataclasses
 import statistics
 from collections.abc import Mapping
+from pathlib import Path
 
 from pipeline.config.schema import Config
+from pipeline.data.index import read_index
 from pipeline.data.order import StreamOrder
 from pipeline.networks.spec import SPECS, activation_bytes, count_buffers, count_parameters
 from pipeline.running.attempts import read_attempts
-from pipeline.running.stage import PlacedStage
-from pipeline.tracking.events import read_events
+from pipeline.running.stage import PlacedStage, parts_of
+from pipeline.tracking.events import Event, read_last_events
 from pipeline.training.initial_checkpoint import initial_step
 
-TRAINING_STAGES = ("train", "freeze_bn")
 _PUBLISHED_IMAGES = {"imagenet": 1_281_167, "digits": 1_438}
 _RECENT_EVENTS = 50
 
@@ -41,7 +42,7 @@ class Rate:
     """Training throughput."""
 
     images_per_second: float
-    """Of one process."""
+    """Images per second of one process."""
     source: str
 
 
@@ -52,20 +53,22 @@ class Memory:
     parameters: int
     """Weights, their gradients and momentum, in float32."""
     activations: int
-    """What backward needs again of one micro-batch."""
+    """Values of one micro-batch kept for backward."""
 
     @property
     def total(self) -> int:
-        """Both; workspaces of single operations, the loader and the CUDA context come on top."""
+        """Sum of both; workspaces of single operations, the loader and the CUDA context add to it."""
         return self.parameters + self.activations
 
 
 def training_images(config: Config, placed: Mapping[str, PlacedStage]) -> Images:
-    """Counted in prepare's index where that is done, else as published; unknown for other datasets."""
-    prepare = placed["prepare"]
-    if prepare.is_done:
-        with (prepare.directory / "train.tsv").open("rb") as table:
-            return Images(sum(1 for _ in table) - 1, "as prepare found")
+    """Return the rows of prepare's index if that is done; else the published number, or none for other data sets."""
+    part = parts_of(placed).get("prepare-train")
+    if part is not None and part.is_done:
+        try:
+            return Images(len(read_index(part.directory)), "as prepare found")
+        except (OSError, ValueError, KeyError, TypeError):
+            return Images(None, f"unknown: the index in {part.directory} is damaged")
     count = _PUBLISHED_IMAGES.get(config.data.dataset)
     if count is None:
         return Images(None, "unknown until prepare is done")
@@ -73,38 +76,42 @@ def training_images(config: Config, placed: Mapping[str, PlacedStage]) -> Images
 
 
 def stream_order(config: Config, images: int) -> StreamOrder:
-    """The order in which the run sees its training images."""
+    """Return the order in which the run sees its training images."""
     return StreamOrder(images, config.train.global_batch, config.seed)
 
 
 def step_spans(config: Config, order: StreamOrder, stages: Mapping[str, PlacedStage]) -> dict[str, Span]:
-    """The steps of each training stage among `stages`."""
-    middle = order.steps_for(config.train_stage_epochs)
-    origin = config.freeze_bn.from_checkpoint
-    start = middle if origin is None else initial_step(origin)
-    spans = {
-        "train": Span(0, middle, config.train_stage_epochs),
-        "freeze_bn": Span(start, order.steps_for(config.train.epochs), config.train.epochs),
-    }
-    return {name: span for name, span in spans.items() if name in stages}
+    """Return the steps of each training stage among `stages`."""
+    spans = {}
+    initial = config.freeze_bn.from_checkpoint
+    for name, stage in stages.items():
+        if stage.stage.epochs is not None:
+            first, last = stage.stage.epochs(config)
+            start = order.steps_for(first) if first == 0 or initial is None else initial_step(initial)
+            spans[name] = Span(start, order.steps_for(last), last)
+    return spans
 
 
 def steps_done(stage: PlacedStage, span: Span) -> int:
-    """How many steps of its span the stage has behind it, as its record says."""
+    """Return the number of steps of its span that the stage has finished, by its events."""
     if stage.is_done:
         return span.last - span.first
-    steps = [event["global_step"] for event in read_events(stage.directory, "train")]
-    return max(0, steps[-1] - span.first) if steps else 0
+    events = train_events(stage.directory)
+    return max(0, events[-1]["global_step"] - span.first) if events else 0
+
+
+def train_events(directory: Path) -> list[Event]:
+    """Return the last events of kind `train` of a stage."""
+    return [event for event in read_last_events(directory) if event["kind"] == "train"]
 
 
 def training_rate(config: Config, placed: Mapping[str, PlacedStage]) -> Rate | None:
-    """As the run itself measured last, else as the recipe expects; None where neither is known."""
-    for name in reversed(TRAINING_STAGES):
-        if name not in placed:
+    """Return the throughput that the run itself measured last, or else the recipe's expectation, or None."""
+    for name, stage in reversed(list(placed.items())):
+        if not stage.stage.is_training:
             continue
-        directory = placed[name].directory
-        speeds = [event["images_per_second"] for event in read_events(directory, "train")][-_RECENT_EVENTS:]
-        attempts = read_attempts(directory)
+        speeds = [event["images_per_second"] for event in train_events(stage.directory)][-_RECENT_EVENTS:]
+        attempts = read_attempts(stage.directory)
         if speeds and attempts:
             return Rate(statistics.median(speeds) / attempts[-1].world_size, f"measured in this run's {name}")
     expected = config.resources.expected_images_per_second
@@ -112,7 +119,7 @@ def training_rate(config: Config, placed: Mapping[str, PlacedStage]) -> Rate | N
 
 
 def process_memory(config: Config, micro_batch: int) -> Memory:
-    """What training needs at least, by the network's layer table."""
+    """Return a lower bound of training's memory, by the network's layer table."""
     spec = SPECS[config.model.name]
     bytes_per_value = 4 if config.execution.precision == "float32" else 2
     per_image = activation_bytes(spec, config.train.image_size_px, bytes_per_value)
@@ -120,12 +127,12 @@ def process_memory(config: Config, micro_batch: int) -> Memory:
 
 
 def checkpoint_bytes(config: Config) -> int:
-    """Size of one checkpoint: weights, momentum and running statistics in float32."""
+    """Return the size of one checkpoint: weights, momentum and running statistics in float32."""
     spec = SPECS[config.model.name]
     classes = config.model.num_classes
     return 4 * (2 * count_parameters(spec, classes) + count_buffers(spec, classes))
 
 
 def kept_checkpoints(config: Config) -> int:
-    """How many checkpoints a training stage keeps."""
+    """Return the number of checkpoints that a training stage keeps."""
     return config.checkpoint.keep_last + config.checkpoint.keep_best

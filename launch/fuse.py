@@ -1,4 +1,4 @@
-"""`python -m launch fuse`: any score files fused, without a recipe, and a table of what came of it."""
+"""`python -m launch fuse`: fuse any score files, without a recipe, and print a table of the results."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from pipeline.config.crop_plan import Averaging
 from pipeline.config.fusion import FuseConfig
 from pipeline.data.ilsvrc import read_ilsvrc2012
 from pipeline.evaluation.ensemble import fuse
-from pipeline.evaluation.members import find_dataset, find_scores, read_members
+from pipeline.evaluation.members import find_index, find_scores, read_members
 from pipeline.ground.errors import EXIT_DONE, UserError
 from pipeline.store.file import naming, replacing_directory
-from stages import STAGES
+from stages import evaluate_directory
 
 _WIDEST_MATRIX = 12
 
 
 @dataclasses.dataclass(frozen=True)
 class FuseRequest:
-    """What the command line of `fuse` asks for."""
+    """The command line of `fuse`."""
 
     paths: Sequence[Path]
     """Score files, folders of score files, and runs."""
@@ -33,32 +33,32 @@ class FuseRequest:
     averaging: Averaging
     select: Literal["none", "greedy"]
     weights: str | None
-    """Numbers with commas between them, or the folder of a fusion."""
+    """Numbers separated by commas, or the folder of a fusion."""
     images: Path | None
-    """The run that indexed the images."""
+    """The run with the index of the images."""
     seed: int
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> FuseRequest:
-        """The request that the arguments of `fuse` make."""
+        """Build the request from the parsed arguments."""
         return cls(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(cls)})
 
 
 def fuse_scores(request: FuseRequest) -> int:
-    """Fuse what the paths stand for into a new folder; returns the exit code of the contract."""
+    """Fuse the named score files into a new folder. Returns the exit code."""
     out = request.out
     if out.exists():
         raise UserError(f"--out: {out} exists already, and nothing is overwritten; choose another folder")
     config = _settings(request)
-    members = read_members([path for place in request.paths for path in find_scores(place, STAGES)])
-    dataset, prepare = find_dataset(members, request.images)
+    members = read_members([path for place in request.paths for path in find_scores(place, evaluate_directory)])
+    index, prepared = find_index(members, request.images)
     about = members[0].scores.description
     images_of = f"{about.images:,} {'validation' if about.split == 'val' else 'test'} images"
     say(f"fusing {len(members)} member{'s' if len(members) > 1 else ''}: {images_of}, {about.classes:,} classes\n")
     with naming(out):
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
     with replacing_directory(out) as folder:
-        figures = fuse(members, dataset, prepare, config, request.seed, folder, read_ilsvrc2012()).figures
+        figures = fuse(members, index, prepared, config, request.seed, folder, read_ilsvrc2012()).figures
     print_fusion(figures)
     say("")
     say(figures["contest_files_note"] or f"contest files: {', '.join(figures['contest_files'])}")
@@ -67,7 +67,7 @@ def fuse_scores(request: FuseRequest) -> int:
 
 
 def print_fusion(figures: Mapping[str, Any]) -> None:
-    """Members, errors with 95 % intervals and disagreements of a fusion, from its fused.json."""
+    """Print members, errors with 95 % intervals and disagreements of a fusion, from its fused.json."""
     members = figures["members"]
     has_errors = "errors" in figures
     columns = ["member", "weight", "top-1 error", "top-5 error", "gain, top-1", "gain, top-5"]
@@ -112,9 +112,9 @@ def _print_disagreement(figures: Mapping[str, Any]) -> None:
 
 
 def _settings(request: FuseRequest) -> FuseConfig:
-    weights = request.weights
-    given: str | tuple[float, ...] | None = weights
-    if weights is not None and not Path(weights).exists():
+    weights, given = request.weights, None
+    folder = weights if weights is not None and Path(weights).exists() else None
+    if weights is not None and folder is None:
         try:
             given = tuple(float(word) for word in weights.split(","))
         except ValueError:
@@ -122,6 +122,8 @@ def _settings(request: FuseRequest) -> FuseConfig:
                 f"--weights: must be numbers with commas between them or the folder of a fusion (given {weights})"
             ) from None
     try:
-        return FuseConfig(averaging=request.averaging, selection=request.select, member_weights=given)
+        return FuseConfig(
+            averaging=request.averaging, selection=request.select, member_weights=given, weights_from=folder
+        )
     except ValidationError as error:
         raise UserError(f"--weights: {'; '.join(problem['msg'] for problem in error.errors())}") from None

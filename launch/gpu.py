@@ -10,7 +10,7 @@ from pipeline.ground.errors import UserError
 
 
 def count_visible_gpus() -> int:
-    """How many GPUs the stages will see: those in CUDA_VISIBLE_DEVICES, or all that the driver lists."""
+    """Return the number of GPUs visible to the stages: those in CUDA_VISIBLE_DEVICES, or all that the driver lists."""
     if shutil.which("nvidia-smi") is None:
         return 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -24,9 +24,9 @@ def count_visible_gpus() -> int:
 
 
 def advise(processes: int, gpus: int, cores: int) -> str | None:
-    """What to tell about the number of processes; None where it suits.
+    """Return advice about the number of processes, or None if it suits.
 
-    UserError where some would have no GPU, or where a recipe for many GPUs would swamp a machine that has none.
+    Raises UserError if some would have no GPU, or if a recipe for many GPUs would overload a machine without any.
     """
     if 0 < gpus < processes:
         raise UserError(

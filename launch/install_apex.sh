@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# Builds NVIDIA Apex from a source checkout, with the extensions that this pipeline uses: amp_C, which comes in one bundle
-# with a dozen others (APEX_CUDA_EXT), and bnp where it is asked for.
+# Builds NVIDIA Apex from a source checkout, with the extension that this pipeline uses: amp_C, which comes in one bundle
+# with a dozen others (APEX_CUDA_EXT).
 set -euo pipefail
 
-usage='usage: bash launch/install_apex.sh PATH_TO_APEX_SOURCE [--nhwc-batch-norm] [--dry-run]
+usage='usage: bash launch/install_apex.sh PATH_TO_APEX_SOURCE [--dry-run]
 
 PATH_TO_APEX_SOURCE  a checkout of https://github.com/NVIDIA/apex (the "apex" of the package registry is another project)
---nhwc-batch-norm    build bnp too, which apex.nhwc_batch_norm needs
 --dry-run            check everything and print the command, build nothing
 
 Installs into the active virtual environment, else into .venv beside this script, else for python3; PYTHON names another.
@@ -19,12 +18,10 @@ fail() {
 }
 
 source_dir=
-batch_norm=no
 dry_run=no
 for argument in "$@"; do
   case $argument in
     -h | --help) echo "$usage"; exit 0 ;;
-    --nhwc-batch-norm) batch_norm=yes ;;
     --dry-run) dry_run=yes ;;
     -*) fail "unknown option $argument"$'\n'"$usage" ;;
     *) [ -z "$source_dir" ] || fail "one source checkout, please (given $source_dir and $argument)"; source_dir=$argument ;;
@@ -76,12 +73,6 @@ compiles only where both are the same; set CUDA_HOME to a CUDA $torch_cuda toolk
 [ -f "$cuda_home/include/cuda_runtime.h" ] ||
   fail "$cuda_home: has nvcc but not the toolkit's headers (include/cuda_runtime.h); set CUDA_HOME to where the toolkit is"
 
-settings=(APEX_CPP_EXT=1 APEX_CUDA_EXT=1)
-extensions=(amp_C)
-if [ "$batch_norm" = yes ]; then
-  settings+=(APEX_BNP=1)
-  extensions+=(bnp)
-fi
 if "$python" -m pip --version >/dev/null 2>&1; then
   install=("$python" -m pip install)
 elif command -v uv >/dev/null; then
@@ -90,7 +81,7 @@ elif command -v uv >/dev/null; then
 else
   fail "$python: has no pip, and there is no uv on PATH"
 fi
-command=(env "${settings[@]}" CUDA_HOME="$cuda_home" CPATH="${CPATH:+$CPATH:}$headers" "${install[@]}" --no-build-isolation --no-deps --verbose "$source_dir")
+command=(env APEX_CPP_EXT=1 APEX_CUDA_EXT=1 CUDA_HOME="$cuda_home" CPATH="${CPATH:+$CPATH:}$headers" "${install[@]}" --no-build-isolation --no-deps --verbose "$source_dir")
 
 printf '%q ' "${command[@]}"
 echo
@@ -98,9 +89,6 @@ echo
 "${command[@]}" || { echo "install_apex.sh: the build failed, see above" >&2; exit 1; }
 
 cd /
-for extension in "${extensions[@]}"; do
-  "$python" -c "import torch, $extension" ||
-    { echo "install_apex.sh: $extension was built but cannot be imported" >&2; exit 1; }
-done
+"$python" -c 'import torch, amp_C' || { echo "install_apex.sh: amp_C was built but cannot be imported" >&2; exit 1; }
 "$python" -c 'import apex.optimizers' || { echo "install_apex.sh: apex cannot be imported" >&2; exit 1; }
-echo "install_apex.sh: Apex is installed for $python, with ${extensions[*]} (CUDA $nvcc_cuda)"
+echo "install_apex.sh: Apex is installed for $python, with amp_C (CUDA $nvcc_cuda)"

@@ -1,4 +1,4 @@
-"""Which of a run's stages have to run: those that its last stage reads, and what they read."""
+"""The job graph: the stages of a run that have to run, and their dependencies."""
 
 from __future__ import annotations
 
@@ -6,24 +6,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from launch.command import command_line
-from pipeline.config.schema import Config
 from pipeline.ground.errors import UserError
-from pipeline.running.stage import PlacedStage, StageSpec
+from pipeline.running.stage import PlacedStage
 
 Stages = Mapping[str, PlacedStage]
-
-
-def needed_stages(placed: Stages) -> dict[str, PlacedStage]:
-    """The last stage and everything it is made from, in pipeline order.
-
-    A recipe that evaluates a given weight file needs no training, and one that freezes a given checkpoint no train.
-    """
-    names = list(placed)
-    needed = {names[-1]}
-    for name in reversed(names):
-        if name in needed:
-            needed.update(placed[name].inputs)
-    return {name: stage for name, stage in placed.items() if name in needed}
 
 
 def choose_stages(
@@ -34,20 +20,19 @@ def choose_stages(
     command: str = "run",
     coming: Collection[str] = (),
 ) -> Stages:
-    """The stages to see to, in order. UserError where one of them is unknown, or needs another that is neither done
-    nor among those that are `coming`.
+    """Return the chosen stages in order: all, `only` one, or those from `first` on.
 
-    `recipe` is what stands after `command` on the command line, for the command that makes what is missing.
+    Raises UserError if one of them is unknown, or needs another that is neither done nor among those that are `coming`.
+    `recipe` is the part of the command line after `command`, for the command that makes what is missing.
     """
-    needed = needed_stages(placed)
     if only is not None:
         chosen = {only: _stage(placed, only, "--only")}
     elif first is not None:
-        _stage(needed, first, "--from")
-        names = list(needed)
-        chosen = {name: needed[name] for name in names[names.index(first) :]}
+        _stage(placed, first, "--from")
+        names = list(placed)
+        chosen = {name: placed[name] for name in names[names.index(first) :]}
     else:
-        return needed
+        return placed
     missing = _missing(chosen, placed, coming)
     if missing:
         lines = [
@@ -58,30 +43,6 @@ def choose_stages(
     return chosen
 
 
-def changed_stages(old: Config, new: Config, changed_keys: list[str], specs: tuple[StageSpec, ...]) -> list[str]:
-    """Stages of the new config whose result may differ from the old config's, in pipeline order."""
-    changed: list[str] = []
-    for spec in specs:
-        if not spec.is_active(new):
-            continue
-        inputs = spec.inputs(new)
-        is_same = (
-            spec.is_active(old)
-            and inputs == spec.inputs(old)
-            and spec.files(new) == spec.files(old)
-            and not any(covers(spec, key) for key in changed_keys)
-            and not any(name in changed for name in inputs)
-        )
-        if not is_same:
-            changed.append(spec.name)
-    return changed
-
-
-def covers(spec: StageSpec, key: str) -> bool:
-    """Whether the config's `key` (`optim.lr`) can change the stage's result."""
-    return any(key == part or key.startswith(f"{part}.") for part in spec.config_keys)
-
-
 def _stage(stages: Stages, name: str, option: str) -> PlacedStage:
     if name not in stages:
         raise UserError(f"{option}: this recipe needs no stage '{name}' (its stages: {', '.join(stages)})")
@@ -89,7 +50,7 @@ def _stage(stages: Stages, name: str, option: str) -> PlacedStage:
 
 
 def _missing(chosen: Stages, placed: Stages, coming: Collection[str]) -> list[str]:
-    """Stages outside `chosen` that are not done and that it reads, or that must run before those it reads."""
+    """Return the unfinished stages outside `chosen` that it reads, or that must run before those it reads."""
     missing: set[str] = set()
     queue = [name for stage in chosen.values() if not stage.is_done for name in stage.inputs]
     while queue:

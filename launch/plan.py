@@ -1,4 +1,4 @@
-"""Say what a run would do, on what, and what it would take; nothing is written and nothing started."""
+"""Print a run's stages, figures and cost; nothing is written and nothing started."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
+from launch.changes import describe_changes
 from launch.console import byte_size, say, show, table
 from launch.engine import check_engine
 from launch.estimate import (
-    TRAINING_STAGES,
     Span,
     checkpoint_bytes,
     kept_checkpoints,
@@ -21,11 +21,11 @@ from launch.estimate import (
     training_rate,
 )
 from launch.inputs import check_initial_checkpoint, check_inputs
-from launch.job_graph import Stages, needed_stages
-from launch.run_directory import default_run, describe_changes
+from launch.job_graph import Stages
+from launch.run_directory import default_run
 from launch.simulation import print_simulation
 from launch.slurm.profile import load_profile
-from launch.slurm.profile_check import check_fit, training_processes
+from launch.slurm.profile_check import check_profile, training_world_size
 from launch.state import last_checkpoint, stage_state
 from pipeline.config.reader import load_config
 from pipeline.config.schema import Config
@@ -42,56 +42,59 @@ Row = tuple[str, str]
 def print_plan(
     recipe: Path, overrides: Sequence[str], run: Path | None, profile: Path | None = None, simulate: bool = False
 ) -> int:
-    """Print the plan, with the processes of the profile if one is given; returns the exit code."""
+    """Print the plan, with the world size of the profile if one is given. Returns the exit code."""
     config = load_config(recipe, overrides)
     check_initial_checkpoint(config)
     run = run or default_run(config)
+    changes = describe_changes(run, config)
     placed = place_stages(config, run, STAGES)
-    needed = needed_stages(placed)
     if profile is not None:
-        config = _with_profile(config, profile, placed, needed)
+        config = _with_profile(config, profile, placed)
     split = split_batch(config.train.global_batch, config.resources.processes, config.train.max_micro_batch)
     stages = table("stage", "state", "directory", "why")
-    for name, stage in needed.items():
+    for name, stage in placed.items():
         stages.add_row(name, *_state(stage, placed))
-    figures = table("", "")
-    for row in _figures(config, placed, needed, split):
-        figures.add_row(*row)
     say(f"{recipe} in {run}\n")
     show(stages)
-    say("")
-    figures.show_header = False
-    show(figures)
-    changes = describe_changes(run, config)
+    if rows := _figures(config, placed, split):
+        figures = table("", "")
+        figures.show_header = False
+        for row in rows:
+            figures.add_row(*row)
+        say("")
+        show(figures)
     if changes is not None:
-        say(f"\n{changes}\n`run` will want --accept-changes")
-    _warn_of_refusal(config, needed)
-    return print_simulation(config, placed, needed) if simulate else EXIT_DONE
+        refusal = f"{changes.refusal}\n`run` will want --accept-changes"
+        say(f"\n{changes.note if changes.refusal is None else refusal}")
+    _warn_of_refusal(config, placed)
+    return print_simulation(config, placed) if simulate else EXIT_DONE
 
 
-def _warn_of_refusal(config: Config, needed: Stages) -> None:
-    """A line where `run` would be refused here for want of images, weights or a package; the plan may be for another
-    machine."""
+def _warn_of_refusal(config: Config, placed: Stages) -> None:
+    """Print a line if `run` would refuse here because images, weights or a package are missing.
+
+    No error, since the plan may be for another machine.
+    """
     for check in (check_inputs, check_engine):
         try:
-            check(config, needed)
+            check(config, placed)
         except UserError as error:
             say(f"\nwarning: on this machine `run` would refuse: {' '.join(str(error).split())}")
 
 
-def _with_profile(config: Config, path: Path, placed: Stages, needed: Stages) -> Config:
-    """The recipe with the processes that the profile gives; UserError where the two do not fit each other."""
+def _with_profile(config: Config, path: Path, placed: Stages) -> Config:
+    """Return the recipe with the world size of the profile. Raises UserError if they are incompatible."""
     profile = load_profile(path)
-    undone = {name: stage for name, stage in needed.items() if not stage.is_done}
-    check_fit(config, profile, path, undone, placed)
-    resources = config.resources.model_copy(update={"processes": training_processes(config, profile, placed)})
+    undone = {name: stage for name, stage in placed.items() if not stage.is_done}
+    check_profile(config, profile, path, undone, placed)
+    resources = config.resources.model_copy(update={"processes": training_world_size(config, profile, placed)})
     return config.model_copy(update={"resources": resources})
 
 
 def _state(stage: PlacedStage, placed: Stages) -> tuple[str, str, str]:
-    """State, the directory's name and why."""
+    """Return state, names of the directories, and reason."""
     state = stage_state(stage, placed)
-    directory = stage.directory.name
+    directory = ", ".join(part.directory.name for part in stage.parts)
     if state.condition in ("done", "running", "to run"):
         return state.condition, directory, state.detail
     waits_for = [name for name in stage.inputs if not placed[name].is_done]
@@ -103,19 +106,19 @@ def _state(stage: PlacedStage, placed: Stages) -> tuple[str, str, str]:
     return "resumes", directory, f"unfinished work{where} ({state.condition}{why})"
 
 
-def _figures(config: Config, placed: Stages, needed: Stages, split: BatchSplit) -> list[Row]:
-    """The numbers of the run by name, as text."""
+def _figures(config: Config, placed: Stages, split: BatchSplit) -> list[Row]:
+    """Return the numbers of the training by name, as text; empty if nothing is left to train."""
+    if not any(stage.stage.is_training for stage in placed.values()):
+        return []
     images = training_images(config, placed)
     count = "unknown number of" if images.count is None else f"{images.count:,}"
     rows = [("images", f"{count} training images ({images.source})")]
-    if not any(name in TRAINING_STAGES for name in needed):
-        return rows
     rows.append(("batch", describe_batch(split, config.optim.lr)))
     if images.count is not None:
         order = stream_order(config, images.count)
-        spans = step_spans(config, order, needed)
+        spans = step_spans(config, order, placed)
         rows.append(("steps", _steps(config, order, spans)))
-        rows.append(("time", _time(config, placed, needed, spans)))
+        rows.append(("time", _time(config, placed, spans)))
     rows.append(("lr", describe_schedule(config)))
     rows.append(("memory", _memory(config, split)))
     size, kept = checkpoint_bytes(config), kept_checkpoints(config)
@@ -131,7 +134,7 @@ def _figures(config: Config, placed: Stages, needed: Stages, split: BatchSplit) 
 
 
 def describe_schedule(config: Config) -> str:
-    """The learning rate over the run, in one line."""
+    """Describe the learning rate over the run in one line."""
     schedule, lr, epochs = config.schedule, config.optim.lr, config.train.epochs
     span = "the first epoch" if schedule.warmup_epochs == 1 else f"the first {schedule.warmup_epochs:g} epochs"
     warmup = f"linear up to {lr} over {span}, then " if schedule.warmup_epochs else ""
@@ -156,14 +159,14 @@ def _steps(config: Config, order: StreamOrder, spans: dict[str, Span]) -> str:
     return f"{exact} an epoch, {total:,} in {_counted(config.train.epochs, 'epoch')}{''.join(parts)}"
 
 
-def _time(config: Config, placed: Stages, needed: Stages, spans: dict[str, Span]) -> str:
+def _time(config: Config, placed: Stages, spans: dict[str, Span]) -> str:
     rate = training_rate(config, placed)
     if rate is None:
         return "unknown; resources.expected_images_per_second is not set and nothing was measured in this run yet"
     processes = config.resources.processes
     speed = rate.images_per_second * processes
     total = sum(span.last - span.first for span in spans.values())
-    left = total - sum(steps_done(needed[name], span) for name, span in spans.items())
+    left = total - sum(steps_done(placed[name], span) for name, span in spans.items())
     seconds, seconds_left = (steps * config.train.global_batch / speed for steps in (total, left))
     rest = "" if left == total else f", {rough_time(seconds_left)} of it left" if left else ", all of it done"
     return (

@@ -1,4 +1,4 @@
-"""Run the stages of a recipe that are not done, one after another, on this machine."""
+"""Run the unfinished stages of a recipe, one after another, on this machine."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from launch.console import complain, say
 from launch.engine import check_engine
 from launch.gpu import advise, count_visible_gpus
 from launch.inputs import check_initial_checkpoint, check_inputs
-from launch.job_graph import Stages, choose_stages, needed_stages
+from launch.job_graph import Stages, choose_stages
 from launch.run_directory import default_run, set_up
 from launch.summary import print_results
 from pipeline.config.reader import load_config
 from pipeline.config.schema import Config
 from pipeline.ground.cores import count_cores
-from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR
-from pipeline.running.outcome import clear_outcome, read_outcome
-from pipeline.running.stage import PlacedStage, place_stages
+from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
+from pipeline.running.attempts import NOT_SAVED, Outcome, read_outcome, read_records
+from pipeline.running.stage import Part, PlacedStage, place_stages
 from pipeline.store.lock import DirectoryBusy, busy_message, lock_holder
-from pipeline.store.manifest import read_manifest
+from pipeline.store.seal import BrokenSeal, read_seal
 from pipeline.tracking.wording import duration
 from pipeline.training.batching import split_batch
 from stages import STAGES
@@ -34,7 +34,7 @@ from stages import STAGES
 
 @dataclasses.dataclass(frozen=True)
 class RunRequest:
-    """What was asked for on the command line."""
+    """The command line of `run`."""
 
     config: Path
     overrides: tuple[str, ...] = ()
@@ -46,26 +46,26 @@ class RunRequest:
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> RunRequest:
-        """From parsed arguments."""
+        """Build the request from the parsed arguments."""
         fields = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(cls)}
         return cls(**{**fields, "overrides": tuple(arguments.overrides)})
 
     def all_overrides(self) -> list[str]:
-        """Those given, and what an option stands for."""
+        """Return the given overrides and those of the options."""
         checkpoint = (
             [] if self.from_checkpoint is None else [f"freeze_bn.from_checkpoint={json.dumps(self.from_checkpoint)}"]
         )
         return [*self.overrides, *checkpoint]
 
     def recipe(self) -> tuple[str, ...]:
-        """The part of the command line that says what to run and where, without which stages."""
+        """Return the part of the command line that names recipe and run directory, without the choice of stages."""
         run = () if self.run is None else ("--run", str(self.run))
         checkpoint = () if self.from_checkpoint is None else ("--from-checkpoint", self.from_checkpoint)
         return (str(self.config), *self.overrides, *run, *checkpoint)
 
 
 def run_stages(request: RunRequest) -> int:
-    """Set the run up and run what is asked for; returns the exit code of the contract."""
+    """Set the run up and run the chosen stages. Returns the exit code of the contract."""
     config = load_config(request.config, request.all_overrides())
     check_initial_checkpoint(config)
     run = request.run or default_run(config)
@@ -75,8 +75,7 @@ def run_stages(request: RunRequest) -> int:
     set_up(run, config, chosen.values(), request.accept_changes)
     supervisor = Supervisor()
     supervisor.install()
-    needed = needed_stages(placed)
-    order = [*needed, *(name for name in chosen if name not in needed)]
+    order = list(placed)
     for name, stage in chosen.items():
         header = f"[{order.index(name) + 1}/{len(order)}] {name}"
         if stage.is_done:
@@ -84,45 +83,58 @@ def run_stages(request: RunRequest) -> int:
             continue
         if supervisor.stop_reason is not None:
             complain(f"stopped on {supervisor.stop_reason} before stage {name}")
-            return _ended(EXIT_STOPPED, request)
-        say(f"{header}: {stage.spec.summary}")
+            return _ended(EXIT_STOPPED, request, supervisor)
+        say(f"{header}: {stage.stage.summary}")
         code = _run_stage(header, stage, run, config, supervisor)
         if code != EXIT_DONE:
-            return _ended(code, request)
-    if all(stage.is_done for stage in needed.values()):
+            return _ended(code, request, supervisor)
+    if all(stage.is_done for stage in placed.values()):
         print_results(placed)
     return EXIT_DONE
 
 
 def _check(config: Config, chosen: Stages) -> None:
-    """What would otherwise end a stage later: processes that do not fit, a directory in use, a broken manifest, images
-    that are not there, weights of another kind, an engine that is not installed."""
+    """Check in advance for errors that would otherwise end a later stage.
+
+    Raises UserError if the processes do not suit the batch, a directory is in use, a seal is damaged, images or weights
+    are missing, or an engine is not installed.
+    """
     processes = config.resources.processes
     split_batch(config.train.global_batch, processes, config.train.max_micro_batch)
     for stage in chosen.values():
-        if read_manifest(stage.directory) is None:
-            holder = lock_holder(stage.directory)
-            if holder is not None:
-                raise DirectoryBusy(busy_message(stage.directory, holder))
+        for part in stage.parts:
+            _check_part(part)
     check_inputs(config, chosen)
     check_engine(config, chosen)
-    if any(stage.spec.distributed and not stage.is_done for stage in chosen.values()):
+    if any(stage.stage.is_distributed and not stage.is_done for stage in chosen.values()):
         advice = advise(processes, count_visible_gpus(), count_cores())
         if advice is not None:
             say(advice)
 
 
+def _check_part(part: Part) -> None:
+    try:
+        if read_seal(part.directory, "stage") is not None:
+            return
+    except BrokenSeal as error:
+        raise UserError(f"{error}\ndelete {part.directory} and run the same command again") from error
+    holder = lock_holder(part.directory)
+    if holder is not None:
+        raise DirectoryBusy(busy_message(part.directory, holder))
+
+
 def _run_stage(header: str, stage: PlacedStage, run: Path, config: Config, supervisor: Supervisor) -> int:
-    """Run one stage to its end, tell how it went, and return its code."""
-    processes = config.resources.processes if stage.spec.distributed else 1
-    clear_outcome(stage.directory)
+    """Run one stage to its end, report its outcome, and return its code."""
+    processes = config.resources.processes if stage.stage.is_distributed else 1
+    records = {part.directory: len(read_records(part.directory)) for part in stage.parts}
     started = time.monotonic()
     code = supervisor.run(stage_command(stage.name, run, processes), stage_environment(os.environ, processes))
     took = duration(time.monotonic() - started)
     if stage.is_done:
         say(f"{header}: done in {took}")
         return EXIT_DONE
-    ending = _ending(stage, code, supervisor.stop_reason, is_group=processes > 1)
+    noted = read_outcome(stage.directory, after=records[stage.directory])
+    ending = _ending(stage, code, supervisor, noted, is_group=processes > 1)
     if ending.exit_code == EXIT_STOPPED:
         complain(f"{header}: stopped after {took}")
     else:
@@ -132,20 +144,23 @@ def _run_stage(header: str, stage: PlacedStage, run: Path, config: Config, super
 
 @dataclasses.dataclass(frozen=True)
 class _Ending:
-    """How a stage ended that is not done."""
+    """How an unfinished stage ended."""
 
     exit_code: int
     message: str = ""
-    """What there is to say; empty where the stage's last line said it."""
+    """Message to print; empty if the stage's last line was it."""
 
 
-def _ending(stage: PlacedStage, code: int, stop_reason: str | None, is_group: bool) -> _Ending:
-    """By the note that the stage left; else by what is known of its process."""
-    noted = read_outcome(stage.directory)
+def _ending(stage: PlacedStage, code: int, supervisor: Supervisor, noted: Outcome | None, *, is_group: bool) -> _Ending:
+    """Return the outcome recorded by the stage, or else that of its process."""
+    if supervisor.has_killed:
+        return _Ending(EXIT_FAILED, NOT_SAVED)
     if noted is not None:
         # Of several processes each prints something, and one's error is another's consequence: say which came first.
         return _Ending(noted.exit_code, f"rank {noted.rank}: {noted.message}" if is_group else "")
-    if stop_reason is not None:
+    if not stage.directory.exists():
+        return _Ending(EXIT_USER_ERROR, f"{stage.directory}: this folder was removed while the stage ran")
+    if supervisor.stop_reason is not None:
         return _Ending(EXIT_STOPPED)
     if code == EXIT_USER_ERROR:
         return _Ending(code)
@@ -155,13 +170,11 @@ def _ending(stage: PlacedStage, code: int, stop_reason: str | None, is_group: bo
     return _Ending(EXIT_FAILED, f"it ended with code {code} and left no message" if is_group else "")
 
 
-def _ended(code: int, request: RunRequest) -> int:
-    """Say what to do next."""
+def _ended(code: int, request: RunRequest, supervisor: Supervisor) -> int:
+    """Print the next step for the user, and return the exit code."""
     command = command_line("run", *request.recipe(), *_options(request))
-    if code == EXIT_STOPPED:
-        complain(f"to go on: {command}")
-    else:
-        complain(f"when the cause is removed, go on with: {command}")
+    has_failed = code != EXIT_STOPPED and not supervisor.has_killed
+    complain(f"when the cause is removed, go on with: {command}" if has_failed else f"to go on: {command}")
     return code
 
 

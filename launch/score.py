@@ -1,4 +1,4 @@
-"""`python -m launch score`: anybody's file of predictions, judged as the contest's devkit judges it."""
+"""`python -m launch score`: score a file of predictions as the contest's devkit does."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from launch.console import complain, say, show, table
 from pipeline.data.ilsvrc import read_ilsvrc2012
-from pipeline.evaluation.contest import NUM_GUESSES, Form, flat_errors, read_blacklist, read_predictions, read_truth
+from pipeline.evaluation.contest import NUM_PREDICTIONS, Form, flat_errors, read_blacklist, read_predictions, read_truth
 from pipeline.ground.errors import EXIT_DONE
 
 _FORMS = {
@@ -16,7 +16,7 @@ _FORMS = {
 
 
 def score_file(path: Path, truth: Path, blacklist: Path | None, form: Form | None) -> int:
-    """Print the flat errors of the file; returns the exit code of the contract."""
+    """Print the flat errors of the file. Returns the exit code."""
     ilsvrc = read_ilsvrc2012()
     ids = read_truth(truth, ilsvrc)
     is_blacklisted = None if blacklist is None else read_blacklist(blacklist, len(ids))
@@ -24,13 +24,9 @@ def score_file(path: Path, truth: Path, blacklist: Path | None, form: Form | Non
     errors = flat_errors(predictions, ids, is_blacklisted, ilsvrc)
     say(f"{len(ids):,} images; read as {_FORMS[predictions.form]}")
     if predictions.ragged:
-        say(
-            f"{predictions.ragged:,} lines have fewer predictions than the longest one: what is missing counts as wrong"
-        )
+        say(f"{predictions.ragged:,} lines have fewer predictions than the longest: missing ones count as wrong")
     if predictions.ignored:
-        say(
-            f"{predictions.ignored:,} lines have more than {NUM_GUESSES} predictions: those after the fifth do not count"
-        )
+        say(f"{predictions.ignored:,} lines have more than {NUM_PREDICTIONS} predictions: the others do not count")
     columns = ["predictions", "flat error"]
     if errors.without_blacklisted is not None:
         columns.append(f"without the {errors.num_blacklisted:,} blacklisted (not the contest's figure)")
@@ -44,9 +40,8 @@ def score_file(path: Path, truth: Path, blacklist: Path | None, form: Form | Non
         rows.add_row(*cells)
     say("")
     show(rows)
-    say(
-        f"\nthe contest's figure: {100 * errors.all_images[-1]:.3f} % flat error with {NUM_GUESSES} predictions, all images"
-    )
+    figure = f"{100 * errors.all_images[-1]:.3f} % flat error with {NUM_PREDICTIONS} predictions, all images"
+    say(f"\nthe contest's figure: {figure}")
     if errors.mistake is not None:
         complain(f"warning: this file looks wrong: its lines make sense as {errors.mistake}")
     return EXIT_DONE

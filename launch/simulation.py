@@ -1,7 +1,7 @@
-"""`plan --simulate`: what a run would meet on all its GPUs, found out on a machine that has none.
+"""`plan --simulate`: simulate a run on all its GPUs on a machine without any.
 
-A child process, which may import torch, looks at the network and at the loaders (`pipeline.running.simulate`); the rest is
-reckoned here, step by step, with the very functions that training uses.
+A child process, which may import torch, simulates the network and the loaders (`pipeline.running.simulate`); the rest
+is counted here, step by step, with the very functions that training uses.
 """
 
 from __future__ import annotations
@@ -18,38 +18,43 @@ from pipeline.config.schema import Config
 from pipeline.data.order import StreamOrder
 from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, UserError
 from pipeline.running.simulation import Network, Sharding, Simulation
+from pipeline.running.stage import parts_of
 from pipeline.tracking.wording import clock_time
-from pipeline.training.cadence import actions_after
+from pipeline.training.cadence import Cadence
 from pipeline.training.schedule import LearningRate
 
 _NO_RATE = "unknown; resources.expected_images_per_second is not set and nothing was measured in this run yet"
 
 
-def print_simulation(config: Config, placed: Stages, needed: Stages) -> int:
-    """Simulate and say in plain words what came of it; returns the exit code, 1 where the sharding is wrong."""
+def print_simulation(config: Config, placed: Stages) -> int:
+    """Simulate and print the result. Returns the exit code, 1 if the sharding is wrong.
+
+    Raises UserError if the number of training images is not known.
+    """
     images = training_images(config, placed)
     if images.count is None:
         raise UserError(
             "--simulate: how many images there are is not known before prepare is done (given data.dataset "
             f"{config.data.dataset}); run that stage first, with --only prepare"
         )
-    prepare = placed["prepare"]
+    part = parts_of(placed).get("prepare-train")
+    index = part.directory if part is not None and part.is_done else None
     say("\nsimulation, without GPUs")
     request = {
         "config": config.model_dump(mode="json"),
-        "prepare": str(prepare.directory) if prepare.is_done else None,
+        "index": None if index is None else str(index),
         "images": images.count,
     }
     result = _ask(request)
     if isinstance(result, int):
         return result
     order = stream_order(config, images.count)
-    spans = step_spans(config, order, needed)
+    spans = step_spans(config, order, placed)
     figures = table("", "")
     figures.show_header = False
     figures.add_row("network", _network(config, result.network))
     figures.add_row("lr", describe_rates(config, order))
-    figures.add_row("shards", describe_sharding(result.sharding, config.train.global_batch, real=prepare.is_done))
+    figures.add_row("shards", describe_sharding(result.sharding, config.train.global_batch, real=index is not None))
     figures.add_row("time", _time(config, placed, spans))
     for row in _checkpoints(config, order, spans, result.network):
         figures.add_row(*row)
@@ -61,7 +66,7 @@ def print_simulation(config: Config, placed: Stages, needed: Stages) -> int:
 
 
 def _ask(request: Mapping[str, object]) -> Simulation | int:
-    """What the child found out, or the exit code where it could not; it has said why on stderr."""
+    """Return the child's result, or its exit code if it failed; it has printed the reason on stderr."""
     done = subprocess.run(
         [sys.executable, "-m", "pipeline.running.simulate"],
         input=json.dumps(request),
@@ -74,7 +79,7 @@ def _ask(request: Mapping[str, object]) -> Simulation | int:
 
 
 def describe_sharding(sharding: Sharding, global_batch: int, *, real: bool) -> str:
-    """Whether each image comes exactly once, and how many each rank gets, in plain words."""
+    """Describe whether each image occurs exactly once, and how many each rank gets, in plain words."""
     index = "prepare's index" if real else "an index of the published size (prepare is not done)"
     epochs = "epoch 1" if sharding.epochs == 1 else f"epochs 1 to {sharding.epochs}"
     ranks = "1 rank" if sharding.world_size == 1 else f"{sharding.world_size} ranks"
@@ -97,7 +102,7 @@ def describe_sharding(sharding: Sharding, global_batch: int, *, real: bool) -> s
 
 
 def describe_rates(config: Config, order: StreamOrder) -> str:
-    """The learning rate in the first step, at its highest and after each drop (or in the last step), with the steps."""
+    """List the learning rate of the first step, of the peak and of each drop (or of the last step), with the steps."""
     schedule = LearningRate(config.schedule, config.optim.lr, order, config.train.epochs)
     rates = [schedule.at(step) for step in range(order.steps_for(config.train.epochs))]
     peak = rates.index(max(rates))
@@ -117,7 +122,7 @@ def _network(config: Config, network: Network) -> str:
     )
     return (
         f"{config.model.name}, built on the meta device: {network.parameters:,} parameters, "
-        f"{network.macs / 1e9:.4g} G multiply-adds an image of {config.train.image_size_px} px; {claims}"
+        f"{network.macs / 1e9:.4g} G multiply-adds an image of {network.image_size_px} px; {claims}"
     )
 
 
@@ -137,14 +142,14 @@ def _time(config: Config, placed: Stages, spans: dict[str, Span]) -> str:
 
 
 def _checkpoints(config: Config, order: StreamOrder, spans: dict[str, Span], network: Network) -> list[tuple[str, str]]:
-    """How often the training stages validate and save, and the disk that takes."""
+    """Describe how often the training stages validate and save, and the disk space needed."""
     counts, validations, kept = {}, 0, 0
     for name, span in spans.items():
-        due = [actions_after(done, config, order, span.last) for done in range(span.first + 1, span.last + 1)]
-        counts[name] = sum(what.checkpoint for what in due)
-        validations += sum(what.validation for what in due)
+        cadence, steps = Cadence(config, order, span.last), range(span.first + 1, span.last + 1)
+        counts[name] = sum(map(cadence.saves_after, steps))
+        validations += sum(map(cadence.validates_after, steps))
         kept += min(counts[name], kept_checkpoints(config))
-    # While one is written, the one that it replaces is still there.
+    # While one is written, its predecessor still exists.
     kept += any(count > kept_checkpoints(config) for count in counts.values())
     total, size = sum(counts.values()), network.checkpoint_bytes
     by_stage = ", ".join(f"{count:,} in {name}" for name, count in counts.items())

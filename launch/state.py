@@ -1,21 +1,21 @@
-"""Where each stage of a run stands, read from its directory's files alone."""
+"""The state of each stage of a run, from its directory's files alone."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pipeline.ground.errors import EXIT_STOPPED, UserError
-from pipeline.running.attempts import read_attempts
-from pipeline.running.outcome import read_outcome
+from pipeline.ground.errors import EXIT_DONE, EXIT_STOPPED
+from pipeline.running.attempts import read_attempts, read_outcome
 from pipeline.running.stage import PlacedStage
 from pipeline.store.lock import lock_holder
-from pipeline.store.manifest import read_manifest
+from pipeline.store.seal import SEAL, BrokenSeal, Seal, read_seal
 from pipeline.tracking.wording import duration
+from pipeline.training.checkpoint_seal import CHECKPOINTS, newest_sealed
 
 Condition = Literal["done", "running", "stopped", "failed", "killed", "waiting", "to run", "queued", "requeued"]
 """queued: a job that SLURM has not started yet. requeued: one that was interrupted and will be started again."""
@@ -23,41 +23,42 @@ Condition = Literal["done", "running", "stopped", "failed", "killed", "waiting",
 
 @dataclasses.dataclass(frozen=True)
 class StageState:
-    """What became of a stage so far."""
+    """The state of a stage."""
 
     condition: Condition
-    """stopped, failed and killed have unfinished work, which the next start goes on with."""
+    """stopped, failed and killed have unfinished work, which the next start resumes."""
     detail: str
-    metrics: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """A finished stage's own figures."""
+    metrics: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    """Metrics of a finished stage, by part."""
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether there is work to go on with, and nobody at it."""
+        """Whether there is unfinished work that no process is working on."""
         return self.condition in ("stopped", "failed", "killed")
 
 
 def stage_state(stage: PlacedStage, placed: Mapping[str, PlacedStage]) -> StageState:
-    """The state of one stage among all stages of its run."""
+    """Return the state of one stage among all stages of its run."""
     try:
-        manifest = read_manifest(stage.directory)
-    except UserError as error:
+        seals = {part.name: read_seal(part.directory, "stage") for part in stage.parts}
+    except BrokenSeal as error:
         return StageState("failed", str(error))
-    if manifest is not None:
-        return StageState("done", _finished(stage.directory, manifest.provenance["time"]), manifest.metrics)
-    holder = lock_holder(stage.directory)
-    attempts = read_attempts(stage.directory)
+    sealed = {name: seal for name, seal in seals.items() if seal is not None}
+    if len(sealed) == len(stage.parts):
+        return StageState(
+            "done", _finished(stage, sealed), {name: seal.about["metrics"] for name, seal in sealed.items()}
+        )
+    directory = stage.directory
+    holder, attempts, outcome = lock_holder(directory), read_attempts(directory), read_outcome(directory)
+    since = _clock(attempts[-1].start) if attempts else None
     if holder is not None:
-        since = f" since {_clock(attempts[-1].start)}" if attempts else ""
-        return StageState("running", f"{holder}{since}")
-    outcome = read_outcome(stage.directory)
+        return StageState("running", f"{holder} since {since}" if since else holder)
+    if outcome is not None and outcome.exit_code == EXIT_DONE:
+        return StageState("failed", "its seal is gone")
     if outcome is not None:
-        condition: Condition = "stopped" if outcome.exit_code == EXIT_STOPPED else "failed"
-        return StageState(condition, outcome.message)
-    if attempts and attempts[-1].end is not None:
-        return StageState("failed", attempts[-1].error or "ended without a manifest")
+        return StageState("stopped" if outcome.exit_code == EXIT_STOPPED else "failed", outcome.message)
     if attempts:
-        return StageState("killed", f"its process, started {_clock(attempts[-1].start)}, ended without a word")
+        return StageState("killed", f"its process, started {since}, ended without a word")
     waits_for = [name for name in stage.inputs if not placed[name].is_done]
     if waits_for:
         return StageState("waiting", f"for {', '.join(waits_for)}")
@@ -65,26 +66,28 @@ def stage_state(stage: PlacedStage, placed: Mapping[str, PlacedStage]) -> StageS
 
 
 def last_checkpoint(directory: Path) -> tuple[int, float] | None:
-    """Step of a training stage's newest checkpoint and the Unix time it was written; None where it has none."""
-    latest = directory / "checkpoints" / "latest.json"
-    try:
-        name = json.loads(latest.read_text())["checkpoint"]
-        return int(name.rpartition("-")[2]), latest.stat().st_mtime
-    except (FileNotFoundError, ValueError, KeyError):
-        return None
+    """Return the step of a training stage's newest checkpoint and the Unix time of its seal, or None if it has none."""
+    with contextlib.suppress(FileNotFoundError):  # it may be removed for a newer one meanwhile
+        if (newest := newest_sealed(directory / CHECKPOINTS)) is not None:
+            path, seal = newest
+            return seal.about["global_step"], (path / SEAL).stat().st_mtime
+    return None
 
 
-def _finished(directory: Path, written: str) -> str:
-    attempts = read_attempts(directory)
-    # Nodes' clocks differ, so that a attempt may seem to end before it began.
-    worked = [max(0.0, attempt.end - attempt.start) for attempt in attempts if attempt.end is not None]
-    text = _clock(datetime.datetime.fromisoformat(written).timestamp())
+def _finished(stage: PlacedStage, seals: Mapping[str, Seal]) -> str:
+    attempts = [read_attempts(part.directory) for part in stage.parts]
+    # Nodes' clocks differ, so that an attempt may seem to end before it began.
+    worked = [max(0.0, each.end - each.start) for part in attempts for each in part if each.end is not None]
+    written = max(
+        datetime.datetime.fromisoformat(seal.about["provenance"]["time"]).timestamp() for seal in seals.values()
+    )
     if not worked:
-        return text  # done, and killed before it could say when it ended
-    text = f"{text}, took {duration(sum(worked))}"
-    return text if len(attempts) < 2 else f"{text} in {len(attempts)} starts"
+        return _clock(written)  # done, and killed before it could record its end
+    text = f"{_clock(written)}, took {duration(sum(worked))}"
+    number = max(len(part) for part in attempts)
+    return text if number < 2 else f"{text} in {number} attempts"
 
 
 def _clock(seconds: float) -> str:
-    """Local time."""
+    """Format a local time."""
     return datetime.datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M:%S")

@@ -1,4 +1,4 @@
-"""Say how far a run is, from its files, and from SLURM where it has jobs: nothing is disturbed."""
+"""Print the progress of a run, from its files and, if it has jobs, from SLURM, without disturbing it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Any
 
 from launch.command import command_line
 from launch.console import say, show, table
-from launch.estimate import TRAINING_STAGES, step_spans, stream_order, training_images
-from launch.job_graph import needed_stages
+from launch.estimate import step_spans, stream_order, train_events, training_images
 from launch.slurm.job_status import RunJobs, jobs_of
 from launch.state import StageState, last_checkpoint, stage_state
 from launch.summary import print_results
@@ -19,17 +18,17 @@ from pipeline.config.reader import RUN_CONFIG, read_run_config
 from pipeline.config.schema import Config
 from pipeline.ground.errors import EXIT_DONE
 from pipeline.running.stage import PlacedStage, place_stages
-from pipeline.tracking.events import read_events
 from pipeline.tracking.wandb_state import read_link
 from pipeline.tracking.wording import clock_time, rate
 from stages import STAGES
 
 _CLEAR_SCREEN = "\x1b[H\x1b[2J"
-"""Printed in one piece with what follows, when all of that is known: the screen is never empty while SLURM is asked."""
+"""Printed in one piece with the text after it, once that is complete: the screen is never empty while SLURM answers."""
 _ERRORS = ("top1_error_percent", "top5_error_percent")
 _METRICS: dict[str, Callable[[Any], str]] = {
     "train_images": "{:,} training images".format,
     "val_images": "{:,} validation images".format,
+    "test_images": "{:,} test images".format,
     "classes": "{:,} classes".format,
     "parameters": "{:,} parameters".format,
     "gmacs": "{:.3g} GMAC an image".format,
@@ -38,17 +37,17 @@ _METRICS: dict[str, Callable[[Any], str]] = {
     "top5_error_percent": "top-5 error {:.2f} %".format,
     "images_per_second": lambda value: rate(value, "image"),
 }
-"""A stage's figures that are worth a line, in that order."""
+"""Metrics of a stage that are worth a line, in that order."""
 
 
 def print_status(run: Path) -> int:
-    """Print where each stage stands; returns the exit code."""
+    """Print the state of each stage. Returns the exit code."""
     show_status(run)
     return EXIT_DONE
 
 
 def watch_status(run: Path, seconds: float) -> int:
-    """Print it again and again, until the run is done; returns the exit code."""
+    """Print the status repeatedly until the run is done. Returns the exit code."""
     while True:
         if show_status(run, _CLEAR_SCREEN if sys.stdout.isatty() else ""):
             return EXIT_DONE
@@ -57,20 +56,21 @@ def watch_status(run: Path, seconds: float) -> int:
 
 
 def show_status(run: Path, before: str = "") -> bool:
-    """Print where each stage stands, `before` first; returns whether all is done."""
+    """Print the state of each stage, after `before`. Returns whether all is done.
+
+    Raises UserError if `run` is no run directory of this version.
+    """
     config = read_run_config(run)
     placed = place_stages(config, run, STAGES)
-    needed = needed_stages(placed)
-    jobs = jobs_of(run, needed)
-    states = {name: jobs.with_job(stage, stage_state(stage, placed)) for name, stage in needed.items()}
+    jobs = jobs_of(run, placed)
+    states = {name: jobs.with_job(stage, stage_state(stage, placed)) for name, stage in placed.items()}
     rows = table("stage", "state", "")
     for name, state in states.items():
-        rows.add_row(name, _condition(state), _detail(needed[name], state, config, placed))
+        rows.add_row(name, _condition(state), _detail(placed[name], state, config, placed))
     say(f"{before}{config.name} in {run}\n")
     show(rows)
-    links = [f"{name}: {url}" for name, stage in needed.items() if (url := read_link(stage.directory)) is not None]
-    if links:
-        say("\n" + "\n".join(["Weights & Biases:", *(f"  {link}" for link in links)]))
+    if (link := read_link(run)) is not None:
+        say(f"\nWeights & Biases: {link}")
     if jobs.problem is not None:
         say(f"\nwhat is queued is not known: {jobs.problem}")
     if all(state.condition == "done" for state in states.values()):
@@ -94,14 +94,14 @@ def _condition(state: StageState) -> str:
 def _detail(stage: PlacedStage, state: StageState, config: Config, placed: Mapping[str, PlacedStage]) -> str:
     lines = [state.detail]
     if state.condition == "done":
-        lines += _metrics(state.metrics)
-    elif stage.name in TRAINING_STAGES and stage.directory.exists():
+        lines += [line for metrics in state.metrics.values() for line in _metrics(metrics)]
+    elif stage.stage.is_training and stage.directory.exists():
         lines += _training(stage, state, config, placed)
     return "\n".join(lines)
 
 
 def _metrics(metrics: Mapping[str, Any]) -> list[str]:
-    """A stage's main figures in one line, those of each crop plan in a line of their own."""
+    """Format a stage's main metrics in one line, those of each crop plan in a line of their own."""
     plain = [describe(metrics[name]) for name, describe in _METRICS.items() if metrics.get(name) is not None]
     plans = [
         f"{name}: {', '.join(_METRICS[error](plan[error]) for error in _ERRORS)}"
@@ -112,9 +112,9 @@ def _metrics(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _training(stage: PlacedStage, state: StageState, config: Config, placed: Mapping[str, PlacedStage]) -> list[str]:
-    """How far training is, how fast, and what a kill would cost."""
+    """Describe training's progress and speed, and the steps that a kill would lose."""
     lines = []
-    events = list(read_events(stage.directory, "train"))
+    events = train_events(stage.directory)
     images = training_images(config, placed).count
     if events and images is not None:
         event = events[-1]

@@ -1,8 +1,8 @@
-"""`python -m launch tune CONFIG`: the fastest way to train a recipe on this machine, found by trying.
+"""`python -m launch tune CONFIG`: find the fastest way to train a recipe on this machine by trying.
 
-A child process, which may import torch, tries (`pipeline.bench.autotune`); what it finds is kept in the user's cache
-for this device, these versions, this network and batch. The recipe itself is never changed: how the arithmetic is done
-is part of what a result depends on, so the user writes the overrides.
+A child process, which may import torch, measures (`pipeline.bench.autotune`); its findings are kept in the user's cache
+for this device, these versions, this network and batch. The recipe itself is never changed: results depend on the
+arithmetic, so the user writes the overrides.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from pipeline.config.schema import Config
 from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED
 
 SECONDS = 120.0
-"""How long a probe may take; what was not measured by then is left out."""
+"""Time limit of a probe; what is not measured by then is left out."""
 
 
 def print_tuning(config_path: Path, overrides: Sequence[str], *, again: bool) -> int:
-    """Print every way to train with its speed, and the overrides to add; returns the exit code.
+    """Print every way to train with its speed, and the overrides to add. Returns the exit code.
 
-    What is known from an earlier call is not measured again, unless `again` says so.
+    Findings of an earlier call are not measured again, unless `again` is set.
     """
     config = load_config(config_path, overrides)
     execution = config.execution
@@ -67,7 +67,7 @@ def print_tuning(config_path: Path, overrides: Sequence[str], *, again: bool) ->
 
 
 def _measure(identity: Identity, cells: list[Cell], lines: queue.Queue[bytes]) -> Probe:
-    """Take findings until all ways are known or the time is over."""
+    """Collect findings until all ways are known or the time is over."""
     say(f"trying {len(cells)} ways, {SECONDS:.0f} s at most; compiled ones come last")
     deadline = time.monotonic() + SECONDS
     findings = []
@@ -83,8 +83,9 @@ def _measure(identity: Identity, cells: list[Cell], lines: queue.Queue[bytes]) -
 
 @contextlib.contextmanager
 def _child(config: Config) -> Iterator[queue.Queue[bytes]]:
-    """The probing process's lines, as they come, and an empty one at its end; it ends with the context."""
-    # In a group of its own, so that the compiler processes it starts end with it.
+    """Start the probing process and yield its lines as they come, with an empty one at its end; the process ends with
+    the context."""
+    # In a group of its own, so that its compiler processes end with it.
     child = subprocess.Popen(
         [sys.executable, "-m", "pipeline.bench.autotune"],
         env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
@@ -114,7 +115,8 @@ def _read(output: IO[bytes], lines: queue.Queue[bytes]) -> None:
 
 
 def _next(lines: queue.Queue[bytes], deadline: float | None) -> dict[str, Any] | None:
-    """The next line's fields; None where the child has ended (it has said why) or the time, if any, is over."""
+    """Return the next line's fields, or None if the child has ended (after printing why) or the time, if any, is
+    over."""
     try:
         line = lines.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
     except queue.Empty:

@@ -10,8 +10,8 @@ from pipeline.ground.errors import EXIT_FAILED
 
 
 def convert_weights(action: str, file: Path, out: Path, layout: str | None) -> int:
-    """Convert a weight file (`pipeline.interop`), which says itself what it found; returns the exit code."""
+    """Convert a weight file (`pipeline.interop`), which prints its findings. Returns the exit code."""
     command = [sys.executable, "-m", "pipeline.interop", action, *(["--layout", layout] if layout else [])]
-    # A file may be called anything, also what looks like an option.
+    # A file may have any name, also one that looks like an option.
     done = subprocess.run([*command, "--", str(file), str(out)])
     return done.returncode if done.returncode >= 0 else EXIT_FAILED

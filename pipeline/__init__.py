@@ -1,1 +1,1 @@
-"""What the stages are made of: networks, loaders, training, evaluation, runs. Imports neither stages nor launch."""
+"""The libraries of the stages: networks, loaders, training, evaluation, runs. Imports neither stages nor launch."""

@@ -3,137 +3,140 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pipeline.config.schema import Config
-from pipeline.evaluation.members import evaluate_directory, find_scores, fusion_file
-from pipeline.running.stage import StageSpec
+from pipeline.evaluation.members import find_scores, fusion_file
+from pipeline.running.other_run import stage_directory
+from pipeline.running.stage import Identity, Shape, Stage
+from pipeline.store.seal import beside
+
+_TRAINING = ("seed", "input", "model", "augmentation", "optim", "schedule", "train", "execution", "loader")
 
 
-def _freezes(config: Config) -> bool:
-    return config.freeze_bn.last_epochs > 0
+def evaluate_directory(run: Path) -> Path:
+    """Return the sealed directory of a run's evaluation. Raises UserError if that run is not evaluated."""
+    return stage_directory(run, "evaluate", STAGES)
+
+
+def _trains(config: Config) -> bool:
+    return config.evaluate.weights is None
 
 
 def _trained(config: Config) -> tuple[str, ...]:
-    """The stage whose weights are the run's result; none where a weight file is evaluated instead."""
-    if config.evaluate.weights is not None:
+    """Return the stage whose weights are the run's result; none if a weight file is evaluated instead."""
+    if not _trains(config):
         return ()
-    return ("freeze_bn",) if _freezes(config) else ("train",)
+    return ("freeze_bn",) if config.train.frozen_epochs > 0 else ("train",)
 
 
-def _checkpoint_file(config: Config) -> tuple[str, ...]:
-    origin = config.freeze_bn.from_checkpoint
-    return () if origin is None else (str(Path(origin) / "manifest.json"),)
+def _of_split(identity: Identity, split: str) -> Identity:
+    """Restrict the data's identity to one split."""
+    found: dict[str, Any] = dict(identity)
+    if split != "train":
+        found.pop("data.resize_train_px", None)
+    excluded = [name for name in found.pop("data.exclude", ()) if name.startswith(f"{split}/")]
+    return found | ({"data.exclude": excluded} if excluded else {})
 
 
-def _compared_files(config: Config) -> tuple[str, ...]:
-    if config.report.compare is None:
-        return ()
-    return (str(evaluate_directory(Path(config.report.compare), STAGES) / "results.json"),)
+def _ground_truth(config: Config, split: str | None) -> tuple[str, ...]:
+    return (config.data.val_ground_truth,) if split == "val" and config.data.val_ground_truth is not None else ()
 
 
-def _fused_files(config: Config) -> tuple[str, ...]:
-    """What says which scores and weights the config names: the descriptions of the former have their checksums."""
-    scores = [file for place in config.fuse.scores for file in find_scores(Path(place), STAGES)]
-    weights = [] if not isinstance(config.fuse.member_weights, str) else [fusion_file(Path(config.fuse.member_weights))]
-    return (*(str(file.with_suffix(".json")) for file in scores), *map(str, weights))
+def _fused_files(config: Config, split: str | None) -> tuple[str, ...]:
+    """Return the seals of the scores that the config names: they hold the scores' checksums."""
+    scores = [file for place in config.fuse.scores for file in find_scores(Path(place), evaluate_directory)]
+    weights = [] if config.fuse.weights_from is None else [str(fusion_file(Path(config.fuse.weights_from)))]
+    return (*(str(beside(file)) for file in scores), *weights)
 
 
-_TRAINING = (
-    "seed",
-    "model.name",
-    "model.num_classes",
-    "model.dropout",
-    "model.bn_momentum",
-    "data.mean",
-    "data.std",
-    "augmentation",
-    "optim",
-    "schedule",
-    "train",
-    "freeze_bn.last_epochs",
-    "execution",
-    "loader.backend",
-)
+def _compared_files(config: Config, split: str | None) -> tuple[str, ...]:
+    return () if config.report.compare is None else (str(evaluate_directory(Path(config.report.compare))),)
 
-STAGES: tuple[StageSpec, ...] = (
-    StageSpec(
+
+def _report_inputs(config: Config) -> tuple[str, ...]:
+    prepared = ("prepare-train", "prepare-val", "build") if _trains(config) else ("prepare-val",)
+    trained = ("train",) if config.freeze_bn.from_checkpoint is None else ()
+    return (*prepared, *dict.fromkeys((*trained, *_trained(config)) if _trains(config) else ()), "evaluate", "fuse")
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
         name="prepare",
         summary="check every image and write the index",
-        version=2,
-        inputs=lambda config: (),
-        config_keys=("data", "model.num_classes"),
+        version=3,
+        sections=("data",),
+        files=_ground_truth,
+        splits=("train", "val", "test"),
+        narrow=_of_split,
+        shape=Shape(minutes=720),
     ),
-    StageSpec(
+    Stage(
         name="build",
         summary="make the network, check it, write seeded initial weights",
-        version=1,
-        inputs=lambda config: (),
-        config_keys=("seed", "model", "train.image_size_px"),
+        version=2,
+        sections=("seed", "model"),
+        is_active=_trains,
+        shape=Shape(minutes=30),
     ),
-    StageSpec(
+    Stage(
         name="train",
         summary="train to the epoch where the batch norms freeze",
-        version=2,
-        inputs=lambda config: ("prepare", "build"),
-        config_keys=_TRAINING,
-        distributed=True,
+        version=3,
+        sections=_TRAINING,
+        inputs=lambda config: ("prepare-train", "prepare-val", "build"),
+        is_active=_trains,
+        is_distributed=True,
+        epochs=lambda config: (0, config.train_stage_epochs),
+        shape=Shape("as training", minutes=1440),
     ),
-    StageSpec(
+    Stage(
         name="freeze_bn",
         summary="train the last epochs with frozen batch norms",
-        version=2,
-        inputs=lambda config: ("prepare",) if config.freeze_bn.from_checkpoint else ("prepare", "train"),
-        config_keys=(*_TRAINING, "freeze_bn.scope"),
-        files=_checkpoint_file,
-        distributed=True,
-        is_active=_freezes,
+        version=3,
+        sections=(*_TRAINING, "freeze_bn"),
+        inputs=lambda config: (
+            "prepare-train",
+            "prepare-val",
+            *(() if config.freeze_bn.from_checkpoint else ("train",)),
+        ),
+        files=lambda config, split: (config.freeze_bn.from_checkpoint,) if config.freeze_bn.from_checkpoint else (),
+        is_active=lambda config: _trains(config) and config.train.frozen_epochs > 0,
+        is_distributed=True,
+        epochs=lambda config: (config.train_stage_epochs, config.train.epochs),
+        shape=Shape("as training", minutes=1440),
     ),
-    StageSpec(
+    Stage(
         name="evaluate",
         summary="score every image of a split under every crop plan",
-        version=4,
-        inputs=lambda config: ("prepare", *_trained(config)),
-        config_keys=(
-            "model.name",
-            "model.num_classes",
-            "data.mean",
-            "data.std",
-            "evaluate",
-            "execution",
-            "loader.backend",
-        ),
-        files=lambda config: () if config.evaluate.weights is None else (config.evaluate.weights,),
-        distributed=True,
+        version=5,
+        sections=("input", "model", "evaluate", "execution", "loader"),
+        inputs=lambda config: (f"prepare-{config.evaluate.split}", *_trained(config)),
+        files=lambda config, split: () if config.evaluate.weights is None else (config.evaluate.weights,),
+        is_distributed=True,
+        beside=True,
+        shape=Shape("as training", minutes=720),
     ),
-    StageSpec(
+    Stage(
         name="fuse",
         summary="fuse the scores of crop plans and networks",
-        version=1,
-        inputs=lambda config: ("prepare", "evaluate"),
-        config_keys=("seed", "fuse"),
+        version=2,
+        sections=("seed", "evaluate", "fuse"),
+        inputs=lambda config: (f"prepare-{config.evaluate.split}", "evaluate"),
         files=_fused_files,
+        is_goal=True,
+        beside=True,
     ),
-    StageSpec(
+    Stage(
         name="report",
         summary="write the report",
-        version=1,
-        inputs=lambda config: (
-            *(name for name in ("prepare", "build", "train", "freeze_bn") if _is_read(name, config)),
-            "evaluate",
-            "fuse",
-        ),
-        config_keys=("name", "report"),
+        version=2,
+        sections=("name", *_TRAINING, "data", "freeze_bn", "evaluate", "fuse", "report"),
+        inputs=_report_inputs,
         files=_compared_files,
         # Without labels there are no errors to report.
         is_active=lambda config: config.evaluate.split == "val",
+        is_goal=True,
+        beside=True,
     ),
 )
-
-
-def _is_read(name: str, config: Config) -> bool:
-    """Whether the report has something to say about the stage `name`."""
-    if config.evaluate.weights is not None:
-        return name == "prepare"
-    if name == "train":
-        return config.freeze_bn.from_checkpoint is None
-    return name != "freeze_bn" or _freezes(config)

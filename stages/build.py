@@ -1,4 +1,4 @@
-"""Make the network from the recipe, check it against what the recipe claims, and write its initial weights."""
+"""Build the network from the recipe, check it against the recipe's claims, and write its initial weights."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 
 import torch
 
-from pipeline.models.claims import check_network, format_checks, meta_model
+from pipeline.models.claims import check_network, checked_size_px, format_checks, meta_model
 from pipeline.models.senet import allocate, initialise
 from pipeline.models.weights import save_weights
 from pipeline.networks.spec import SPECS
@@ -16,14 +16,14 @@ from pipeline.store.file import write_bytes, write_json
 
 
 def run(context: StageContext) -> StageResult:
-    """Check first, on a network whose weights are not drawn yet, so that a false claim costs nothing."""
+    """Build the network; checks come before its weights are drawn, so that a false claim costs nothing."""
     config = context.config
     model = meta_model(config.model)
     # Memory that nothing is written to yet.
     allocate(model, torch.device("cpu"))
-    parameters, macs, checks = check_network(model, config)
+    parameters, macs, checks = check_network(model, config.model)
 
-    summary = summarise(SPECS[config.model.name], config.model.num_classes, config.train.image_size_px)
+    summary = summarise(SPECS[config.model.name], config.model.num_classes, checked_size_px(config.model))
     assert (summary["parameters"], summary["macs"]) == (parameters, macs), "the layer table is not the network's"
     text = format_summary(summary) + "\n\n" + format_checks(checks)
     context.events.show("note", level="info", text=text)

@@ -1,46 +1,62 @@
-"""Score every image of a split under every crop plan, and count the errors where the labels are known.
+"""Score every image of a split under every crop plan, and count the errors if the labels are known.
 
-Leaves for each plan `scores-<plan>.npy` with its description and, for validation images, `per-class-<plan>.tsv`; and
+Writes for each plan `scores-<plan>.npy` with its seal and, for validation images, `per-class-<plan>.tsv`; and
 `results.json` for all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from pipeline.data.index import Dataset, ImageIndex, read_dataset
+from pipeline.data.index import check_num_classes
+from pipeline.data.preprocessing import Preprocessing, read_preprocessing
 from pipeline.evaluation.expansion import count_crops
 from pipeline.evaluation.inference import Network, evaluating
 from pipeline.evaluation.metrics import class_table, error_percent, rank_scores, worst_mistakes
 from pipeline.evaluation.plan_scoring import Evaluated, PlanScoring
-from pipeline.evaluation.scores import ScoreDescription
+from pipeline.evaluation.scores import Scores
+from pipeline.ground.errors import UserError
 from pipeline.interop.known import PLAN, compare, published
-from pipeline.interop.preprocessing import Preprocessing, read_preprocessing
 from pipeline.models import create_model
 from pipeline.models.folding import fold_batch_norms
-from pipeline.models.weights import load_weights, read_metadata
+from pipeline.models.weights import load_tensors, read_metadata, read_weights, require_finite
 from pipeline.running.context import StageContext, StageResult
+from pipeline.running.named_files import digest_of
 from pipeline.store.file import sha256_of, write_bytes, write_json
 from pipeline.tracking.events import read_events
 
 RESULTS = "results.json"
 NUM_MISTAKES = 24
-"""How many of the surest mistakes are kept for the report."""
+"""Number of the surest mistakes to keep for the report."""
 _SHOWN = ("top1_error_percent", "top5_error_percent", "crops")
 
 
 def run(context: StageContext) -> StageResult:
-    """Scores of the run's weights, or of config.evaluate.weights, for each image exactly once under each plan."""
-    config = context.config
-    dataset = read_dataset(context.inputs["prepare"])
+    """Score each image exactly once under each plan, with the run's weights or config.evaluate.weights."""
+    config, collective = context.config, context.collective
     weights = _weights_file(context)
-    index = _split_index(context, dataset)
-    evaluated = Evaluated(str(weights), sha256_of(weights), _preprocessing(context, weights), dataset, index)
-    scorings = [PlanScoring(context, evaluated, plan) for plan in config.evaluate.resolved_plans()]
+    metadata = read_metadata(weights)
+    evaluated = Evaluated(
+        config=config,
+        version=context.part.version,
+        identity=_identity(context),
+        weights=weights,
+        weights_sha256=collective.broadcast(_weights_sha256(context, weights) if context.ranks.is_main else None),
+        preprocessing=_preprocessing(context, weights, metadata),
+        index=context.images(config.evaluate.split),
+    )
+    if config.evaluate.split == "val":
+        check_num_classes(evaluated.index, config.model.num_classes)
+    siblings = sorted(place for place in context.directory.parent.glob("evaluate-*") if place != context.directory)
+    scorings = [
+        PlanScoring(evaluated, plan, context.directory, siblings, collective, context.events, context.stop)
+        for plan in config.evaluate.plans
+    ]
     if context.ranks.is_main:
         _forget_events_without_scores(context, scorings)
     model = _load_model(context, evaluated)
@@ -51,22 +67,22 @@ def run(context: StageContext) -> StageResult:
         write_json(
             context.directory / RESULTS,
             {
-                "weights": {"path": evaluated.weights, "sha256": evaluated.weights_sha256},
+                "weights": {"path": str(weights), "sha256": evaluated.weights_sha256},
                 "preprocessing": evaluated.preprocessing.metadata(),
-                "published": _compare_with_published(context, evaluated, results),
+                "published": _compare_with_published(context, evaluated, metadata, results),
                 "split": config.evaluate.split,
-                "device": torch.cuda.get_device_name() if context.collective.device.type == "cuda" else "cpu",
+                "device": torch.cuda.get_device_name() if collective.device.type == "cuda" else "cpu",
                 "images": len(evaluated.index),
-                "classes": len(dataset.classes),
+                "index_sha256": evaluated.index.digest,
+                "classes": len(evaluated.index.classes),
                 "plans": results,
             },
         )
     outputs = [RESULTS]
     for scoring, result in zip(scorings, results, strict=True):
-        outputs += [scoring.file.path.name, scoring.file.description_path.name]
-        outputs += [result["per_class"]] if "per_class" in result else []
+        outputs += [*scoring.file.names, *([result["per_class"]] if "per_class" in result else [])]
     metrics = {result["name"]: {key: result[key] for key in _SHOWN if key in result} for result in results}
-    return StageResult(outputs, metrics)
+    return StageResult(outputs, metrics, images={config.evaluate.split: evaluated.index.digest})
 
 
 def _weights_file(context: StageContext) -> Path:
@@ -76,18 +92,28 @@ def _weights_file(context: StageContext) -> Path:
     return trained / "weights.safetensors"
 
 
-def _split_index(context: StageContext, dataset: Dataset) -> ImageIndex:
-    if context.config.evaluate.split == "val":
-        return dataset.val
-    assert dataset.test is not None, "the schema asks for data.test"
-    return dataset.test
+def _weights_sha256(context: StageContext, weights: Path) -> str:
+    """Hash the weight file. Raises UserError if its content is not the one that the stage's key was made from."""
+    found = sha256_of(weights)
+    if context.config.evaluate.weights is not None and found != digest_of(weights, context.run):
+        raise UserError(
+            f"{weights}: not the file that this run was set up with (the same size and time, another SHA-256); put the "
+            "old one back, or touch this one and launch again"
+        )
+    return found
 
 
-def _preprocessing(context: StageContext, weights: Path) -> Preprocessing:
-    """What the weight file asks for, or else the recipe's."""
-    data = context.config.data
-    recipe = Preprocessing(data.mean, data.std, "bilinear_antialias")
-    asked = read_preprocessing(read_metadata(weights), str(weights))
+def _identity(context: StageContext) -> dict[str, Any]:
+    """Return the identity of the declared sections, without the list of plans: scores depend on their own plan
+    alone."""
+    return {name: value for name, value in context.part.identity.items() if name != "evaluate.plans"}
+
+
+def _preprocessing(context: StageContext, weights: Path, metadata: Mapping[str, str]) -> Preprocessing:
+    """Return the preprocessing of the weight file, or else the recipe's."""
+    pixels = context.config.input
+    recipe = Preprocessing(pixels.mean, pixels.std, "bilinear_antialias")
+    asked = read_preprocessing(metadata, str(weights))
     if asked is None:
         return recipe
     if asked != recipe:
@@ -96,13 +122,15 @@ def _preprocessing(context: StageContext, weights: Path) -> Preprocessing:
     return asked
 
 
-def _compare_with_published(context: StageContext, evaluated: Evaluated, results: list[dict[str, Any]]) -> str | None:
-    """Tell how far weights that others published are from what they report; None where these are not such weights."""
-    known = published(read_metadata(Path(evaluated.weights)))
+def _compare_with_published(
+    context: StageContext, evaluated: Evaluated, metadata: Mapping[str, str], results: list[dict[str, Any]]
+) -> str | None:
+    """Show how far published weights are from their publishers' figures. Returns None for other weights."""
+    known = published(metadata)
     if known is None or context.config.evaluate.split != "val":
         return None
     result = next((result for result in results if result["name"] == PLAN), results[0])
-    plan = next(plan for plan in context.config.evaluate.resolved_plans() if plan.name == result["name"])
+    plan = next(plan for plan in context.config.evaluate.plans if plan.name == result["name"])
     errors = result["top1_error_percent"], result["top5_error_percent"]
     text = compare(known, plan, len(evaluated.index), *errors)
     context.events.show("note", level="info", text=text)
@@ -110,42 +138,44 @@ def _compare_with_published(context: StageContext, evaluated: Evaluated, results
 
 
 def _load_model(context: StageContext, evaluated: Evaluated) -> nn.Module:
-    config, device = context.config, context.collective.device
+    config = context.config
+    num_classes, max_pool = len(evaluated.index.classes), evaluated.preprocessing.max_pool
     with torch.device("meta"):
-        model = create_model(config.model.name, config.model.num_classes, max_pool=evaluated.preprocessing.max_pool)
-    load_weights(model, Path(evaluated.weights))
+        model = create_model(config.model.name, num_classes, max_pool=max_pool)
+    tensors = read_weights(evaluated.weights)
+    load_tensors(model, tensors, str(evaluated.weights))
+    if context.ranks.is_main:
+        require_finite(tensors, str(evaluated.weights))
     layout = torch.channels_last if config.execution.channels_last else torch.contiguous_format
     # Folded on the CPU, so that the weights are the same on every device.
-    return fold_batch_norms(model).to(memory_format=layout).to(device)
+    return fold_batch_norms(model).to(memory_format=layout).to(context.collective.device)
 
 
 def _forget_events_without_scores(context: StageContext, scorings: list[PlanScoring]) -> None:
-    """Where an event tells of scores that are gone or no longer count, begin the record anew."""
-    finished = {scoring.plan.name for scoring in scorings if scoring.description() is not None}
+    """Restart the journal if an event reports scores that are gone or no longer count."""
+    finished = {scoring.plan.name for scoring in scorings if scoring.finished() is not None}
     if any(event["plan"] not in finished for event in read_events(context.directory, "evaluation")):
-        context.events.rewind(0)
+        context.events.rewind(None)
 
 
-def _result(
-    context: StageContext, evaluated: Evaluated, scoring: PlanScoring, description: ScoreDescription | None
-) -> dict[str, Any]:
-    """What is told of a plan, on every rank; the main one, which has the description, writes its table and event."""
-    if description is None:
+def _result(context: StageContext, evaluated: Evaluated, scoring: PlanScoring, scores: Scores | None) -> dict[str, Any]:
+    """Return a plan's results on every rank; the main one, which has the scores, writes its table and event."""
+    if scores is None:
         return dict(context.collective.broadcast(None))
-    plan = scoring.plan
-    counts: dict[str, Any] = {"images": len(evaluated.index), "crops": count_crops(plan)}
-    details: dict[str, Any] = {"scores": {"file": scoring.file.path.name, "sha256": description.sha256}}
-    if context.config.evaluate.split == "val":
-        ranking = rank_scores(scoring.file.open(), evaluated.index.labels)
+    plan, index = scoring.plan, evaluated.index
+    counts: dict[str, Any] = {"images": len(index), "crops": count_crops(plan)}
+    details: dict[str, Any] = {"scores": {"file": scores.path.name, "sha256": scores.sha256}}
+    has_labels = context.config.evaluate.split == "val"
+    if has_labels:
+        ranking = rank_scores(scores.array, index.labels)
         for k in (1, 5):
             details[f"top{k}_errors"] = ranking.errors(k)
-            counts[f"top{k}_error_percent"] = error_percent(ranking.errors(k), len(evaluated.index))
-        table = class_table(ranking, evaluated.dataset.classes)
+            counts[f"top{k}_error_percent"] = error_percent(ranking.errors(k), len(index))
+        table = class_table(ranking, index.classes)
         details |= {"per_class": f"per-class-{plan.name}.tsv", "mistakes": worst_mistakes(ranking, NUM_MISTAKES)}
         write_bytes(context.directory / details["per_class"], table.encode("utf-8", "surrogateescape"))
-    counts["seconds"] = description.seconds
-    if "per_class" in details and all(
-        event["plan"] != plan.name for event in read_events(context.directory, "evaluation")
-    ):
+    counts["seconds"] = scores.description.seconds
+    told = {event["plan"] for event in read_events(context.directory, "evaluation")}
+    if has_labels and plan.name not in told:
         context.events.write("evaluation", plan=plan.name, **counts)
     return dict(context.collective.broadcast({"name": plan.name, **counts, **details}))

@@ -1,65 +1,79 @@
-"""Train the last epochs with the batch norms frozen, as change (f) of the paper's appendix says."""
+"""Train the last epochs with frozen batch norms: change (f) of the paper's appendix."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.data.index import read_dataset
+from pipeline.data.index import check_num_classes
 from pipeline.data.order import StreamOrder
 from pipeline.ground.errors import UserError
+from pipeline.models.bn_freeze import freeze_batch_norms
+from pipeline.models.claims import meta_model
 from pipeline.running.context import StageContext, StageResult
-from pipeline.training.bn_freeze import freeze_batch_norms
-from pipeline.training.checkpoint import Checkpoint, CheckpointStore, read_checkpoint
-from pipeline.training.phase import CHECKPOINTS, new_model, stream_order, train_phase
+from pipeline.store.seal import Seal
+from pipeline.training.checkpoint_seal import CHECKPOINTS, BrokenCheckpoint, numbered, read_checkpoint_seal
+from pipeline.training.phase import train_phase
 from pipeline.training.trainer import Phase
 
 
 def run(context: StageContext) -> StageResult:
-    """Go on from the train stage's last checkpoint, or from the one the config names, to the run's last epoch.
+    """Resume from the train stage's last checkpoint, or from the config's, and train to the run's last epoch.
 
-    Optimizer state and schedule go on as if nothing had happened; only the batch norms stand still.
+    Optimizer state and schedule continue unchanged; only the batch norms are frozen.
     """
-    dataset = read_dataset(context.inputs["prepare"])
-    order = stream_order(context, dataset)
-    path = _starting_point(context)
-    start = read_checkpoint(path)
-    last_step = order.steps_for(context.config.train.epochs)
-    if start.global_step >= last_step:
+    config, train, val = context.config, context.images("train"), context.images("val")
+    check_num_classes(train, config.model.num_classes)
+    order = StreamOrder(len(train), config.train.global_batch, config.seed)
+    path, seal = _starting_point(context)
+    phase = Phase(seal.about["global_step"], order.steps_for(config.train.epochs))
+    if phase.first_step >= phase.last_step:
         raise UserError(
-            f"freeze_bn.from_checkpoint: the checkpoint stands at step {start.global_step} and this recipe ends at "
-            f"step {last_step}; raise train.epochs or choose an earlier checkpoint"
+            f"freeze_bn.from_checkpoint: the checkpoint stands at step {phase.first_step} and this recipe ends at "
+            f"step {phase.last_step}; raise train.epochs or choose an earlier checkpoint"
         )
-    _check_same_stream(start, order)
-    model = new_model(context)
-    count = freeze_batch_norms(model, context.config.freeze_bn.scope)
-    context.events.show(
-        "note",
-        level="info",
-        text=f"{count} batch norms frozen ({context.config.freeze_bn.scope.replace('_', ' ')}) "
-        f"after step {start.global_step}",
+    _check_same_stream(seal, order)
+    model = meta_model(config.model)
+    count, scope = freeze_batch_norms(model, config.freeze_bn.scope), config.freeze_bn.scope.replace("_", " ")
+    text = f"{count} batch norms frozen ({scope}) after step {phase.first_step}"
+    context.events.show("note", level="info", text=text)
+    result = train_phase(
+        config,
+        context.directory,
+        context.collective,
+        context.events,
+        context.stop,
+        train,
+        val,
+        phase,
+        model,
+        path,
     )
-    phase = Phase(start.global_step, last_step)
-    return train_phase(context, dataset, phase, model, start.model, str(path), start.optimizer)
+    return StageResult(result.outputs, result.metrics, result.images)
 
 
-def _starting_point(context: StageContext) -> Path:
+def _starting_point(context: StageContext) -> tuple[Path, Seal]:
+    """Return the initial checkpoint and its seal; readers verify its files."""
     named = context.config.freeze_bn.from_checkpoint
-    if named is not None:
-        return Path(named)
-    store = CheckpointStore(context.inputs["train"] / CHECKPOINTS, keep_last=1, keep_best=False)
-    path = store.newest(warn=lambda text: context.events.show("note", level="warning", text=text))
-    if path is None:
-        raise UserError(f"{store.directory}: the finished train stage has no checkpoint left to go on from")
-    return path
+    if named is None:
+        folder = context.inputs["train"] / CHECKPOINTS
+        path = next(iter(numbered(folder)), None)
+        if path is None:
+            raise UserError(f"{folder}: the finished train stage has no checkpoint left to go on from")
+    else:
+        path = Path(named)
+    try:
+        return path, read_checkpoint_seal(path)
+    except BrokenCheckpoint as error:
+        raise UserError(f"not a whole checkpoint: {error}") from error
 
 
-def _check_same_stream(start: Checkpoint, order: StreamOrder) -> None:
-    """A step of the checkpoint must mean the same share of an epoch here, or schedule and data would jump."""
-    saved = start.state["loader"]["fingerprint"]
+def _check_same_stream(seal: Seal, order: StreamOrder) -> None:
+    """Raise UserError unless a step of the checkpoint is the same part of an epoch here, or the schedule would jump."""
+    facts = {"num_images": ("images", order.num_images), "global_batch": ("train.global_batch", order.global_batch)}
     differences = [
-        f"{name}: {saved[name]} there, {here} here"
-        for name, here in (("images", order.num_images), ("train.global_batch", order.global_batch))
-        if saved.get(name) != here
+        f"{name}: {seal.about[fact]} there, {here} here"
+        for fact, (name, here) in facts.items()
+        if seal.about[fact] != here
     ]
     if differences:
         raise UserError("\n".join(["the checkpoint belongs to another run:", *differences]))

@@ -1,88 +1,79 @@
-"""Check every image, once, and write the index that all loaders read."""
+"""Check every image of a split, once, and write the index that all loaders read."""
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import json
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from pipeline.data.findings import FINDINGS, Finding, count_findings, find_duplicates, write_findings
-from pipeline.data.index import ImageRecord, write_dataset
+from pipeline.data.index import FLAGS, ImageIndex, make_index, read_index, write_index
 from pipeline.data.layout import Layout, lay_out
+from pipeline.data.places import write_places
 from pipeline.data.scan import Chunk, plan_chunks, read_inspections, scan
-from pipeline.data.shard_places import ShardPlaces
 from pipeline.data.shards import plan_shards, read_shards, write_shards
-from pipeline.data.tree import join_path
+from pipeline.data.source import DIGITS, locate, place_name
 from pipeline.ground.cores import count_cores
 from pipeline.ground.errors import UserError
+from pipeline.running.attempts import note_images
 from pipeline.running.context import StageContext, StageResult
 
-_PARTS = "scan"
-_DIGITS = "images"
+_CHUNKS = "scan"
 _ERRORS_SHOWN = 20
 _PROGRESS_SECONDS = 0.5
 
 
 def run(context: StageContext) -> StageResult:
-    """Write dataset.json, train.tsv, val.tsv, perhaps test.tsv, findings.tsv, and the shards that the config asks for.
+    """Write the index of the part's split and findings.tsv, and the shards if the config asks for them.
 
-    UserError where the data are not what the config promises, or an image is bad that `data.exclude` does not name;
-    findings.tsv then has the whole list. A scan that was stopped or killed goes on where it was.
+    Raises UserError if the images of any split of the run contradict the config, or an image of this one is bad and
+    `data.exclude` does not name it; findings.tsv then has the whole list. An interrupted scan is resumed.
     """
-    config = context.config
-    layout = lay_out(config.data, config.model.num_classes, context.directory / _DIGITS)
-    parts = context.directory / _PARTS
-    chunks = {split: plan_chunks(tree.root, tree.folders, parts) for split, tree in layout.trees.items()}
-    _scan(context, [chunk for split_chunks in chunks.values() for chunk in split_chunks], parts)
-    records: dict[str, list[ImageRecord]] = {}
-    findings = list(layout.findings)
-    for split in chunks:
-        records[split], found = _judge(split, chunks[split], layout)
-        findings += found
-    if config.data.dataset == "imagenet":
-        # In the order of the images' numbers whether the folder is flat or has one for each class: so are the scores.
-        records["val"].sort(key=lambda record: record.path.rpartition("/")[2])
-    findings += find_duplicates(records)
-    outputs = [write_findings(context.directory, findings)]
-    _refuse_bad_images(findings, config.data.exclude, context.directory / outputs[0])
+    data, directory, split = context.config.data, context.directory, context.part.split
+    assert split is not None
+    wanted = {part.split: part for part in context.siblings.values() if part.split is not None}
+    layout = lay_out(data, split, wanted, directory / DIGITS)
+    chunks = plan_chunks(layout, directory / _CHUNKS)
+    progress = _progress(context, f"checking every {split} image")
+    scan(chunks, directory / _CHUNKS, context.stop, progress, context.note, count_cores())
+    index, found = _judge(chunks, layout)
+    findings = layout.findings + found
+    if index is not None:
+        others = [part.directory for name, part in wanted.items() if name != split and part.is_done]
+        findings += find_duplicates(index, [read_index(other) for other in others])
+    outputs = [write_findings(directory, findings)]
+    _refuse_bad_images(findings, data.exclude, directory / FINDINGS)
+    assert index is not None
     _tell(context, findings)
-    roots = {split: tree.root for split, tree in layout.trees.items()}
-    metrics = _metrics(layout, records, findings)
-    places = None
-    if config.data.shards is not None:
-        records, places = _write_shards(context, Path(config.data.shards), roots, records)
-    outputs += write_dataset(context.directory, config.data.dataset, layout.classes, roots, records, places)
-    shutil.rmtree(parts)
-    return StageResult(outputs, metrics)
+    metrics = {
+        f"{split}_images": len(index),
+        "classes": len(index.classes),
+        "findings": count_findings(findings),
+        "flags": index.count_flags(),
+    }
+    if data.shards is not None:
+        index = _write_shards(context, Path(data.shards), index)
+    outputs += write_index(directory, index)
+    note_images(directory, split, place_name(locate(index, directory, data)))
+    shutil.rmtree(directory / _CHUNKS)
+    return StageResult(outputs, metrics, {split: index.digest})
 
 
-def _scan(context: StageContext, chunks: Sequence[Chunk], parts: Path) -> None:
-    scan(chunks, parts, context.stop, _progress(context, "checking every image"), count_cores())
-
-
-def _write_shards(
-    context: StageContext, folder: Path, roots: Mapping[str, Path], records: Mapping[str, list[ImageRecord]]
-) -> tuple[dict[str, list[ImageRecord]], dict[str, ShardPlaces]]:
-    """The images as they are in the shards, and where they lie there. Only training images are ever resized."""
-    resize_px = {split: context.config.data.resize_train_px if split == "train" else None for split in records}
-    shards = {split: plan_shards(folder, split, roots[split], records[split], resize_px[split]) for split in records}
-    everything = [shard for split_shards in shards.values() for shard in split_shards]
-    progress = _progress(context, "writing shards")
-    write_shards(
-        folder,
-        everything,
-        context.stop,
-        progress,
-        lambda text: context.events.show("note", level="info", text=text),
-        count_cores(),
-    )
-    stored = {split: read_shards(split_shards) for split, split_shards in shards.items()}
-    return {split: rows for split, (rows, _) in stored.items()}, {split: where for split, (_, where) in stored.items()}
+def _write_shards(context: StageContext, folder: Path, index: ImageIndex) -> ImageIndex:
+    """Write the shards and return the index of the images in them. Only training images are ever resized."""
+    shards = plan_shards(folder, index, context.config.data.resize_train_px if index.split == "train" else None)
+    progress = _progress(context, f"writing shards of the {index.split} images")
+    write_shards(folder, shards, context.stop, progress, context.note, count_cores())
+    stored, places = read_shards(shards, index)
+    write_places(context.directory, stored.digest, places)
+    return stored
 
 
 def _progress(context: StageContext, text: str) -> Callable[[int, int, float], None]:
@@ -97,25 +88,33 @@ def _progress(context: StageContext, text: str) -> Callable[[int, int, float], N
     return show
 
 
-def _judge(split: str, chunks: Sequence[Chunk], layout: Layout) -> tuple[list[ImageRecord], list[Finding]]:
-    """Index rows of the good images, and findings about the bad and the odd ones, in the order of the files."""
-    records, findings = [], []
+def _judge(chunks: Sequence[Chunk], layout: Layout) -> tuple[ImageIndex | None, list[Finding]]:
+    """Return the index of the good images, if there are any; and findings about the bad and the odd ones."""
+    rows, findings = [], []
     for chunk, inspections in read_inspections(chunks):
-        for name, image in inspections.items():
-            path = join_path(chunk.folder, name)
+        for name, image in zip(chunk.names, inspections, strict=True):
             if image.finding:
-                findings.append(Finding(split, path, image.finding, "error", image.detail))
+                findings.append(Finding(layout.split, name, image.finding, "error", image.detail))
                 continue
-            label = layout.label_of(split, chunk.folder, name)
-            records.append(
-                ImageRecord(path, label, image.num_bytes, image.width, image.height, image.sha256, image.flags)
-            )
+            flags = sum(1 << FLAGS.index(flag) for flag in image.flags)
+            rows.append((name, chunk.label, image.num_bytes, image.width, image.height, image.sha256, flags))
             if "cmyk" in image.flags:
-                findings.append(Finding(split, path, "cmyk", "notice", "all decoders read it alike"))
+                findings.append(Finding(layout.split, name, "cmyk", "notice", "all decoders read it alike"))
             inside = {"png", "webp"}.intersection(image.flags)
             if inside and name.lower().endswith((".jpg", ".jpeg")):
-                findings.append(Finding(split, path, "not_jpeg_inside", "notice", f"it is a {inside.pop().upper()}"))
-    return records, findings
+                kind = f"it is a {inside.pop().upper()}"
+                findings.append(Finding(layout.split, name, "not_jpeg_inside", "notice", kind))
+    if not rows:
+        return None, findings
+    if layout.dataset == "imagenet" and layout.split == "val":
+        # In the order of the images' numbers for any layout of the folder: so are the scores.
+        rows.sort(key=lambda row: row[0].rpartition("/")[2])
+    names, labels, num_bytes, widths, heights, sha256, flags_of = zip(*rows, strict=True)
+    digests = np.frombuffer(bytes.fromhex("".join(sha256)), dtype=np.uint8)
+    index = make_index(
+        layout.split, layout.dataset, layout.classes, names, labels, num_bytes, widths, heights, digests, flags_of
+    )
+    return dataclasses.replace(index, source=layout.source), findings
 
 
 def _refuse_bad_images(findings: Sequence[Finding], excluded: Sequence[str], table: Path) -> None:
@@ -138,17 +137,4 @@ def _refuse_bad_images(findings: Sequence[Finding], excluded: Sequence[str], tab
 def _tell(context: StageContext, findings: Sequence[Finding]) -> None:
     counts = collections.Counter(found.finding for found in findings if found.severity == "warning")
     for finding, count in sorted(counts.items()):
-        text = f"findings of kind {finding}: {count:,} (listed in {context.directory / FINDINGS})"
-        context.events.show("note", level="warning", text=text)
-
-
-def _metrics(
-    layout: Layout, records: Mapping[str, Sequence[ImageRecord]], findings: Sequence[Finding]
-) -> dict[str, Any]:
-    flags = collections.Counter(flag for rows in records.values() for record in rows for flag in record.flags)
-    return {
-        **{f"{split}_images": len(rows) for split, rows in records.items()},
-        "classes": len(layout.classes),
-        "findings": count_findings(findings),
-        "flags": dict(sorted(flags.items())),
-    }
+        context.note(f"findings of kind {finding}: {count:,} (listed in {context.directory / FINDINGS})", "warning")

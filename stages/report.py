@@ -1,27 +1,34 @@
-"""Write the report: one page that needs nothing but itself, and its plots as files."""
+"""Write the report: one self-contained page, and its plots as files."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.evaluation.members import evaluate_directory
+from pipeline.data.index import ImageIndex, read_index
+from pipeline.data.source import locate
+from pipeline.ground.errors import UserError
 from pipeline.reporting.page import render_report
 from pipeline.reporting.record import read_run_record
 from pipeline.running.context import StageContext, StageResult
+from pipeline.running.other_run import verify_stage
+from pipeline.running.stage import part_names
 from pipeline.store.file import naming, write_bytes, write_json
 from pipeline.tracking.wandb_mirror import TABLES
-from stages import STAGES
+from stages import STAGES, evaluate_directory
 
 REPORT = "report.html"
 PLOTS = "plots"
 
 
 def run(context: StageContext) -> StageResult:
-    """Read what the other stages left, and nothing else but the pictures of the worst mistakes."""
+    """Read the other stages' directories, and the images of the worst mistakes."""
     other = context.config.report.compare
-    compared = None if other is None else evaluate_directory(Path(other), STAGES)
-    record = read_run_record(context.config, context.inputs, compared)
-    report = render_report(record, tuple(spec.name for spec in STAGES))
+    compared = None if other is None else evaluate_directory(Path(other))
+    if compared is not None:
+        verify_stage(compared)
+    indexes = {name.partition("-")[2]: _index(context, name) for name in context.inputs if name.startswith("prepare-")}
+    record = read_run_record(context.config, context.inputs, context.seals, indexes, compared)
+    report = render_report(record, tuple(name for stage in STAGES for name in part_names(stage)))
     plots = {f"{PLOTS}/{name}": content for name, content in report.plots.items()}
     with naming(context.directory / PLOTS):
         (context.directory / PLOTS).mkdir(exist_ok=True)
@@ -30,4 +37,15 @@ def run(context: StageContext) -> StageResult:
     write_json(context.directory / TABLES, report.tables)
     write_bytes(context.directory / REPORT, report.html.encode())
     context.events.show("note", level="info", text=f"written to {(context.directory / REPORT).absolute()}")
-    return StageResult(outputs=[REPORT, TABLES, *sorted(plots)], metrics={})
+    images = {split: index.digest for split, index in indexes.items()}
+    return StageResult([REPORT, TABLES, *sorted(plots)], metrics={}, images=images)
+
+
+def _index(context: StageContext, name: str) -> ImageIndex:
+    """Return the index of a part of prepare; without a place if the images are gone, since a report needs no
+    pictures."""
+    index = read_index(context.inputs[name])
+    try:
+        return locate(index, context.inputs[name], context.config.data)
+    except UserError:
+        return index

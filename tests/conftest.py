@@ -14,10 +14,25 @@ import pytest
 REPOSITORY = Path(__file__).parents[1]
 
 
+DATA = "SENET154_TEST_DATA"
+"""Environment variable with the folder of the optional real data: ImageNet files and the contest's tables."""
+_PROCESSES = {"subprocess", "multiprocessing", "start_stage", "run_stage_to_end", "fork_context", "find_chromium"}
+"""A module of tests that has one of these names starts processes; `make check` leaves its tests out."""
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder with real images that may lie beside the checkout."""
-    folder = REPOSITORY.parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip("no shared/data folder with real images beside the checkout")
-    return folder
+    """The folder of the optional real data."""
+    folder = os.environ.get(DATA)
+    if not folder:
+        pytest.skip(f"{DATA} does not name a folder with ImageNet files and the contest's tables")
+    assert Path(folder).is_dir(), f"{DATA}: {folder} is no folder"
+    return Path(folder)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of modules that start processes."""
+    for item in items:
+        module = item.getparent(pytest.Module)
+        if module is not None and _PROCESSES & vars(module.obj).keys():
+            item.add_marker("processes")

@@ -60,6 +60,7 @@ def _live(run: Path, stage: str, rank: int, world_size: int, port: int, override
             MASTER_PORT=str(port),
         )
     from pipeline.running.runner import run_stage
+    from stages import STAGES
 
     # Without os._exit the fork server's own clean-up would replace the stage's exit code.
-    os._exit(run_stage(stage, read_run_config(run, overrides), run))
+    os._exit(run_stage(stage, read_run_config(run, overrides), run, STAGES))

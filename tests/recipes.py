@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.config.schema import Config
 
-_VIEW = {"resize_px": 32, "crop_px": 32}
+_CROP = {"resize_px": 32, "crop_px": 32}
 _SMALL: dict[str, Any] = {
     "name": "small",
     "seed": 11,
@@ -17,20 +17,20 @@ _SMALL: dict[str, Any] = {
     "schedule": {"kind": "step", "drop_epochs": [3.0], "warmup_epochs": 1.0},
     "train": {
         "epochs": 6,
+        "frozen_epochs": 2,
         "global_batch": 24,
         "max_micro_batch": 6,
         "image_size_px": 32,
-        "validation": {"name": "center32", "crops": [_VIEW]},
+        "validation": {"name": "center32", "crops": [_CROP]},
     },
     "augmentation": {"pixel_jitter": 8.0, "rotation_degrees": 5.0},
-    "freeze_bn": {"last_epochs": 2},
-    "evaluate": {"plans": [{"name": "center32", "crops": [_VIEW]}], "batch": 8},
+    "evaluate": {"plans": [{"name": "center32", "crops": [_CROP]}], "batch": 8},
     "tracking": {"wandb": "disabled", "log_every_steps": 3},
     "checkpoint": {"every_steps": 4},
 }
 
 
-def small_recipe(root: Path, **sections: dict[str, Any]) -> Config:
+def small_recipe(root: Path, **sections: Any) -> Config:
     """The recipe on the images below `root`, with keys of its sections replaced."""
     merged = {
         name: value | sections.pop(name, {}) if isinstance(value, dict) else value for name, value in _SMALL.items()

@@ -15,31 +15,46 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.reader import load_config
+from pipeline.running.stage import part_names
 from stages import STAGES
 from tests.conftest import REPOSITORY
 
 SOURCES = sorted(path for package in ("pipeline", "stages", "launch") for path in (REPOSITORY / package).rglob("*.py"))
-LOGIN_NODE = (
+ROOMS = (
+    "launch",
+    "stages",
+    "pipeline.bench",
+    "pipeline.reporting",
+    "pipeline.running",
+    "pipeline.training",
+    "pipeline.engines",
+    "pipeline.evaluation",
+    "pipeline.interop",
+    "pipeline.data",
+    "pipeline.tracking",
+    "pipeline.models",
+    "pipeline.config",
+    "pipeline.networks",
+    "pipeline.paper",
+    "pipeline.store",
+    "pipeline.ground",
+)
+"""From the top: each imports only what stands below it. `docs/architecture.md` has the same order."""
+WITHOUT_TORCH = (
     "launch/**/*.py",
     "stages/__init__.py",
     "pipeline/config/*.py",
+    "pipeline/networks/*.py",
+    "pipeline/paper/*.py",
     "pipeline/store/*.py",
     "pipeline/tracking/*.py",
-    "pipeline/data/index.py",
-    "pipeline/data/order.py",
-    "pipeline/interop/__init__.py",
-    "pipeline/interop/command.py",
     "pipeline/interop/known.py",
-    "pipeline/interop/preprocessing.py",
-    "pipeline/models/__init__.py",
-    "pipeline/networks/spec.py",
-    "pipeline/training/batching.py",
-    "pipeline/training/initial_checkpoint.py",
-    "pipeline/ground/errors.py",
-    "pipeline/ground/ranks.py",
+    "pipeline/running/provenance.py",
     "pipeline/ground/seeds.py",
 )
-"""What must answer at once where there is no GPU, and perhaps no torch."""
+"""What must answer at once where there is no GPU, and perhaps no torch; so what these import must, too."""
+WRITERS = {"fsync", "fdatasync", "flock", "lockf", "truncate", "ftruncate"}
+"""Calls by which something is written whole: in the store alone. So are `os.replace`, `os.rename` and `os.link`."""
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc", "manager", "tools"}
 
 
@@ -61,15 +76,26 @@ def imported_modules(path: Path) -> Iterator[str]:
             yield node.module or ""
 
 
-@pytest.mark.parametrize(
-    ("package", "forbidden"),
-    [("pipeline", {"stages", "launch", "tests"}), ("stages", {"launch", "tests"}), ("launch", {"tests"})],
-)
-def test_imports_run_one_way(package, forbidden):
-    for path in SOURCES:
-        if package_of(path) == package:
-            wrong = {module for module in imported_modules(path) if module.partition(".")[0] in forbidden}
-            assert not wrong, f"{path} imports {wrong}"
+def room_of(module: str) -> str | None:
+    return next((room for room in ROOMS if module == room or module.startswith(f"{room}.")), None)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_stands_below_it(room):
+    allowed = {None, *ROOMS[ROOMS.index(room) :]}
+    wrong = {
+        f"{path.relative_to(REPOSITORY)} imports {module}"
+        for path in SOURCES
+        if room_of(module_of(path)) == room
+        for module in imported_modules(path)
+        if room_of(module) not in allowed or module.partition(".")[0] == "tests"
+    }
+    assert not wrong, "\n".join(sorted(wrong))
+
+
+def test_every_module_is_in_a_room():
+    known = {room_of(module_of(path)) for path in SOURCES if module_of(path) != "pipeline"}
+    assert known == set(ROOMS)
 
 
 def test_launch_knows_the_stages_by_their_declarations_only():
@@ -79,8 +105,21 @@ def test_launch_knows_the_stages_by_their_declarations_only():
             assert modules <= {"stages"}, path
 
 
+def test_only_the_store_knows_how_something_is_written_whole():
+    wrong = set()
+    for path in SOURCES:
+        if room_of(module_of(path)) == "pipeline.store":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                called, owner = node.func.attr, ast.unparse(node.func.value)
+                if called in WRITERS or (owner == "os" and called in ("replace", "rename", "link")):
+                    wrong.add(f"{path.relative_to(REPOSITORY)}:{node.lineno}: {owner}.{called}")
+    assert not wrong, "\n".join(sorted(wrong))
+
+
 def test_what_runs_on_a_login_node_does_not_import_torch():
-    modules = sorted(module_of(path) for pattern in LOGIN_NODE for path in REPOSITORY.glob(pattern))
+    modules = sorted(module_of(path) for pattern in WITHOUT_TORCH for path in REPOSITORY.glob(pattern))
     code = f"""
 import importlib, sys
 for name in {modules}:
@@ -97,7 +136,7 @@ def test_a_file_is_named_by_what_it_is_about():
         assert not VAGUE_NAMES & set(path.relative_to(REPOSITORY).with_suffix("").parts), path
 
 
-@pytest.mark.parametrize("stage", [spec.name for spec in STAGES])
+@pytest.mark.parametrize("stage", [stage.name for stage in STAGES])
 def test_every_declared_stage_has_a_module_that_runs_it(stage):
     run = importlib.import_module(f"stages.{stage}").run
     assert list(inspect.signature(run).parameters) == ["context"]
@@ -106,9 +145,10 @@ def test_every_declared_stage_has_a_module_that_runs_it(stage):
 @pytest.mark.parametrize("recipe", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_a_stage_reads_only_stages_declared_before_it(recipe):
     config = load_config(recipe)
-    names = [spec.name for spec in STAGES]
-    for position, spec in enumerate(STAGES):
-        assert set(spec.inputs(config)) <= set(names[:position])
+    before = set()
+    for stage in STAGES:
+        assert set(stage.inputs(config)) <= before
+        before |= set(part_names(stage))
 
 
 def test_nothing_that_is_loaded_can_run_code():

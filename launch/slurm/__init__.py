@@ -1,1 +1,1 @@
-"""The same plan on a SLURM cluster: profiles, job scripts, the queue, and what a job does when it is interrupted."""
+"""Runs on a SLURM cluster: profiles, job scripts, the queue, and the reaction of a job to interruptions."""

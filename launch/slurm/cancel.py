@@ -1,4 +1,4 @@
-"""End a run's jobs."""
+"""Cancel a run's jobs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from pipeline.store.lock import exclusive
 
 
 def cancel_run(run: Path) -> int:
-    """Cancel all jobs of the run that are queued or running, last stage first; returns the exit code of the contract.
+    """Cancel all jobs of the run that are queued or running, last stage first. Returns the exit code of the contract.
 
-    What runs is told to stop and saves if its cluster's KillWait is long enough; what was saved before stays.
+    A running stage receives a request to stop, and saves if the cluster's KillWait is long enough; earlier checkpoints
+    stay.
     """
     read_run_config(run)
     with exclusive(run):
@@ -27,7 +28,7 @@ def cancel_run(run: Path) -> int:
         if not alive:
             say(f"{run}: no job of this run is queued or running")
             return EXIT_DONE
-        # First on record: a job that goes down now must not be taken for one that will come back.
+        # Recorded first: a job that ends now must not be taken for one that will be requeued.
         write_jobs(
             run, [dataclasses.replace(record, is_cancelled=record.is_cancelled or record in alive) for record in jobs]
         )

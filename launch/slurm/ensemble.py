@@ -1,4 +1,4 @@
-"""The same chain for the members of an ensemble, several recipes or seeds: one job array a stage."""
+"""The job graph of an ensemble, several recipes or seeds: one job array a stage, with a task for each member."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from pipeline.store.lock import exclusive
 
 
 def submit_ensemble(request: SubmitRequest, others: Sequence[Path], seeds: Sequence[int]) -> int:
-    """Queue the chain of every member; returns the exit code of the contract.
+    """Queue the job graph of every member. Returns the exit code of the contract.
 
-    The members' directories are below --run, which is runs/<name of the first recipe>-ensemble unless given. Members of
-    which some stages are done or queued, and others are not, get jobs of their own.
+    The members' directories are below --run, by default runs/<name of the first recipe>-ensemble. If the members do not
+    all miss the same stages, or have jobs in the queue, each gets jobs of its own.
     """
     folder = request.run or Path(f"{default_run(load_config(request.config, request.overrides))}-ensemble")
     members = [prepare(member) for member in member_requests(request, folder, others, seeds)]
@@ -41,7 +41,8 @@ def submit_ensemble(request: SubmitRequest, others: Sequence[Path], seeds: Seque
 def member_requests(
     request: SubmitRequest, folder: Path, others: Sequence[Path], seeds: Sequence[int]
 ) -> list[SubmitRequest]:
-    """One request for each recipe and seed, with a directory of its own. UserError where two would share one."""
+    """Return a request for each recipe and seed, each with its directory. Raises UserError if two have the same
+    directory."""
     requests = {}
     chosen: Sequence[int | None] = seeds or (None,)
     for config in (request.config, *others):
@@ -57,7 +58,7 @@ def member_requests(
 
 
 def array_script(folder: Path, members: Sequence[Submission], stage: str) -> JobScript:
-    """The script of a stage for all members; its tasks are numbered like them."""
+    """Return the script of a stage for all members; its tasks are in the members' order."""
     first = members[0]
     return dataclasses.replace(
         first.script(stage),
@@ -86,7 +87,7 @@ def _submit_arrays(folder: Path, members: Sequence[Submission]) -> int:
     for note in first.notes:
         say(note)
     say(f"members: {', '.join(member.run.name for member in members)}")
-    print_advice(first.run)
+    print_advice(first.run, first.placed)
     return EXIT_DONE
 
 

@@ -1,4 +1,4 @@
-"""Where a stage stands that runs as a job: what its files say, and what SLURM says."""
+"""Job status: a stage's state on disk merged with its SLURM job's."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from launch.slurm import scheduler
+from launch.slurm.job_attempts import JobAttempt, read_job_attempts
 from launch.slurm.jobs import JobRecord, latest_job, read_jobs
-from launch.slurm.requeue import JobAttempt, read_job_attempts
 from launch.slurm.scheduler import QueuedJob
 from launch.state import Condition, StageState
 from pipeline.ground.errors import UserError
@@ -17,18 +17,18 @@ from pipeline.running.stage import PlacedStage
 
 @dataclasses.dataclass(frozen=True)
 class RunJobs:
-    """The jobs of a run, and what SLURM says of them now."""
+    """The jobs of a run, and their present state in SLURM."""
 
     records: Sequence[JobRecord]
     known: Mapping[str, QueuedJob]
     unfinished: Collection[str]
     """Stages that are not done."""
     problem: str | None = None
-    """Why SLURM could not be asked."""
+    """Reason why SLURM did not answer."""
 
     @property
     def profile(self) -> str | None:
-        """The profile that was used last; None for a run that was never submitted."""
+        """The profile of the last submission, or None if the run was never submitted."""
         return self.records[-1].profile if self.records else None
 
     @property
@@ -37,16 +37,16 @@ class RunJobs:
         return any(job.is_alive for job in self.known.values())
 
     def with_job(self, stage: PlacedStage, state: StageState) -> StageState:
-        """The stage's state, as its files have it, with what is known of its latest job."""
+        """Merge the stage's state on disk with its latest job."""
         record = latest_job(self.records, stage.name, stage.key)
         if record is None or self.problem is not None:
             return state
         stage_of = {job.job: job.stage for job in self.records if job.stage in self.unfinished}
-        return with_job(state, record, self.known.get(record.job), read_job_attempts(stage.directory), stage_of)
+        return with_job(state, record, self.known.get(record.job), read_job_attempts(stage), stage_of)
 
 
 def jobs_of(run: Path, stages: Mapping[str, PlacedStage]) -> RunJobs:
-    """Read the run's jobs and ask SLURM about those of stages that are not done."""
+    """Read the run's jobs and ask SLURM about those of unfinished stages."""
     records = read_jobs(run)
     unfinished = {name: stage for name, stage in stages.items() if not stage.is_done}
     latest = [latest_job(records, name, stage.key) for name, stage in unfinished.items()]
@@ -64,10 +64,10 @@ def with_job(
     attempts: Sequence[JobAttempt],
     stage_of: dict[str, str],
 ) -> StageState:
-    """The state, with what is known of the stage's latest job.
+    """Merge a stage's state on disk with its latest job's.
 
-    `queued` is None where SLURM does not know the job (any more); `attempts` are those of the stage in order, `stage_of`
-    names the stages that are not done by job id.
+    `queued` is None if SLURM does not know the job (any more); `attempts` are those of the stage in order; `stage_of`
+    maps job ids to the unfinished stages.
     """
     if state.condition == "done":
         return state
@@ -93,7 +93,7 @@ def _pending(
         )
     if queued.reason == "Dependency":
         names = ", ".join(f"{stage_of[job]} ({job})" for job in record.waits_for if job in stage_of)
-        # Between the end of a stage and that of its job there is none.
+        # There is no moment between the end of a stage and that of its job.
         return "waiting", f"job {record.job} waits for {names or 'the job before it to end'}"
     return "queued", f"job {record.job}: {queued.reason or 'no reason given'}"
 
@@ -101,7 +101,7 @@ def _pending(
 def _ended(
     state: StageState, record: JobRecord, queued: QueuedJob | None, attempts: Sequence[JobAttempt]
 ) -> StageState:
-    """A job that is gone, and a stage that is not done."""
+    """Return the state of an unfinished stage whose job is gone."""
     if record.is_cancelled:
         return StageState("stopped" if attempts else "to run", f"job {record.job} was cancelled")
     last = attempts[-1] if attempts else None
@@ -112,7 +112,7 @@ def _ended(
     elif last is None:
         # Removed from the queue since a stage before it failed, or never started at all.
         return StageState("to run" if state.condition in ("waiting", "to run") else state.condition, lines[0])
-    elif state.detail and state.condition in ("failed", "stopped", "killed"):
+    elif state.condition in ("failed", "stopped", "killed"):
         lines.append(state.detail)
     condition: Condition = state.condition if state.condition in ("stopped", "killed") else "failed"
     return StageState(
@@ -121,7 +121,7 @@ def _ended(
 
 
 def _comebacks(attempts: Sequence[JobAttempt], queued: QueuedJob | None) -> list[str]:
-    """How often the job was interrupted, and what it said the last time."""
+    """Describe in one line the number of interruptions of the job, and the reason of the last."""
     ended = attempts if queued is not None and queued.state == "PENDING" else attempts[:-1]
     if not ended:
         return []

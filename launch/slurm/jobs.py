@@ -1,4 +1,4 @@
-"""Which jobs a run has had: RUN/jobs.json, and beside it each job's script and log."""
+"""The jobs of a run: RUN/jobs.json, and beside it each job's script and log."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ class JobRecord:
 
     stage: str
     key: str
+    """Key of the placed stage."""
     job: str
     profile: str
     submitted: float
     """Unix seconds."""
     waits_for: tuple[str, ...]
-    """Job ids."""
+    """Ids of the jobs that it waits for."""
     log: str
-    """Where it writes all that it prints, over all its attempts."""
+    """Path of its output, over all its attempts."""
     is_cancelled: bool = False
     """Whether `launch cancel` has ended it."""
 
 
 def read_jobs(run: Path) -> list[JobRecord]:
-    """All jobs of a run, oldest first; empty where it was never submitted."""
+    """Read all jobs of a run, oldest first; none if it was never submitted. Raises UserError if they cannot be read."""
     path = run / JOBS
     try:
         return [
@@ -53,7 +54,7 @@ def write_jobs(run: Path, jobs: Iterable[JobRecord]) -> None:
 
 
 def write_script(run: Path, name: str, text: str) -> Path:
-    """Keep a job's script beside its log; returns its path."""
+    """Write a job's script beside its log. Returns its path."""
     (run / FOLDER).mkdir(exist_ok=True)
     path = run / FOLDER / f"{name}.sbatch"
     write_bytes(path, text.encode())
@@ -61,11 +62,11 @@ def write_script(run: Path, name: str, text: str) -> Path:
 
 
 def log_path(run: Path, stage: str, key: str) -> Path:
-    """Where a job writes what it prints; sbatch puts the job id for `%j`."""
+    """Return the path of a job's output; sbatch replaces `%j` by the job id."""
     return run / FOLDER / f"{stage}-{key}-%j.log"
 
 
 def latest_job(jobs: Iterable[JobRecord], stage: str, key: str) -> JobRecord | None:
-    """The last job that was submitted for this very stage."""
+    """Return the last job that was submitted for a stage under this key, or None."""
     matching = [job for job in jobs if (job.stage, job.key) == (stage, key)]
     return matching[-1] if matching else None

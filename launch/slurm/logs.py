@@ -1,4 +1,4 @@
-"""Print what a stage's job has printed, over all its attempts."""
+"""Print the output of a stage's job, over all its attempts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
-from launch.job_graph import needed_stages
 from launch.slurm import scheduler
 from launch.slurm.jobs import JobRecord, latest_job, read_jobs
 from pipeline.config.reader import read_run_config
@@ -21,7 +20,7 @@ _ASK_SLURM_SECONDS = 15.0
 
 
 def print_logs(run: Path, stage: str, follow: bool) -> int:
-    """The log of the stage's latest job; with `follow` also what comes, until the job has ended."""
+    """Print the log of the stage's latest job; with `follow` also new output, until the job has ended."""
     record = _record(run, stage)
     path = Path(record.log)
     if not follow:
@@ -58,7 +57,7 @@ def _record(run: Path, name: str) -> JobRecord:
     placed = place_stages(config, run, STAGES)
     jobs = read_jobs(run)
     if name not in placed:
-        raise UserError(f"{run}: this run has no stage '{name}' (its stages: {', '.join(needed_stages(placed))})")
+        raise UserError(f"{run}: this run has no stage '{name}' (its stages: {', '.join(placed)})")
     record = latest_job(jobs, name, placed[name].key)
     if record is None:
         stages = sorted({job.stage for job in jobs})

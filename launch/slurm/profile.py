@@ -1,37 +1,38 @@
-"""The shape of a run on a cluster, as data: what each stage is given, and where."""
+"""Profiles: the resources of each stage's job on a cluster."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, create_model, model_validator
 
-from pipeline.config.document import Entry, Place, decode_document
-from pipeline.config.problems import explain, in_order, take_out_unknown_keys
+from pipeline.config.document import read_document
+from pipeline.config.problems import validated
 from pipeline.config.section import Names, Natural, PositiveInt, Section
-from pipeline.ground.errors import UserError
+from pipeline.running.stage import Stage
+from stages import STAGES
 
 _WARNING_MAY_BE_OFF_BY_SECONDS = 60
 """sbatch(1) on --signal: "may be sent up to 60 seconds earlier than specified"."""
 
 
 class Shape(Section):
-    """What one stage's job is given."""
+    """Resources of one stage's job."""
 
     nodes: PositiveInt = 1
     gpus_per_node: Natural = 0
-    """Also the tasks of a node: one process per GPU. 0: a job without GPUs."""
+    """GPUs, and so tasks, of a node: one process per GPU. 0: a job without GPUs."""
     tasks_per_node: PositiveInt = 1
-    """Processes of a node where there are no GPUs; where there are, it is left out."""
+    """Processes of a node without GPUs; must be left out if there are GPUs."""
     cpus_per_task: PositiveInt = 1
     """Cores of each process: the training itself and its decoding threads."""
     memory_gb: PositiveInt | None = None
-    """Of each node; null leaves it to the cluster."""
+    """Memory of each node; null: the cluster's default."""
     minutes: Annotated[int, Field(ge=1, le=60 * 24 * 365)]
     """The job's time limit. A number: YAML would take 24:00:00 for text or for something else."""
     partition: str | None = None
-    """Instead of the profile's; so are the next three."""
+    """Partition instead of the profile's; so are the next three."""
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
@@ -56,26 +57,27 @@ class Shape(Section):
         return self.nodes * self.node_tasks
 
     def describe(self) -> str:
-        """`8 nodes x 8 GPUs`, `1 node x 2 tasks`."""
+        """Describe the size as `8 nodes x 8 GPUs` or `1 node x 2 tasks`."""
         nodes = "1 node" if self.nodes == 1 else f"{self.nodes} nodes"
         noun = "GPU" if self.gpus_per_node else "task"
         return f"{nodes} x {self.node_tasks} {noun}" + ("" if self.node_tasks == 1 else "s")
 
 
-class StageShapes(Section):
-    """A shape for every stage."""
+_TRAINING = next(stage.name for stage in STAGES if stage.is_training)
+"""The one stage that a profile must name: stages declared to run as training does get the same resources."""
 
-    prepare: Shape
-    build: Shape
-    train: Shape
-    freeze_bn: Shape
-    evaluate: Shape
-    fuse: Shape
-    report: Shape
+if TYPE_CHECKING:
+    StageShapes = Section
+else:
+    StageShapes = create_model(
+        "StageShapes",
+        __base__=Section,
+        **{stage.name: (Shape, ...) if stage.name == _TRAINING else (Shape | None, None) for stage in STAGES},
+    )
 
 
 class Profile(Section):
-    """A cluster, as a run sees it."""
+    """A cluster and a run's resources on it."""
 
     partition: str | None = None
     """null: the cluster's default; so for the next three."""
@@ -87,12 +89,13 @@ class Profile(Section):
     container: Names = ()
     """Words in front of every Python command: [apptainer, exec, --nv, image.sif]."""
     python: str | None = None
-    """The Python to run; null takes the one that runs `submit`."""
+    """The Python to run; null: the one that runs `submit`."""
     warning_seconds: Annotated[int, Field(ge=10, le=65535)] = 300
-    """How long before its time limit a job is asked to save and to go on later (sbatch --signal)."""
+    """Time between the request to save and requeue, and the job's time limit (sbatch --signal)."""
     requeue_on_failure: Natural = 0
-    """How many times a job that crashed (exit code 1) is started again; a wrong config or wrong data never is."""
+    """Number of restarts after a crash (exit code 1); a wrong config or wrong data is never restarted."""
     stages: StageShapes
+    """Resources of each stage's job; the declaration's if a stage is left out."""
 
     @model_validator(mode="after")
     def _time_for_the_warning(self) -> Self:
@@ -100,44 +103,47 @@ class Profile(Section):
             f"stages.{name}.minutes: must be more than the warning before the end and the minute by which SLURM may "
             f"warn too early (given {shape.minutes} min = {60 * shape.minutes} s, warning_seconds "
             f"{self.warning_seconds})"
-            for name, shape in self.shapes().items()
-            if 60 * shape.minutes <= self.warning_seconds + _WARNING_MAY_BE_OFF_BY_SECONDS
+            for name, shape in self._named().items()
+            if not self._leaves_time(shape.minutes)
         ]
         if problems:
             raise ValueError("\n".join(problems))
         return self
 
     def shapes(self) -> dict[str, Shape]:
-        """The shapes by stage; what a stage leaves out of where it runs is the profile's."""
+        """Return the shape of every stage; its unset fields are the profile's."""
         places = {name: getattr(self, name) for name in ("partition", "account", "qos", "constraint")}
+        named = self._named()
+        shapes = {stage.name: named.get(stage.name) or self._default(stage) for stage in STAGES}
         return {
             name: shape.model_copy(update={key: value for key, value in places.items() if getattr(shape, key) is None})
-            for name, shape in dict(self.stages).items()
+            for name, shape in shapes.items()
         }
+
+    def _named(self) -> dict[str, Shape]:
+        return {name: shape for name, shape in self.stages if shape is not None}
+
+    def _default(self, stage: Stage) -> Shape:
+        """Return the shape of a stage's declaration, within the longest time limit in the profile.
+
+        The cluster may refuse a longer one.
+        """
+        longest = max(shape.minutes for shape in self._named().values())
+        minutes = min(stage.shape.minutes, longest)
+        minutes = minutes if self._leaves_time(minutes) else longest
+        if stage.shape.processes == "one":
+            return Shape(minutes=minutes)
+        return self._named()[_TRAINING].model_copy(update={"minutes": minutes})
+
+    def _leaves_time(self, minutes: int) -> bool:
+        """Return whether a job of so many minutes has any left before its warning."""
+        return 60 * minutes > self.warning_seconds + _WARNING_MAY_BE_OFF_BY_SECONDS
 
 
 def load_profile(path: Path) -> Profile:
-    """The profile in the file; UserError with every mistake, each as `file:line: key: what must hold (given ...)`."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        there = ", ".join(str(file) for file in sorted(path.parent.glob("*.yaml")))
-        raise UserError(
-            f"--profile: {path}: cannot be read ({error.strerror})" + (f"; there are: {there}" if there else "")
-        ) from error
-    document = decode_document(content, str(path))
-    if document.root is None or not isinstance(document.root.value, dict):
-        given = "an empty file" if document.root is None else document.root.text
-        raise UserError(f"{path}:1: a profile must be `key: value` lines (given {given})")
-    root = Entry(document.root.value, Place(str(path), 1), document.root.text)
-    root, unknown = take_out_unknown_keys(root, Profile)
-    problems = document.problems + unknown
-    try:
-        profile = Profile.model_validate(root.plain())
-    except ValidationError as error:
-        known = {(problem.place, problem.key) for problem in problems}
-        found = explain(error, root, Profile)
-        problems += [problem for problem in found if (problem.place, problem.key) not in known]
-    if problems:
-        raise UserError("\n".join(str(problem) for problem in in_order(problems, [str(path)])))
-    return profile
+    """Read the profile in the file.
+
+    Raises UserError with every mistake, each as `file:line: key: what must hold (given ...)`.
+    """
+    document = read_document(path, "profile", "--profile: ")
+    return validated(Profile, document.root, document.problems)

@@ -1,10 +1,10 @@
-"""Whether a profile and a recipe fit each other: found out before anything is queued, and said with the numbers."""
+"""The check of a profile against a recipe, before anything is queued."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from launch.estimate import TRAINING_STAGES, stream_order, training_images, training_rate
+from launch.estimate import stream_order, training_images, training_rate
 from launch.job_graph import Stages
 from launch.slurm.profile import Profile, Shape
 from pipeline.config.schema import Config
@@ -13,16 +13,19 @@ from pipeline.tracking.wording import clock_time
 from pipeline.training.batching import describe_batch, split_batch
 
 
-def check_fit(config: Config, profile: Profile, path: Path, chosen: Stages, placed: Stages) -> list[str]:
-    """How each training stage's batch is made up, one line each. UserError with all that does not fit."""
+def check_profile(config: Config, profile: Profile, path: Path, chosen: Stages, placed: Stages) -> list[str]:
+    """Describe the batch of each training stage, one line each.
+
+    Raises UserError with the numbers if the profile at `path` does not suit the `chosen` stages of the recipe.
+    """
     shapes = profile.shapes()
     notes, problems = [], []
-    for name, stage in chosen.items():
-        shape = shapes[name]
+    for name, placed_stage in chosen.items():
+        stage, shape = placed_stage.stage, shapes[name]
         where = f"{path}: stages.{name}: {shape.describe()}"
-        if not stage.spec.distributed and shape.tasks > 1:
+        if not stage.is_distributed and shape.tasks > 1:
             problems.append(f"{where} = {shape.tasks} processes, but this stage runs as one process on one node")
-        if name not in TRAINING_STAGES:
+        if not stage.is_training:
             continue
         problems += _wrong_world_size(config, shape, where)
         try:
@@ -37,14 +40,15 @@ def check_fit(config: Config, profile: Profile, path: Path, chosen: Stages, plac
     return notes
 
 
-def training_processes(config: Config, profile: Profile, chosen: Stages) -> int:
-    """The world size of training under this profile; the recipe's own where nothing is to be trained."""
+def training_world_size(config: Config, profile: Profile, placed: Stages) -> int:
+    """Return the world size of training under this profile, or the recipe's own if nothing is left to train."""
     shapes = profile.shapes()
-    return next((shapes[name].tasks for name in TRAINING_STAGES if name in chosen), config.resources.processes)
+    sizes = (shapes[name].tasks for name, stage in placed.items() if stage.stage.is_training)
+    return next(sizes, config.resources.processes)
 
 
 def _wrong_world_size(config: Config, shape: Shape, where: str) -> list[str]:
-    """A recipe that names a number of processes above 1 was reckoned for it."""
+    """Return the problem, if any, with a world size other than the recipe's, which was tuned for it unless it is 1."""
     wanted = config.resources.processes
     if wanted in (1, shape.tasks):
         return []
@@ -55,7 +59,7 @@ def _wrong_world_size(config: Config, shape: Shape, where: str) -> list[str]:
 
 
 def _too_short(config: Config, profile: Profile, shape: Shape, key: str, placed: Stages) -> list[str]:
-    """Where the throughput is known: whether a checkpoint that is due falls into the time limit at all."""
+    """Return the problem, if any, with a time limit before the first checkpoint, as far as the throughput is known."""
     rate, images = training_rate(config, placed), training_images(config, placed).count
     if rate is None or images is None:
         return []

@@ -1,4 +1,4 @@
-"""SLURM's own commands, and what they print."""
+"""SLURM's commands, and the parsing of their output."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SECONDS = 60
 
 @dataclasses.dataclass(frozen=True)
 class QueuedJob:
-    """A job as squeue or sacct has it."""
+    """A job in the output of squeue or sacct."""
 
     job: str
     state: str
@@ -41,29 +41,29 @@ class QueuedJob:
     """SLURM's notation, `1-02:03:04`."""
     limit: str = ""
     reason: str = ""
-    """Why it waits, or how it ended."""
+    """Reason of its waiting or of its end."""
 
     @property
     def is_alive(self) -> bool:
-        """Whether it is queued, runs, or is about to end or to come back."""
+        """Whether it is queued, runs, or is about to end or to be requeued."""
         return self.state not in _ENDED
 
 
 def submit(script: Path, after: Iterable[str], condition: Condition = "afterok") -> str:
-    """Queue a script behind the jobs `after`, all of which must end well; returns the job id."""
+    """Queue a script after the jobs `after`, all of which must end well. Returns the job id."""
     printed = _run("sbatch", *submit_options(after, condition), str(script))
     return printed.strip().partition(";")[0]
 
 
 def submit_options(after: Iterable[str], condition: Condition = "afterok") -> list[str]:
-    """What sbatch is told beside the script: a job whose stage before failed is removed from the queue."""
+    """Return options for sbatch; jobs whose dependency failed are cancelled."""
     after = list(after)
     dependency = [f"--dependency={condition}:{':'.join(after)}"] if after else []
     return ["--parsable", "--kill-on-invalid-dep=yes", *dependency]
 
 
 def check(script: Path) -> None:
-    """UserError with SLURM's words where it would refuse the script. Nothing is queued."""
+    """Validate a script with SLURM, without queueing it. Raises UserError with SLURM's words if it is refused."""
     _run("sbatch", "--test-only", str(script))
 
 
@@ -73,7 +73,7 @@ def cancel(jobs: Iterable[str]) -> None:
 
 
 def all_nodes_answer(environment: Mapping[str, str]) -> bool:
-    """Inside a job: whether something can still be started on each of its nodes."""
+    """Return whether processes can still be started on each node of the present job."""
     nodes = environment.get("SLURM_NNODES", "1")
     if nodes == "1":  # this one
         return True
@@ -93,8 +93,10 @@ def all_nodes_answer(environment: Mapping[str, str]) -> bool:
 
 
 def look_up(jobs: Iterable[str]) -> dict[str, QueuedJob]:
-    """The jobs that SLURM still knows of: queued, running or ended a short while ago; older ones where there is
-    accounting. UserError where SLURM does not answer."""
+    """Ask SLURM about jobs. Returns those that it knows: queued, running or recently ended; older ones from accounting.
+
+    Raises UserError if SLURM does not answer.
+    """
     wanted = list(jobs)
     if not wanted:
         return {}
@@ -111,13 +113,13 @@ def look_up(jobs: Iterable[str]) -> dict[str, QueuedJob]:
 
 
 def parse_squeue(printed: str) -> dict[str, QueuedJob]:
-    """squeue's lines, by job id."""
+    """Parse squeue's lines. Returns the jobs by id."""
     jobs = (QueuedJob(*line.split("|", 5)) for line in printed.splitlines() if line.count("|") >= 5)
     return {job.job: dataclasses.replace(job, reason="" if job.reason == "None" else job.reason) for job in jobs}
 
 
 def parse_sacct(printed: str) -> dict[str, QueuedJob]:
-    """sacct's lines, by job id."""
+    """Parse sacct's lines. Returns the jobs by id."""
     jobs = {}
     for line in printed.splitlines():
         if line.count("|") < 4:
@@ -129,7 +131,7 @@ def parse_sacct(printed: str) -> dict[str, QueuedJob]:
 
 
 def _accounted(jobs: list[str]) -> Mapping[str, QueuedJob]:
-    """From the accounting, where the cluster has one."""
+    """Look jobs up in the accounting; none are found if the cluster has no accounting."""
     fields = "--format=JobID,State,NodeList,Elapsed,ExitCode"
     try:
         return parse_sacct(_run("sacct", "--noheader", "--parsable2", "-X", f"--jobs={','.join(jobs)}", fields))
@@ -138,7 +140,7 @@ def _accounted(jobs: list[str]) -> Mapping[str, QueuedJob]:
 
 
 def _run(*command: str) -> str:
-    """stdout of one of SLURM's commands; UserError with its own words where it fails."""
+    """Run one of SLURM's commands. Returns its stdout. Raises UserError with its own words if it fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
     except FileNotFoundError as error:

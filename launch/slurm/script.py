@@ -1,4 +1,4 @@
-"""The job script of a stage: pure functions from what is wanted to the text that sbatch gets."""
+"""The job script of a stage: pure functions from its settings to the text for sbatch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from launch.slurm.profile import Shape
 from pipeline.ground.errors import UserError
 
 SOURCE = Path(__file__).parents[2]
-"""The checkout: where the packages and slurm/ are."""
+"""Folder of the packages: the checkout, or the site-packages of an installed one."""
 _TEMPLATE = Path(__file__).with_name("stage.sbatch")
 _EXPORTED_PREFIX = "SENET154_"
 
 
 @dataclasses.dataclass(frozen=True)
 class JobScript:
-    """All that one stage's job depends on. Which jobs it waits for is said to sbatch beside the script."""
+    """All that one stage's job depends on; the jobs it waits for are options of sbatch."""
 
     stage: str
     key: str
@@ -27,7 +27,7 @@ class JobScript:
     log: Path
     """Absolute; `%j` in its name stands for the job id."""
     directory: Path
-    """Where `submit` ran: relative paths in the recipe start there."""
+    """Working directory of `submit`: relative paths in the recipe start there."""
     shape: Shape
     setup: tuple[str, ...]
     python: tuple[str, ...]
@@ -40,7 +40,7 @@ class JobScript:
 
 
 def render(job: JobScript, template: str | None = None) -> str:
-    """The whole script: launch/slurm/stage.sbatch with its three places filled in. UserError where a path cannot be quoted."""
+    """Fill in the three places of stage.sbatch. Raises UserError if a name cannot be quoted."""
     text = _TEMPLATE.read_text() if template is None else template
     setup = ("# Lines of the profile.", *job.setup) if job.setup else ("# The profile has no setup lines.",)
     places = {
@@ -55,7 +55,7 @@ def render(job: JobScript, template: str | None = None) -> str:
 
 
 def options(job: JobScript) -> dict[str, str | None]:
-    """sbatch's options by name, in order; None for those without a value."""
+    """Return sbatch's options by name, in order; None for those without a value."""
     shape = job.shape
     found: dict[str, object | None] = {
         "job-name": f"{job.run.name}-{job.stage}",
@@ -79,14 +79,14 @@ def options(job: JobScript) -> dict[str, str | None]:
 
 
 def _option(name: str, value: str | None) -> str:
-    """sbatch reads quotes like a shell, except that a backslash needs another one everywhere."""
+    """Quote an option: sbatch reads quotes like a shell, except that a backslash needs another one everywhere."""
     if value is None:
         return f"--{name}"
     return f"--{name}={_quoted(value).replace(chr(92), chr(92) * 2)}"
 
 
 def _settings(job: JobScript) -> Mapping[str, str]:
-    """Bash variables of the body, quoted."""
+    """Return the bash variables of the body, quoted."""
     if job.members:
         # The index is the array task's number.
         which = {
@@ -112,7 +112,7 @@ def _list(words: Iterable[str]) -> str:
 
 
 def _log_pattern(log: Path) -> str:
-    """sbatch replaces `%` and a letter in the name; a folder's own percent sign is written twice."""
+    """Escape percent signs of the folder: sbatch replaces `%` and a letter by parts of the job's name."""
     return f"{str(log.parent).replace('%', '%%')}/{log.name}"
 
 

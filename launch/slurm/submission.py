@@ -1,4 +1,4 @@
-"""What `submit` is about to queue for one run: checked against the profile, the run directory and SLURM's queue."""
+"""The jobs to queue for one run, checked against the profile, the run directory and SLURM's queue."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from launch.run_directory import default_run, set_up
 from launch.slurm import scheduler
 from launch.slurm.jobs import JobRecord, log_path, read_jobs
 from launch.slurm.profile import Profile, load_profile
-from launch.slurm.profile_check import check_fit, training_processes
+from launch.slurm.profile_check import check_profile, training_world_size
 from launch.slurm.scheduler import QueuedJob
 from launch.slurm.script import JobScript
 from pipeline.config.reader import load_config
@@ -28,7 +28,7 @@ from stages import STAGES
 
 @dataclasses.dataclass(frozen=True)
 class SubmitRequest:
-    """What was asked for on the command line."""
+    """The command line of `submit`."""
 
     config: Path
     profile: Path
@@ -41,34 +41,34 @@ class SubmitRequest:
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> SubmitRequest:
-        """From parsed arguments."""
+        """Build the request from the parsed arguments."""
         fields = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(cls)}
         return cls(**{**fields, "overrides": tuple(arguments.overrides)})
 
     def recipe(self) -> tuple[str, ...]:
-        """The part of the command line that says what to submit and where, without which stages."""
+        """Return the words of the command line, without those that choose stages."""
         run = () if self.run is None else ("--run", str(self.run))
         return (str(self.config), "--profile", str(self.profile), *self.overrides, *run)
 
 
 @dataclasses.dataclass(frozen=True)
 class Submission:
-    """One run's stages, and what SLURM has of them."""
+    """One run's stages, and SLURM's jobs for them."""
 
     request: SubmitRequest
     config: Config
-    """With the processes that the profile gives: the run keeps it so, and `status` reckons with them."""
+    """The config with the profile's world size: the run keeps it, and `status` counts with it."""
     profile: Profile
     run: Path
     """Absolute."""
     placed: Stages
     chosen: Stages
     jobs: Sequence[JobRecord]
-    """All that the run has had so far."""
+    """All jobs of the run so far."""
     alive: Mapping[str, QueuedJob]
-    """Jobs by stage that are queued or running for exactly these stages."""
+    """Queued or running jobs of the stages under their keys, by stage."""
     notes: Sequence[str]
-    """How each training stage's batch is made up."""
+    """Descriptions of the training stages' batches."""
 
     @property
     def missing(self) -> dict[str, PlacedStage]:
@@ -76,7 +76,7 @@ class Submission:
         return {name: stage for name, stage in self.chosen.items() if not stage.is_done and name not in self.alive}
 
     def script(self, name: str) -> JobScript:
-        """What the job of a stage is made from."""
+        """Return the script of a stage's job."""
         stage, profile = self.placed[name], self.profile
         return JobScript(
             stage=name,
@@ -92,21 +92,23 @@ class Submission:
         )
 
     def set_up(self) -> None:
-        """Write the run's config and provenance. UserError where somebody is at work there, as `launch run` is."""
-        for stage in self.missing.values():
-            holder = lock_holder(stage.directory)
+        """Write the run's config and provenance. Raises DirectoryBusy if a process works there, as that of `launch
+        run`."""
+        for part in (part for stage in self.missing.values() for part in stage.parts if not part.is_done):
+            holder = lock_holder(part.directory)
             if holder is not None:
-                raise DirectoryBusy(busy_message(stage.directory, holder))
+                raise DirectoryBusy(busy_message(part.directory, holder))
         set_up(self.run, self.config, self.missing.values(), self.request.accept_changes)
 
     def check_still_so(self) -> None:
-        """UserError where another `submit` was faster; for the holder of the run's lock."""
+        """Check that the list of jobs is unchanged, under the run's lock. Raises UserError if another `submit` was
+        faster."""
         if read_jobs(self.run) != list(self.jobs):
             raise UserError(f"{self.run}: another `submit` or `cancel` was at work at the same moment; try again")
 
 
 def prepare(request: SubmitRequest) -> Submission:
-    """Read and check everything, and ask SLURM what it has; nothing is written, and a dry run asks nobody."""
+    """Read and check everything, and ask SLURM for the run's jobs; a dry run does not ask. Nothing is written."""
     config = load_config(request.config, request.overrides)
     check_initial_checkpoint(config)
     profile = load_profile(request.profile)
@@ -117,13 +119,13 @@ def prepare(request: SubmitRequest) -> Submission:
     coming = placed if request.dry_run else alive
     chosen = choose_stages(placed, request.only, request.first, request.recipe(), "submit", coming)
     draft = Submission(request, config, profile, run, placed, chosen, jobs, alive, ())
-    notes = check_fit(config, profile, request.profile, draft.missing, placed)
-    resources = config.resources.model_copy(update={"processes": training_processes(config, profile, placed)})
+    notes = check_profile(config, profile, request.profile, draft.missing, placed)
+    resources = config.resources.model_copy(update={"processes": training_world_size(config, profile, placed)})
     return dataclasses.replace(draft, config=config.model_copy(update={"resources": resources}), notes=notes)
 
 
 def _alive(run: Path, placed: Stages, jobs: Sequence[JobRecord]) -> dict[str, QueuedJob]:
-    """UserError where jobs are still there that these stages must not get in the way of."""
+    """Ask for the run's live jobs, by stage. Raises UserError if some are cancelled ones or those of another config."""
     open_stages = {(name, stage.key) for name, stage in placed.items() if not stage.is_done}
     latest = {(job.stage, job.key): job for job in jobs}
     known = scheduler.look_up([job.job for job in latest.values()])
@@ -141,7 +143,7 @@ def _alive(run: Path, placed: Stages, jobs: Sequence[JobRecord]) -> dict[str, Qu
 
 
 def _is_done(placed: Stages, job: JobRecord) -> bool:
-    """Whether the job's stage is done and the job only about to end."""
+    """Return whether the job's stage is done and the job only about to end."""
     return job.stage in placed and placed[job.stage].key == job.key and placed[job.stage].is_done
 
 

@@ -1,4 +1,4 @@
-"""Queue the stages of a recipe that are not done on a SLURM cluster, each as a job behind those it reads."""
+"""Queue the unfinished stages of a recipe on a SLURM cluster, each as a job after its inputs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from launch.command import command_line
 from launch.console import say, show, table
+from launch.job_graph import Stages
 from launch.slurm import scheduler
 from launch.slurm.jobs import JobRecord, latest_job, write_jobs, write_script
 from launch.slurm.profile import Shape
@@ -20,12 +21,12 @@ from pipeline.tracking.wording import clock_time
 
 
 def submit_stages(request: SubmitRequest) -> int:
-    """Check everything, then queue; returns the exit code of the contract."""
+    """Check everything, then queue. Returns the exit code of the contract."""
     return submit(prepare(request))
 
 
 def submit(submission: Submission) -> int:
-    """Queue what one run is still missing, or print it; returns the exit code of the contract."""
+    """Queue the missing jobs of one run, or print them. Returns the exit code of the contract."""
     scripts = {name: render(submission.script(name)) for name in submission.missing}
     if submission.request.dry_run:
         print_scripts(submission, scripts, "afterok")
@@ -41,16 +42,16 @@ def submit(submission: Submission) -> int:
         say(note)
     if not scripts:
         say("nothing new to submit")
-    print_advice(submission.run)
+    print_advice(submission.run, submission.placed)
     return EXIT_DONE
 
 
 def _queue(submission: Submission, scripts: Mapping[str, str]) -> list[JobRecord]:
-    """Submit every script behind the jobs it waits for; each is on record before the next one is submitted."""
+    """Submit every script after the jobs it waits for; each is recorded before the next one is submitted."""
     run, missing, jobs = submission.run, submission.missing, list(submission.jobs)
-    paths = {name: write_script(run, missing[name].directory.name, text) for name, text in scripts.items()}
+    paths = {name: write_script(run, f"{name}-{missing[name].key}", text) for name, text in scripts.items()}
     for path in paths.values():
-        # All of them before any of them: half a chain helps nobody.
+        # All of them before any of them: half a job graph helps nobody.
         scheduler.check(path)
     ids = {name: job.job for name, job in submission.alive.items()}
     for name, path in paths.items():
@@ -64,7 +65,7 @@ def _queue(submission: Submission, scripts: Mapping[str, str]) -> list[JobRecord
 
 
 def print_scripts(submission: Submission, scripts: Mapping[str, str], condition: scheduler.Condition) -> None:
-    """What would be given to sbatch."""
+    """Print the input of sbatch."""
     for name, text in scripts.items():
         after = [f"<job of {before}>" for before in submission.placed[name].inputs if before in scripts]
         say(f"# {'=' * 8} {name}: sbatch {' '.join(scheduler.submit_options(after, condition))}\n{text}")
@@ -95,14 +96,15 @@ def _print_jobs(submission: Submission, jobs: list[JobRecord]) -> None:
 
 
 def describe_size(shape: Shape) -> tuple[str, str, str]:
-    """Nodes, GPUs and time limit of a job."""
+    """Return nodes, GPUs and time limit of a job, for a table."""
     return str(shape.nodes), str(shape.nodes * shape.gpus_per_node), clock_time(60 * shape.minutes)
 
 
-def print_advice(run: Path) -> None:
-    """What to type next."""
+def print_advice(run: Path, placed: Stages) -> None:
+    """Print the next commands for the user."""
+    longest = next((name for name, stage in placed.items() if stage.stage.is_training), list(placed)[-1])
     shown = run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run
     say(f"how far it is: {command_line('status', shown)}")
-    say(f"what a job prints: {command_line('logs', shown, 'train', '-f')}")
+    say(f"what a job prints: {command_line('logs', shown, longest, '-f')}")
     say(f"end it: {command_line('cancel', shown)}")
     say(f"scripts and logs: {shlex.quote(str(shown / 'jobs'))}")

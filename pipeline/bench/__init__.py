@@ -1,1 +1,1 @@
-"""Benchmarks against what a user would pick instead: `python -m pipeline.bench`, and the probe behind `launch tune`."""
+"""Benchmarks against the usual alternatives: `python -m pipeline.bench`, and the probe behind `launch tune`."""

@@ -1,4 +1,4 @@
-"""`python -m pipeline.bench`: run a benchmark, print its tables, and leave a record of every round."""
+"""`python -m pipeline.bench`: run a benchmark, print its tables, and record every round in a file."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pipeline.bench.record import record_of, write_record
 from pipeline.bench.rounds import Comparison
 from pipeline.ground.cores import count_cores
 from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, UserError
+from pipeline.store.file import explain
 
 _DESCRIPTION = """Compare the pipeline with what a user would pick instead, in turns within one process.
 
@@ -23,24 +24,35 @@ _DEFAULT_ROUNDS = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what was asked for; returns the exit code of the contract."""
+    """Run the requested benchmark. Returns the exit code of the contract."""
     arguments = _parser().parse_args(argv)
-    # Before torch is imported, as `launch` has it: threads that spin while they wait would be counted as work.
+    # Before the import of torch, as in `launch`: threads that spin while they wait would count as work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         if arguments.benchmark == "survey":
             from pipeline.bench.survey.run import survey_gpu
 
             survey_gpu(arguments.out or Path("survey.json"), arguments.minutes)
-            return EXIT_DONE
-        if arguments.out is not None and not arguments.out.parent.is_dir():
-            raise UserError(f"--out: {arguments.out.parent} is no folder")
-        settings, comparisons = _BENCHMARKS[arguments.benchmark](arguments)
+        else:
+            _compare(arguments)
     except UserError as error:
         print(error, file=sys.stderr)
         return EXIT_USER_ERROR
+    except OSError as error:
+        if (sentence := explain(error)) is None:
+            raise
+        print(sentence, file=sys.stderr)
+        return EXIT_USER_ERROR
     except KeyboardInterrupt:
         return EXIT_FAILED
+    return EXIT_DONE
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    """Run the benchmark, print its tables, and write the record."""
+    if arguments.out is not None and not arguments.out.parent.is_dir():
+        raise UserError(f"--out: {arguments.out.parent} is no folder")
+    settings, comparisons = _BENCHMARKS[arguments.benchmark](arguments)
     record = record_of(arguments.benchmark, settings, comparisons)
     print(_headline(record["machine"]))
     for name, value in settings.items():
@@ -50,7 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.out is not None:
         write_record(arguments.out, record)
         print(f"\nevery round: {arguments.out}")
-    return EXIT_DONE
 
 
 def _step(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Comparison]]:
@@ -92,7 +103,7 @@ def _evaluate(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Compa
 
 
 def _reading(arguments: argparse.Namespace, images: str) -> dict[str, Any]:
-    """The settings of a benchmark that reads images."""
+    """Return the settings of a benchmark that reads images."""
     return {"images": images, "batch": arguments.batch, "workers": arguments.workers}
 
 

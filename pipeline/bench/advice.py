@@ -1,4 +1,4 @@
-"""What a probe of a device found, kept for the next time, and what to tell the user. Never imports torch."""
+"""Findings of a probe of a device, cached for the next call, and the advice for the user. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pipeline.bench.cell import Cell
 from pipeline.store.file import naming, write_json
 
 _NOTICEABLE = 1.03
-"""Less than this is taken for chance."""
+"""Smaller ratios count as noise."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """All that the fastest way to train depends on."""
+    """Everything that the fastest way to train depends on."""
 
     device: str
     torch: str
@@ -30,7 +30,7 @@ class Identity:
     precision: str
 
     def cache_file(self) -> Path:
-        """Where the findings of this very setting are kept, below the user's folder for caches."""
+        """Path of the findings for this setting, below the user's cache folder."""
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
         return caches / "senet154" / "autotune" / f"{hashlib.sha256(text.encode()).hexdigest()[:20]}.json"
@@ -38,29 +38,29 @@ class Identity:
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One way to train, and how fast it was."""
+    """The measured speed of one way to train."""
 
     cell: Cell
     images_per_second: float | None
-    """None where it was not measured."""
+    """None if it was not measured."""
     problem: str | None = None
-    """Why not."""
+    """Reason why it was not measured."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """All ways, of one setting, with the date."""
+    """The findings for all ways of one setting, with the date."""
 
     identity: Identity
     date: str
     findings: tuple[Finding, ...]
 
     def speed(self, cell: Cell) -> float | None:
-        """Images a second of a way; None where it was not measured."""
+        """Return the images per second of a way, or None if it was not measured."""
         return next((finding.images_per_second for finding in self.findings if finding.cell == cell), None)
 
     def fastest(self, precisions: Sequence[str]) -> Finding | None:
-        """The fastest measured way in one of these types; None where none was measured."""
+        """Return the fastest measured way in one of these types, or None if none was measured."""
         measured = [
             finding
             for finding in self.findings
@@ -69,7 +69,7 @@ class Probe:
         return max(measured, key=lambda finding: finding.images_per_second or 0.0, default=None)
 
     def save(self) -> Path:
-        """Keep it for the next time; returns the file."""
+        """Save the probe to the cache. Returns the file."""
         path = self.identity.cache_file()
         with naming(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ class Probe:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Probe:
-        """Back from JSON."""
+        """Restore a probe from JSON fields."""
         findings = (
             Finding(Cell(**finding["cell"]), finding["images_per_second"], finding["problem"])
             for finding in fields["findings"]
@@ -87,7 +87,7 @@ class Probe:
 
 
 def read_probe(identity: Identity) -> Probe | None:
-    """The findings that were kept; None where there are none that can be read, and then one measures anew."""
+    """Return the cached findings, or None if there are none that can be read."""
     try:
         return Probe.from_fields(json.loads(identity.cache_file().read_text()))
     except (OSError, ValueError, KeyError, TypeError):
@@ -95,9 +95,9 @@ def read_probe(identity: Identity) -> Probe | None:
 
 
 def advise(probe: Probe, recipe: Cell) -> list[str]:
-    """What to do about a recipe that trains as `recipe`, a line each.
+    """Return the advice for a recipe that trains as `recipe`, a line each.
 
-    The type of the arithmetic is the recipe's choice: a faster one is told of, and never part of the line to add.
+    The type of the arithmetic is the recipe's choice: a faster one is mentioned, but never part of the line to add.
     """
     best, own = probe.fastest([recipe.precision]), probe.speed(recipe)
     if best is None or best.images_per_second is None:
@@ -120,7 +120,8 @@ def advise(probe: Probe, recipe: Cell) -> list[str]:
 
 
 def override_line(cell: Cell, recipe: Cell) -> str:
-    """The layout and compilation of a way, as overrides of a recipe, and CUDA graphs where the recipe differs."""
+    """Return layout and compilation of a way as overrides of a recipe, and CUDA graphs if the recipe differs in
+    them."""
     keys = {"execution.channels_last": cell.channels_last, "execution.compile": cell.compile}
     if cell.cuda_graphs != recipe.cuda_graphs:
         keys["native.cuda_graphs"] = cell.cuda_graphs

@@ -1,8 +1,8 @@
-"""The probe behind `launch tune`: the recipe's network and batch on random images, every way to train in turn.
+"""The probe behind `launch tune`: the recipe's network and batch on random images, in every way to train in turn.
 
 `python -m pipeline.bench.autotune` reads a resolved recipe as JSON from stdin. It prints JSON, a line each: first the
-setting and the ways that will be tried, then each way's finding as soon as it is known, so that whoever reads can stop
-it at any time and keeps what it has.
+setting and the ways to try, then each way's finding as soon as it is known, so that the reader can stop it at any time
+and keep the findings so far.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from pipeline.networks.spec import SPECS, count_macs
 from pipeline.training.batching import split_batch
 
 _CPU_MACS = 25e9
-"""Multiply-adds of the largest forward pass that is tried on a CPU: a second or two a step."""
+"""Multiply-adds of the largest forward pass to try on a CPU: a second or two a step."""
 
 
 def main() -> None:
-    """Read the recipe, print the findings."""
+    """Read the recipe and print the findings."""
     stop_with_parent()
     config = Config.model_validate(json.load(sys.stdin))
     task = probed_task(config)
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def probed_task(config: Config) -> Task:
-    """The recipe's own training step, with fewer images where there is only a CPU for a large network."""
+    """Return the recipe's own training step, with fewer images for a large network on a CPU."""
     on_gpu = torch.cuda.is_available()
     batch = split_batch(config.train.global_batch, config.resources.processes, config.train.max_micro_batch).micro_batch
     size = config.train.image_size_px
@@ -55,8 +55,10 @@ def probed_task(config: Config) -> Task:
 
 
 def probed_cells(config: Config, device: torch.device) -> list[Cell]:
-    """All layouts, compiled or not, in the recipe's type and, on a GPU, in both 16-bit types; and there in the recipe's
-    type with CUDA graphs too, where its engine has them."""
+    """Return all layouts, compiled or not, in the recipe's type and, on a GPU, in both 16-bit types.
+
+    On a GPU the recipe's type with CUDA graphs is among them too, if its engine supports them.
+    """
     if device.type != "cuda":
         return all_cells((config.execution.precision,))
     own = config.execution.precision
@@ -65,7 +67,7 @@ def probed_cells(config: Config, device: torch.device) -> list[Cell]:
 
 
 def identify(config: Config, task: Task) -> Identity:
-    """What the findings are kept under."""
+    """Return the identity of the findings."""
     on_gpu = task.device.type == "cuda"
     return Identity(
         device=torch.cuda.get_device_name(task.device) if on_gpu else f"CPU {platform.machine()}",
@@ -79,11 +81,11 @@ def identify(config: Config, task: Task) -> Identity:
 
 
 def probe(task: Task, cells: list[Cell]) -> Iterator[Finding]:
-    """Measure each way; one that fails, as for want of memory, is a finding that says why."""
+    """Measure each way; a failure, as for lack of memory, is a finding with the reason."""
     if task.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     for cell in cells:
-        gc.collect()  # a way with CUDA graphs holds its memory until it is collected
+        gc.collect()  # a way with CUDA graphs holds its memory until it is garbage-collected
         if cell.compile:
             forget_compiled()
         figures = figures_or_error(

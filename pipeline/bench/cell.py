@@ -1,4 +1,4 @@
-"""The ways to run a training step: layout, compilation, arithmetic and launching. Never imports torch."""
+"""The ways to run a training step: layout, compilation, precision and launching. Imports no torch."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ class Cell:
 
     @property
     def execution(self) -> dict[str, Any]:
-        """The section `execution`."""
+        """Return the section `execution`."""
         return {"precision": self.precision, "channels_last": self.channels_last, "compile": self.compile}
 
 
 def all_cells(precisions: Sequence[str], with_graphs: Sequence[str] = ()) -> list[Cell]:
-    """Every combination, in the types `with_graphs` with CUDA graphs too: eager ones before compiled ones, which take
-    minutes to begin."""
+    """Return every combination, for the types `with_graphs` with CUDA graphs too.
+
+    Eager ones come before compiled ones, which take minutes to begin.
+    """
     return [
         Cell(precision, channels_last, compiled, graphs)
         for compiled, graphs in itertools.product((False, True), repeat=2)

@@ -1,4 +1,4 @@
-"""`python -m pipeline.bench checkpoint`: how long training stands still while it is saved."""
+"""`python -m pipeline.bench checkpoint`: the time that training stops for a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from pipeline.ground.distributed import Collective
 from pipeline.ground.errors import UserError
 from pipeline.ground.ranks import Ranks
 from pipeline.models import create_model
+from pipeline.models.bn_freeze import frozen_digest
 from pipeline.store.file import replacing
 from pipeline.training.background_writer import BackgroundWriter
-from pipeline.training.bn_freeze import frozen_digest
-from pipeline.training.checkpoint import Checkpoint, CheckpointStore
+from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.nan_guard import NanGuard
+from pipeline.training.state import TrainingState
 
 _ON_DISK, _CPU = "s until on disk", "CPU s"
 _STALL = Quantity("stall ms", lambda done: 1e3 * done.wall_seconds, digits=1)
@@ -33,10 +34,10 @@ _STALL = Quantity("stall ms", lambda done: 1e3 * done.wall_seconds, digits=1)
 def compare_saving(
     model: str, directory: Path | None, *, rounds: int, progress: Callable[[str], None]
 ) -> tuple[dict[str, Any], list[Comparison]]:
-    """Weights and momentum of `model`, saved in a folder made in `directory` and removed afterwards.
+    """Save weights and momentum of `model`, in a folder made in `directory` and removed afterwards.
 
-    The stall is the time until training may change its tensors again, what the trainer checks before it saves included.
-    UserError where there is no such folder.
+    The stall is the time until training may change its tensors again, including the trainer's check before saving.
+    Raises UserError if `directory` does not exist.
     """
     if directory is not None and not directory.is_dir():
         raise UserError(f"--directory: {directory} is no folder")
@@ -64,23 +65,23 @@ def compare_saving(
 
 
 class _Ours:
-    """What the stages `train` and `freeze_bn` do: checked, copied, and written aside with a checksum for every file."""
+    """Saving as in the stages `train` and `freeze_bn`: check, copy, and write in the background with checksums."""
 
-    def __init__(self, writer: BackgroundWriter, engine: Engine, watch: NanGuard) -> None:
+    def __init__(self, writer: BackgroundWriter, engine: Engine, nan_guard: NanGuard) -> None:
         self._writer = writer
         self._engine = engine
-        self._nan_guard = watch
+        self._nan_guard = nan_guard
         self._step = 0
         self._started = self._cpu_before = 0.0
 
     def run(self) -> Work:
-        """Begin one checkpoint: what training waits for."""
+        """Start one checkpoint: the part for which training waits."""
         self._step += 1
         self._started, self._cpu_before = time.perf_counter(), cpu_seconds()
         self._nan_guard.first_bad_step()
         frozen_digest(self._engine.model)
-        state = self._engine.state_dict()
-        self._writer.start(Checkpoint(self._step, self._engine.model.state_dict(), state, {}), None)
+        model, optimizer = self._engine.model.state_dict(), self._engine.state_dict()
+        self._writer.start(TrainingState(self._step, model, optimizer, {}, None, {}, {}, 0, 0, {}), None)
         _finish_copies()
         return Work(1)
 
@@ -91,7 +92,7 @@ class _Ours:
 
 
 class _TorchSave:
-    """What a training script does that wants its checkpoint to survive a crash."""
+    """Saving as in a training script that makes its checkpoint survive a crash."""
 
     def __init__(self, path: Path, engine: Engine) -> None:
         self._path = path
@@ -107,6 +108,6 @@ class _TorchSave:
 
 
 def _finish_copies() -> None:
-    """On a GPU the next step's work stands in line behind the copies, so they are part of the stall."""
+    """Wait for the GPU: the next step's work is queued behind the copies, so they are part of the stall."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

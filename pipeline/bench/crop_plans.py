@@ -1,8 +1,8 @@
-"""`python -m pipeline.bench evaluate`: what a crop plan costs when an image is decoded once for all its crops.
+"""`python -m pipeline.bench evaluate`: the cost of a crop plan if an image is decoded once for all its crops.
 
-Every plan is measured twice: reading alone, and with a network behind it. Ours has its batch norms folded, as the stage
-has; the peers' is the same network as it was built or, for SENet-154, timm's. Where there is no GPU the network takes
-most of the time.
+Every plan is measured twice: reading alone, and followed by a network. Ours has its batch norms folded, as in the
+stage; the peers' is the same network unfolded or, for SENet-154, timm's. Without a GPU the network takes most of the
+time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pipeline.bench.measurement import Contestant, Work, measure
 from pipeline.bench.peer import import_peer
 from pipeline.bench.rounds import Comparison, per_unit
 from pipeline.bench.setting import bench_config
-from pipeline.config.crop_plan import CropGroup, CropPlan, builtin_names, builtin_plan, resolve_plan
+from pipeline.config.crop_plan import CropGroup, CropPlan, builtin_names, builtin_plan
 from pipeline.data.index import ImageIndex
 from pipeline.data.loaders import build_plan_loader
 from pipeline.data.normalisation import Preprocessor
@@ -37,7 +37,7 @@ _CLASSES = 1000
 
 @dataclasses.dataclass(frozen=True)
 class _Setting:
-    """What all contestants of a plan share."""
+    """The setting common to all contestants of a plan."""
 
     index: ImageIndex
     plan: CropPlan
@@ -45,7 +45,7 @@ class _Setting:
     workers: int
     device: torch.device
     model: nn.Module | None
-    """None where only the reading is measured."""
+    """None if only the reading is measured."""
     peer_model: nn.Module | None
 
 
@@ -59,10 +59,11 @@ def compare_plans(
     rounds: int,
     progress: Callable[[str], None],
 ) -> list[Comparison]:
-    """Every named built-in plan, or all of them, over the images of the index, and with `model` behind the crops.
+    """Compare contestants on the named built-in plans, or all, over the images of the index, with `model` behind the
+    crops.
 
-    UserError for a plan or network that there is not, and where timm is not installed.
-    A round of a plan of many crops takes fewer of the images.
+    Raises UserError if a plan or network does not exist, or if timm is not installed. A round of a plan of many crops
+    takes fewer of the images.
     """
     plans = [_plan(name) for name in names or builtin_names()]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -72,7 +73,7 @@ def compare_plans(
         for plan in plans:
             for networks, what in (((None, None), "reading alone"), ((ours, peers), f"with {model}")):
                 count = images_per_round(len(index), count_crops(plan), with_network=networks[0] is not None)
-                setting = _Setting(_first(index, count), plan, min(batch, count), workers, device, *networks)
+                setting = _Setting(index.take(np.arange(count)), plan, min(batch, count), workers, device, *networks)
                 title = (
                     f"{plan.name} ({_counted(count_crops(plan), 'crop')}), {what}, {_counted(count, 'image')} a round"
                 )
@@ -82,13 +83,13 @@ def compare_plans(
 
 
 def images_per_round(available: int, crops: int, *, with_network: bool) -> int:
-    """Of `available` images so many that a round of any plan takes seconds: the fewer, the more crops."""
+    """Return how many of `available` images make a round of seconds for any plan: the fewer, the more crops."""
     share = 4 * available // (crops + 3)
     return min(available, max(4, share // 4) if with_network else max(8, share))
 
 
 def _networks(name: str, device: torch.device) -> tuple[nn.Module, nn.Module]:
-    """Ours as the stage runs it, and the one behind the peers' crops."""
+    """Return our network as in the stage, and the one for the peers' crops."""
     network = create_model(name, _CLASSES).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     folded = fold_batch_norms(network)
     if name != "senet154":
@@ -102,20 +103,13 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _plan(name: str) -> CropPlan:
-    try:
-        return resolve_plan(name, "--plans")
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
-def _first(index: ImageIndex, count: int) -> ImageIndex:
-    """The first rows of the index."""
-    columns = ("paths", "labels", "num_bytes", "widths", "heights", "sha256", "flags")
-    return dataclasses.replace(index, **{name: getattr(index, name)[:count] for name in columns})
+    if name not in builtin_names():
+        raise UserError(f"--plans: no built-in crop plan '{name}' (there are: {', '.join(builtin_names())})")
+    return builtin_plan(name)
 
 
 def _contestants(setting: _Setting) -> list[Contestant]:
-    """Ours, and what others can do of the plan."""
+    """Return our contestants and the peers that support the plan."""
     group = setting.plan.crops[0]
     contestants = [Contestant("ours, decoded once", "ours", lambda: _run_plan(setting))]
     if count_crops(setting.plan) == 1:
@@ -157,7 +151,8 @@ def _torchvision(setting: _Setting, transform: Any) -> Iterable[Any]:
 
 
 def _peer(name: str, setting: _Setting, loader: Iterable[Any]) -> Contestant:
-    """A loader of normalised floats, one group (N, 3, S, S) or several (N, V, 3, S, S), with probabilities averaged."""
+    """Return a loader of normalised floats, one group (N, 3, S, S) or several (N, V, 3, S, S), averaging
+    probabilities."""
 
     def run() -> Work:
         count = 0
@@ -165,7 +160,7 @@ def _peer(name: str, setting: _Setting, loader: Iterable[Any]) -> Contestant:
             count += len(images)
             if setting.peer_model is not None:
                 crops = images.flatten(0, -4).to(setting.device).contiguous(memory_format=torch.channels_last)
-                # In batches of the size that ours has.
+                # In batches of the same size as ours.
                 logits = torch.cat([setting.peer_model(part) for part in crops.split(setting.batch)])
                 logits.softmax(1).view(len(images), -1, logits.shape[1]).mean(1)
         return Work(count)
@@ -174,13 +169,13 @@ def _peer(name: str, setting: _Setting, loader: Iterable[Any]) -> Contestant:
 
 
 def _run_plan(setting: _Setting) -> Work:
-    """The plan as the stage `evaluate` runs it."""
+    """Run the plan as the stage `evaluate` does."""
     _score(setting, setting.plan, np.arange(len(setting.index), dtype=np.int64))
     return Work(len(setting.index))
 
 
 def _run_crop_by_crop(setting: _Setting) -> Work:
-    """The same loader and network, but an image is read and decoded again for each of its crops."""
+    """Run the same loader and network, but read and decode an image again for each of its crops."""
     for group in setting.plan.crops:
         first = {"squares": group.squares[:1], "positions": group.positions[:1], "mirror": False}
         once = group.model_copy(update=first)
@@ -192,7 +187,7 @@ def _run_crop_by_crop(setting: _Setting) -> Work:
 
 def _score(setting: _Setting, plan: CropPlan, positions: npt.NDArray[np.int64]) -> None:
     config = bench_config(threads=setting.workers)
-    preprocessor = Preprocessor(config.data, config.augmentation, setting.device, channels_last=True)
+    preprocessor = Preprocessor(config.input, config.augmentation, setting.device, channels_last=True)
     scorer = None
     if setting.model is not None:
         scorer = PlanScorer(setting.model, plan, config.execution, preprocessor, setting.device, setting.batch)

@@ -1,9 +1,11 @@
-"""The images that loaders are measured on: a folder or tar of the user's, or the digits."""
+"""The images for benchmarks of loaders: a folder or tar file of the user's, or the digits."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
+import io
 import os
 import tarfile
 import tempfile
@@ -11,10 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from pipeline.data.digits import write_digits
-from pipeline.data.index import ImageIndex
+from pipeline.data.index import ImageIndex, make_index
+from pipeline.data.places import Source
 from pipeline.ground.errors import UserError
 
 _SUFFIXES = {".jpg", ".jpeg"}
@@ -27,19 +31,17 @@ Progress = Callable[[str], None]
 def benchmark_images(
     source: Path | None, limit: int, batch: int, progress: Progress = lambda text: None
 ) -> Iterator[ImageIndex]:
-    """An index of JPEG files in or below `source`: whole batches of `batch`, together at most `limit` images.
-
-    They are taken evenly from all that are there.
+    """Index JPEG files in or below `source`: whole batches of `batch`, at most `limit` images, evenly from all.
 
     `source` is a folder or a tar file, which is unpacked to a temporary folder; None stands for the digits. Files lie
-    anywhere below it. UserError where they do not make a batch.
+    anywhere below it. Raises UserError if they do not make a batch.
     """
     with contextlib.ExitStack() as stack:
         if source is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
             progress("writing the digits")
-            write_digits(folder)
-            yield index_folder(folder / "train", limit, batch, progress)
+            write_digits(folder, "train")
+            yield index_folder(folder, limit, batch, progress)
         elif source.is_dir():
             yield index_folder(source, limit, batch, progress)
         else:
@@ -50,7 +52,7 @@ def benchmark_images(
 
 
 def index_folder(folder: Path, limit: int, batch: int, progress: Progress) -> ImageIndex:
-    """The index of a folder's JPEG files, read from their headers only; labels are the places of their folders."""
+    """Make the index of a folder's JPEG files; labels are the places of their folders."""
     if limit < batch:
         raise UserError(f"--limit: must be a batch at least, of which --batch makes {batch:,} (given {limit:,})")
     found = sorted(_listed(folder, progress))
@@ -61,25 +63,17 @@ def index_folder(folder: Path, limit: int, batch: int, progress: Progress) -> Im
             f"(it holds {len(found):,}{f', --limit is {limit:,}' if limit < batch else ''})"
         )
     chosen = [found[place] for place in np.linspace(0, len(found) - 1, count).round().astype(int)]
-    progress(f"reading the sizes of {count:,} of {len(found):,} images")
-    sizes = [_size(path) for path in chosen]
+    progress(f"reading {count:,} of {len(found):,} images")
     folders = sorted({path.parent for path in chosen})
-    paths = [path.relative_to(folder).as_posix() for path in chosen]
-    return ImageIndex(
-        root=folder,
-        paths=paths,
-        labels=np.array([folders.index(path.parent) for path in chosen], dtype=np.int64),
-        num_bytes=np.array([path.stat().st_size for path in chosen], dtype=np.int64),
-        widths=np.array([width for width, _ in sizes], dtype=np.int64),
-        heights=np.array([height for _, height in sizes], dtype=np.int64),
-        sha256=[""] * len(chosen),
-        flags=[""] * len(chosen),
-        digest=hashlib.sha256("\n".join(paths).encode("utf-8", "surrogateescape")).hexdigest(),
-    )
+    rows = [(folders.index(path.parent), *_facts(path)) for path in chosen]
+    names = [path.relative_to(folder).as_posix() for path in chosen]
+    labels, num_bytes, widths, heights, sha256 = zip(*rows, strict=True)
+    index = make_index("train", "folder", (), names, labels, num_bytes, widths, heights, sha256, np.zeros(count))
+    return dataclasses.replace(index, source=Source("folders", folder))
 
 
 def describe_images(index: ImageIndex, source: Path | None) -> str:
-    """How many and how large, in one line, with a warning where they are the digits."""
+    """Describe number and size of the images in one line, with a warning if they are the digits."""
     text = (
         f"{len(index):,} images, mean {index.widths.mean():.0f} x {index.heights.mean():.0f} px, "
         f"{index.num_bytes.mean() / 1e3:.1f} KB"
@@ -90,7 +84,7 @@ def describe_images(index: ImageIndex, source: Path | None) -> str:
 
 
 def _listed(folder: Path, progress: Progress) -> Iterator[Path]:
-    """The JPEG files in and below a folder, in no order; it may hold a million on a slow file system."""
+    """Yield the JPEG files in and below a folder, in no order; it may hold a million on a slow file system."""
     count = 0
     progress(f"listing {folder}")
     for parent, _, names in os.walk(folder):
@@ -111,10 +105,11 @@ def _unpack(source: Path, folder: Path) -> None:
         raise UserError(f"--images: {source} is neither a folder nor a tar file that can be read ({error})") from error
 
 
-def _size(path: Path) -> tuple[int, int]:
-    """Width and height."""
+def _facts(path: Path) -> tuple[int, int, int, npt.NDArray[np.uint8]]:
+    """Return size, width, height and SHA-256 of a file."""
     try:
-        with Image.open(path) as image:
-            return image.size
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as image:
+            return len(content), *image.size, np.frombuffer(hashlib.sha256(content).digest(), dtype=np.uint8)
     except OSError as error:
         raise UserError(f"--images: {path} is no image that can be read ({error})") from error

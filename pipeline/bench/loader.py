@@ -1,6 +1,6 @@
-"""`python -m pipeline.bench loader`: what it costs to read, decode and crop images.
+"""`python -m pipeline.bench loader`: the cost of reading, decoding and cropping images.
 
-CPU seconds of all processes together is the figure to trust on a machine that others use too.
+On a machine with other users, rely on CPU seconds of all processes together.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ _SIZE_PX, _RESIZE_PX = 224, 256
 def compare_loaders(
     index: ImageIndex, *, batch: int, workers: int, rounds: int, progress: Callable[[str], None]
 ) -> list[Comparison]:
-    """Training crops and centre crops at 224 px, with `workers` threads or processes; the index holds whole batches.
+    """Compare training crops and centre crops at 224 px, with `workers` threads or processes; the index holds whole
+    batches.
 
-    Ours hands over bytes, which are normalised on the device. Loaders are commonly written to hand over normalised
-    floats: so do the peers but for the row "bytes", and ours in the row "normalised here".
+    Ours delivers bytes, which are normalised on the device. Loaders commonly deliver normalised floats, and so do the
+    peers except in the row "bytes", and ours in the row "normalised here".
     """
     training = [*_our_training(index, batch, workers), *_peer_training(index, batch, workers)]
     centre = [*_our_centre(index, batch, workers), *_peer_centre(index, batch, workers)]
@@ -48,7 +49,7 @@ def _our_training(index: ImageIndex, batch: int, workers: int) -> list[Contestan
 
     def rounds_of(backend: str, normalise: bool) -> Callable[[], Work]:
         config = bench_config(batch=batch, threads=workers, backend=backend)
-        preprocessor = Preprocessor(config.data, config.augmentation, _CPU, channels_last=True)
+        preprocessor = Preprocessor(config.input, config.augmentation, _CPU, channels_last=True)
 
         def run() -> Work:
             loader = build_train_loader(index, config, Ranks(), _CPU, micro_batch=batch, first_step=0, last_step=steps)
@@ -66,7 +67,7 @@ def _our_centre(index: ImageIndex, batch: int, workers: int) -> list[Contestant]
 
     def rounds_of(backend: str, normalise: bool) -> Callable[[], Work]:
         config = bench_config(threads=workers, backend=backend)
-        preprocessor = Preprocessor(config.data, config.augmentation, _CPU, channels_last=True)
+        preprocessor = Preprocessor(config.input, config.augmentation, _CPU, channels_last=True)
 
         def run() -> Work:
             loader = build_plan_loader(index, positions, crops, batch, config.loader, _CPU)

@@ -1,7 +1,7 @@
-"""Contestants that take turns in one process, and what each round of each cost.
+"""Contestants that alternate in one process, and the cost of each round of each.
 
-Machines are shared and their clocks change, so two programs are only compared within one run, round by round, and the
-seconds that all cores together worked are recorded beside those on the clock. Never imports torch.
+Machines are shared and their clocks change, so two programs are only compared within one run, round by round, and CPU
+seconds of all cores are recorded beside the wall time. Imports no torch.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from pathlib import Path
 from typing import Literal
 
 Role = Literal["ours", "peer", "other"]
-"""ours: what this project does by default. peer: what a user would pick instead. other: for information."""
+"""ours: the default of this project. peer: the usual alternative. other: for information."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What a contestant did in one round."""
+    """The work of a contestant in one round."""
 
     units: int
-    """Images, steps or whatever the benchmark counts."""
+    """Number of images, steps or other units that the benchmark counts."""
     figures: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    """Anything else that it measured itself, by the name of a `Quantity`."""
+    """Further figures that it measured itself, by the name of a `Quantity`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Contestant:
-    """One of the things that are compared."""
+    """One of the compared programs."""
 
     name: str
     role: Role
     run: Callable[[], Work]
-    """One round; all it began must be over when it returns, or `settle` must wait for it."""
+    """Run one round; all its work must be over when it returns, or `settle` must wait for it."""
     settle: Callable[[], Mapping[str, float]] = dict
-    """Called after each round and not timed: waits, tidies up, and returns further figures."""
+    """Called after each round and not timed: waits, cleans up, and returns further figures."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +48,13 @@ class Round:
     units: int
     wall_seconds: float
     cpu_seconds: float
-    """Of this process, all its threads, and all processes below it."""
+    """CPU seconds of this process, all its threads, and all processes below it."""
     figures: Mapping[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """All rounds of one contestant, in the order they were run."""
+    """All rounds of one contestant in order."""
 
     name: str
     role: Role
@@ -63,7 +63,7 @@ class Measurement:
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """The middle of several values, and how far they lie apart."""
+    """Median and range of several values."""
 
     median: float
     lowest: float
@@ -71,7 +71,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """Of at least one value."""
+        """Summarise at least one value."""
         return cls(statistics.median(values), min(values), max(values))
 
 
@@ -84,7 +84,7 @@ def measure(
 ) -> list[Measurement]:
     """Let all contestants run `rounds` times in turn, after `warm_up` rounds that are not recorded.
 
-    Each round begins with another contestant, so that none always follows the same one. The measurements come in the
+    Each round begins with another contestant, so that none always follows the same one. Returns the measurements in the
     order of the contestants.
     """
     recorded: dict[str, list[Round]] = {contestant.name: [] for contestant in contestants}
@@ -103,7 +103,7 @@ def measure(
 
 
 def run_round(contestant: Contestant) -> Round:
-    """One timed round."""
+    """Run and time one round."""
     cpu_before, before = cpu_seconds(), time.perf_counter()
     work = contestant.run()
     wall, cpu = time.perf_counter() - before, cpu_seconds() - cpu_before
@@ -111,18 +111,18 @@ def run_round(contestant: Contestant) -> Round:
 
 
 def cpu_seconds() -> float:
-    """User and system time so far of this process, of its children that have ended and of all living ones below it.
+    """Return user and system time so far of this process, its ended children and all living processes below it.
 
-    A child that ends in between is counted once: what it used moves to the process that waited for it.
+    A child that ends meanwhile is counted once: its time moves to the process that waited for it.
     """
     used = os.times()
     living = sum(_process_seconds(process) for process in _living_descendants(os.getpid()))
-    # The process's own clock is the finer one: the others count in ticks of a hundredth of a second.
+    # The process's own clock is more precise: the others count in ticks of a hundredth of a second.
     return time.process_time() + used.children_user + used.children_system + living
 
 
 def _process_seconds(process: int) -> float:
-    """Of a living process and of its own children that have ended."""
+    """Return the CPU seconds of a living process and of its ended children."""
     with contextlib.suppress(OSError):
         # The command's name, in parentheses, may hold anything; the fields behind it are numbers.
         fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""Other people's programs that we are compared with."""
+"""Programs of others that are compared with ours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MISSING = "this benchmark compares with {package}, which is not installed: pip i
 
 
 def import_peer(module: str, package: str) -> Any:
-    """A module of a package that the pipeline itself does without; UserError names the package to install."""
+    """Import a module of a package that only the benchmarks need. Raises UserError naming the package to install."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""The file that a benchmark leaves: what was compared, on which machine, with which versions and by which command."""
+"""The record file of a benchmark: results, machine, versions and command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PEERS = ("timm", "triton")
 
 
 def describe_machine() -> dict[str, Any]:
-    """Provenance, processor, cores to use, load, threads, and the GPU where torch has been imported and sees one."""
+    """Return provenance, processor, usable cores, load, threads, and the GPU if torch is imported and sees one."""
     provenance = collect_provenance()
     machine = {
         **provenance,
@@ -38,7 +38,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def record_of(benchmark: str, settings: Mapping[str, Any], comparisons: Sequence[Comparison]) -> dict[str, Any]:
-    """All of it as plain values; taken right after measuring, since the machine's load is part of it."""
+    """Return the whole record as plain values; taken right after measuring, since the machine's load is part of it."""
     return {
         "format": FORMAT,
         "benchmark": benchmark,
@@ -49,7 +49,7 @@ def record_of(benchmark: str, settings: Mapping[str, Any], comparisons: Sequence
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write it to `path`, whose folder must exist."""
+    """Write the record to `path`, whose folder must exist."""
     write_json(path, record)
 
 
@@ -61,7 +61,7 @@ def _version(package: str) -> str | None:
 
 
 def _processor() -> str | None:
-    """As Linux names it; None elsewhere."""
+    """Return Linux's name of the processor, or None elsewhere."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), None)

@@ -1,8 +1,8 @@
-"""What the device can do at most, and the time that a training step of a network must take on it.
+"""The peak rates of a device, and the lower bound of a network's training step on it.
 
-The floor supposes perfect kernels: every convolution takes the batch norm and ReLU before it along while it reads, and
-the statistics of the one behind it while it writes; backward reads each map once for both of its gradients; scaling,
-sum and ReLU of a block's end ride on the next convolution. No program here or elsewhere does that.
+The bound assumes perfect kernels: every convolution fuses the batch norm and ReLU before it into its reads, and the
+statistics of the one behind it into its writes; backward reads each map once for both of its gradients; scaling, sum
+and ReLU of a block's end are fused into the next convolution. No program here or elsewhere does that.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ _OPTIMIZER_BYTES = 24
 
 @dataclasses.dataclass(frozen=True)
 class Peaks:
-    """The most that was seen of a device."""
+    """Highest measured rates of a device."""
 
     flops_per_second: float
     bytes_per_second: float
 
 
 def training_floor_seconds(spec: SENetSpec, num_classes: int, image_size_px: int, batch: int, peaks: Peaks) -> float:
-    """Of one step on `batch` images with 16-bit maps: over all layers the slower of arithmetic and memory."""
+    """Return the lower bound of one step on `batch` images with 16-bit maps: per layer the slower of arithmetic and
+    memory."""
     table = layer_table(spec, num_classes, image_size_px)
     sizes = {layer.name: layer for layer in table}
     total = 0.0
@@ -41,7 +42,7 @@ def training_floor_seconds(spec: SENetSpec, num_classes: int, image_size_px: int
 
 
 def layer_traffic(layer: Layer, table: dict[str, Layer]) -> tuple[int, int]:
-    """Bytes that a layer must move per image, forward and backward, with 16-bit maps."""
+    """Return the bytes that a layer must move per image, forward and backward, with 16-bit maps."""
     if layer.kind == "scale_add_relu":
         # Forward reads the block's two branches and writes their sum; backward reads the incoming gradient of the
         # shortcut and the last convolution's output.
@@ -53,13 +54,13 @@ def layer_traffic(layer: Layer, table: dict[str, Layer]) -> tuple[int, int]:
     source = table.get(layer.inputs)
     in_size = layer.out_size * (layer.stride or 1) if source is None else source.out_size
     inner = 2 * (layer.in_channels or 0) * in_size**2
-    # The first convolution of a block reads what the end of the block before it has just made.
+    # The first convolution of a block reads the output of the block before it.
     is_fused = source is not None and source.kind == "scale_add_relu" and layer.kernel == 1
     return outer + (0 if is_fused else inner), 2 * outer + 2 * inner
 
 
 def measure_peaks(device: torch.device) -> Peaks:
-    """Of a large bfloat16 matrix product and a large copy: what programs reach, which is less than the data sheet."""
+    """Measure a large bfloat16 matrix product and a large copy: practical rates, below those of the data sheet."""
     size, elements = 8192, 1 << 29
     left = torch.randn(size, size, device=device, dtype=torch.bfloat16)
     right = torch.randn(size, size, device=device, dtype=torch.bfloat16)
@@ -70,7 +71,7 @@ def measure_peaks(device: torch.device) -> Peaks:
 
 
 def _seconds(work: Callable[[], object], repeats: int = 20) -> float:
-    """Median over groups of calls that are queued together."""
+    """Return the median over groups of calls that are queued together."""
     taken = []
     for _ in range(6):
         torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""What was measured, as a table for people and as plain values for a file. Never imports torch."""
+"""Measurements as a table for people and as plain values for a file. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from pipeline.bench.measurement import Measurement, Round, Spread
 
 @dataclasses.dataclass(frozen=True)
 class Quantity:
-    """Something that every round of every contestant has a value of."""
+    """A value of every round of every contestant."""
 
     name: str
-    """With its unit, as it stands above the column."""
+    """Name with unit, the heading of the column."""
     of: Callable[[Round], float | None]
-    """None where a contestant has no such value."""
+    """Returns None if a contestant has no such value."""
     more_is_better: bool = False
     digits: int = 2
 
     def spread(self, measurement: Measurement) -> Spread | None:
-        """Over the rounds; None where the contestant has no such value."""
+        """Return median and range over the rounds, or None if the contestant has no such value."""
         values = [value for done in measurement.rounds if (value := self.of(done)) is not None]
         return Spread.of(values) if values else None
 
 
 def figure(name: str, *, more_is_better: bool = False, digits: int = 2) -> Quantity:
-    """The quantity that contestants report under `name` themselves."""
+    """Return the quantity that contestants report under `name` themselves."""
     return Quantity(name, lambda done: done.figures.get(name), more_is_better, digits)
 
 
 def per_unit(unit: str) -> tuple[Quantity, Quantity]:
-    """What most benchmarks ask: milliseconds of all cores for one unit, and units a second on the clock."""
+    """Return the usual quantities: milliseconds of all cores for one unit, and units a second of wall time."""
     return (
         Quantity(f"CPU ms/{unit}", lambda done: 1e3 * done.cpu_seconds / done.units),
         Quantity(f"{unit}s/s", lambda done: done.units / done.wall_seconds, more_is_better=True, digits=1),
@@ -41,7 +41,7 @@ def per_unit(unit: str) -> tuple[Quantity, Quantity]:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Contestants side by side. Ratios are taken of the first quantity."""
+    """Contestants side by side. Ratios are of the first quantity."""
 
     title: str
     quantities: tuple[Quantity, ...]
@@ -49,19 +49,19 @@ class Comparison:
 
     @property
     def ours(self) -> Measurement | None:
-        """The best of what is ours; None where nothing is."""
+        """Return the best of ours, or None if there is none."""
         return self._best("ours")
 
     @property
     def best_peer(self) -> Measurement | None:
-        """The peer that is hardest to beat; None where there is none."""
+        """Return the best peer, or None if there is none."""
         return self._best("peer")
 
     def ratio(self, other: Measurement) -> Spread | None:
-        """How many times better ours is than `other`, round by round; below 1 it is worse.
+        """Return how many times better ours is than `other`, round by round; below 1 it is worse.
 
-        None for ours itself, and where there is nothing to compare. The rounds are paired, so that whatever slowed the
-        machine down for a while slowed both.
+        Rounds are paired, so that a temporary slowdown of the machine affects both. Returns None for ours itself, and
+        if there is nothing to compare.
         """
         quantity, ours = self.quantities[0], self.ours
         if ours is None or other is ours:
@@ -74,7 +74,7 @@ class Comparison:
         return Spread.of(ratios) if ratios else None
 
     def verdict(self) -> str | None:
-        """One line about ours and the best peer."""
+        """Return one line about ours and the best peer."""
         ours, peer = self.ours, self.best_peer
         if ours is None or peer is None or (ratio := self.ratio(peer)) is None:
             return None
@@ -85,7 +85,7 @@ class Comparison:
         )
 
     def as_text(self) -> str:
-        """The table, without a final newline."""
+        """Format the table, without a final newline."""
         rows = [("", *(quantity.name for quantity in self.quantities), "ours is better by")]
         for measurement in self.measurements:
             ratio = self.ratio(measurement)
@@ -100,7 +100,7 @@ class Comparison:
         return "\n".join([self.title, *aligned(rows), *([verdict] if verdict else [])])
 
     def as_fields(self) -> dict[str, Any]:
-        """Every round, the medians and the ratios, as plain values."""
+        """Return every round, the medians and the ratios, as plain values."""
         return {
             "title": self.title,
             "ratio_of": self.quantities[0].name,
@@ -135,7 +135,7 @@ class Comparison:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows as lines whose columns stand below each other, the first to the left and the others to the right."""
+    """Format rows as lines with aligned columns, the first to the left and the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(

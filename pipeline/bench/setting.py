@@ -1,4 +1,4 @@
-"""The recipe that benchmarks run: SENet-154's own augmentation and batches, with the network and sizes in question."""
+"""The recipe of benchmarks: SENet-154's own augmentation and batches, with the network and sizes in question."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def bench_config(
     backend: str = "dali",
     execution: dict[str, Any] | None = None,
 ) -> Config:
-    """A complete config in which one step is one batch; everything else has its default."""
+    """Return a complete config in which one step is one batch; everything else has its default."""
     return Config.model_validate(
         {
             "name": "bench",
@@ -31,7 +31,6 @@ def bench_config(
                 "max_micro_batch": batch,
                 "image_size_px": image_size_px,
             },
-            "freeze_bn": {"last_epochs": 0},
             "execution": execution or {},
             "loader": {"backend": backend, "threads": threads},
         }

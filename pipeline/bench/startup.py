@@ -1,7 +1,7 @@
-"""`python -m pipeline.bench startup`: how long a person waits for an answer, and for the first optimizer step.
+"""`python -m pipeline.bench startup`: the time until an answer, and until the first optimizer step.
 
-Every contestant is a process of its own, begun anew in every round. "cold" is as after an installation: Python finds no
-compiled modules and has to compile them; the machine's file cache is left as it is.
+Every contestant is a new process in every round. "cold" is as after an installation: Python finds no compiled modules
+and has to compile them; the machine's file cache is not cleared.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ for pixels, labels in batches:
     print(time.time(), flush=True)
     break
 """
-"""The shortest script that reaches a first step on the same images: no recipe, no index, no checkpoint, no record."""
+"""The shortest script that reaches a first step on the same images: no recipe, index, checkpoint or record."""
 
 
 def compare_answers(*, rounds: int, progress: Callable[[str], None], modules: Sequence[str] = _IMPORTS) -> Comparison:
-    """How long `launch --help` takes, and what the imports cost that others wait for."""
+    """Measure `launch --help`, and the imports of the alternatives."""
     processes = [
         _process("launch --help", ["-m", "launch", "--help"]),
         *(_process(f"import {name}", ["-c", f"import {name}"]) for name in modules),
@@ -60,7 +60,7 @@ def compare_answers(*, rounds: int, progress: Callable[[str], None], modules: Se
 def compare_first_steps(
     *, rounds: int, progress: Callable[[str], None], warm_up: int = 1, with_cold: bool = True
 ) -> Comparison:
-    """From the command to the first step of the demo's training, against a plain script of PyTorch.
+    """Measure the time from the command to the first step of the demo's training, against a plain script of PyTorch.
 
     `with_cold`: ours also without Python's compiled modules.
     """
@@ -84,7 +84,7 @@ def compare_first_steps(
 
 
 def cold_start(scratch: Path) -> dict[str, str]:
-    """What makes Python, and all that it starts, find no compiled modules: a place for them that is new and empty."""
+    """Return an environment in which Python finds no compiled modules: a new, empty place for them."""
     return {"PYTHONPYCACHEPREFIX": tempfile.mkdtemp(dir=scratch)}
 
 
@@ -98,19 +98,19 @@ def _process(name: str, arguments: Sequence[str]) -> Contestant:
 
 @contextlib.contextmanager
 def _demo_run() -> Iterator[tuple[Path, Path]]:
-    """A run of the demo whose first two stages are done, and its training images."""
+    """Yield a run of the demo whose first two stages are done, and its training images."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         run, images = Path(name) / "run", Path(name) / "digits"
-        write_digits(images)
+        write_digits(images, "train")
         for stage in ("prepare", "build"):
             _python([*_launch(run), "--only", stage], {})
-        yield run, images / "train"
+        yield run, images
 
 
 def _launch(run: Path) -> list[str]:
-    """One epoch on the digits, and nothing else that would take time."""
+    """Return the command for one epoch on the digits, without anything else that takes time."""
     recipe = str(_REPOSITORY / "configs" / "demo.yaml")
-    short = ["train.epochs=1", "freeze_bn.last_epochs=0", "schedule.warmup_epochs=0", "tracking.wandb=disabled"]
+    short = ["train.epochs=1", "train.frozen_epochs=0", "schedule.warmup_epochs=0", "tracking.wandb=disabled"]
     return ["-m", "launch", "run", recipe, *short, "--run", str(run)]
 
 
@@ -130,7 +130,7 @@ def _plain_first_step(images: Path) -> Work:
 
 
 def _python(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
-    """What a new Python prints; an error ends the benchmark with what it wrote."""
+    """Return the output of a new Python; an error ends the benchmark with its message."""
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=_REPOSITORY,

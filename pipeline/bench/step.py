@@ -1,8 +1,8 @@
 """`python -m pipeline.bench step`: whole training steps, forward, backward and optimizer.
 
-On a GPU SENet-154 in every way to run it, against timm's legacy_senet154 in every way, and the share of the roofline.
-With 32 images a step or fewer, CUDA graphs are among the ways.
-Elsewhere the small network and two images of SENet-154, in float32 and not compiled.
+On a GPU SENet-154 in every way to run it, against timm's legacy_senet154 in every way, and the fraction of the
+roofline. With 32 images a step or fewer, CUDA graphs are among the ways. On a CPU the small network, and SENet-154 with
+two images, in float32 and not compiled.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _EAGER_NCHW = Cell("float32", channels_last=False, compile=False)
 _CPU_CELLS = (Cell("float32", channels_last=True, compile=False), _EAGER_NCHW)
 _CPU_BATCHES = {"senet_nano": 64, "senet154": 2}
 _STEPS_PER_ROUND = {"senet_nano": 10, "senet154": 1}
-"""Without a GPU; with one it is ten of either."""
+"""On a CPU; on a GPU it is ten for either."""
 _GRAPHS_BATCH = 32
-"""The most images a step with CUDA graphs: each way that has them keeps the memory of a step for good."""
+"""Most images a step with CUDA graphs: each way that uses them keeps the memory of a step for good."""
 _MEMORY = "peak GB"
 
 Progress = Callable[[str], None]
@@ -46,9 +46,9 @@ Progress = Callable[[str], None]
 def compare_steps(
     models: Sequence[str], batch: int, *, rounds: int, progress: Progress
 ) -> tuple[dict[str, Any], list[Comparison]]:
-    """Settings, and a comparison for each of the networks; `batch` is that on a GPU, without one it is small.
+    """Return settings, and a comparison for each of the networks; `batch` is that on a GPU, a CPU has a small one.
 
-    No `models` stands for SENet-154 on a GPU, and for both without one. UserError for a network there is not.
+    Without `models` it is SENet-154 on a GPU, and both networks on a CPU. Raises UserError if a network does not exist.
     """
     if unknown := [model for model in models if model not in _CPU_BATCHES]:
         raise UserError(f"--models: there is no step of '{unknown[0]}' here (there are: {', '.join(_CPU_BATCHES)})")
@@ -72,7 +72,7 @@ def _task(model: str, batch: int, device: torch.device) -> Task:
 
 def _compare_on_cpu(task: Task, rounds: int, progress: Progress) -> Comparison:
     contestants = [_contestant(task, "ours", "ours", cell, our_step(task, cell)) for cell in _CPU_CELLS]
-    # The small network is our own: its peer is the loop that a plain script has.
+    # The small network is our own: its peer is the loop of a plain script.
     cells = _CPU_CELLS if task.model == "senet154" else (_EAGER_NCHW,)
     name, build = _peer_network(task)
     contestants += [_contestant(task, name, "peer", cell, plain_step(task, build(), cell)) for cell in cells]
@@ -80,16 +80,16 @@ def _compare_on_cpu(task: Task, rounds: int, progress: Progress) -> Comparison:
 
 
 def _compare_on_gpu(task: Task, peaks: Peaks, rounds: int, progress: Progress) -> Comparison:
-    """All cells of both. They stay on the GPU together, where weights are small beside one step's maps."""
+    """Compare all cells of both. They stay on the GPU together, since weights are small beside one step's maps."""
     name, build = _peer_network(task)
-    # All compiled ways live side by side here, and each is to be compiled for itself.
+    # All compiled ways coexist here, and each must be compiled for itself.
     dynamo: Any = importlib.import_module("torch._dynamo")
     dynamo.config.automatic_dynamic_shapes = False
     contestants: list[Contestant] = []
     left_out: list[str] = []
 
     def enter(who: str, role: Role, cell: Cell, build_step: Callable[[], Step]) -> None:
-        """A way that fails, for want of memory or of a compiler that takes it, is named and does not end the rest."""
+        """Add a way, or name it if it fails, for lack of memory or of compiler support."""
         try:
             step = build_step()
             step()
@@ -116,7 +116,7 @@ def _compare_on_gpu(task: Task, peaks: Peaks, rounds: int, progress: Progress) -
 
 
 def _peer_network(task: Task) -> tuple[str, Callable[[], nn.Module]]:
-    """Whose network it is, and what builds one."""
+    """Return the peer network's publisher, and a function that builds it."""
     if task.model != "senet154":
         return "the same in a plain loop", lambda: create_model(task.model, task.num_classes)
     timm = import_peer("timm", "timm")
@@ -124,7 +124,8 @@ def _peer_network(task: Task) -> tuple[str, Callable[[], nn.Module]]:
 
 
 def our_step(task: Task, cell: Cell) -> Step:
-    """A step of our network by the engine that the stages use. UserError where CUDA graphs are not to be trusted."""
+    """Return a step of our network by the engine of the stages. Raises UserError if CUDA graphs compute something
+    else."""
     config = bench_config(
         model=task.model,
         num_classes=task.num_classes,
@@ -166,7 +167,7 @@ def _contestant(task: Task, who: str, role: Role, cell: Cell, step: Step) -> Con
 
 
 def _reset_peak() -> int:
-    """Bytes that are taken now: the weights and momentum of all contestants, which are no part of one's peak."""
+    """Return the bytes in use: the weights and momentum of all contestants, which are no part of one's peak."""
     torch.cuda.reset_peak_memory_stats()
     return torch.cuda.memory_allocated()
 

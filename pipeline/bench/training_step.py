@@ -1,4 +1,4 @@
-"""The task of a timed training step, and the step as a plain PyTorch script does it. Needs nothing but torch."""
+"""The task of a timed training step, and the step of a plain PyTorch script. Needs nothing but torch."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pipeline.ground.seeds import derive_seed
 LEARNING_RATE = 1e-3
 
 Step = Callable[[], torch.Tensor]
-"""Does one step; returns its loss, still on the device."""
+"""Takes one step; returns its loss, still on the device."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is trained on what: `batch` random images with random labels that lie on the device."""
+    """A synthetic training task: model, random images with random labels, device."""
 
     model: str
     num_classes: int
@@ -29,7 +29,8 @@ class Task:
     device: torch.device
 
     def images_and_labels(self, cell: Cell) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalised float32 images in the cell's layout, as they leave the preprocessor; the same at every call."""
+        """Return normalised float32 images in the cell's layout, as the preprocessor returns them; the same at every
+        call."""
         generator = torch.Generator().manual_seed(derive_seed("bench", self.model))
         images = torch.randn(self.batch, 3, self.image_size_px, self.image_size_px, generator=generator)
         labels = torch.randint(self.num_classes, (self.batch,), generator=generator)
@@ -37,13 +38,13 @@ class Task:
 
 
 def compile_whole(model: nn.Module) -> nn.Module:
-    """As a script compiles."""
+    """Compile as a plain script does."""
     compiled: nn.Module = torch.compile(model)  # type: ignore[assignment]
     return compiled
 
 
 def compile_with_graphs(model: nn.Module) -> nn.Module:
-    """The same, with CUDA graphs of the compiler's own."""
+    """Compile with CUDA graphs of the compiler's own."""
     compiled: nn.Module = torch.compile(model, mode="reduce-overhead")  # type: ignore[assignment]
     return compiled
 
@@ -51,7 +52,7 @@ def compile_with_graphs(model: nn.Module) -> nn.Module:
 def plain_step(
     task: Task, model: nn.Module, cell: Cell, compile_model: Callable[[nn.Module], nn.Module] = compile_whole
 ) -> Step:
-    """A step of any network as a careful script does it: autocast, a scaler for float16, fused SGD on a GPU."""
+    """Return a step of any network as a careful script does it: autocast, a scaler for float16, fused SGD on a GPU."""
     model = model.to(task.device, memory_format=_layout(cell)).train()  # type: ignore[call-overload]
     forward = compile_model(model) if cell.compile else model
     on_gpu = task.device.type == "cuda"
@@ -75,8 +76,11 @@ def plain_step(
 
 
 def forget_compiled() -> None:
-    """To be called before another way is compiled: PyTorch takes what differs from the last time, as a layout or a
-    batch, for something that keeps changing, and would compile slower code that allows for it."""
+    """Reset the compiler before another way is compiled.
+
+    PyTorch takes a changed layout or batch for something that keeps changing, and would compile slower, more general
+    code.
+    """
     torch.compiler.reset()
 
 

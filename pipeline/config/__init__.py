@@ -1,1 +1,1 @@
-"""Recipes: typed, frozen, and read from YAML with every mistake named at once."""
+"""Recipes: typed, frozen, and read from YAML with all mistakes named at once."""

@@ -1,4 +1,4 @@
-"""Which parts of an image the network sees when it is evaluated, and how its answers are averaged.
+"""Crop plans: the crops of an image that the network sees in evaluation, and how its answers are averaged.
 
 A plan is data: crops, each of which is a scale of the image, squares of it, positions in these, and mirror images. The
 built-in plans are the files of the folder `crops` beside this module; a user's own look the same.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -16,7 +16,7 @@ from pipeline.config.document import decode_document
 from pipeline.config.section import PositiveFloat, PositiveInt, Section, as_tuple
 
 Square = Literal["first", "middle", "last"]
-"""Of a landscape the left, central and right square, of a portrait the top, central and bottom one."""
+"""Left, central and right square of a landscape; top, central and bottom one of a portrait."""
 Position = Literal["center", "top_left", "top_right", "bottom_left", "bottom_right", "whole"]
 Pooling = Literal["global", "sliding"]
 Averaging = Literal["probabilities", "logits"]
@@ -25,24 +25,24 @@ _PLAN_FOLDER = Path(__file__).with_name("crops")
 
 
 class CropGroup(Section):
-    """What is cut from the image after its shorter side was resized: crops, or all of it (`dense`)."""
+    """Crops from an image whose shorter side was resized to `resize_px`, or the whole image (`dense`)."""
 
     resize_px: PositiveInt
     """The scale: length of the image's shorter side."""
     crop_px: PositiveInt | None = None
-    """Side of the crops; left out where `dense` is given."""
+    """Side of the crops; left out if `dense` is given."""
     squares: Annotated[tuple[Square, ...], BeforeValidator(as_tuple)] = ()
     """Squares as large as the shorter side, in which the positions are taken: first (left or top), middle, last (right
-    or bottom). None: the positions are those of the whole image."""
+    or bottom). Empty: the positions are those of the whole image."""
     positions: Annotated[tuple[Position, ...], BeforeValidator(as_tuple)] = ("center",)
-    """Where crops are cut. whole: the square itself, resized to `crop_px`."""
+    """Positions of the crops. whole: the square itself, resized to `crop_px`."""
     dense: Pooling | None = None
-    """The whole image goes through the network as a fully convolutional one. global: its last map is averaged as a
-    whole; sliding: the classifier answers for each crop of 7 x 7 of it, and these logits are averaged."""
+    """The whole image passes the network as a fully convolutional one. global: its last map is averaged as a whole;
+    sliding: the classifier answers for each window of 7 x 7 of it, and these logits are averaged."""
     mirror: bool = False
-    """Whether each crop is also seen mirrored."""
+    """Whether each crop is also evaluated mirrored."""
     weight: PositiveFloat = 1.0
-    """Of each of the group's crops in the average."""
+    """Weight of each of the group's crops in the average."""
 
     @model_validator(mode="after")
     def _crops_fit(self) -> Self:
@@ -65,18 +65,20 @@ class CropGroup(Section):
         return self
 
     def places(self) -> tuple[tuple[Square | None, Position | None], ...]:
-        """Each crop's square and position, in the plan's order; a dense group is one "crop" with neither."""
+        """Return each crop's square and position, in the plan's order; a dense group is one "crop" with neither."""
         if self.dense is not None:
             return ((None, None),)
         return tuple((square, position) for square in self.squares or (None,) for position in self.positions)
 
 
 class CropPlan(Section):
-    """Crops of an image whose answers are averaged."""
+    """Crops of an image and how the answers for them are averaged."""
+
+    is_value = True
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     averaging: Averaging = "probabilities"
-    """What is averaged: softmax probabilities, or logits (the geometric mean of the probabilities)."""
+    """Average softmax probabilities, or logits (the geometric mean of the probabilities)."""
     crops: Annotated[tuple[CropGroup, ...], BeforeValidator(as_tuple), Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -84,7 +86,7 @@ class CropPlan(Section):
         seen: dict[object, str] = {}
         for number, group in enumerate(self.crops):
             for square, position in group.places():
-                # All positions in a square are one where the crop is as large as it.
+                # All positions in a square are the same if the crop is as large as it.
                 place = "whole" if square is not None and group.crop_px == group.resize_px else position
                 crop = (group.resize_px, group.crop_px, square, place, group.dense)
                 shown = " ".join(part for part in (square, position) if part) or "dense"
@@ -98,24 +100,27 @@ class CropPlan(Section):
 
 
 def builtin_names() -> tuple[str, ...]:
-    """Names of the built-in plans."""
+    """Return the names of the built-in plans."""
     return tuple(sorted(file.stem for file in _PLAN_FOLDER.glob("*.yaml")))
 
 
 @functools.cache
 def builtin_plan(name: str) -> CropPlan:
-    """The built-in plan of that name, which must be one of `builtin_names`."""
+    """Return the built-in plan of that name, which must be one of `builtin_names`."""
     file = _PLAN_FOLDER / f"{name}.yaml"
     document = decode_document(file.read_bytes(), file.name)
-    assert document.root is not None, file
     assert not document.problems, document.problems
     return CropPlan.model_validate(document.root.plain())
 
 
-def resolve_plan(plan: str | CropPlan, key: str) -> CropPlan:
-    """The plan itself, or the built-in one of that name; ValueError names the key and the built-in plans."""
-    if isinstance(plan, CropPlan):
+def _by_name(plan: Any) -> Any:
+    """Return the built-in plan of that name; values other than strings unchanged."""
+    if not isinstance(plan, str):
         return plan
     if plan not in builtin_names():
-        raise ValueError(f"{key}: no built-in crop plan '{plan}' (there are: {', '.join(builtin_names())})")
+        raise ValueError(f"no built-in crop plan '{plan}' (there are: {', '.join(builtin_names())})")
     return builtin_plan(plan)
+
+
+Plan = Annotated[CropPlan, BeforeValidator(_by_name)]
+"""A crop plan: written out, or the name of a built-in one, resolved when the recipe is read."""

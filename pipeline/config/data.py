@@ -1,4 +1,4 @@
-"""What the images are, and what is done to them in training."""
+"""Data set, preprocessing and augmentation."""
 
 from __future__ import annotations
 
@@ -6,37 +6,33 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipeline.config.section import Names, NonNegative, PositiveInt, Section, Triple, as_tuple
+from pipeline.config.section import OPERATION, Names, NonNegative, PositiveInt, Section, Triple, as_tuple
 
 
 class DataConfig(Section):
-    """Where the images are and what is promised about them."""
+    """The data set: folders, format and expectations."""
 
     dataset: Literal["imagenet", "folder", "digits"]
     """imagenet: ILSVRC 2012 with its counts and labels checked. folder: any tree of one folder per class. digits: the
     handwritten digits that come with scikit-learn, written out as JPEG folders."""
-    root: str | None = None
+    root: Annotated[str | None, OPERATION] = None
     """Folder that holds the train and val folders; relative paths start at the working directory. Not for digits."""
-    train: str = "train"
+    train: Annotated[str, OPERATION] = "train"
     """Training images below root, in one folder per class."""
-    val: str = "val"
+    val: Annotated[str, OPERATION] = "val"
     """Validation images below root: in one folder per class, or (imagenet) flat with `val_ground_truth`."""
-    val_ground_truth: str | None = None
+    val_ground_truth: Annotated[str | None, OPERATION] = None
     """The devkit's ILSVRC2012_validation_ground_truth.txt, for a flat `val`."""
-    test: str | None = None
+    test: Annotated[str | None, OPERATION] = None
     """The contest's 100,000 unlabelled test images below root, all in the one folder (imagenet only)."""
     exclude: Names = ()
     """Images to leave out, by name as `prepare` lists them (`train/n01440764/x.JPEG`)."""
-    shards: str | None = None
+    shards: Annotated[str | None, OPERATION] = None
     """Folder for the images as WebDataset tar files of 1 GB, for parallel file systems: `prepare` writes them there or
     finds them there, and training and evaluation then open nothing else."""
     resize_train_px: PositiveInt | None = None
-    """Store training images in the shards with this shorter side, where theirs is longer, as JPEG of quality 90. Fewer
-    bytes and a cheaper decoding, but other training images than the contest's."""
-    mean: Triple = (123.675, 116.28, 103.53)
-    """RGB mean that is subtracted, on the 0 to 255 scale."""
-    std: Triple = (58.395, 57.12, 57.375)
-    """RGB scale that is divided by, on the 0 to 255 scale."""
+    """Store training images in the shards with this shorter side, if theirs is longer, as JPEG of quality 90. Fewer
+    bytes and cheaper decoding, but other training images than the contest's."""
 
     @model_validator(mode="after")
     def _root_where_needed(self) -> Self:
@@ -50,23 +46,36 @@ class DataConfig(Section):
             raise ValueError("test: only dataset 'imagenet' has unlabelled test images")
         if self.resize_train_px is not None and self.shards is None:
             raise ValueError("resize_train_px: only shards are written anew; name a folder in data.shards for them")
+        return self
+
+
+class InputConfig(Section):
+    """Normalisation of the pixels."""
+
+    mean: Triple = (123.675, 116.28, 103.53)
+    """RGB mean to subtract, on the 0 to 255 scale."""
+    std: Triple = (58.395, 57.12, 57.375)
+    """RGB standard deviation to divide by, on the 0 to 255 scale."""
+
+    @model_validator(mode="after")
+    def _std_is_positive(self) -> Self:
         if min(self.std) <= 0:
             raise ValueError(f"std: must be positive (given {list(self.std)})")
         return self
 
 
 class AugmentationConfig(Section):
-    """What is done to a training image at random."""
+    """Random augmentation of training images."""
 
     area: Annotated[tuple[float, float], BeforeValidator(as_tuple)] = (0.08, 1.0)
-    """Share of the image that the random crop covers."""
+    """Fraction of the image that the random crop covers."""
     aspect: Annotated[tuple[float, float], BeforeValidator(as_tuple)] = (0.75, 4 / 3)
     """Aspect ratio of the random crop, drawn log-uniformly."""
     flip: bool = True
     rotation_degrees: Annotated[float, Field(ge=0, le=45)] = 0.0
     """Rotation by a uniform angle in ± this many degrees."""
     pixel_jitter: NonNegative = 0.0
-    """A uniform value in ± this is added to each pixel and channel, on the 0 to 255 scale."""
+    """Amplitude of uniform noise added to each pixel and channel, on the 0 to 255 scale."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -1,27 +1,40 @@
-"""A YAML file as a tree of entries that know where they were written."""
+"""A YAML file as a tree of entries with their places in the file."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
+from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import Node, ScalarNode, SequenceNode
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 from ruamel.yaml.reader import ReaderError
 
 from pipeline.ground.errors import UserError
 
-_DATE = "tag:yaml.org,2002:timestamp"
-_SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "str")} | {_DATE}
-_COLLECTIONS = {"tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"}
+_CORE = "tag:yaml.org,2002:"
+# No key of a recipe is a date, and a run may well be named like one. Neither merge keys nor `=` are YAML 1.2.
+_TEXTS = {_CORE + name for name in ("str", "timestamp", "merge", "value")}
+_SCALARS = _TEXTS | {_CORE + name for name in ("null", "bool", "int", "float")}
+_COLLECTIONS = {_CORE + "seq", _CORE + "map"}
 _SHOWN_LENGTH = 60
+_MOST_REPEATED = 10_000
+_REASONS = {
+    r"'\t'": "tabs cannot indent; use spaces",
+    "mapping values are not": "a second ': ' in the line, or wrong indentation (put text that holds ': ' in quotes)",
+    "another document": "'---' begins a second document; this must be a single one",
+    "flow": "a bracket that opens here is not closed, or its items lack a comma",
+    "quoted scalar": "a quote that opens here is not closed",
+}
+"""Replacements for ruamel's messages that contain these words."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where something was written: a line of a file, or (line None) the command line."""
+    """Origin of a value: a line of a file, or (line None) the command line."""
 
     source: str
     line: int | None = None
@@ -35,7 +48,7 @@ COMMAND_LINE = Place("command line")
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One mistake of the user's: printed as `place: key: what must hold (given ...)`."""
+    """A mistake of the user, printed as `place: key: what must hold (given ...)`."""
 
     place: Place
     key: str
@@ -47,155 +60,163 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A value and where it was written; lists and mappings hold entries."""
+    """A value and its place; lists and mappings hold entries."""
 
     value: Any
     """None, bool, int, float, str, list[Entry] or dict[str, Entry]."""
     place: Place
     text: str
-    """As written, for messages; shortened where it is long."""
+    """As written, for messages; shortened if it is long."""
 
     def plain(self) -> Any:
-        """The value without places."""
+        """Return the value without places."""
         if isinstance(self.value, dict):
             return {key: entry.plain() for key, entry in self.value.items()}
-        if isinstance(self.value, list):
-            return [entry.plain() for entry in self.value]
-        return self.value
+        return [entry.plain() for entry in self.value] if isinstance(self.value, list) else self.value
 
 
 def merged(base: Entry, top: Entry) -> Entry:
-    """`top` laid over `base`: mappings key by key, anything else whole."""
+    """Lay `top` over `base`: mappings key by key, anything else whole."""
     if not (isinstance(base.value, dict) and isinstance(top.value, dict)):
         return top
     entries = dict(base.value)
     for name, entry in top.value.items():
         entries[name] = merged(entries[name], entry) if name in entries else entry
-    return Entry(entries, top.place, top.text)
+    # What a section of a file lacks is not the command line's fault.
+    return Entry(entries, base.place if top.place == COMMAND_LINE else top.place, top.text)
 
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """A parsed text, and the mistakes that did not keep it from being parsed."""
+    """A parsed text, and the mistakes that did not prevent parsing."""
 
-    root: Entry | None
-    """None for a text without any value."""
+    root: Entry
     problems: list[Problem]
 
 
-def decode_document(content: bytes, source: str) -> Document:
-    """Parse a file's content; UserError with file and line where it is not UTF-8 or not YAML."""
+def read_document(path: Path, kind: str, named_by: str = "") -> Document:
+    """Read a file of `key: value` lines: a `kind`, such as "recipe".
+
+    Raises UserError, which begins with `named_by`, if it cannot be read; for a missing file it lists similar names.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        is_missing = isinstance(error, FileNotFoundError)
+        names = sorted(file.name for file in path.parent.glob("*.y*ml")) if is_missing else []
+        close = difflib.get_close_matches(path.name, names, n=1)
+        near = f" (did you mean {path.with_name(close[0])}?)" if close else f" (there are: {', '.join(names)})"
+        reason = str(error.strerror).lower() + (near if names else "")
+        raise UserError(f"{named_by}{path}: {reason}") from error
+    document = decode_document(content, str(path))
+    if not isinstance(document.root.value, dict):
+        raise UserError(f"{path}:1: a {kind} must be `key: value` lines (given {document.root.text})")
+    return document
+
+
+def decode_document(content: bytes, source: str, key: str = "") -> Document:
+    """Parse YAML 1.2, the value of `key`. Raises UserError with the line if it is not UTF-8 or not YAML."""
     try:
         text = content.decode()
+        walk = _Walk(text, source)
+        node = yaml().compose(text)
+        root = Entry(None, _place(source, 0), "nothing") if node is None else walk.entry(node, 0, key)
+        return Document(root, walk.problems)
     except UnicodeDecodeError as error:
-        place = Place(source, content.count(b"\n", 0, error.start) + 1)
-        raise UserError(f"{place}: must be UTF-8 text (given the byte 0x{content[error.start]:02x})") from error
-    return parse_document(text, source)
-
-
-def parse_document(text: str, source: str) -> Document:
-    """Parse YAML 1.2; UserError `source:line: not valid YAML: ...` where that fails."""
-    try:
-        node = _yaml().compose(text)
+        line = content.count(b"\n", 0, error.start)
+        reason = f"must be UTF-8 text (given the byte 0x{content[error.start]:02x})"
     except MarkedYAMLError as error:
-        mark, reason = _in_plain_words(error)
-        raise UserError(f"{Place(source, mark.line + 1)}: not valid YAML: {reason}") from error
+        context = str(error.context or "")
+        reason = f"{context}, {error.problem}".removeprefix(", ")
+        words = next((words for words in _REASONS if words in reason), reason)
+        mark = error.context_mark if words in context else error.problem_mark
+        line = (mark or error.problem_mark or error.context_mark).line
+        reason = f"not valid YAML: {_REASONS.get(words, reason)}"
     except ReaderError as error:
-        place = Place(source, text.count("\n", 0, error.position) + 1)
-        raise UserError(f"{place}: not valid YAML: holds the control character U+{error.character:04X}") from error
+        line = text.count("\n", 0, error.position)
+        reason = f"not valid YAML: holds the control character U+{error.character:04X}"
     except RecursionError:
-        raise UserError(f"{source}: not a recipe: hundreds of brackets within each other") from None
-    walk = _Walk(source)
-    root = None if node is None else walk.entry(node, node.start_mark.line + 1, "")
-    return Document(root, walk.problems)
+        line, reason = 0, "not valid YAML: hundreds of brackets within each other"
+    raise UserError(f"{_place(source, line)}: {reason}")
 
 
-def _yaml() -> Any:
+def yaml() -> Any:
+    """Return a reader and writer of YAML 1.2."""
     # pure: the C parser, where it is installed, reads YAML 1.1, in which `off` is a boolean and 010 is eight.
     return YAML(typ="safe", pure=True)
 
 
-def _in_plain_words(error: MarkedYAMLError) -> tuple[Any, str]:
-    """The mark of the place that is to be mended, and the reason."""
-    problem, context = str(error.problem), str(error.context or "")
-    if r"'\t'" in problem:
-        return error.problem_mark, "tabs cannot indent; use spaces"
-    if "mapping values are not allowed" in problem:
-        reason = "a second ': ' in the line, or wrong indentation (put text that holds ': ' in quotes)"
-        return error.problem_mark, reason
-    if "another document" in problem:
-        return error.problem_mark, "'---' begins a second document; a recipe is a single one"
-    if "flow" in context and error.context_mark:
-        return error.context_mark, "a bracket that opens here is not closed, or its items lack a comma"
-    if "quoted scalar" in context and error.context_mark:
-        return error.context_mark, "a quote that opens here is not closed"
-    return error.problem_mark or error.context_mark, f"{context}, {problem}".removeprefix(", ")
+def _place(source: str, line: int) -> Place:
+    return COMMAND_LINE if source == COMMAND_LINE.source else Place(source, line + 1)
 
 
 class _Walk:
-    """Turns the nodes of one text into entries and collects what is wrong with them."""
+    """Converts the nodes of one text to entries and collects the mistakes in them."""
 
-    def __init__(self, source: str) -> None:
-        self.source = source
+    def __init__(self, text: str, source: str) -> None:
         self.problems: list[Problem] = []
+        self._text = text
+        self._source = source
         self._open: list[Node] = []
-        self._constructor = _yaml().constructor
+        self._seen: set[Node] = set()
+        self._repeated = 0
+        self._construct = yaml().constructor.construct_object
 
     def entry(self, node: Node, line: int, key: str) -> Entry:
-        """The entry of `node`; `line` is where its key stands, which for a section is above its value."""
+        """Return the entry of `node`; `line` is that of its key, which for a section is above its value."""
+        place = _place(self._source, line)
+        self._repeated += node in self._seen
+        self._seen.add(node)
+        if self._repeated > _MOST_REPEATED:
+            raise UserError(f"{place}: {key}: aliases (*name) repeat more than {_MOST_REPEATED:,} values in all")
         if node in self._open:
-            return self._wrong(line, key, "must not contain itself (an alias to what encloses it)")
+            return self._wrong(place, key, "must not contain itself (an alias to what encloses it)")
         if node.tag not in (_SCALARS if isinstance(node, ScalarNode) else _COLLECTIONS):
-            return self._wrong(line, key, f"must be a plain value (given the tag {_tag(node)})")
+            tag = str(node.tag).replace(_CORE, "!!")
+            return self._wrong(place, key, f"must be a plain value (given the tag {tag})")
         if isinstance(node, ScalarNode):
-            return self._scalar(node, line, key)
+            return self._scalar(node, place, key)
         self._open.append(node)
-        entry = self._sequence(node, line, key) if isinstance(node, SequenceNode) else self._mapping(node, line, key)
+        entry = (self._mapping if isinstance(node, MappingNode) else self._sequence)(node, place, key)
         self._open.pop()
         return entry
 
-    def _scalar(self, node: ScalarNode, line: int, key: str) -> Entry:
-        text = f"'{node.value}'" if node.style else node.value or "nothing"
+    def _scalar(self, node: ScalarNode, place: Place, key: str) -> Entry:
+        text = _shortened(self._text[node.start_mark.index : node.end_mark.index]) or "nothing"
+        # ruamel reads 1_000 and 0b1 as numbers, as only YAML 1.1 does.
+        if node.tag in _TEXTS or "_" in node.value or "0b" in node.value:
+            return Entry(node.value, place, text)
         try:
-            # No key of a recipe is a date, and a run may well be named like one.
-            value = node.value if node.tag == _DATE else self._constructor.construct_object(node)
+            return Entry(self._construct(node), place, text)
         except (ValueError, LookupError, YAMLError):
-            return self._wrong(line, key, f"must be what its tag says (given {_tag(node)} {text})")
-        return Entry(value, Place(self.source, line), _shortened(text))
+            return self._wrong(place, key, f"must be what its tag says (given {text})")
 
-    def _sequence(self, node: SequenceNode, line: int, key: str) -> Entry:
-        items = [
-            self.entry(item, item.start_mark.line + 1, f"{key}[{number}]") for number, item in enumerate(node.value)
-        ]
-        return Entry(items, Place(self.source, line), _shortened(f"[{', '.join(item.text for item in items)}]"))
+    def _sequence(self, node: Node, place: Place, key: str) -> Entry:
+        items = [self.entry(item, item.start_mark.line, f"{key}[{number}]") for number, item in enumerate(node.value)]
+        return Entry(items, place, _shortened(f"[{', '.join(item.text for item in items)}]"))
 
-    def _mapping(self, node: Node, line: int, key: str) -> Entry:
+    def _mapping(self, node: Node, place: Place, key: str) -> Entry:
         entries: dict[str, Entry] = {}
         for name_node, value_node in node.value:
-            name_line = name_node.start_mark.line + 1
+            name, line = name_node.value, name_node.start_mark.line
             if not isinstance(name_node, ScalarNode):
-                self._wrong(name_line, key, "must have plain names as keys (given a list or a mapping)")
+                place = _place(self._source, line)
+                self._wrong(place, key, "must have plain names as keys (given a list or a mapping)")
                 continue
-            name = name_node.value
             dotted = f"{key}.{name}" if key else name
-            entry = self.entry(value_node, name_line, dotted)
+            entry = self.entry(value_node, line, dotted)
             if name in entries:
-                self._wrong(name_line, dotted, f"must be given once (line {entries[name].place.line} has it already)")
-                continue
-            entries[name] = entry
+                self._wrong(entry.place, dotted, f"must be given once ({entries[name].place} has it already)")
+            else:
+                entries[name] = entry
         shown = ", ".join(f"{name}: {entry.text}" for name, entry in entries.items())
-        return Entry(entries, Place(self.source, line), _shortened(f"{{{shown}}}"))
+        return Entry(entries, place, _shortened(f"{{{shown}}}"))
 
-    def _wrong(self, line: int, key: str, text: str) -> Entry:
-        place = Place(self.source, line)
+    def _wrong(self, place: Place, key: str, text: str) -> Entry:
         self.problems.append(Problem(place, key, text))
         return Entry(None, place, "nothing")
 
 
-def _tag(node: Node) -> str:
-    return str(node.tag).replace("tag:yaml.org,2002:", "!!")
-
-
 def _shortened(text: str) -> str:
-    text = re.sub(r"\s+", " ", text)
+    text = re.sub(r"\s+", " ", text).strip()
     return text if len(text) <= _SHOWN_LENGTH else f"{text[: _SHOWN_LENGTH - 3]}..."

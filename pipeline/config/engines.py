@@ -1,7 +1,7 @@
-"""Which engine trains, and the options that only one of them has.
+"""The training engine, and the options specific to each.
 
-These options are operations, like the number of processes: they change how the same sums are carried out, and at most
-the last bits of a result. What changes more than that is in `execution`, for whichever engine.
+These options are operations, like the world size: they change how the same sums are carried out, and at most the last
+bits of a result. Options with larger effects are in `execution`, for every engine.
 """
 
 from __future__ import annotations
@@ -19,37 +19,32 @@ class NativeConfig(Section):
     """PyTorch alone: DistributedDataParallel, its SGD, and torch.compile."""
 
     bucket_mb: PositiveInt = 25
-    """Gradients are summed over the processes in buckets of about this size, while backward goes on."""
+    """Size of the buckets in which gradients are summed over the processes while backward continues."""
     static_graph: bool = False
-    """Tell DistributedDataParallel that every pass is like the first, so that it need not look for what is left out."""
+    """Tell DistributedDataParallel that every pass is like the first, so that it need not search for unused
+    parameters."""
     cuda_graphs: bool = False
     """Launch the passes of several blocks as one CUDA graph instead of kernel by kernel: for small batches on a GPU.
-    Every start compares passes with and without, and ends with an error where they differ."""
+    Every start compares passes with and without, and ends with an error if they differ."""
 
 
 class ApexConfig(Section):
-    """The native engine with what NVIDIA Apex has for this network."""
-
-    fused_sgd: bool = True
-    """apex.optimizers.FusedSGD instead of PyTorch's SGD."""
-    nhwc_batch_norm: bool = False
-    """apex.contrib.groupbn's batch norm, fused with the ReLU behind it, where there is one; float16 and channels_last
-    only. It leaks host memory, see `pipeline.engines.nhwc_batch_norm`."""
+    """The native engine with NVIDIA Apex's FusedSGD instead of PyTorch's SGD; there is nothing to choose."""
 
 
 class DeepSpeedConfig(Section):
     """DeepSpeed's engine and its ZeRO optimizer."""
 
     zero_stage: Literal[0, 1, 2] = 1
-    """What the processes share among them instead of each holding it whole. 0: nothing. 1: momentum and master weights.
-    2: the reduced gradients too."""
+    """State partitioned over the processes instead of replicated. 0: nothing. 1: momentum and master weights. 2: the
+    reduced gradients too."""
 
 
 ENGINES: dict[EngineName, type[Section]] = {"native": NativeConfig, "apex": ApexConfig, "deepspeed": DeepSpeedConfig}
 
 
 def ignored_sections(engine: EngineName, sections: Mapping[str, Section | None]) -> list[str]:
-    """A problem for each option that was given for an engine which is not the one chosen."""
+    """Return a problem for each option of an engine that is not the chosen one."""
     problems = []
     for name, section in sections.items():
         if section is None or name == engine:
@@ -60,7 +55,7 @@ def ignored_sections(engine: EngineName, sections: Mapping[str, Section | None])
 
 
 def native_problems(options: NativeConfig, execution: ExecutionConfig) -> list[str]:
-    """A problem for each setting that the options cannot work with."""
+    """Return a problem for each setting incompatible with the options."""
     if not (options.cuda_graphs and execution.sync_bn):
         return []
     return [
@@ -69,33 +64,8 @@ def native_problems(options: NativeConfig, execution: ExecutionConfig) -> list[s
     ]
 
 
-def apex_problems(options: ApexConfig, execution: ExecutionConfig) -> list[str]:
-    """A problem for each setting that what was chosen of Apex cannot work with."""
-    if not options.nhwc_batch_norm:
-        if options.fused_sgd:
-            return []
-        return ["apex.fused_sgd: without it and apex.nhwc_batch_norm nothing of Apex is used; set engine: native"]
-    problems = []
-    if execution.precision != "float16":
-        problems.append(
-            f"apex.nhwc_batch_norm: its kernels take float16 alone; set execution.precision: float16 "
-            f"(given {execution.precision})"
-        )
-    if not execution.channels_last:
-        problems.append("apex.nhwc_batch_norm: needs execution.channels_last: true (given false)")
-    if execution.compile:
-        problems.append(
-            "apex.nhwc_batch_norm: torch.compile cannot trace its kernels; set execution.compile: false (given true)"
-        )
-    if execution.sync_bn:
-        problems.append(
-            "apex.nhwc_batch_norm: normalises over each process's own images; set execution.sync_bn: false (given true)"
-        )
-    return problems
-
-
 def describe_engine(engine: EngineName, options: Section) -> str:
-    """The engine and those of its options that are not at their defaults: `deepspeed (zero_stage 2)`."""
+    """Describe the engine and those of its options that are not at their defaults: `deepspeed (zero_stage 2)`."""
     defaults = type(options)()
     changed = [f"{name} {value}" for name, value in options if value != getattr(defaults, name)]
     return f"{engine} ({', '.join(changed)})" if changed else engine

@@ -1,4 +1,4 @@
-"""How the arithmetic is done."""
+"""Precision and memory layout of the arithmetic."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pipeline.config.section import Section
 
 
 class ExecutionConfig(Section):
-    """How the arithmetic is done. Part of the stages' keys: it can change the last bits of a result."""
+    """Precision and memory layout of the arithmetic. Part of the stages' keys: it can change the last bits of a
+    result."""
 
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Autocast type; float16 adds a gradient scaler."""
@@ -17,4 +18,4 @@ class ExecutionConfig(Section):
     sync_bn: bool = False
     """Batch norms in training see the micro-batches of all processes at once, not each process's own as in 2017."""
     gradient_compression: Literal["none", "bfloat16"] = "none"
-    """The type in which gradients travel between processes; bfloat16 halves the traffic and rounds each gradient."""
+    """Type of gradients in transit between processes; bfloat16 halves the traffic and rounds each gradient."""

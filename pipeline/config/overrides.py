@@ -4,68 +4,37 @@ from __future__ import annotations
 
 import typing
 
-from pipeline.config.document import COMMAND_LINE, Entry, Problem, merged, parse_document
+from pipeline.config.document import COMMAND_LINE, Document, Entry, Problem, decode_document, merged
 from pipeline.config.keys import field_at, resolve_short_key
 from pipeline.ground.errors import UserError
 
-_NULLS = ("", "null", "~")
-
 
 def apply_override(root: Entry, override: str, problems: list[Problem]) -> Entry:
-    """The tree with one override on top; a mistake in it is added to `problems` and changes nothing."""
-    given, equals, text = override.partition("=")
-    given = given.strip()
-    if not equals or not given:
-        problems.append(Problem(COMMAND_LINE, override, "must be key=value, as in train.epochs=3"))
-        return root
+    """Return the tree with one override on top; appends to `problems` if it is not `key=value`."""
+    key, equals, text = (part.strip() for part in override.partition("="))
     try:
-        key = resolve_short_key(given)
+        if not equals or not key:
+            raise ValueError("must be key=value, as in train.epochs=3")
+        key = resolve_short_key(key)
+        document = _parse(text, key)
     except ValueError as error:
-        problems.append(Problem(COMMAND_LINE, given, str(error)))
+        problems.append(Problem(COMMAND_LINE, key or override, str(error)))
         return root
-    try:
-        value = _parse(text, key, problems)
     except UserError:
-        problems.append(
-            Problem(COMMAND_LINE, key, f"must be a YAML value (given {text}; put special characters in quotes)")
-        )
+        wanted = f"must be a YAML value (given {text}; put special characters in quotes)"
+        problems.append(Problem(COMMAND_LINE, key, wanted))
         return root
-    return _with_value(root, key.split("."), value)
+    problems += document.problems
+    entry = document.root
+    for name in reversed(key.split(".")):
+        entry = Entry({name: entry}, COMMAND_LINE, override)
+    return merged(root, entry)
 
 
-def _parse(text: str, key: str, problems: list[Problem]) -> Entry:
-    """The value as YAML; but for a key that holds text, what is neither null nor quoted is that text as it stands."""
-    text = text.strip()
-    if _holds_text(key) and text not in _NULLS and text[0] not in "'\"":
-        return Entry(text, COMMAND_LINE, text)
-    document = parse_document(text, COMMAND_LINE.source)
-    if document.root is None:
-        return Entry(None, COMMAND_LINE, "nothing")
-    for problem in document.problems:
-        inner = problem.key if problem.key.startswith("[") else f".{problem.key}".rstrip(".")
-        problems.append(Problem(COMMAND_LINE, f"{key}{inner}", problem.text))
-    return _from_command_line(document.root)
-
-
-def _holds_text(key: str) -> bool:
-    field = field_at(tuple(key.split(".")))
-    assert field is not None, key
-    return field.annotation is str or set(typing.get_args(field.annotation)) == {str, type(None)}
-
-
-def _with_value(entry: Entry, names: list[str], value: Entry) -> Entry:
-    if not names:
-        return merged(entry, value)
-    # A section keeps its own place: what it lacks is not the command line's fault.
-    entries = dict(entry.value) if isinstance(entry.value, dict) else {}
-    entries[names[0]] = _with_value(entries.get(names[0], Entry({}, COMMAND_LINE, "nothing")), names[1:], value)
-    return Entry(entries, entry.place, entry.text)
-
-
-def _from_command_line(entry: Entry) -> Entry:
-    value = entry.value
-    if isinstance(value, dict):
-        value = {name: _from_command_line(inner) for name, inner in value.items()}
-    elif isinstance(value, list):
-        value = [_from_command_line(inner) for inner in value]
-    return Entry(value, COMMAND_LINE, entry.text)
+def _parse(text: str, key: str) -> Document:
+    """Parse the value as YAML; for string keys, unquoted text is taken literally."""
+    field = field_at(key.split("."))
+    is_string = field and (field.annotation is str or {*typing.get_args(field.annotation)} == {str, type(None)})
+    if is_string and text not in ("", "null", "~") and text[0] not in "'\"":
+        return Document(Entry(text, COMMAND_LINE, text), [])
+    return decode_document(text.encode(errors="surrogateescape"), COMMAND_LINE.source, key)

@@ -1,173 +1,129 @@
-"""What pydantic found wrong, said in plain words and at the place where the user wrote it."""
+"""Report pydantic's errors at the places of the user's files."""
 
 from __future__ import annotations
 
 import difflib
+import re
 import typing
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
-from pipeline.config.document import Entry, Place, Problem
-from pipeline.config.keys import expectation, explain_unknown, field_at, inner_section
-from pipeline.config.schema import Config
+from pipeline.config.document import Entry, Problem
+from pipeline.config.keys import expectation, explain_unknown, field_at
 from pipeline.config.section import Section
+from pipeline.ground.errors import UserError
 
+_UNKNOWN = "extra_forbidden"
 Path = tuple[int | str, ...]
-
-_TYPE_ERRORS = {
-    "bool_type", "bool_parsing", "int_type", "int_from_float", "int_parsing", "float_type", "float_parsing",
-    "string_type", "tuple_type", "literal_error", "model_type",
-}  # fmt: skip
-_COMPARISONS = {
-    "greater_than": ("gt", "greater than"),
-    "greater_than_equal": ("ge", "at least"),
-    "less_than": ("lt", "less than"),
-    "less_than_equal": ("le", "at most"),
-}
+SectionT = TypeVar("SectionT", bound=Section)
 
 
-def take_out_unknown_keys(root: Entry, schema: type[Section] = Config) -> tuple[Entry, list[Problem]]:
-    """The tree without keys that the schema does not have, and a problem for each.
+def validated(schema: type[SectionT], root: Entry, problems: Sequence[Problem], files: Sequence[str] = ()) -> SectionT:
+    """Return the section that the tree describes.
 
-    A misspelt key is taken for the one that was meant, so that its value is checked in the same pass.
+    A misspelt key is taken for the one that was probably meant, so that its value is checked too. Raises UserError with
+    `problems` and all of pydantic's errors, in the order of `files` and their lines, the command line last.
     """
-    problems: list[Problem] = []
-    return _with_known_keys(root, schema, schema, (), problems), problems
+    found = list(problems)
+    try:
+        section = schema.model_validate(root.plain())
+    except ValidationError as error:
+        errors = {(_path(details, schema), details["type"]): details for details in error.errors()}
+        unknown = [path for path, kind in errors if kind == _UNKNOWN]
+        if unknown:
+            return validated(schema, root, [*problems, *(_take_out(path, root, schema) for path in unknown)], files)
+        known = {(problem.place, problem.key) for problem in problems}
+        new_ones = dict.fromkeys(_explained(errors, root, schema))
+        found += [new for new in new_ones if (new.place, new.key) not in known]
+    if found:
+        order = {source: number for number, source in enumerate(files)}
+        found.sort(key=lambda problem: (order.get(problem.place.source, len(order)), problem.place.line or 0))
+        raise UserError("\n".join(map(str, found)))
+    return section
 
 
-def _with_known_keys(
-    entry: Entry, section: type[Section], schema: type[Section], path: Path, problems: list[Problem]
-) -> Entry:
-    if isinstance(entry.value, list):
-        items = [
-            _with_known_keys(item, section, schema, (*path, number), problems)
-            for number, item in enumerate(entry.value)
-        ]
-        return Entry(items, entry.place, entry.text)
-    if not isinstance(entry.value, dict):
-        return entry
-    known: dict[str, Entry] = {}
-    for name, inner in entry.value.items():
-        meant: str | None = name
-        if name not in section.model_fields:
-            text, meant = explain_unknown(name, section, schema)
-            problems.append(Problem(inner.place, dotted((*path, name)), text))
-            meant = None if meant in entry.value else meant
-        if meant is None:
-            continue
-        deeper = inner_section(section.model_fields[meant].annotation)
-        known[meant] = inner if deeper is None else _with_known_keys(inner, deeper, schema, (*path, meant), problems)
-    return Entry(known, entry.place, entry.text)
+def _path(details: ErrorDetails, schema: type[Section]) -> Path:
+    """Return the path of pydantic's error, without pydantic's names for the branches of a union."""
+    path: Path = ()
+    for name in details["loc"]:
+        if isinstance(name, int) or field_at((*path, name), schema):
+            path = (*path, name)
+    return (*path, details["loc"][-1]) if details["type"] == _UNKNOWN else path
 
 
-def explain(error: ValidationError, root: Entry, schema: type[Section] = Config) -> list[Problem]:
-    """One problem for each of pydantic's errors; `root` is the tree that was validated."""
-    problems: dict[Problem, None] = {}
-    for details in error.errors(include_url=False):
-        for problem in _explain_one(
-            details["type"], details["loc"], details.get("ctx", {}), details["msg"], root, schema
-        ):
-            problems[problem] = None
-    return list(problems)
+def _take_out(path: Path, root: Entry, schema: type[Section]) -> Problem:
+    """Remove a key that the schema does not have, or rename it to the one that was probably meant."""
+    entries = _nearest(root, path[:-1]).value
+    entry = entries.pop(path[-1])
+    text, meant = explain_unknown(path, schema)
+    if meant is not None:
+        entries.setdefault(meant, entry)
+    return Problem(entry.place, _dotted(path), text)
 
 
-def _explain_one(
-    kind: str, location: Path, context: dict[str, Any], message: str, root: Entry, schema: type[Section]
+def _explained(
+    errors: Mapping[tuple[Path, str], ErrorDetails], root: Entry, schema: type[Section]
 ) -> Iterator[Problem]:
-    path = _without_branches(location, root)
-    if path is None:
-        return
-    if kind in ("missing", "too_long") and isinstance(path[-1], int):
-        path, kind = path[:-1], "tuple_type"  # a fixed number of items: the list as a whole is wrong
-    if kind == "value_error":
-        # The schema's own checks name their key, relative to the section they are in; one line for each problem.
-        for line in str(context["error"]).splitlines():
+    # Every branch of a union whose type does not match is an error; those inside the matching branch say more.
+    explained = {path[:end] for path, kind in errors for end in range(len(path) + (not _is_type(kind)))}
+    for (path, kind), details in errors.items():
+        if _is_type(kind) and path in explained:
+            continue
+        if kind != "value_error":
+            entry = _nearest(root, path)
+            yield Problem(entry.place, _dotted(path), _in_words(details, path, entry, schema))
+            continue
+        for line in str(details["ctx"]["error"]).splitlines():
+            # The schema's own checks may begin with a key of their section.
             key, _, text = line.partition(": ")
-            inner = (*path, *key.split("."))
-            yield Problem(_nearest(root, inner).place, dotted(inner), text)
-        return
-    entry = _nearest(root, path)
-    yield Problem(
-        entry.place, dotted(path), _in_plain_words(kind, field_at(path, schema), path, context, message, entry)
-    )
+            inner = (*path, *(int(name) if name.isdigit() else name for name in re.split(r"[.\[\]]+", key) if name))
+            if len(inner) == len(path) or not field_at(inner, schema):
+                inner, text = path, line
+            yield Problem(_nearest(root, inner).place, _dotted(inner), text)
 
 
-def _in_plain_words(
-    kind: str, field: FieldInfo | None, path: Path, context: dict[str, Any], message: str, entry: Entry
-) -> str:
+def _is_type(kind: str) -> bool:
+    return kind.endswith("_type") or kind == "literal_error"
+
+
+def _in_words(details: ErrorDetails, path: Path, entry: Entry, schema: type[Section]) -> str:
+    field = field_at(path, schema)
     assert field is not None, path
     annotation: Any = field.annotation
     if isinstance(path[-1], int):
-        annotation = annotation.__args__[0]  # an item of a list
-    given = f"(given {entry.text})"
+        choices = (annotation, *typing.get_args(annotation))
+        annotation = next(typing.get_args(choice)[0] for choice in choices if typing.get_origin(choice) is tuple)
+    kind, message, wanted = details["type"], details["msg"], expectation(annotation)
     if kind == "missing":
-        return f"must be given: {expectation(annotation)}"
-    if kind in _COMPARISONS:
-        bound, words = _COMPARISONS[kind]
-        return f"must be {words} {context[bound]:g} {given}"
-    if kind in _TYPE_ERRORS or (kind == "too_long" and expectation(annotation).startswith("a list of")):
-        return f"must be {expectation(annotation)} (given {entry.text}{_hint(kind, entry, annotation)})"
-    if kind == "finite_number":
-        return f"must be a finite number {given}"
-    if kind == "too_short":
-        return f"must have at least {context['min_length']} item {given}"
-    if kind == "string_pattern_mismatch":
-        return f"must begin with a letter or digit and go on with letters, digits, '_', '.' or '-' {given}"
-    return f"{message[0].lower()}{message[1:]} {given}"
-
-
-def _hint(kind: str, entry: Entry, annotation: Any) -> str:
-    if kind == "bool_type" and str(entry.value).lower() in ("yes", "no", "on", "off", "y", "n"):
-        return ", which is text in YAML 1.2"
-    if kind == "string_type" and isinstance(entry.value, bool | int | float) and inner_section(annotation) is None:
-        return "; put it in quotes"
-    if kind == "literal_error" and isinstance(entry.value, str):
-        close = difflib.get_close_matches(entry.value, typing.get_args(annotation), n=1)
-        return f"; did you mean {close[0]}?" if close else ""
-    return ""
-
-
-def _without_branches(location: Path, root: Entry) -> Path | None:
-    """The path without pydantic's names for the branches of `str | CropPlan`; None for the branch not meant."""
-    path: list[int | str] = []
-    for name in location:
-        value = _nearest(root, tuple(path)).value
-        if name == "str" and path:
-            if not isinstance(value, str):
-                return tuple(path) if not isinstance(value, dict) else None
-        elif isinstance(name, str) and "CropPlan" in name:  # also as "function-after[check(), CropPlan]"
-            if not isinstance(value, dict):
-                return None
-        else:
-            path.append(name)
-    return tuple(path)
+        return f"must be given: {wanted}"
+    if not _is_type(kind):
+        return f"{re.sub('^.* should ', 'must ', message)} (given {entry.text})"
+    hint = ""
+    if kind == "literal_error":
+        close = difflib.get_close_matches(str(entry.value), re.findall("'(.*?)'", details["ctx"]["expected"]), n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+    elif isinstance(entry.value, str) and re.fullmatch(r"(?i)yes|no|on|off|y|n|\d+_[\d_]+", entry.value):
+        hint = ", which is text in YAML 1.2"
+    elif isinstance(entry.value, bool | int | float) and wanted.startswith("text"):
+        hint = "; put it in quotes"
+    return f"must be {wanted} (given {entry.text}{hint})"
 
 
 def _nearest(root: Entry, path: Path) -> Entry:
-    """The entry at the path, or the last one on the way there."""
+    """Return the entry at the path, or the last one on the way there."""
     entry = root
     for name in path:
         value = entry.value
-        in_mapping = isinstance(value, dict) and name in value
-        if not in_mapping and not (isinstance(value, list) and isinstance(name, int) and name < len(value)):
+        in_list = isinstance(value, list) and isinstance(name, int) and name < len(value)
+        if not in_list and not (isinstance(value, dict) and name in value):
             break
         entry = value[name]
     return entry
 
 
-def dotted(path: Path) -> str:
-    """`evaluate.plans[2].name`."""
+def _dotted(path: Path) -> str:
+    """Return the path as `evaluate.plans[2].name`."""
     return "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in path).removeprefix(".")
-
-
-def in_order(problems: list[Problem], sources: list[str]) -> list[Problem]:
-    """Sorted by file (in the order of `sources`, the command line last) and line."""
-
-    def position(place: Place) -> tuple[int, int]:
-        known = place.source in sources
-        return (sources.index(place.source) if known else len(sources), place.line or 0)
-
-    return sorted(problems, key=lambda problem: position(problem.place))

@@ -1,61 +1,50 @@
-"""From a recipe and `key=value` overrides to one frozen Config, or to all that is wrong with them at once."""
+"""Read a recipe and `key=value` overrides into one frozen Config, or report all mistakes at once."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import io
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedSeq
-from ruamel.yaml.representer import RoundTripRepresenter
+from ruamel.yaml.representer import SafeRepresenter
 
-from pipeline.config.document import Entry, Place, Problem, decode_document, merged
+from pipeline.config.document import Entry, Problem, merged, read_document, yaml
 from pipeline.config.overrides import apply_override
-from pipeline.config.problems import explain, in_order, take_out_unknown_keys
+from pipeline.config.problems import validated
 from pipeline.config.schema import Config
 from pipeline.ground.errors import UserError
 from pipeline.store.file import naming, write_bytes
 
 RUN_CONFIG = "config.yaml"
-_YAML_SUFFIXES = (".yaml", ".yml")
+_STAGE_FILES_OF_0_1 = ("manifest.json", "lives.jsonl", "dataset.json")
+_KEYS_OF_0_1 = re.compile(rb"^  (last_epochs|mean):.*\n", re.MULTILINE)
+"""Keys in the config.yaml of 0.1, which names every key: `freeze_bn.last_epochs`, and `data.mean` before `input`
+existed."""
 _PLAN_KEYS = (("train", "validation"), ("evaluate", "plans"))
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """The recipe at `path`, on top of those it extends, with the overrides on top of all.
+    """Read the recipe at `path`, on top of those it extends, with the overrides on top of all.
 
     A recipe is a YAML 1.2 file. `extends: other.yaml` (relative to the file) takes everything from another recipe that
     this one does not set itself, key by key; lists are replaced whole. An override is `train.epochs=3`, or `epochs=3`
-    where only one key ends so; its value is YAML too, except that text needs no quotes. Empty stands for null.
+    if only one key ends so; its value is YAML too, except that text needs no quotes. Empty stands for null.
     A crop plan may be a YAML file of its own, named where the plan would stand: relative to the recipe, or in an
     override to the working directory. It becomes part of the config.
 
     Raises UserError with every mistake, each as `file:line: key: what must hold (given ...)`.
     """
-    problems: list[Problem] = []
-    sources: list[str] = []
-    entry = _read_extended(path, problems, sources)
+    files = _Files()
+    root = files.read_recipe(path, ())
     for override in overrides:
-        entry = apply_override(entry, override, problems)
-    # Those that the recipes name are read; what is left was named on the command line.
-    entry = _with_plan_files(entry, Path(), problems, sources)
-    entry, unknown = take_out_unknown_keys(entry)
-    problems += unknown
-    try:
-        config = Config.model_validate(entry.plain())
-    except ValidationError as error:
-        known = {(problem.place, problem.key) for problem in problems}
-        problems += [problem for problem in explain(error, entry) if (problem.place, problem.key) not in known]
-    if problems:
-        raise UserError("\n".join(str(problem) for problem in in_order(problems, sources)))
-    return config
+        root = apply_override(root, override, files.problems)
+    # Those named by the recipes are read already; the others were named on the command line.
+    files.put_in_plans(root, Path())
+    return validated(Config, root, files.problems, files.read)
 
 
 def write_run_config(run: Path, config: Config) -> None:
@@ -65,16 +54,19 @@ def write_run_config(run: Path, config: Config) -> None:
             run.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise UserError(f"{run}: must be a folder, or a path where one can be made (given a file)") from error
-    yaml = YAML()
-    yaml.width = 120
-    yaml.Representer = _Representer
+    writer = yaml()
+    writer.width = 120
+    writer.default_flow_style = False
+    writer.sort_base_mapping_type_on_output = False
+    writer.Representer = _Representer
     text = io.StringIO()
-    yaml.dump(_in_flow_style(config.model_dump(mode="json")), text)
+    writer.dump(config.model_dump(mode="json"), text)
     write_bytes(run / RUN_CONFIG, text.getvalue().encode())
 
 
 def read_run_config(run: Path, overrides: Sequence[str] = ()) -> Config:
-    """The config that a run was set up with; UserError if `run` is no run directory."""
+    """Read the config of a run directory. Raises UserError if `run` is no run directory of this version."""
+    refuse_old_run(run)
     path = run / RUN_CONFIG
     if not path.is_file():
         raise UserError(
@@ -84,10 +76,23 @@ def read_run_config(run: Path, overrides: Sequence[str] = ()) -> Config:
     return load_config(path, overrides)
 
 
-def config_differences(old: Config, new: Config) -> list[str]:
-    """Every key whose value differs, as `train.epochs: 100 -> 90`; empty for equal configs.
+def refuse_old_run(run: Path) -> None:
+    """Raise UserError if `run` was made by version 0.1, whose runs this version cannot resume."""
+    is_old = any(next(run.glob(f"*/{name}"), None) is not None for name in _STAGE_FILES_OF_0_1)
+    if not is_old and (run / RUN_CONFIG).is_file():
+        content = (run / RUN_CONFIG).read_bytes()
+        is_old = _KEYS_OF_0_1.search(content) is not None and b"\ninput:\n" not in content
+    if is_old:
+        raise UserError(
+            f"{run}: made by version 0.1, which this version cannot go on with; begin anew with another --run DIR, or "
+            "finish it with the version that began it"
+        )
 
-    Of crop plans their names are told, and of plans that have the same name in both what differs in them.
+
+def config_differences(old: Config, new: Config) -> list[str]:
+    """Return every key whose value differs, as `train.epochs: 100 -> 90`.
+
+    Of crop plans the names are given, and the differences of plans with the same name.
     """
     return _differences(old.model_dump(mode="json"), new.model_dump(mode="json"), "")
 
@@ -95,26 +100,26 @@ def config_differences(old: Config, new: Config) -> list[str]:
 def _differences(old: Any, new: Any, key: str) -> list[str]:
     if old == new:
         return []
+    lines = []
     before, after = _by_name(old), _by_name(new)
     if before and after:
-        lines = [f"{key}: {', '.join(before)} -> {', '.join(after)}"] if list(before) != list(after) else []
-        return lines + [
-            line
-            for name, item in before.items()
-            if name in after
-            for line in _differences(item, after[name], f"{key}.{name}")
-        ]
-    if not (isinstance(old, dict) and isinstance(new, dict)):
+        if list(before) != list(after):
+            lines.append(f"{key}: {', '.join(before)} -> {', '.join(after)}")
+        names = [name for name in before if name in after]
+        old, new = before, after
+    elif isinstance(old, dict) and isinstance(new, dict) and "crops" in old | new and old["name"] != new["name"]:
+        return [f"{key}: {json.dumps(old['name'])} -> {json.dumps(new['name'])}"]
+    elif isinstance(old, dict) and isinstance(new, dict):
+        names = list(old | new)  # only the section of the chosen engine exists
+    else:
         return [f"{key}: {json.dumps(old)} -> {json.dumps(new)}"]
-    # Only the section of the chosen engine is there.
-    names = [*old, *(name for name in new if name not in old)]
-    return [
-        line for name in names for line in _differences(old.get(name), new.get(name), f"{key}.{name}" if key else name)
-    ]
+    for name in names:
+        lines += _differences(old.get(name), new.get(name), f"{key}.{name}".removeprefix("."))
+    return lines
 
 
 def _by_name(value: Any) -> dict[str, Any] | None:
-    """The crop plans of a list, of which built-in ones are their names; None where `value` is no such list."""
+    """Return the crop plans of a list by their names, as built-in ones are, or None for other values."""
     if not isinstance(value, list) or not all(
         isinstance(item, str) or (isinstance(item, dict) and "name" in item) for item in value
     ):
@@ -122,107 +127,56 @@ def _by_name(value: Any) -> dict[str, Any] | None:
     return {item if isinstance(item, str) else item["name"]: item for item in value}
 
 
-def _read_extended(path: Path, problems: list[Problem], sources: list[str], chain: tuple[Path, ...] = ()) -> Entry:
-    """The file's entries on top of those of the file it extends, and so on; without their `extends`."""
-    document = decode_document(_content(path), str(path))
-    sources.append(str(path))
-    problems += document.problems
-    if document.root is None:
-        raise UserError(f"{path}:1: the file is empty; a recipe has at least the sections data, model, optim ...")
-    if not isinstance(document.root.value, dict):
-        raise UserError(f"{document.root.place}: a recipe must be `key: value` lines (given {document.root.text})")
-    entries = dict(document.root.value)
-    extends = entries.pop("extends", None)
-    root = Entry(entries, Place(str(path), 1), document.root.text)
-    root = _with_plan_files(root, path.parent, problems, sources)
-    if extends is None:
-        return root
-    if not isinstance(extends.value, str):
-        raise UserError(f"{extends.place}: extends: must be the path of another recipe (given {extends.text})")
-    base = Path(os.path.normpath(path.parent / extends.value))
-    chain = (*chain, path)
-    if base.resolve() in [file.resolve() for file in chain]:
-        circle = " -> ".join(str(file) for file in (*chain, base))
-        raise UserError(f"{extends.place}: extends: must not lead back to a file that extends this one ({circle})")
-    if not base.is_file():
-        raise UserError(f"{extends.place}: extends: {_not_there(base, 'recipe')}")
-    return merged(_read_extended(base, problems, sources, chain), root)
+class _Files:
+    """Reads recipes and crop plans, and collects the mistakes in them."""
+
+    def __init__(self) -> None:
+        self.read: list[str] = []
+        self.problems: list[Problem] = []
+
+    def read_recipe(self, path: Path, above: tuple[Path, ...], named_by: str = "") -> Entry:
+        """Return the recipe on top of the one it extends, and so on; `above` are those that extend it."""
+        root = self._read(path, "recipe", named_by)
+        extends = root.value.pop("extends", None)
+        self.put_in_plans(root, path.parent)
+        if extends is None:
+            return root
+        if not isinstance(extends.value, str):
+            raise UserError(f"{extends.place}: extends: must be the path of another recipe (given {extends.text})")
+        base, above = Path(os.path.normpath(path.parent / extends.value)), (*above, path)
+        if base.resolve() in [file.resolve() for file in above]:
+            circle = " -> ".join(str(file) for file in (*above, base))
+            raise UserError(f"{extends.place}: extends: must not lead back to a file that extends this one ({circle})")
+        return merged(self.read_recipe(base, above, f"{extends.place}: extends: "), root)
+
+    def put_in_plans(self, root: Entry, folder: Path) -> None:
+        """Replace each file name in the place of a crop plan, relative to `folder`, by the file's content."""
+        for section, name in _PLAN_KEYS:
+            parent = root.value.get(section)
+            entry = parent.value.get(name) if parent and isinstance(parent.value, dict) else None
+            if entry and isinstance(entry.value, list):
+                for number, item in enumerate(entry.value):
+                    entry.value[number] = self._plan(item, f"{section}.{name}[{number}]", folder)
+            elif entry:
+                parent.value[name] = self._plan(entry, f"{section}.{name}", folder)
+
+    def _plan(self, entry: Entry, key: str, folder: Path) -> Entry:
+        if not isinstance(entry.value, str) or Path(entry.value).suffix not in (".yaml", ".yml"):
+            return entry
+        return self._read(Path(os.path.normpath(folder / entry.value)), "crop plan", f"{entry.place}: {key}: ")
+
+    def _read(self, path: Path, kind: str, named_by: str) -> Entry:
+        document = read_document(path, kind, named_by)
+        self.read.append(str(path))
+        self.problems += document.problems
+        return document.root
 
 
-def _with_plan_files(root: Entry, folder: Path, problems: list[Problem], sources: list[str]) -> Entry:
-    """The tree with the content of each file, relative to `folder`, that is named in the place of a crop plan."""
-    sections = dict(root.value)
-    for section, name in _PLAN_KEYS:
-        within = sections[section].value if section in sections else None
-        if not isinstance(within, dict) or name not in within:
-            continue
-        entry, key = within[name], f"{section}.{name}"
-        if isinstance(entry.value, list):
-            plans = [
-                _plan_file(item, f"{key}[{number}]", folder, problems, sources)
-                for number, item in enumerate(entry.value)
-            ]
-            entry = dataclasses.replace(entry, value=plans)
-        else:
-            entry = _plan_file(entry, key, folder, problems, sources)
-        sections[section] = dataclasses.replace(sections[section], value={**within, name: entry})
-    return dataclasses.replace(root, value=sections)
+class _Representer(SafeRepresenter):
+    def represent_list(self, data: list[Any]) -> Any:
+        """Write lists of plain values in one line."""
+        flow = not any(isinstance(item, dict) for item in data)
+        return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flow)
 
 
-def _plan_file(entry: Entry, key: str, folder: Path, problems: list[Problem], sources: list[str]) -> Entry:
-    """The content of the file that `entry` names; the entry itself where it names none."""
-    if not isinstance(entry.value, str) or Path(entry.value).suffix not in _YAML_SUFFIXES:
-        return entry
-    path = Path(os.path.normpath(folder / entry.value))
-    if not path.is_file():
-        raise UserError(f"{entry.place}: {key}: {_not_there(path, 'crop plan')}")
-    document = decode_document(_content(path), str(path))
-    if document.root is None or not isinstance(document.root.value, dict):
-        raise UserError(f"{path}:1: a crop plan must be `key: value` lines: name, crops")
-    sources.append(str(path))
-    problems.extend(document.problems)
-    return Entry(document.root.value, Place(str(path), 1), document.root.text)
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise UserError(_not_there(path, "recipe")) from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def _not_there(path: Path, kind: str) -> str:
-    if path.is_dir():
-        return f"{path} is a folder, a {kind} is a file"
-    if not path.parent.is_dir():
-        return f"{path}: no such file (there is no folder {path.parent})"
-    recipes = sorted(file.name for file in path.parent.iterdir() if file.suffix in _YAML_SUFFIXES)
-    close = difflib.get_close_matches(path.name, recipes, n=1) or [
-        name for name in recipes if Path(name).stem == path.name
-    ]
-    if close:
-        return f"{path}: no such file (did you mean {path.with_name(close[0])}?)"
-    there = f"there are: {', '.join(recipes)}" if recipes else f"there are no {kind}s in this folder"
-    return f"{path}: no such file ({there})"
-
-
-class _Representer(RoundTripRepresenter):
-    def represent_none(self, data: None) -> Any:
-        return self.represent_scalar("tag:yaml.org,2002:null", "null")  # ruamel would leave the place empty
-
-
-_Representer.add_representer(type(None), _Representer.represent_none)
-
-
-def _in_flow_style(value: Any) -> Any:
-    """Sections as blocks, lists of plain values in one line."""
-    if isinstance(value, dict):
-        return {name: _in_flow_style(item) for name, item in value.items()}
-    if isinstance(value, list):
-        items = CommentedSeq(_in_flow_style(item) for item in value)
-        if not any(isinstance(item, dict) for item in value):
-            items.fa.set_flow_style()
-        return items
-    return value
+_Representer.add_representer(list, _Representer.represent_list)

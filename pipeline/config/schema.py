@@ -1,9 +1,7 @@
-"""Every key of a recipe: its type, its default and what it means.
+"""Every key of a recipe: its type, its default and its meaning.
 
 A `Config` is frozen and complete: code takes the section it needs and never looks a key up by name or invents a
-default. The engine, its options and the keys under `loader` (but for its backend), `checkpoint`, `tracking` and
-`resources` are operations: they change how a run is carried out and never what it computes, so they are no part of any
-stage's key.
+default. A field is a result unless it is marked as an operation or a check (see `section.Kind`).
 """
 
 from __future__ import annotations
@@ -12,14 +10,13 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from pipeline.config.data import AugmentationConfig, DataConfig
+from pipeline.config.data import AugmentationConfig, DataConfig, InputConfig
 from pipeline.config.engines import (
     ENGINES,
     ApexConfig,
     DeepSpeedConfig,
     EngineName,
     NativeConfig,
-    apex_problems,
     describe_engine,
     ignored_sections,
     native_problems,
@@ -29,7 +26,7 @@ from pipeline.config.execution import ExecutionConfig
 from pipeline.config.fusion import FuseConfig
 from pipeline.config.network import ModelConfig
 from pipeline.config.operations import CheckpointConfig, LoaderConfig, ResourcesConfig, TrackingConfig
-from pipeline.config.section import Natural, Section
+from pipeline.config.section import OPERATION, Natural, Section
 from pipeline.config.training import FreezeBnConfig, OptimConfig, ScheduleConfig, TrainConfig
 
 
@@ -40,33 +37,34 @@ class Config(Section):
     """Names the run's directory and its Weights & Biases group."""
     seed: Natural = 2017
     data: DataConfig
+    input: InputConfig = InputConfig()
     model: ModelConfig
     augmentation: AugmentationConfig = AugmentationConfig()
     optim: OptimConfig
     schedule: ScheduleConfig
     train: TrainConfig
-    freeze_bn: FreezeBnConfig
+    freeze_bn: FreezeBnConfig = FreezeBnConfig()
     execution: ExecutionConfig = ExecutionConfig()
-    engine: EngineName = "native"
-    """What computes and applies the gradients. Its own section below may be left out; the others' must be."""
-    native: NativeConfig | None = None
-    apex: ApexConfig | None = None
-    deepspeed: DeepSpeedConfig | None = None
+    engine: Annotated[EngineName, OPERATION] = "native"
+    """Engine that computes and applies the gradients. Its own section below may be left out; the others' must be."""
+    native: Annotated[NativeConfig | None, OPERATION] = None
+    apex: Annotated[ApexConfig | None, OPERATION] = None
+    deepspeed: Annotated[DeepSpeedConfig | None, OPERATION] = None
     evaluate: EvaluateConfig = EvaluateConfig()
     fuse: FuseConfig = FuseConfig()
     report: ReportConfig = ReportConfig()
     loader: LoaderConfig = LoaderConfig()
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    tracking: TrackingConfig = TrackingConfig()
-    resources: ResourcesConfig = ResourcesConfig()
+    checkpoint: Annotated[CheckpointConfig, OPERATION] = CheckpointConfig()
+    tracking: Annotated[TrackingConfig, OPERATION] = TrackingConfig()
+    resources: Annotated[ResourcesConfig, OPERATION] = ResourcesConfig()
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
         problems = []
-        if self.freeze_bn.last_epochs >= self.train.epochs:
+        if self.train.frozen_epochs >= self.train.epochs:
             problems.append(
-                f"freeze_bn.last_epochs: must be less than train.epochs = {self.train.epochs} "
-                f"(given {self.freeze_bn.last_epochs})"
+                f"train.frozen_epochs: must be less than train.epochs = {self.train.epochs} "
+                f"(given {self.train.frozen_epochs})"
             )
         if self.data.dataset == "imagenet" and self.model.num_classes != 1000:
             problems.append(f"model.num_classes: ImageNet has 1000 classes (given {self.model.num_classes})")
@@ -81,7 +79,7 @@ class Config(Section):
             problems.append("evaluate.split: test needs the folder of the test images in data.test (given none)")
         if self.evaluate.split == "test" and self.fuse.selection != "none":
             problems.append(
-                "fuse.selection: test images have no labels to choose on; it must be none, and fuse.member_weights may "
+                "fuse.selection: test images have no labels to choose on; it must be none, and fuse.weights_from may "
                 f"name a fusion of the validation images (given {self.fuse.selection})"
             )
         late = [epoch for epoch in self.schedule.drop_epochs if epoch >= self.train.epochs]
@@ -90,8 +88,6 @@ class Config(Section):
         problems += ignored_sections(self.engine, {name: getattr(self, name) for name in ENGINES})
         if self.engine == "native":
             problems += native_problems(self.native or NativeConfig(), self.execution)
-        if self.engine == "apex":
-            problems += apex_problems(self.apex or ApexConfig(), self.execution)
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -99,7 +95,7 @@ class Config(Section):
     @model_validator(mode="after")
     def _chosen_engine_has_its_section(self) -> Self:
         if getattr(self, self.engine) is None:
-            # The one key whose default depends on another: set once, before anybody sees the config.
+            # The one key whose default depends on another: set once, during validation.
             object.__setattr__(self, self.engine, ENGINES[self.engine]())
         return self
 
@@ -110,10 +106,10 @@ class Config(Section):
 
     @property
     def train_stage_epochs(self) -> int:
-        """Epochs before the batch norms freeze."""
-        return self.train.epochs - self.freeze_bn.last_epochs
+        """Number of epochs before the batch norms freeze."""
+        return self.train.epochs - self.train.frozen_epochs
 
     @property
     def engine_in_words(self) -> str:
-        """The engine and what is special about it, for people and for a checkpoint's record."""
+        """Return the engine and its non-default options, for people and for a checkpoint's record."""
         return describe_engine(self.engine, getattr(self, self.engine))

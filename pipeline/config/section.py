@@ -1,19 +1,38 @@
-"""What every section of a recipe is made of: strict, frozen, and the kinds of numbers in it."""
+"""Building blocks of a recipe's sections: strict, frozen models, the kinds of their fields, and the numbers in them."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import enum
+from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 
+class Kind(enum.Enum):
+    """How a field relates to results. Constant: no field's kind depends on another field's value."""
+
+    RESULT = "result"
+    """A result depends on it. The default."""
+    OPERATION = "operation"
+    """Only how, where or how fast something is done depends on it."""
+    CHECK = "check"
+    """A claim that is compared with the facts."""
+
+
+OPERATION, CHECK = Kind.OPERATION, Kind.CHECK
+"""Markers for `Annotated`. The path of a file is an operation; a stage declares the file, whose content is a result."""
+
+
 def as_tuple(value: object) -> object:
-    """A YAML list as the tuple that a frozen section holds."""
+    """Convert a YAML list to the tuple that a frozen section holds."""
     return tuple(value) if isinstance(value, list) else value
 
 
 class Section(BaseModel):
     """A part of the recipe: strict types, finite numbers, no unknown keys, frozen."""
+
+    is_value: ClassVar[bool] = False
+    """Whether it is one value, as a crop plan, and not a part of the recipe with keys of its own."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -6,8 +6,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipeline.config.crop_plan import CropPlan, resolve_plan
-from pipeline.config.section import Fraction, Natural, NonNegative, PositiveFloat, PositiveInt, Section, as_tuple
+from pipeline.config.crop_plan import Plan, builtin_plan
+from pipeline.config.section import (
+    OPERATION,
+    Fraction,
+    Natural,
+    NonNegative,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    as_tuple,
+)
 
 
 class OptimConfig(Section):
@@ -36,7 +45,7 @@ class ScheduleConfig(Section):
     """Epochs after which the rate is multiplied by drop_factor; kind step."""
     drop_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     warmup_epochs: NonNegative = 0.0
-    """Linear from lr / steps of the warm-up to lr."""
+    """Length of the linear warm-up from lr / steps of the warm-up to lr."""
 
     @model_validator(mode="after")
     def _drops_belong_to_step(self) -> Self:
@@ -48,35 +57,26 @@ class ScheduleConfig(Section):
 
 
 class TrainConfig(Section):
-    """The training itself."""
+    """Length, batch sizes and validation of the training."""
 
     epochs: PositiveInt
-    """All epochs, those with frozen batch norms included."""
+    """Number of epochs, those with frozen batch norms included."""
+    frozen_epochs: Natural = 0
+    """Number of last epochs with frozen batch norms; 0 omits the stage freeze_bn."""
     global_batch: PositiveInt
-    """Images per optimizer step over all processes, whatever their number."""
+    """Images per optimizer step over all processes, at any world size."""
     max_micro_batch: PositiveInt
-    """Images that one process takes through the network at once, at most; the batch norms see this many."""
-    image_size_px: PositiveInt = 224
+    """Upper bound of the images per process and forward pass; the batch norms see this many."""
+    image_size_px: Annotated[PositiveInt, Field(ge=3)] = 224
     label_smoothing: Fraction = 0.1
-    validate_every_epochs: PositiveInt = 1
-    validation: str | CropPlan = "center224"
+    validate_every_epochs: Annotated[PositiveInt, OPERATION] = 1
+    validation: Plan = builtin_plan("center224")
     """The crop plan of the validation during training: a built-in one by name, or one written out."""
-
-    @model_validator(mode="after")
-    def _validation_known(self) -> Self:
-        resolve_plan(self.validation, "validation")
-        return self
-
-    def resolved_validation(self) -> CropPlan:
-        """The crop plan of the validation, with a built-in name looked up."""
-        return resolve_plan(self.validation, "validation")
 
 
 class FreezeBnConfig(Section):
     """The paper's last epochs, in which "the parameters of all BN layers were frozen"."""
 
-    last_epochs: Natural
-    """How many of train.epochs have frozen batch norms; 0 leaves the stage out."""
     scope: Literal["statistics", "statistics_and_affine"] = "statistics_and_affine"
-    from_checkpoint: str | None = None
-    """Go on from this checkpoint directory instead of the train stage's last one (also `--from-checkpoint`)."""
+    from_checkpoint: Annotated[str | None, OPERATION] = None
+    """Resume from this checkpoint directory instead of the train stage's last one (also `--from-checkpoint`)."""

@@ -1,7 +1,7 @@
-"""The random part of what is done to a training image, drawn for each (run seed, epoch, image) and nothing else.
+"""Random augmentation of training images, drawn for each (run seed, epoch, image) and nothing else.
 
-The loaders only carry out what is drawn here. So an image is cut, mirrored and turned alike whichever loader, process,
-batch or thread decodes it, and a resumed run needs no generator's state. Never imports torch.
+The loaders only apply it. So an image is cropped, mirrored and rotated alike by any loader, process, batch or thread,
+and a resumed run needs no generator's state. Imports no torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ _TOP, _LEFT, _MIRROR, _ANGLE = range(2 * _ATTEMPTS, 2 * _ATTEMPTS + 4)
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is done to each of N images. Crops are in pixels of the stored image, whatever its EXIF orientation says."""
+    """The drawn augmentation of N images. Crops are in pixels of the stored image, regardless of its EXIF
+    orientation."""
 
     tops: Integers
     lefts: Integers
@@ -32,7 +33,7 @@ class Augmentation:
     widths: Integers
     mirrored: npt.NDArray[np.bool_]
     angles: npt.NDArray[np.float32]
-    """Degrees, counter-clockwise; carried out on the device after cropping and mirroring."""
+    """Degrees, counter-clockwise; applied on the device after cropping and mirroring."""
 
 
 def draw_augmentation(
@@ -50,7 +51,8 @@ def draw_augmentation(
 def _draw_crops(
     config: AugmentationConfig, seed: int, keys: Integers, heights: Integers, widths: Integers
 ) -> tuple[Integers, Integers, Integers, Integers]:
-    """The random resized crop of torchvision: up to ten attempts at area and aspect, else the largest central crop."""
+    """Draw the random resized crop of torchvision: up to ten attempts at area and aspect, else the largest central
+    crop."""
     crop_heights, crop_widths, tops, lefts = _central_crops(config, heights, widths)
     waiting = np.arange(len(keys))
     (low, high), (log_low, log_high) = config.area, map(math.log, config.aspect)
@@ -72,7 +74,7 @@ def _draw_crops(
 def _central_crops(
     config: AugmentationConfig, heights: Integers, widths: Integers
 ) -> tuple[Integers, Integers, Integers, Integers]:
-    """The largest central crop of an allowed aspect: heights, widths, tops, lefts."""
+    """Return the largest central crop of an allowed aspect: heights, widths, tops, lefts."""
     low, high = config.aspect
     crop_widths = np.where(widths / heights > high, np.maximum(np.rint(heights * high), 1), widths).astype(np.int64)
     crop_heights = np.where(widths / heights < low, np.maximum(np.rint(widths / low), 1), heights).astype(np.int64)

@@ -13,33 +13,35 @@ from torch import nn
 
 from pipeline.data.batch import CropImages
 from pipeline.data.crop import Crop, resized_sizes
-from pipeline.interop.preprocessing import Resize
+from pipeline.data.preprocessing import Resize
 
 Integers = npt.NDArray[np.int64]
 CropTensors = tuple[torch.Tensor, ...]
-"""What was made of one image: (3, height, width) uint8 each."""
+"""The crops of one image: (3, height, width) uint8 each."""
 
 
 def fit_crop(crop: torch.Tensor, size_px: int, *, mirrored: bool) -> CropTensors:
-    """A training crop (3, H, W) uint8, resized to (3, size_px, size_px) and then mirrored, or not."""
+    """Resize a training crop (3, H, W) uint8 to (3, size_px, size_px), and mirror it or not."""
     resized = _resize(crop, size_px, size_px)
     return (resized.flip(-1) if mirrored else resized,)
 
 
 class Cropper:
-    """CropTensors every crop from one decoding of an image, which is resized once for each scale."""
+    """Takes every crop from one decoding of an image, which is resized once for each scale."""
 
     def __init__(self, crops: Sequence[Crop], heights: Integers, widths: Integers) -> None:
-        """Heights and widths are those of the images before they are resized, a row each."""
+        """Plan the crops of images with these heights and widths before the resize, a row each."""
         self._crops = tuple(crops)
         scales = dict.fromkeys((crop.resize_px, crop.kernel) for crop in crops)
         self._sizes = {scale: resized_sizes(heights, widths, scale[0]) for scale in scales}
         self._anchors = {
-            crop: crop.anchors(*self._sizes[crop.resize_px, crop.kernel]) for crop in crops if crop.cut_px is not None
+            crop: crop.anchors(*self._sizes[crop.resize_px, crop.kernel])
+            for crop in crops
+            if crop.region_px is not None
         }
 
-    def cut(self, image: torch.Tensor, row: int) -> CropTensors:
-        """The crops of the image in this row, given whole as (3, H, W) uint8."""
+    def crop(self, image: torch.Tensor, row: int) -> CropTensors:
+        """Return the crops of the image in this row, given whole as (3, H, W) uint8."""
         resized = {
             scale: _resize(image, int(heights[row]), int(widths[row]), scale[1])
             for scale, (heights, widths) in self._sizes.items()
@@ -47,10 +49,10 @@ class Cropper:
         crops = []
         for crop in self._crops:
             cropped = resized[crop.resize_px, crop.kernel]
-            if crop.cut_px is not None:
+            if crop.region_px is not None:
                 top, left = self._anchors[crop][row].tolist()
-                cropped = cropped[:, top : top + crop.cut_px, left : left + crop.cut_px]
-            if crop.cut_px != crop.crop_px:
+                cropped = cropped[:, top : top + crop.region_px, left : left + crop.region_px]
+            if crop.region_px != crop.crop_px:
                 assert crop.crop_px is not None
                 cropped = _resize(cropped, crop.crop_px, crop.crop_px, crop.kernel)
             crops.append(cropped)
@@ -62,16 +64,16 @@ def crop_in_threads(
 ) -> Iterator[tuple[CropImages, ...]]:
     """Do the work of each batch in threads, and yield its outputs stacked, in order; `ahead` batches are begun early.
 
-    Each output is (N, 3, S, S), channels-last in memory, or N tensors where the sizes differ.
+    Each output is (N, 3, S, S), channels-last in memory, or N tensors if the sizes differ.
     """
-    with ThreadPoolExecutor(threads, thread_name_prefix="cutting") as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix="cropper") as pool:
         begun: collections.deque[list[Future[list[CropTensors]]]] = collections.deque()
         try:
             for batch in batches:
-                # An equal share for each thread at once: handing over images one by one costs more than a small one.
-                share = -(-len(batch) // threads)
+                # An equal part for each thread at once: handing over images one by one costs more than a small one.
+                part = -(-len(batch) // threads)
                 begun.append(
-                    [pool.submit(_work_off, batch[start : start + share]) for start in range(0, len(batch), share)]
+                    [pool.submit(_work_off, batch[start : start + part]) for start in range(0, len(batch), part)]
                 )
                 if len(begun) > ahead:
                     yield _stack(begun.popleft())
@@ -81,28 +83,28 @@ def crop_in_threads(
             pool.shutdown(cancel_futures=True)
 
 
-def _work_off(share: Sequence[Callable[[], CropTensors]]) -> list[CropTensors]:
-    return [work() for work in share]
+def _work_off(part: Sequence[Callable[[], CropTensors]]) -> list[CropTensors]:
+    return [work() for work in part]
 
 
 def _resize(image: torch.Tensor, height: int, width: int, kernel: Resize = "bilinear_antialias") -> torch.Tensor:
-    """As torchvision's `resize`, to the bit, without importing torchvision, which takes seconds."""
+    """Resize as torchvision's `resize` does, to the bit, without importing torchvision, which takes seconds."""
     if image.shape[1:] == (height, width):
         return image
-    # A batch of one that is known to lie channels-last: its strides would not say so if it were made of `image[None]`,
-    # and it would then be transposed there and back.
+    # A batch of one that is known to be channels-last: the strides of `image[None]` would not show it, and it would be
+    # transposed there and back.
     batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
     mode = "bicubic" if kernel == "bicubic_antialias" else "bilinear"
     return nn.functional.interpolate(batch, size=(height, width), mode=mode, antialias=kernel != "bilinear")[0]
 
 
-def _stack(shares: list[Future[list[CropTensors]]]) -> tuple[CropImages, ...]:
-    rows = [row for share in shares for row in share.result()]
-    return tuple(_view(output) for output in zip(*rows, strict=True))
+def _stack(parts: list[Future[list[CropTensors]]]) -> tuple[CropImages, ...]:
+    rows = [row for part in parts for row in part.result()]
+    return tuple(_stack_images(output) for output in zip(*rows, strict=True))
 
 
-def _view(images: CropTensors) -> CropImages:
+def _stack_images(images: CropTensors) -> CropImages:
     if len({image.shape for image in images}) > 1:
         return images
-    # As they lie in memory, channels last; stacked as they are indexed, they would be transposed there and back.
+    # In memory order, channels last; stacked in index order, they would be transposed there and back.
     return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)

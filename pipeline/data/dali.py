@@ -1,10 +1,10 @@
-"""Reading and decoding by NVIDIA DALI, on a GPU or on the CPU without any; on a GPU, cropping and resizing too.
+"""Decoding by NVIDIA DALI, on a GPU or, without one, on the CPU; on a GPU, cropping and resizing too.
 
-DALI carries out what it is given: the files in their order, and for each image the crop and mirroring in numbers. None
-of its operators is random and it neither shuffles nor shards, so its own checkpoints are not needed: a pipeline that
-starts at a later image yields exactly the rest.
+DALI executes given work: the bytes of the images in order, and for each the crop and mirroring in numbers. None of its
+operators is random and it neither shuffles nor shards, so its own checkpoints are not needed: a pipeline that starts at
+a later image yields exactly the rest.
 
-On the CPU, DALI decodes and PyTorch resizes what was decoded: DALI's own resizing takes several times as long.
+On the CPU, DALI decodes and PyTorch resizes: DALI's own resizing takes several times as long.
 """
 
 from __future__ import annotations
@@ -13,79 +13,60 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from nvidia.dali import fn
 
-from pipeline.config.operations import LoaderConfig
 from pipeline.data import dali_graph
 from pipeline.data.augmentation import Augmentation
 from pipeline.data.batch import CropImages
 from pipeline.data.crop import Crop
 from pipeline.data.cropping import Cropper, crop_in_threads, fit_crop
-from pipeline.data.dali_pipeline import DECODE, decode_slices, pad_to_batches, run_pipeline
-from pipeline.data.index import ImageIndex
+from pipeline.data.dali_pipeline import DECODE, crop_columns, decode_slices, pad_to_batches, run_pipeline
+from pipeline.data.encoded import Reading
 
-Integers = npt.NDArray[np.int64]
 _AHEAD = 1
-"""Batches whose cutting is begun early: what lies further ahead is decoded by then, `loader.prefetch` batches of it."""
+"""Batches whose cropping is begun early; later ones are only decoded ahead (`loader.prefetch` batches)."""
 
 
-def decode_crops(
-    index: ImageIndex,
-    positions: Integers,
-    augmentation: Augmentation,
-    size_px: int,
-    batch: int,
-    loader: LoaderConfig,
-    gpu: int | None,
-) -> Iterator[torch.Tensor]:
-    """Crop, resize and mirror the images at `positions`, `batch` at a time; their number is a multiple of `batch`.
+def decode_crops(reading: Reading, augmentation: Augmentation, size_px: int, gpu: int | None) -> Iterator[torch.Tensor]:
+    """Crop, resize and mirror the images; they are whole batches.
 
-    Yields (batch, 3, size_px, size_px) uint8, channels-last in memory, on GPU number `gpu` where one is given.
+    Yields (batch, 3, size_px, size_px) uint8, channels-last in memory, on GPU number `gpu` if one is given.
     """
     if gpu is not None:
-        yield from dali_graph.decode_crops(index, positions, augmentation, size_px, batch, loader, gpu)
+        yield from dali_graph.decode_crops(reading, augmentation, size_px, gpu)
         return
 
-    def graph(files: Any) -> list[Any]:
-        return decode_slices(files, augmentation, batch, None)
+    def graph(files: Any, anchors: Any, shapes: Any) -> list[Any]:
+        return [decode_slices(files, anchors, shapes, None)]
 
-    decoded = run_pipeline(index, positions, graph, batch, loader, None)
+    decoded = run_pipeline(reading, crop_columns(augmentation), graph, None)
     mirrored = iter(augmentation.mirrored.tolist())
     batches = ([partial(fit_crop, crop, size_px, mirrored=next(mirrored)) for crop in crops] for (crops,) in decoded)
-    for (images,) in crop_in_threads(batches, loader.threads, _AHEAD):
+    for (images,) in crop_in_threads(batches, reading.loader.threads, _AHEAD):
         assert isinstance(images, torch.Tensor), "crops are of one size"
         yield images
 
 
-def decode_plan(
-    index: ImageIndex,
-    positions: Integers,
-    crops: Sequence[Crop],
-    batch: int,
-    loader: LoaderConfig,
-    gpu: int | None,
-) -> Iterator[tuple[CropImages, ...]]:
-    """Decode each image once and cut every crop from it; `batch` images at a time, in the last batch what is left.
+def decode_plan(reading: Reading, crops: Sequence[Crop], gpu: int | None) -> Iterator[tuple[CropImages, ...]]:
+    """Decode each image once and take every crop from it; the last batch may be smaller.
 
-    Yields for each crop (N, 3, crop_px, crop_px) uint8, channels-last in memory; or, for a crop without a size, N
-    whole images (3, H, W).
+    Yields for each crop (N, 3, crop_px, crop_px) uint8, channels-last in memory; or, for a crop without a size, N whole
+    images (3, H, W).
     """
     if gpu is not None:
-        yield from dali_graph.decode_plan(index, positions, crops, batch, loader, gpu)
+        yield from dali_graph.decode_plan(reading, crops, gpu)
         return
-    padded, batch = pad_to_batches(positions, batch)
 
     def graph(files: Any) -> list[Any]:
         return [fn.decoders.image(files, device="cpu", **DECODE)]
 
-    cutter = Cropper(crops, index.heights[positions], index.widths[positions])
+    positions = reading.positions
+    cropper = Cropper(crops, reading.index.heights[positions], reading.index.widths[positions])
     rows = iter(range(len(positions)))
-    decoded = run_pipeline(index, padded, graph, batch, loader, None)
-    # What was added to fill the last batch has no row, and zip ends there.
+    decoded = run_pipeline(pad_to_batches(reading), (), graph, None)
+    # Images added to fill the last batch have no row, and zip ends there.
     batches = (
-        [partial(cutter.cut, image, row) for image, row in zip(images, rows, strict=False)] for (images,) in decoded
+        [partial(cropper.crop, image, row) for image, row in zip(images, rows, strict=False)] for (images,) in decoded
     )
-    yield from crop_in_threads(batches, loader.threads, _AHEAD)
+    yield from crop_in_threads(batches, reading.loader.threads, _AHEAD)

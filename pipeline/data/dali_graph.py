@@ -1,6 +1,6 @@
-"""Decoding, cropping and resizing in one DALI graph, as images are read by a GPU.
+"""Decoding, cropping and resizing in one DALI graph, for a GPU.
 
-The graph runs on the CPU as well, and there it is compared with torchvision; see `pipeline.data.dali` for why nothing
+The graph also runs on the CPU, where the tests compare it with torchvision; see `pipeline.data.dali` for why nothing
 else uses it there.
 """
 
@@ -14,13 +14,12 @@ import numpy.typing as npt
 import torch
 from nvidia.dali import fn, types
 
-from pipeline.config.operations import LoaderConfig
 from pipeline.data.augmentation import Augmentation
 from pipeline.data.batch import CropImages
 from pipeline.data.crop import Crop, resized_sizes
-from pipeline.data.dali_pipeline import DECODE, decode_slices, pad_to_batches, parameters, run_pipeline
-from pipeline.data.index import ImageIndex
-from pipeline.interop.preprocessing import Resize
+from pipeline.data.dali_pipeline import DECODE, crop_columns, decode_slices, pad_to_batches, run_pipeline
+from pipeline.data.encoded import Reading
+from pipeline.data.preprocessing import Resize
 
 Integers = npt.NDArray[np.int64]
 _KERNELS: dict[Resize, dict[str, Any]] = {
@@ -30,39 +29,24 @@ _KERNELS: dict[Resize, dict[str, Any]] = {
 }
 
 
-def decode_crops(
-    index: ImageIndex,
-    positions: Integers,
-    augmentation: Augmentation,
-    size_px: int,
-    batch: int,
-    loader: LoaderConfig,
-    gpu: int | None,
-) -> Iterator[torch.Tensor]:
-    """What `pipeline.data.dali.decode_crops` promises; `gpu` is None for a graph on the CPU."""
-    mirrored_N = augmentation.mirrored.astype(np.int32)
+def decode_crops(reading: Reading, augmentation: Augmentation, size_px: int, gpu: int | None) -> Iterator[torch.Tensor]:
+    """Decode and crop as `pipeline.data.dali.decode_crops` does; `gpu` is None for a graph on the CPU."""
 
-    def graph(files: Any) -> list[Any]:
-        images, mirrored = decode_slices(files, augmentation, batch, gpu, mirrored_N)
+    def graph(files: Any, anchors: Any, shapes: Any, mirrored: Any) -> list[Any]:
+        images = decode_slices(files, anchors, shapes, gpu)
         images = fn.resize(images, size=[size_px, size_px], **_KERNELS["bilinear_antialias"])
         return [fn.flip(images, horizontal=mirrored)]
 
-    for (images,) in run_pipeline(index, positions, graph, batch, loader, gpu):
+    columns = (*crop_columns(augmentation), augmentation.mirrored.astype(np.int32))
+    for (images,) in run_pipeline(reading, columns, graph, gpu):
         assert isinstance(images, torch.Tensor), "crops are of one size"
         yield images
 
 
-def decode_plan(
-    index: ImageIndex,
-    positions: Integers,
-    crops: Sequence[Crop],
-    batch: int,
-    loader: LoaderConfig,
-    gpu: int | None,
-) -> Iterator[tuple[CropImages, ...]]:
-    """What `pipeline.data.dali.decode_plan` promises; `gpu` is None for a graph on the CPU."""
-    padded, batch = pad_to_batches(positions, batch)
-    heights, widths = index.heights[padded], index.widths[padded]
+def decode_plan(reading: Reading, crops: Sequence[Crop], gpu: int | None) -> Iterator[tuple[CropImages, ...]]:
+    """Decode and crop as `pipeline.data.dali.decode_plan` does; `gpu` is None for a graph on the CPU."""
+    padded = pad_to_batches(reading)
+    heights, widths = reading.index.heights[padded.positions], reading.index.widths[padded.positions]
     scales: dict[tuple[int, Resize], list[int]] = {}
     for number, crop in enumerate(crops):
         scales.setdefault((crop.resize_px, crop.kernel), []).append(number)
@@ -73,55 +57,55 @@ def decode_plan(
             columns += _sources(crops[numbers[0]], heights, widths, sizes)
         else:
             columns.append(np.stack(sizes, axis=1).astype(np.float32))
-            cut = [crops[number] for number in numbers if crops[number].cut_px is not None]
-            columns += [crop.anchors(*sizes).astype(np.int32) for crop in cut]
+            sized = [crops[number] for number in numbers if crops[number].region_px is not None]
+            columns += [crop.anchors(*sizes).astype(np.int32) for crop in sized]
 
-    def graph(files: Any) -> list[Any]:
+    def graph(files: Any, *parameters: Any) -> list[Any]:
         images = fn.decoders.image(files, device="cpu" if gpu is None else "mixed", **DECODE)
-        given = iter(parameters(columns, batch))
+        given = iter(parameters)
         made: dict[int, Any] = {}
         for (_, kernel), numbers in scales.items():
             if _is_alone(crops, numbers):
                 (number,) = numbers
                 part = {
-                    "size": [crops[number].cut_px] * 2,
+                    "size": [crops[number].region_px] * 2,
                     "roi_start": next(given),
                     "roi_end": next(given),
                 }
-                made[number] = _fit(fn.resize(images, **part, **_KERNELS[kernel]), crops[number])
+                made[number] = _resize_region(fn.resize(images, **part, **_KERNELS[kernel]), crops[number])
                 continue
             resized = fn.resize(images, size=next(given), **_KERNELS[kernel])
             for number in numbers:
-                made[number] = _cut(resized, crops[number], given)
+                made[number] = _crop(resized, crops[number], given)
         return [made[number] for number in range(len(crops))]
 
-    batches = run_pipeline(index, padded, graph, batch, loader, gpu)
-    for start, images in zip(range(0, len(padded), batch), batches, strict=True):
-        yield tuple(shown[: len(positions) - start] for shown in images)
+    batches = run_pipeline(padded, columns, graph, gpu)
+    for start, images in zip(range(0, len(padded.positions), padded.batch), batches, strict=True):
+        yield tuple(shown[: len(reading.positions) - start] for shown in images)
 
 
 def _is_alone(crops: Sequence[Crop], numbers: Sequence[int]) -> bool:
-    """Whether one crop alone is cut from a scale: then no more of the image is resized than it shows."""
-    return len(numbers) == 1 and crops[numbers[0]].cut_px is not None
+    """Return whether only one crop is taken from a scale: then only its part of the image is resized."""
+    return len(numbers) == 1 and crops[numbers[0]].region_px is not None
 
 
 def _sources(
     crop: Crop, heights: Integers, widths: Integers, sizes: tuple[Integers, Integers]
 ) -> list[npt.NDArray[Any]]:
-    """Where a crop begins and ends in the images before they are resized to `sizes`: two columns of (N, 2) pixels."""
-    shares_N2 = np.stack([heights, widths], axis=1) / np.stack(sizes, axis=1)
+    """Return begin and end of a crop in the images before they are resized to `sizes`: two columns of (N, 2) pixels."""
+    scales_N2 = np.stack([heights, widths], axis=1) / np.stack(sizes, axis=1)
     anchors_N2 = crop.anchors(*sizes)
-    assert crop.cut_px is not None, "a whole image needs no source"
-    return [(ends_N2 * shares_N2).astype(np.float32) for ends_N2 in (anchors_N2, anchors_N2 + crop.cut_px)]
+    assert crop.region_px is not None, "a whole image needs no source"
+    return [(ends_N2 * scales_N2).astype(np.float32) for ends_N2 in (anchors_N2, anchors_N2 + crop.region_px)]
 
 
-def _cut(resized: Any, crop: Crop, parameters: Iterator[Any]) -> Any:
-    if crop.cut_px is None:
+def _crop(resized: Any, crop: Crop, parameters: Iterator[Any]) -> Any:
+    if crop.region_px is None:
         return resized
-    return _fit(fn.slice(resized, start=next(parameters), shape=[crop.cut_px] * 2, axes=[0, 1]), crop)
+    return _resize_region(fn.slice(resized, start=next(parameters), shape=[crop.region_px] * 2, axes=[0, 1]), crop)
 
 
-def _fit(images: Any, crop: Crop) -> Any:
-    if crop.cut_px == crop.crop_px:
+def _resize_region(images: Any, crop: Crop) -> Any:
+    if crop.region_px == crop.crop_px:
         return images
     return fn.resize(images, size=[crop.crop_px] * 2, **_KERNELS[crop.kernel])

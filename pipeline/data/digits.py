@@ -21,11 +21,11 @@ _BRIGHTEST = 16
 """The digits' grey levels run from 0 to 16."""
 
 
-def write_digits(folder: Path) -> None:
-    """Write train/<digit>/*.JPEG and val/<digit>/*.JPEG below `folder`, replacing what is there.
+def write_digits(folder: Path, split: str) -> None:
+    """Write a split, train or val, as `folder`/<digit>/*.JPEG, replacing earlier content.
 
-    1,797 RGB images of 32 x 32 pixels, enlarged from 8 x 8; four fifths of each class are for training. The same bytes
-    every time: the split belongs to the data set and does not depend on the run's seed.
+    Both together are 1,797 RGB images of 32 x 32 pixels, enlarged from 8 x 8; four fifths of each class are for
+    training. The same bytes every time: the split belongs to the data set and does not depend on the run's seed.
     """
     from sklearn.datasets import load_digits
 
@@ -36,9 +36,9 @@ def write_digits(folder: Path) -> None:
             rows = np.flatnonzero(digits.target == digit)
             rows = np.random.Generator(np.random.Philox(derive_seed("digits", digit))).permutation(rows)
             num_train = round(_TRAIN_SHARE * len(rows))
-            _write_class(folder / "train" / str(digit), digits.images, rows[:num_train])
-            _write_class(folder / "val" / str(digit), digits.images, rows[num_train:])
-        # To disk before the stage can be declared done; one by one it would take seconds.
+            chosen = rows[:num_train] if split == "train" else rows[num_train:]
+            _write_class(folder / str(digit), digits.images, chosen)
+        # Flushed together before the stage is declared done; one by one it would take seconds.
         os.sync()
 
 

@@ -1,43 +1,64 @@
-"""The encoded bytes of images, from their own files or from shards."""
+"""The encoded bytes of images, from single files or from shards, read by many threads ahead of the decoder."""
 
 from __future__ import annotations
 
 import collections
 import concurrent.futures
+import dataclasses
+import hashlib
 import os
 from collections.abc import Generator
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.config.operations import LoaderConfig
 from pipeline.data.index import ImageIndex
-from pipeline.data.shard_places import ShardPlaces
+from pipeline.data.places import Places
 from pipeline.ground.errors import UserError
 
 Integers = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
 
-_ADVICE = "restore it, or name another folder in data.shards, for prepare to write them anew"
-_READERS = 16
-"""Reads that are under way at once: on a parallel file system each waits for the network, not for a core."""
+WAYS_ON = (
+    "these are not the images that this run was made from: put the old ones back, or begin anew with these in another "
+    "run (--run)"
+)
+READERS = 16
+"""Concurrent reads: on a parallel file system each waits for the network, not for a core."""
+_AHEAD_IMAGES = 64
+"""Images to read ahead at least: enough that no reader waits for another."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """The images for a loader to read, in order, and the size of the batches."""
+
+    index: ImageIndex
+    positions: Integers
+    batch: int
+    loader: LoaderConfig
+    compared: int
+    """Number of first images that are compared with the index by SHA-256; the others by size."""
 
 
 class EncodedImages:
     """Reads the images at `positions` of an index, any of them at any time and from any thread; a context manager.
 
-    UserError where a shard that they lie in is missing or of another size.
+    Raises UserError if a shard that they lie in is missing or of another size.
     """
 
     def __init__(self, index: ImageIndex, positions: Integers) -> None:
+        assert index.source is not None, "the index is not located"
         self._index = index
+        self._places = index.source.places
         self._shards: dict[int, int] = {}
-        if index.places is not None:
+        if self._places is not None:
             try:
-                for number in np.unique(index.places.numbers[positions]).tolist():
-                    self._shards[number] = _open_shard(index.places, number)
+                for number in np.unique(self._places.numbers[positions]).tolist():
+                    self._shards[number] = _open_shard(index, self._places, number)
             except UserError:
                 self._close()
                 raise
@@ -51,26 +72,55 @@ class EncodedImages:
         self._close()
 
     def read(self, position: int) -> bytes:
-        """The bytes of one image; fewer where its file has become shorter. OSError where it cannot be read."""
-        places = self._index.places
-        if places is None:
-            return Path(self._index.file(position)).read_bytes()
-        shard, size = self._shards[int(places.numbers[position])], int(self._index.num_bytes[position])
-        return os.pread(shard, size, int(places.offsets[position]))
+        """Return the current bytes of one image. Raises OSError if it cannot be read."""
+        if self._places is None:
+            with open(self._index.file(position), "rb", buffering=0) as file:
+                return file.read()
+        shard, size = self._shards[int(self._places.numbers[position])], int(self._index.num_bytes[position])
+        return os.pread(shard, size, int(self._places.offsets[position]))
 
-    def read_batches(self, positions: Integers, batch: int, ahead: int) -> Generator[list[Bytes], None, None]:
-        """The images at `positions` in their order, `batch` at a time, read by threads `ahead` batches before."""
-        with concurrent.futures.ThreadPoolExecutor(_READERS, thread_name_prefix="shard-reader") as threads:
-            begun: collections.deque[list[concurrent.futures.Future[bytes]]] = collections.deque()
+    def problem(self, position: int) -> str | None:
+        """Describe how an image differs from the index, or return None."""
+        return self._read_compared(position, hashed=True)[1]
+
+    def read_batches(self, reading: Reading) -> Generator[list[Bytes], None, None]:
+        """Yield the images of each batch in order; threads read ahead.
+
+        Raises UserError, before it yields the batch, naming an image that differs from the index.
+        """
+        positions, batch = reading.positions.tolist(), reading.batch
+        ahead = max(reading.loader.prefetch, -(-_AHEAD_IMAGES // batch))
+        with concurrent.futures.ThreadPoolExecutor(READERS, thread_name_prefix="image-reader") as threads:
+            begun: collections.deque[list[concurrent.futures.Future[Bytes]]] = collections.deque()
             try:
                 for start in range(0, len(positions), batch):
-                    begun.append([threads.submit(self.read, position) for position in positions[start : start + batch]])
+                    rows = range(start, min(start + batch, len(positions)))
+                    begun.append([threads.submit(self._take, positions[row], row < reading.compared) for row in rows])
                     if len(begun) > ahead:
-                        yield _arrays(begun.popleft())
+                        yield [read.result() for read in begun.popleft()]
                 while begun:
-                    yield _arrays(begun.popleft())
+                    yield [read.result() for read in begun.popleft()]
             finally:
                 threads.shutdown(cancel_futures=True)
+
+    def _take(self, position: int, hashed: bool) -> Bytes:
+        content, problem = self._read_compared(position, hashed)
+        if problem is not None:
+            raise UserError(f"{problem}\n{WAYS_ON}")
+        return np.frombuffer(content, dtype=np.uint8)
+
+    def _read_compared(self, position: int, hashed: bool) -> tuple[bytes, str | None]:
+        """Return the bytes, and how they differ from the index."""
+        try:
+            content = self.read(position)
+        except OSError as error:
+            return b"", f"{self._index.name(position)}: cannot be read ({error.strerror})"
+        expected = int(self._index.num_bytes[position])
+        if len(content) != expected:
+            return content, f"{self._index.name(position)}: {len(content):,} bytes, {expected:,} when prepare read it"
+        if hashed and hashlib.sha256(content).digest() != self._index.sha256[position].tobytes():
+            return content, f"{self._index.name(position)}: its content has changed (SHA-256 differs)"
+        return content, None
 
     def _close(self) -> None:
         for descriptor in self._shards.values():
@@ -78,18 +128,22 @@ class EncodedImages:
         self._shards.clear()
 
 
-def _open_shard(places: ShardPlaces, number: int) -> int:
-    path = places.folder / places.files[number]
+def read_image(index: ImageIndex, position: int) -> bytes:
+    """Return the bytes of one image. Raises OSError or UserError if they cannot be read."""
+    with EncodedImages(index, np.array([position])) as images:
+        return images.read(position)
+
+
+def _open_shard(index: ImageIndex, places: Places, number: int) -> int:
+    assert index.source is not None
+    path = index.source.folder / places.files[number]
+    advice = "restore it, or name another folder in data.shards that has the shards"
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); {_ADVICE}") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {advice}") from error
     num_bytes = os.fstat(descriptor).st_size
     if num_bytes != places.file_bytes[number]:
         os.close(descriptor)
-        raise UserError(f"{path}: {num_bytes:,} bytes, {places.file_bytes[number]:,} when prepare wrote it; {_ADVICE}")
+        raise UserError(f"{path}: {num_bytes:,} bytes, {places.file_bytes[number]:,} when prepare wrote it; {advice}")
     return descriptor
-
-
-def _arrays(reads: list[concurrent.futures.Future[bytes]]) -> list[Bytes]:
-    return [np.frombuffer(read.result(), dtype=np.uint8) for read in reads]

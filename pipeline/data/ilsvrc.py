@@ -40,7 +40,7 @@ class Synset:
 
 @dataclasses.dataclass(frozen=True)
 class Ilsvrc:
-    """What the data set must be."""
+    """The contest's classes and numbers of images."""
 
     synsets: tuple[Synset, ...]
     """In the sorted order of the WordNet ids: a class's place is its label."""
@@ -50,11 +50,11 @@ class Ilsvrc:
 
     @property
     def num_train(self) -> int:
-        """How many training images there are."""
+        """Number of training images."""
         return sum(synset.num_train for synset in self.synsets)
 
     def classes(self) -> list[ImageClass]:
-        """The classes as the index lists them."""
+        """Return the classes as the index lists them."""
         return [
             ImageClass(label, synset.wnid, synset.words, synset.ilsvrc2012_id)
             for label, synset in enumerate(self.synsets)
@@ -62,7 +62,7 @@ class Ilsvrc:
 
 
 def read_ilsvrc2012() -> Ilsvrc:
-    """The contest: 1,281,167 training, 50,000 validation and 100,000 unlabelled test images in 1000 classes."""
+    """Return the contest: 1,281,167 training, 50,000 validation and 100,000 unlabelled test images in 1000 classes."""
     lines = (files("pipeline.data") / "ilsvrc2012_synsets.csv").read_text(encoding="utf-8").splitlines()
     rows = sorted(csv.DictReader(lines), key=lambda row: int(row["sorted_wnid_index"]))
     synsets = [
@@ -72,12 +72,12 @@ def read_ilsvrc2012() -> Ilsvrc:
 
 
 def digest_ids(ids: Sequence[int]) -> str:
-    """SHA-256 of ILSVRC2012_IDs in the order of the validation images' numbers, one a line."""
+    """Return the SHA-256 of ILSVRC2012_IDs in the order of the validation images' numbers, one a line."""
     return hashlib.sha256("\n".join(map(str, ids)).encode()).hexdigest()
 
 
 def check_training_images(tree: SplitTree, table: Ilsvrc) -> list[str]:
-    """What is wrong with the classes and counts of the training images: problems, none where all is as it must be."""
+    """List the errors in the classes and counts of the training images."""
     problems = check_class_folders(tree, table)
     expected = {synset.wnid: synset.num_train for synset in table.synsets}
     counts = {wnid: (len(tree.folders[wnid]), number) for wnid, number in expected.items() if wnid in tree.folders}
@@ -90,7 +90,7 @@ def check_training_images(tree: SplitTree, table: Ilsvrc) -> list[str]:
 
 
 def check_class_folders(tree: SplitTree, table: Ilsvrc) -> list[str]:
-    """Classes missing from a split and folders that are none of the contest's."""
+    """List the classes that a split lacks, and the folders that are none of the contest's."""
     wnids = {synset.wnid for synset in table.synsets}
     problems = []
     if missing := wnids - set(tree.folders):
@@ -104,10 +104,10 @@ def check_class_folders(tree: SplitTree, table: Ilsvrc) -> list[str]:
 
 
 def read_validation_labels(tree: SplitTree, ground_truth: Path | None, table: Ilsvrc) -> dict[str, int]:
-    """Label of each class folder or, where the split is flat, of each file name.
+    """Return the label of each class folder or, if the split is flat, of each file name.
 
-    UserError with everything that is wrong: class folders, names and numbers of the images, their order, and what
-    order the labels seem to be in.
+    Raises UserError with all errors: class folders, names and numbers of the images, their order, and the order that
+    the labels seem to be in.
     """
     label_of_id = {synset.ilsvrc2012_id: label for label, synset in enumerate(table.synsets)}
     listed = None if ground_truth is None else _read_ground_truth(ground_truth, table)
@@ -127,7 +127,7 @@ def read_validation_labels(tree: SplitTree, ground_truth: Path | None, table: Il
 
 
 def check_test_images(tree: SplitTree, table: Ilsvrc) -> list[str]:
-    """What is wrong with the names and numbers of the test images: problems, none where all is as it must be."""
+    """List the errors in the names and numbers of the test images."""
     try:
         _by_number(tree, table.num_test)
     except UserError as error:
@@ -136,13 +136,13 @@ def check_test_images(tree: SplitTree, table: Ilsvrc) -> list[str]:
 
 
 def image_number(split: str, path: str) -> int | None:
-    """The number in the contest's name of a validation or test image; None for any other name."""
+    """Return the number in the contest's name of a validation or test image, or None for any other name."""
     match = _NUMBERED_NAME.fullmatch(path.rsplit("/", 1)[-1])
     return int(match[2]) if match and match[1] == split else None
 
 
 def _by_number(tree: SplitTree, count: int) -> list[str]:
-    """The paths of images 1 to `count`, in this order."""
+    """Return the paths of images 1 to `count`, in this order."""
     by_number: dict[int, str] = {}
     problems = []
     for path in tree.paths():
@@ -167,7 +167,7 @@ def _by_number(tree: SplitTree, count: int) -> list[str]:
 
 
 def _read_ground_truth(path: Path, table: Ilsvrc) -> list[int]:
-    """The ILSVRC2012_IDs of the validation images in order. UserError that says what the file is instead."""
+    """Return the ILSVRC2012_IDs of the validation images in order. Raises UserError describing any other content."""
     place = f"data.val_ground_truth: {path}"
     try:
         lines = path.read_text().splitlines()
@@ -175,7 +175,7 @@ def _read_ground_truth(path: Path, table: Ilsvrc) -> list[int]:
         raise UserError(f"{place} cannot be read ({error})") from error
     labels = []
     for number, line in enumerate(lines, start=1):
-        # The last word, so that lists of names with labels can be told apart by what their labels are.
+        # The last word, to tell lists of names with labels apart by the kind of their labels.
         try:
             labels.append(int(line.split()[-1]))
         except (IndexError, ValueError):
@@ -189,7 +189,7 @@ def _read_ground_truth(path: Path, table: Ilsvrc) -> list[int]:
 
 
 def check_ground_truth(place: str, labels: Sequence[int], table: Ilsvrc) -> None:
-    """UserError unless the labels are the devkit's; it names the order they are in where it is a known one."""
+    """Raise UserError unless the labels are the devkit's; it names the order they are in if that is a known one."""
     if digest_ids(labels) == table.ground_truth_digest:
         return
     by_label = [synset.ilsvrc2012_id for synset in table.synsets]

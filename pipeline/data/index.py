@@ -1,25 +1,41 @@
-"""The dataset as `prepare` found it: every loader reads these tables and never walks a directory."""
+"""The index of a split: one row an image, as `prepare` found them. Loaders read it and never walk a directory.
+
+    index.json    split, data set, number of images, digest
+    names.txt     canonical names in UTF-8, one a line: `<class folder>/<file>`, or `<file>` for unlabelled images
+    rows.npy      a structured array: label, num_bytes, width, height, flags, sha256, and where the name ends
+    classes.json  label, folder, words and ILSVRC2012_ID of each class
+
+All is mapped into memory, which the processes of a node share; no Python object is made for a row before it is asked
+for. An image's *position* is its row.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.shard_places import ShardPlaces, read_places, write_places
-from pipeline.store.file import write_bytes, write_json
+from pipeline.data.places import Source
+from pipeline.ground.errors import UserError
+from pipeline.store.file import replacing, write_bytes, write_json
 
-DATASET = "dataset.json"
-_COLUMNS = ("path", "label", "bytes", "width", "height", "sha256", "flags")
+INDEX = "index.json"
+_NAMES, _ROWS, _CLASSES = "names.txt", "rows.npy", "classes.json"
 UNLABELLED = -1
-"""The label of a test image: nobody outside the contest knows it."""
+"""The label of test images: nobody outside the contest knows it."""
+FLAGS = ("mpo", "png", "webp", "cmyk", "grey", "palette", "alpha", "exif_rotated")
+"""Peculiarities of an image; each is a bit of `ImageIndex.flags`, the first one the lowest."""
+
+Integers = npt.NDArray[np.int64]
+Digests = npt.NDArray[np.uint8]
+_NUMBERS = ("label", "num_bytes", "width", "height", "flags", "name_end")
+_ROW = np.dtype([*((name, "<i8") for name in _NUMBERS), ("sha256", "u1", (32,))])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,174 +49,165 @@ class ImageClass:
     """The contest's own id, 1 to 1000, in an order of its own; None for other datasets."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ImageIndex:
-    """One split: parallel columns, one row an image. An image's *position* is its row."""
+    """The rows of one split as parallel columns, and the classes in label order."""
 
-    root: Path
-    paths: Sequence[str]
-    """Relative to root, with forward slashes."""
-    labels: npt.NDArray[np.int64]
+    split: str
+    dataset: str
+    classes: tuple[ImageClass, ...]
+    names: Sequence[str]
+    """Canonical: the same wherever and however the images are stored."""
+    labels: Integers
     """0 to K - 1; all of them UNLABELLED in the test split."""
-    num_bytes: npt.NDArray[np.int64]
-    widths: npt.NDArray[np.int64]
-    heights: npt.NDArray[np.int64]
-    sha256: Sequence[str]
-    """First 16 hex digits of each file's SHA-256."""
-    flags: Sequence[str]
-    """Comma-separated: png, cmyk, grey, exif_rotated ...; empty for an ordinary colour JPEG."""
+    num_bytes: Integers
+    widths: Integers
+    heights: Integers
+    sha256: Digests
+    """(N, 32)."""
+    flags: Integers
+    """Bits in the order of FLAGS; 0 for an ordinary colour JPEG."""
     digest: str
-    """SHA-256 of the table itself."""
-    places: ShardPlaces | None = None
-    """Where each image lies in tar files, if it is to be read from there."""
+    """See `digest_rows`."""
+    source: Source | None = None
+    """Place of the images; see `pipeline.data.source.locate`."""
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.labels)
 
     def file(self, position: int) -> str:
-        """Absolute path of an image's own file, which is not read where there are `places`."""
-        return str(self.root / self.paths[position])
+        """Return the path of the file that holds an image: its own, or a shard."""
+        assert self.source is not None, "the index is not located"
+        return self.source.file(self.names[position], position)
 
     def name(self, position: int) -> str:
-        """The image as a message names it: what is read of it, and where."""
-        if self.places is None:
-            return self.file(position)
-        return f"{self.places.shard(position)}: {self.paths[position]}"
+        """Name an image in a message: its name and its file."""
+        if self.source is None:
+            return f"{self.split}/{self.names[position]}"
+        file = self.file(position)
+        return file if self.source.places is None else f"{file}: {self.names[position]}"
+
+    def take(self, positions: Integers) -> ImageIndex:
+        """Return some of the rows, in the order given, as a new index of single files."""
+        assert self.source is None or self.source.places is None, "rows of shards cannot be taken out"
+        names = tuple(self.names[position] for position in positions.tolist())
+        columns = (self.labels, self.num_bytes, self.widths, self.heights, self.sha256, self.flags)
+        rows = make_index(self.split, self.dataset, self.classes, names, *(column[positions] for column in columns))
+        return dataclasses.replace(rows, source=self.source)
+
+    def count_flags(self) -> dict[str, int]:
+        """Count the images with each flag, omitting zeros."""
+        counts = {name: int(np.count_nonzero(self.flags & (1 << bit))) for bit, name in enumerate(FLAGS)}
+        return {name: count for name, count in sorted(counts.items()) if count}
 
 
-@dataclasses.dataclass(frozen=True)
-class Dataset:
-    """The splits, and the classes in label order."""
-
-    name: str
-    classes: tuple[ImageClass, ...]
-    train: ImageIndex
-    val: ImageIndex
-    test: ImageIndex | None = None
-    """The contest's unlabelled images; None where the recipe names none."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ImageRecord:
-    """One row of an index, before it is a table."""
-
-    path: str
-    label: int
-    num_bytes: int
-    width: int
-    height: int
-    sha256: str
-    flags: tuple[str, ...] = ()
-
-
-def write_dataset(
-    directory: Path,
-    name: str,
-    classes: list[ImageClass],
-    roots: dict[str, Path],
-    records: Mapping[str, Sequence[ImageRecord]],
-    places: Mapping[str, ShardPlaces] | None = None,
-) -> list[str]:
-    """Write the table of each split ("train", "val" and perhaps "test"); returns the names of the files written.
-
-    A root inside `directory` is stored relative to it, so such a run can be moved.
-    """
-    names = [DATASET]
-    for split, rows in records.items():
-        write_bytes(directory / f"{split}.tsv", _table(rows))
-        names.append(f"{split}.tsv")
-        if places is not None:
-            names += write_places(directory, split, places[split])
-    write_json(
-        directory / DATASET,
-        {
-            "name": name,
-            "roots": {split: _portable(directory, root) for split, root in roots.items()},
-            "classes": [dataclasses.asdict(image_class) for image_class in classes],
-        },
-    )
-    return names
-
-
-def read_dataset(directory: Path) -> Dataset:
-    """The dataset that `prepare` described in its directory."""
-    fields = json.loads((directory / DATASET).read_text())
-    splits = {
-        split: dataclasses.replace(
-            _read_table(directory / f"{split}.tsv", directory / root), places=read_places(directory, split)
-        )
-        for split, root in fields["roots"].items()
+def make_index(
+    split: str,
+    dataset: str,
+    classes: Sequence[ImageClass],
+    names: Sequence[str],
+    labels: npt.ArrayLike,
+    num_bytes: npt.ArrayLike,
+    widths: npt.ArrayLike,
+    heights: npt.ArrayLike,
+    sha256: npt.ArrayLike,
+    flags: npt.ArrayLike,
+) -> ImageIndex:
+    """Build an index from columns. Raises UserError if a name is not UTF-8."""
+    columns: dict[str, Any] = {
+        "labels": np.asarray(labels, dtype=np.int64),
+        "num_bytes": np.asarray(num_bytes, dtype=np.int64),
+        "widths": np.asarray(widths, dtype=np.int64),
+        "heights": np.asarray(heights, dtype=np.int64),
+        "sha256": np.asarray(sha256, dtype=np.uint8).reshape(-1, 32),
     }
-    classes = tuple(ImageClass(**image_class) for image_class in fields["classes"])
-    return Dataset(fields["name"], classes, **splits)
+    digest = digest_rows(names, **columns)
+    all_flags = np.asarray(flags, dtype=np.int64)
+    return ImageIndex(split, dataset, tuple(classes), names, **columns, flags=all_flags, digest=digest)
 
 
-def _portable(directory: Path, root: Path) -> str:
-    root, directory = root.absolute(), directory.absolute()
-    return str(root.relative_to(directory)) if root.is_relative_to(directory) else str(root)
+def digest_rows(
+    names: Sequence[str], labels: Integers, num_bytes: Integers, widths: Integers, heights: Integers, sha256: Digests
+) -> str:
+    """Return a digest that identifies the images, however they are stored.
+
+    It is the SHA-256, in hexadecimal, of: the number of rows; every name in UTF-8 with a NUL behind it; the columns
+    labels, num_bytes, widths and heights, one after the other; the images' own SHA-256. Numbers are 8 bytes,
+    little-endian.
+    """
+    digest = hashlib.sha256(len(names).to_bytes(8, "little"))
+    digest.update(b"".join(_encode(name, b"\0") for name in names))
+    for column in (labels, num_bytes, widths, heights):
+        digest.update(np.ascontiguousarray(column, dtype="<i8").data)
+    digest.update(np.ascontiguousarray(sha256).data)
+    return digest.hexdigest()
 
 
-def _table(records: Sequence[ImageRecord]) -> bytes:
-    text = io.StringIO()
-    text.write("\t".join(_COLUMNS) + "\n")
-    for record in records:
-        # A path may hold anything but NUL; JSON keeps tabs and newlines in it from breaking the table.
-        path = json.dumps(record.path, ensure_ascii=False)
-        label = "" if record.label == UNLABELLED else record.label
-        row = (path, label, record.num_bytes, record.width, record.height, record.sha256, ",".join(record.flags))
-        text.write("\t".join(map(str, row)) + "\n")
-    return text.getvalue().encode("utf-8", "surrogateescape")
+def write_index(directory: Path, index: ImageIndex) -> list[str]:
+    """Write the index into a directory. Returns the names of the files written."""
+    lines = [_encode(name, b"\n") for name in index.names]
+    rows = np.empty(len(index), dtype=_ROW)
+    columns = (index.labels, index.num_bytes, index.widths, index.heights, index.flags)
+    ends = np.cumsum([len(line) for line in lines], dtype=np.int64)
+    for name, column in zip(_NUMBERS, (*columns, ends), strict=True):
+        rows[name] = column
+    rows["sha256"] = index.sha256
+    write_bytes(directory / _NAMES, b"".join(lines))
+    with replacing(directory / _ROWS) as temporary, temporary.open("wb") as file:
+        np.save(file, rows, allow_pickle=False)
+    write_json(directory / _CLASSES, [dataclasses.asdict(image_class) for image_class in index.classes])
+    about = {"split": index.split, "dataset": index.dataset, "images": len(index), "digest": index.digest}
+    write_json(directory / INDEX, about)
+    return [INDEX, _NAMES, _ROWS, _CLASSES]
 
 
-def _read_table(path: Path, root: Path) -> ImageIndex:
-    content = path.read_bytes()
-    header, _, _ = content.partition(b"\n")
-    assert header.decode().split("\t") == list(_COLUMNS), header
-    # Every process of a run reads the table, for ImageNet 1.3 million rows: cells become objects when asked for.
-    characters = np.frombuffer(content, dtype=np.uint8)
-    row_ends = np.flatnonzero(characters == ord("\n"))
-    tabs = np.flatnonzero(characters == ord("\t")).reshape(len(row_ends), len(_COLUMNS) - 1)[1:]
-    starts = np.column_stack([row_ends[:-1] + 1, tabs + 1]).T
-    ends = np.column_stack([tabs, row_ends[1:]]).T
-    label, num_bytes, width, height = (_parse_integers(characters, starts[i], ends[i]) for i in range(1, 5))
-    label[starts[1] == ends[1]] = UNLABELLED
+def read_index(directory: Path) -> ImageIndex:
+    """Map the index in a directory into memory, without the place of its images."""
+    about = json.loads((directory / INDEX).read_bytes())
+    classes = tuple(ImageClass(**fields) for fields in json.loads((directory / _CLASSES).read_bytes()))
+    rows: npt.NDArray[Any] = np.asarray(np.load(directory / _ROWS, mmap_mode="r", allow_pickle=False))
+    assert rows.dtype == _ROW, f"{directory / _ROWS}: {rows.dtype}"
+    text = np.asarray(np.memmap(directory / _NAMES, dtype=np.uint8, mode="r"))
     return ImageIndex(
-        root=root,
-        paths=_TextColumn(content, starts[0], ends[0], is_json=True),
-        labels=label,
-        num_bytes=num_bytes,
-        widths=width,
-        heights=height,
-        sha256=_TextColumn(content, starts[5], ends[5]),
-        flags=_TextColumn(content, starts[6], ends[6]),
-        digest=hashlib.sha256(content).hexdigest(),
+        split=about["split"],
+        dataset=about["dataset"],
+        classes=classes,
+        names=_Names(text, rows["name_end"]),
+        labels=rows["label"],
+        num_bytes=rows["num_bytes"],
+        widths=rows["width"],
+        heights=rows["height"],
+        sha256=rows["sha256"],
+        flags=rows["flags"],
+        digest=about["digest"],
     )
 
 
-def _parse_integers(
-    characters: npt.NDArray[np.uint8], starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    """The decimal numbers written from `starts` to before `ends`."""
-    numbers = np.zeros(len(starts), dtype=np.int64)
-    for place in range(int((ends - starts).max(initial=0))):
-        left = starts + place < ends
-        numbers[left] = numbers[left] * 10 + (characters[starts[left] + place] - ord("0"))
-    return numbers
+def check_num_classes(index: ImageIndex, num_classes: int) -> None:
+    """Raise UserError unless the network has one output for each class of the images."""
+    if len(index.classes) != num_classes:
+        raise UserError(
+            f"model.num_classes: must be {len(index.classes):,}, the number of classes of the {index.split} images "
+            f"(given {num_classes:,})"
+        )
 
 
-class _TextColumn(Sequence[str]):
-    """Cells of a table as strings that are made when asked for."""
+def _encode(name: str, end: bytes) -> bytes:
+    try:
+        return name.encode() + end
+    except UnicodeEncodeError:
+        raise UserError(f"{name!r}: the file's name is not UTF-8; rename it") from None
 
-    def __init__(
-        self, content: bytes, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], *, is_json: bool = False
-    ) -> None:
-        self._content = content
-        self._starts = starts
+
+class _Names(Sequence[str]):
+    """Lines of names.txt as strings, created on access."""
+
+    def __init__(self, text: npt.NDArray[np.uint8], ends: Integers) -> None:
+        self._text = text
         self._ends = ends
-        self._is_json = is_json
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._ends)
 
     @overload
     def __getitem__(self, row: int) -> str: ...
@@ -210,6 +217,13 @@ class _TextColumn(Sequence[str]):
 
     def __getitem__(self, row: int | slice) -> str | Sequence[str]:
         if isinstance(row, slice):
-            return _TextColumn(self._content, self._starts[row], self._ends[row], is_json=self._is_json)
-        text = self._content[self._starts[row] : self._ends[row]].decode("utf-8", "surrogateescape")
-        return str(json.loads(text)) if self._is_json else text
+            return tuple(self[number] for number in range(*row.indices(len(self))))
+        row = range(len(self))[row]
+        start = self._ends[row - 1] if row else 0
+        return self._text[start : self._ends[row] - 1].tobytes().decode()
+
+    def __iter__(self) -> Iterator[str]:
+        content, start = self._text.tobytes(), 0
+        for end in self._ends.tolist():
+            yield content[start : end - 1].decode()
+            start = end

@@ -45,7 +45,7 @@ from PIL import Image
 from pipeline.data.png import SIGNATURE, bit_depth, png_damage
 
 MAX_PIXELS = 178_956_970
-"""Where Pillow refuses. ImageNet's largest image is far below it; DALI needs some 30 bytes a pixel."""
+"""Pillow refuses larger images. ImageNet's largest is far below it; DALI needs some 30 bytes a pixel."""
 
 _MAGIC = {"JPEG": b"\xff\xd8\xff", "PNG": SIGNATURE, "WEBP": b"RIFF"}
 _UNSUPPORTED_MAGIC = {
@@ -63,13 +63,13 @@ _MIN_ZERO_TAIL = 16
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Inspection:
-    """What one file is. Without a `finding` it is a good image."""
+    """Properties of one file. Without a `finding` it is a good image."""
 
     num_bytes: int = 0
     width: int = 0
     height: int = 0
     sha256: str = ""
-    """First 16 hex digits."""
+    """Hexadecimal."""
     flags: tuple[str, ...] = ()
     finding: str = ""
     """empty, truncated, zero_tail, corrupt, not_an_image, unsupported_format, animated, not_read_alike, too_large,
@@ -82,7 +82,7 @@ class _Bad(Exception):
 
 
 def inspect_file(path: str) -> Inspection:
-    """Read the file once and decode it whole. Never raises for what is in the file or in its place."""
+    """Read the file once and decode it whole. Never raises for any content of the file, or anything in its place."""
     try:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):
@@ -95,8 +95,8 @@ def inspect_file(path: str) -> Inspection:
 
 
 def inspect_content(content: bytes) -> Inspection:
-    """Like `inspect_file`, for the bytes of a file."""
-    facts = Inspection(num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest()[:16])
+    """Inspect the bytes of a file as `inspect_file` does."""
+    facts = Inspection(num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
     try:
         with warnings.catch_warnings():
             # Pillow warns of odd metadata and of sizes below our limit; neither changes the pixels.
@@ -124,7 +124,9 @@ def _decode(content: bytes) -> tuple[int, int, tuple[str, ...]]:
         raise
     except Image.DecompressionBombError as error:
         raise _Bad("too_large", f"more than {MAX_PIXELS:,} pixels") from error
-    except Exception as error:  # whatever a decoder raises on a damaged file, the next million files are still to do
+    except (
+        Exception
+    ) as error:  # whatever a decoder raises on a damaged file, the other million files must still be inspected
         raise _damage(content, error) from error
     return image.width, image.height, tuple(flags)
 

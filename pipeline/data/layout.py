@@ -1,10 +1,10 @@
-"""From the config's promise to the folders as they are: splits, classes and labels, before any image is opened."""
+"""Compare the folders with the config: splits, classes and labels, before any image is opened."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.config.data import DataConfig
@@ -18,135 +18,175 @@ from pipeline.data.ilsvrc import (
     read_validation_labels,
 )
 from pipeline.data.index import UNLABELLED, ImageClass
-from pipeline.data.tree import SplitTree, data_root, join_path, name_some, read_flat, read_tree
+from pipeline.data.places import Source
+from pipeline.data.tree import SplitTree, join_path, name_some, read_flat, read_tree, split_folder
 from pipeline.ground.errors import UserError
 
-SPLITS = ("train", "val")
+SPLITS = ("train", "val", "test")
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A data set whose folders, counts and labels are what they should be."""
+    """A split whose folders, counts and labels are as required; one row an image, class by class."""
 
-    classes: list[ImageClass]
-    trees: Mapping[str, SplitTree]
-    """By split; without the images that the config excludes."""
-    labels: Mapping[str, Mapping[str, int]]
-    """By split, then by class folder or, where the split is flat, by file name; the test split has none."""
+    split: str
+    dataset: str
+    classes: tuple[ImageClass, ...]
+    source: Source
+    names: list[str]
+    """Canonical: `<class folder>/<file>` even if the folder is flat; `<file>` for unlabelled images."""
+    labels: list[int]
     findings: list[Finding]
-    """Notices: what was passed over or excluded."""
-
-    def label_of(self, split: str, folder: str, name: str) -> int:
-        """The label of one image; UNLABELLED for a test image."""
-        return UNLABELLED if split == "test" else self.labels[split][folder or name]
+    """Notices about ignored or excluded files."""
 
 
-def lay_out(data: DataConfig, num_classes: int, digits_folder: Path) -> Layout:
-    """Find the splits that `data` describes. The digits are written to `digits_folder` first.
+def lay_out(data: DataConfig, split: str, wanted: Collection[str], digits_folder: Path) -> Layout:
+    """Find the images of a split; all `wanted` splits are checked together. The digits are written first.
 
-    UserError with everything that is wrong: folders, classes, counts, labels, names to exclude that are not there.
+    Raises UserError with all errors: folders, classes, counts, labels, missing names to exclude.
     """
     if data.dataset == "digits":
-        write_digits(digits_folder)
-        layout = _folder_layout(_read_trees(digits_folder, "train", "val"), dict(enumerate(CLASS_WORDS)))
+        write_digits(digits_folder, split)
+        trees = {split: read_tree(split, digits_folder, flat_allowed=False)}
+        layouts = _folder_layouts(data.dataset, trees, dict(enumerate(CLASS_WORDS)))
     elif data.dataset == "imagenet":
-        layout = _imagenet_layout(data, read_ilsvrc2012())
+        layouts = _imagenet_layouts(data, wanted, read_ilsvrc2012())
     else:
-        layout = _folder_layout(_read_trees(data_root(data), data.train, data.val), {})
-    layout = _exclude(layout, data.exclude)
-    problems = [
-        f"data.{split}: class folders without images in {tree.root}: {name_some(empty)}"
-        for split, tree in layout.trees.items()
-        if (empty := [folder for folder, names in tree.folders.items() if not names])
-    ]
-    if len(layout.classes) != num_classes:
-        problems.append(
-            f"model.num_classes: must be {len(layout.classes):,}, the number of class folders in "
-            f"{layout.trees['train'].root} (given {num_classes:,})"
-        )
+        layouts = _folder_layouts(data.dataset, _read_trees(data, wanted), {})
+    problems: list[str] = []
+    layouts = {name: _exclude(layout, data.exclude, problems) for name, layout in layouts.items()}
+    known = [name for name in SPLITS if name != "test" or data.test is not None]
+    for name in data.exclude:
+        if name.partition("/")[0] not in known:
+            begins = " or ".join(f"{prefix}/" for prefix in known)
+            problems.append(f"data.exclude: there is no {name} (names begin with {begins})")
+    for layout in layouts.values():
+        problems += _check_rows(layout)
     if problems:
         raise UserError("\n".join(problems))
-    return layout
+    return layouts[split]
 
 
-def _read_trees(root: Path, train: str, val: str, *, flat_val: bool = False) -> dict[str, SplitTree]:
+def _read_trees(data: DataConfig, wanted: Collection[str]) -> dict[str, SplitTree]:
     trees, problems = {}, []
-    for split, folder in (("train", train), ("val", val)):
+    for split in wanted:
         try:
-            trees[split] = read_tree(split, root / folder, flat_allowed=flat_val and split == "val")
+            trees[split] = read_tree(split, split_folder(data, split), flat_allowed=False)
         except UserError as error:
             problems.append(str(error))
     if problems:
-        raise UserError("\n".join(problems))
+        raise UserError("\n".join(dict.fromkeys(problems)))
     return trees
 
 
-def _folder_layout(trees: dict[str, SplitTree], words: Mapping[int, str]) -> Layout:
-    """Labels are places in the sorted order of the folder names, which both splits must share."""
-    train, val = trees["train"], trees["val"]
+def _folder_layouts(dataset: str, trees: Mapping[str, SplitTree], words: Mapping[int, str]) -> dict[str, Layout]:
+    """Lay out splits whose labels are places in the sorted order of the folder names, common to all splits."""
     problems = [
         f"data.{one.split}: no folder in {one.root} for classes that {other.split} has: {name_some(missing)}"
-        for one, other in ((train, val), (val, train))
+        for one in trees.values()
+        for other in trees.values()
         if (missing := set(other.folders) - set(one.folders))
     ]
     if problems:
         raise UserError("\n".join(problems))
-    folders = list(train.folders)
-    classes = [ImageClass(label, folder, words.get(label, folder), None) for label, folder in enumerate(folders)]
+    folders = list(next(iter(trees.values())).folders)
+    classes = tuple(ImageClass(label, folder, words.get(label, folder), None) for label, folder in enumerate(folders))
     labels = {folder: label for label, folder in enumerate(folders)}
-    return Layout(classes, trees, dict.fromkeys(SPLITS, labels), _tree_findings(trees))
+    return {split: _layout(dataset, tree, classes, labels) for split, tree in trees.items()}
 
 
-def _imagenet_layout(data: DataConfig, table: Ilsvrc) -> Layout:
-    trees = _read_trees(data_root(data), data.train, data.val, flat_val=True)
-    problems = check_training_images(trees["train"], table)
-    val_labels: Mapping[str, int] = {}
-    ground_truth = None if data.val_ground_truth is None else Path(data.val_ground_truth)
-    try:
-        val_labels = read_validation_labels(trees["val"], ground_truth, table)
-    except UserError as error:
-        problems.append(str(error))
-    if data.test is not None:
+def _imagenet_layouts(data: DataConfig, wanted: Collection[str], table: Ilsvrc) -> dict[str, Layout]:
+    layouts, problems = {}, []
+    for split in wanted:
         try:
-            trees["test"] = read_flat("test", data_root(data) / data.test)
-            problems += check_test_images(trees["test"], table)
+            layouts[split] = _imagenet_layout(data, split, table)
         except UserError as error:
             problems.append(str(error))
     if problems:
-        raise UserError("\n".join(problems))
-    train_labels = {synset.wnid: label for label, synset in enumerate(table.synsets)}
-    return Layout(table.classes(), trees, {"train": train_labels, "val": val_labels}, _tree_findings(trees))
+        raise UserError("\n".join(dict.fromkeys(problems)))
+    return layouts
 
 
-def _tree_findings(trees: Mapping[str, SplitTree]) -> list[Finding]:
-    return [found for tree in trees.values() for found in tree.findings]
-
-
-def _exclude(layout: Layout, names: tuple[str, ...]) -> Layout:
-    """Leave out the images that the config names. UserError for a name that is not there, with the nearest ones."""
-    trees, findings, problems = dict(layout.trees), list(layout.findings), []
-    for name in dict.fromkeys(names):
-        split, _, path = name.partition("/")
-        folder, _, file = path.rpartition("/")
-        if split in trees and file in trees[split].folders.get(folder, ()):
-            trees[split] = trees[split].without([path])
-            findings.append(Finding(split, path, "excluded", "notice", "named in data.exclude"))
+def _imagenet_layout(data: DataConfig, split: str, table: Ilsvrc) -> Layout:
+    folder, classes = split_folder(data, split), tuple(table.classes())
+    if split == "test":
+        tree = read_flat(split, folder)
+        problems, labels = check_test_images(tree, table), None
+    else:
+        tree = read_tree(split, folder, flat_allowed=split == "val")
+        if split == "val":
+            ground_truth = None if data.val_ground_truth is None else Path(data.val_ground_truth)
+            problems, labels = [], read_validation_labels(tree, ground_truth, table)
         else:
-            problems.append(f"data.exclude: there is no {name}{_nearest(layout.trees, split, folder, file)}")
+            problems = check_training_images(tree, table)
+            labels = {synset.wnid: label for label, synset in enumerate(table.synsets)}
     if problems:
         raise UserError("\n".join(problems))
-    return dataclasses.replace(layout, trees=trees, findings=findings)
+    return _layout(data.dataset, tree, classes, labels)
 
 
-def _nearest(trees: Mapping[str, SplitTree], split: str, folder: str, file: str) -> str:
-    """The names most like one that does not exist, as the end of a message."""
-    if split not in trees:
-        return f" (names begin with {' or '.join(f'{split}/' for split in trees)})"
-    folders = trees[split].folders
-    near_folders = [folder] if folder in folders else difflib.get_close_matches(folder, folders, n=3)
-    near = [
-        f"{split}/{join_path(near_folder, near_file)}"
-        for near_folder in near_folders
-        for near_file in difflib.get_close_matches(file, folders[near_folder], n=3)
-    ]
-    return f"; did you mean {' or '.join(near[:3])}?" if near else ""
+def _layout(dataset: str, tree: SplitTree, classes: tuple[ImageClass, ...], labels: Mapping[str, int] | None) -> Layout:
+    """Build a layout; `labels` are by class folder or, if the split is flat, by file name; unlabelled images have
+    none."""
+    if labels is None:
+        rows = [(UNLABELLED, name) for name in tree.paths()]
+    else:
+        rows = [(labels[folder or file], file) for folder, files in tree.folders.items() for file in files]
+        rows = [(label, f"{classes[label].folder}/{file}") for label, file in (sorted(rows) if tree.is_flat else rows)]
+    source = Source("flat" if tree.is_flat else "folders", tree.root)
+    names = [name for _, name in rows]
+    return Layout(tree.split, dataset, classes, source, names, [label for label, _ in rows], list(tree.findings))
+
+
+def _check_rows(layout: Layout) -> list[str]:
+    """List the errors in the remaining rows: names that are not UTF-8, classes without an image."""
+    problems, root = [], layout.source.folder
+    if odd := [repr(name) for name in layout.names if not name.isascii() and not _is_utf8(name)]:
+        problems.append(f"data.{layout.split}: names that are not UTF-8 in {root}; rename them: {name_some(odd)}")
+    there = set(layout.labels)
+    empty = [one.folder for one in layout.classes if one.label not in there]
+    if empty and UNLABELLED not in there:
+        problems.append(f"data.{layout.split}: classes without images in {root}: {name_some(empty)}")
+    return problems
+
+
+def _is_utf8(name: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def _exclude(layout: Layout, names: Sequence[str], problems: list[str]) -> Layout:
+    """Leave out the images that the config names; a missing name is a problem, reported with the most similar ones."""
+    prefix = f"{layout.split}/"
+    excluded = dict.fromkeys(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+    if not excluded:
+        return layout
+    there = set(layout.names)
+    for name in excluded:
+        if name not in there:
+            problems.append(f"data.exclude: there is no {prefix}{name}{_nearest(layout, name)}")
+    kept = [row for row, name in enumerate(layout.names) if name not in excluded]
+    return dataclasses.replace(
+        layout,
+        names=[layout.names[row] for row in kept],
+        labels=[layout.labels[row] for row in kept],
+        findings=layout.findings
+        + [
+            Finding(layout.split, name, "excluded", "notice", "named in data.exclude")
+            for name in excluded
+            if name in there
+        ],
+    )
+
+
+def _nearest(layout: Layout, name: str) -> str:
+    """Return the names most similar to one that does not exist, as the end of a message."""
+    folder, _, file = name.rpartition("/")
+    near = [] if folder else [other for other in layout.names if other.endswith(f"/{file}")]
+    if not near:
+        files: dict[str, list[str]] = {}
+        for other in layout.names:
+            files.setdefault(other.rpartition("/")[0], []).append(other.rpartition("/")[2])
+        near_folders = [folder] if folder in files else difflib.get_close_matches(folder, files, n=3)
+        for other in near_folders:
+            near += [join_path(other, found) for found in difflib.get_close_matches(file, files[other], n=3)]
+    return f"; did you mean {' or '.join(f'{layout.split}/{one}' for one in near[:3])}?" if near else ""

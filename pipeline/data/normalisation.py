@@ -1,32 +1,32 @@
-"""What happens to decoded images on the device: rotation, pixel jitter, normalisation."""
+"""Preprocessing of decoded images on the device: rotation, pixel jitter, normalisation."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
-from pipeline.config.data import AugmentationConfig, DataConfig
+from pipeline.config.data import AugmentationConfig, InputConfig
 from pipeline.data.batch import Batch
 
 
 class Preprocessor:
-    """Turns uint8 images into the network's input, on the device and without making the host wait."""
+    """Turns uint8 images into the network's input, on the device and without blocking the host."""
 
     def __init__(
-        self, data: DataConfig, augmentation: AugmentationConfig, device: torch.device, channels_last: bool
+        self, pixels: InputConfig, augmentation: AugmentationConfig, device: torch.device, channels_last: bool
     ) -> None:
-        self._mean_C11 = torch.tensor(data.mean, device=device).view(3, 1, 1)
-        self._std_C11 = torch.tensor(data.std, device=device).view(3, 1, 1)
+        self._mean_C11 = torch.tensor(pixels.mean, device=device).view(3, 1, 1)
+        self._std_C11 = torch.tensor(pixels.std, device=device).view(3, 1, 1)
         self._rotates = augmentation.rotation_degrees > 0
         self._jitter = augmentation.pixel_jitter
         self._device = device
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
 
     def training(self, batch: Batch) -> torch.Tensor:
-        """(N, 3, S, S) float32: turned by `batch.angles`, jittered and normalised.
+        """Return (N, 3, S, S) float32: rotated by `batch.angles`, jittered and normalised.
 
-        A turned image shows the mean colour where it has no pixels. The jitter comes from the device's default
-        generator, which the caller seeds; it is not clipped to the range of a byte.
+        A rotated image shows the mean colour in its corners. The jitter comes from the device's default generator,
+        which the caller seeds; it is not clipped to the range of a byte.
         """
         images = self._centred(batch.images)
         if self._rotates:
@@ -36,7 +36,7 @@ class Preprocessor:
         return self._scaled(images)
 
     def evaluation(self, images: torch.Tensor) -> torch.Tensor:
-        """(N, 3, S, S) float32, normalised and nothing else."""
+        """Return (N, 3, S, S) float32, normalised only."""
         return self._scaled(self._centred(images))
 
     def _centred(self, images: torch.Tensor) -> torch.Tensor:
@@ -47,13 +47,13 @@ class Preprocessor:
 
 
 def rotate(images: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
-    """Turn each image counter-clockwise about its centre by its angle in degrees; bilinear, zeros come in from outside.
+    """Rotate each image counter-clockwise about its centre by its angle in degrees; bilinear, with zeros outside.
 
     images: (N, C, S, S) float; angles: (N,). Agrees with torchvision's `rotate`.
     """
     radians = torch.deg2rad(angles)
     cos, sin, zero = torch.cos(radians), torch.sin(radians), torch.zeros_like(radians)
-    # Maps where a pixel lands to where it comes from; rows of the image count downwards, hence the signs.
+    # Maps output pixels to input pixels; rows of the image count downwards, hence the signs.
     theta_N23 = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(theta_N23, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -1,9 +1,9 @@
-"""The order in which training sees the images: an endless stream of whole epochs, cut into global batches.
+"""The order of the images in training: an endless stream of whole epochs, divided into global batches.
 
 Epoch e of the stream is a permutation of all images drawn from (seed, e). Step k takes the images k·B to (k+1)·B of the
-stream, B being the global batch; so where B does not divide the number of images a batch begins in one epoch and ends
-in the next, and in every epoch each image is seen exactly once: none is dropped to fill a last batch, none is repeated.
-The images of a step do not depend on the number of processes.
+stream, B being the global batch; so if B does not divide the number of images a batch begins in one epoch and ends in
+the next, and in every epoch each image is seen exactly once: none is dropped to fill a last batch, none is repeated.
+The images of a step do not depend on the world size.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ class StreamOrder:
     seed: int
 
     def epoch_of(self, step: int) -> Fraction:
-        """How many epochs the first `step` steps have seen."""
+        """Return the number of epochs in the first `step` steps."""
         return Fraction(step * self.global_batch, self.num_images)
 
     def steps_for(self, epochs: int) -> int:
-        """How many steps it takes until `epochs` epochs have been seen whole."""
+        """Return the number of steps after which `epochs` epochs are complete."""
         return -(-epochs * self.num_images // self.global_batch)
 
     def step_images(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Positions in the index, and the epoch each is seen in, of the images of step `step` (counted from 0)."""
+        """Return the positions in the index of the images of step `step` (from 0), and the epoch of each."""
         return self.images_at(np.arange(step * self.global_batch, (step + 1) * self.global_batch, dtype=np.int64))
 
     def images_at(self, places: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Positions in the index, and the epoch each is seen in, of the images at these places of the stream."""
+        """Return the positions in the index of the images at these places of the stream, and the epoch of each."""
         epochs, within = np.divmod(places, self.num_images)
         positions = np.empty_like(places)
         for epoch in np.unique(epochs):

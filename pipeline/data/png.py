@@ -1,4 +1,4 @@
-"""Whether a PNG file is whole. Pillow passes damaged ones that libpng, and so every loader, refuses or crashes on."""
+"""Find damage in PNG files that Pillow overlooks and that libpng, and so every loader, refuses or crashes on."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """First column, first row, column step and row step of each pass of an interlaced image."""
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""By colour type."""
+"""Number of channels by colour type."""
 _CHUNK_FRAME_BYTES = 12
 """Length, kind and checksum around a chunk's data."""
 
 
 def bit_depth(content: bytes) -> int:
-    """Bits a channel, as the header says."""
+    """Return the bits per channel from the header."""
     return content[24]
 
 
 def png_damage(content: bytes) -> str | None:
-    """What is damaged in a PNG whose header is sound: a checksum, compressed data, too few pixels; None if nothing."""
+    """Describe the damage of a PNG with a sound header: a checksum, compressed data, too few pixels. Returns None if it
+    is whole."""
     expected = _num_decompressed_bytes(content)
     decompressor = zlib.decompressobj()
     num_bytes = 0

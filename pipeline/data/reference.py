@@ -1,90 +1,70 @@
-"""The same images by torchvision alone: the loader that DALI is compared with, and a way to train without DALI.
+"""The same images by torchvision alone: the test oracle of DALI, and a way to train without DALI.
 
 Decodes on the CPU, one image a thread at a time (torchvision releases the interpreter while it decodes).
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torchvision.io import ImageReadMode, decode_image
 
-from pipeline.config.operations import LoaderConfig
 from pipeline.data.augmentation import Augmentation
 from pipeline.data.batch import CropImages
 from pipeline.data.crop import Crop
 from pipeline.data.cropping import Cropper, CropTensors, crop_in_threads, fit_crop
-from pipeline.data.encoded import EncodedImages
-from pipeline.data.index import ImageIndex
-from pipeline.data.verification import changed_files, require_sizes
+from pipeline.data.encoded import Bytes, EncodedImages, Reading
+from pipeline.data.verification import changed_images
 from pipeline.ground.errors import UserError
 
-Integers = npt.NDArray[np.int64]
 
+def decode_crops(reading: Reading, augmentation: Augmentation, size_px: int) -> Iterator[torch.Tensor]:
+    """Decode and crop as `pipeline.data.dali.decode_crops` does, on the CPU."""
 
-def decode_crops(
-    index: ImageIndex,
-    positions: Integers,
-    augmentation: Augmentation,
-    size_px: int,
-    batch: int,
-    loader: LoaderConfig,
-) -> Iterator[torch.Tensor]:
-    """What `pipeline.data.dali.decode_crops` promises, on the CPU."""
-
-    def cut(image: torch.Tensor, row: int) -> CropTensors:
+    def crop(image: torch.Tensor, row: int) -> CropTensors:
         top, left = int(augmentation.tops[row]), int(augmentation.lefts[row])
         height, width = int(augmentation.heights[row]), int(augmentation.widths[row])
-        crop = image[:, top : top + height, left : left + width]
-        return fit_crop(crop, size_px, mirrored=bool(augmentation.mirrored[row]))
+        cropped = image[:, top : top + height, left : left + width]
+        return fit_crop(cropped, size_px, mirrored=bool(augmentation.mirrored[row]))
 
-    for (images,) in _run(cut, index, positions, batch, loader):
+    for (images,) in _run(crop, reading):
         assert isinstance(images, torch.Tensor), "crops are of one size"
         yield images
 
 
-def decode_plan(
-    index: ImageIndex, positions: Integers, crops: Sequence[Crop], batch: int, loader: LoaderConfig
-) -> Iterator[tuple[CropImages, ...]]:
-    """What `pipeline.data.dali.decode_plan` promises, on the CPU."""
-    cutter = Cropper(crops, index.heights[positions], index.widths[positions])
-    yield from _run(cutter.cut, index, positions, batch, loader)
+def decode_plan(reading: Reading, crops: Sequence[Crop]) -> Iterator[tuple[CropImages, ...]]:
+    """Decode and crop as `pipeline.data.dali.decode_plan` does, on the CPU."""
+    positions = reading.positions
+    cropper = Cropper(crops, reading.index.heights[positions], reading.index.widths[positions])
+    yield from _run(cropper.crop, reading)
 
 
-def _run(
-    cut: Callable[[torch.Tensor, int], CropTensors],
-    index: ImageIndex,
-    positions: Integers,
-    batch: int,
-    loader: LoaderConfig,
-) -> Iterator[tuple[CropImages, ...]]:
-    """Decode and cut rows 0, 1, ... in threads, at most `loader.prefetch` batches ahead."""
-    with EncodedImages(index, positions) as images:
+def _run(crop: Callable[[torch.Tensor, int], CropTensors], reading: Reading) -> Iterator[tuple[CropImages, ...]]:
+    """Decode and crop rows 0, 1, ... in threads, at most `loader.prefetch` batches ahead."""
 
-        def work(row: int) -> CropTensors:
-            return cut(_decode(index, images, positions[row]), row)
+    def work(content: Bytes, row: int) -> CropTensors:
+        return crop(_decode(reading, content, row), row)
 
-        batches = (
-            [partial(work, row) for row in range(start, min(start + batch, len(positions)))]
-            for start in range(0, len(positions), batch)
-        )
-        yield from crop_in_threads(batches, loader.threads, loader.prefetch)
+    rows = itertools.count()
+    with (
+        EncodedImages(reading.index, reading.positions) as encoded,
+        contextlib.closing(encoded.read_batches(reading)) as batches,
+    ):
+        works = ([partial(work, content, next(rows)) for content in contents] for contents in batches)
+        yield from crop_in_threads(works, reading.loader.threads, reading.loader.prefetch)
 
 
-def _decode(index: ImageIndex, images: EncodedImages, position: int) -> torch.Tensor:
-    """(3, H, W) uint8; UserError where the file is not the one that `prepare` read."""
-    here = np.array([position], dtype=np.int64)
+def _decode(reading: Reading, content: Bytes, row: int) -> torch.Tensor:
+    """Return (3, H, W) uint8. Raises UserError if decoding fails and the image differs from the index."""
     try:
-        content = images.read(position)
-        require_sizes(index, here, np.array([len(content)], dtype=np.int64))
-        encoded = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        encoded = torch.from_numpy(content.copy())  # PyTorch warns about read-only memory
         image: torch.Tensor = decode_image(encoded, mode=ImageReadMode.RGB, apply_exif_orientation=False)
         return image
-    except (OSError, RuntimeError) as error:
-        if changed := changed_files(index, here):
+    except RuntimeError as error:
+        if changed := changed_images(reading.index, reading.positions[row : row + 1]):
             raise UserError(changed) from error
         raise

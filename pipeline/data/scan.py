@@ -1,61 +1,82 @@
-"""Inspecting every file of a dataset with all cores, so that a killed scan goes on where it stopped.
+"""Inspect every image of a split with all cores; a killed scan resumes after its last chunk.
 
-The files are inspected in chunks, and each chunk's results are kept in a part file. A good file is not read again while
-its size and modification time stay what they were; a bad one is, since it may have been repaired.
+The images are inspected in chunks, and each chunk's results are a sealed file. It holds no paths, and stays valid while
+the names, labels and sizes of its images are the same, in any place. A bad image is inspected again, since it may have
+been repaired.
 """
 
 from __future__ import annotations
 
+import bisect
+import concurrent.futures
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
+import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from pipeline.data.encoded import READERS
 from pipeline.data.inspection import Inspection, inspect_file
+from pipeline.data.layout import Layout
+from pipeline.data.verification import SAMPLE
 from pipeline.data.workers import WorkerDied, run_in_processes
 from pipeline.ground.errors import StopRequested
 from pipeline.ground.stop import StopFlag
-from pipeline.store.file import naming, write_bytes
+from pipeline.store.file import naming, remove_leftovers, write_bytes
+from pipeline.store.seal import BrokenSeal, read_seal, remove_sealed, seal_file, verify_files
 
 _CHUNK_IMAGES = 512
+_KIND = "chunk"
 
 Progress = Callable[[int, int, float], None]
-"""Told how many files are done, of how many, and at what rate a second."""
+"""Called with the number of finished images, the total, and the rate per second."""
+Note = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some files of one folder, inspected by one process in one go."""
+    """Some images of one class, inspected by one process in one go."""
 
-    root: str
-    folder: str
-    """Below root; empty for root itself."""
     names: tuple[str, ...]
-    part: str
-    """Path of the part file."""
+    label: int
+    paths: tuple[str, ...]
+    results: str
+    """Path of the sealed file."""
+
+    def made_from(self) -> str:
+        """Return the facts that the results depend on: names, label and present sizes of the images."""
+        return _hash([self.names, self.label, [_size(path) for path in self.paths]])
 
 
-def plan_chunks(root: Path, folders: Mapping[str, Sequence[str]], parts: Path) -> list[Chunk]:
-    """Cut the files of each folder into chunks whose results go to the directory `parts`."""
+def plan_chunks(layout: Layout, folder: Path) -> list[Chunk]:
+    """Divide the images of each class into chunks whose results go to the directory `folder`."""
     chunks = []
-    for folder, names in folders.items():
-        for start in range(0, len(names), _CHUNK_IMAGES):
-            key = hashlib.sha256(f"{root}\0{folder}\0{start}".encode("utf-8", "surrogateescape")).hexdigest()[:20]
-            part = str(parts / f"{key}.json")
-            chunks.append(Chunk(str(root), folder, tuple(names[start : start + _CHUNK_IMAGES]), part))
+    rows = zip(layout.names, layout.labels, strict=True)
+    for label, of_class in itertools.groupby(rows, key=lambda row: row[1]):
+        all_names = [name for name, _ in of_class]
+        for start in range(0, len(all_names), _CHUNK_IMAGES):
+            names = tuple(all_names[start : start + _CHUNK_IMAGES])
+            paths = tuple(layout.source.file(name, 0) for name in names)
+            chunks.append(Chunk(names, label, paths, str(folder / f"{_hash(names)[:20]}.json")))
     return chunks
 
 
-def scan(chunks: Sequence[Chunk], parts: Path, stop: StopFlag, progress: Progress, num_workers: int) -> None:
-    """Inspect the files of all chunks; afterwards `read_inspections` has the results.
+def scan(
+    chunks: Sequence[Chunk], folder: Path, stop: StopFlag, progress: Progress, note: Note, num_workers: int
+) -> None:
+    """Inspect the images of all chunks, for `read_inspections` to read.
 
-    Raises StopRequested between chunks, with what was done kept; RuntimeError where a worker process died.
+    Raises StopRequested between chunks, keeping finished ones; RuntimeError if a worker process died.
     """
-    with naming(parts):
-        parts.mkdir(exist_ok=True)
+    with naming(folder):
+        folder.mkdir(exist_ok=True)
+    remove_leftovers(folder)
+    _check_kept(_whole(chunks, note), note)
     total = sum(len(chunk.names) for chunk in chunks)
     done, begun = 0, time.monotonic()
     try:
@@ -68,56 +89,97 @@ def scan(chunks: Sequence[Chunk], parts: Path, stop: StopFlag, progress: Progres
         raise StopRequested(f"stopped by {stop.reason} after {done:,} of {total:,} images were checked")
 
 
-def read_inspections(chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Mapping[str, Inspection]]]:
-    """The results of each scanned chunk, by file name, in the order of `chunks`."""
+def read_inspections(chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, Sequence[Inspection]]]:
+    """Yield each scanned chunk with the results of its images, in the order of `chunks`."""
     for chunk in chunks:
-        kept = _read_part(chunk.part)
-        yield chunk, {name: kept[name][1] for name in chunk.names}
-
-
-_Stamp = tuple[int, int]
-_Part = dict[str, tuple[_Stamp, Inspection]]
+        yield chunk, _read_results(chunk)
 
 
 def inspect_chunk(chunk: Chunk) -> None:
-    """Inspect a chunk's files, except those that its part file knows as good and unchanged, and write the part."""
-    kept = _read_part(chunk.part)
-    results: _Part = {}
-    for name in chunk.names:
-        path = os.path.join(chunk.root, chunk.folder, name)
-        stamp = _stamp(path)
-        known = kept.get(name)
-        still_good = known is not None and known[0] == stamp and not known[1].finding
-        results[name] = known if known is not None and still_good else (stamp, inspect_file(path))
+    """Inspect a chunk's images, except those known as good, and seal the results."""
+    path, made_from = Path(chunk.results), chunk.made_from()
+    seal = read_seal(path, _KIND)
+    is_same = seal is not None and seal.about["made_from"] == made_from
+    kept: Sequence[Inspection | None] = _read_results(chunk) if is_same else [None] * len(chunk.names)
+    results = [
+        known if known is not None and not known.finding else inspect_file(image)
+        for image, known in zip(chunk.paths, kept, strict=True)
+    ]
     if results != kept:
-        rows = [[name, *stamp, *dataclasses.astuple(inspection)] for name, (stamp, inspection) in results.items()]
-        write_bytes(Path(chunk.part), json.dumps(rows).encode())
+        remove_sealed(path)
+        write_bytes(path, json.dumps([dataclasses.asdict(result) for result in results]).encode())
+        seal_file(path, _KIND, {"made_from": made_from})
 
 
-def _read_part(part: str) -> _Part:
+def _whole(chunks: Sequence[Chunk], note: Note) -> list[Chunk]:
+    """Return the chunks of an earlier attempt. Removes damaged ones and says so."""
+    kept, damaged = [], []
+    for chunk in chunks:
+        path = Path(chunk.results)
+        try:
+            if (seal := read_seal(path, _KIND)) is not None:
+                verify_files(path, seal)
+                kept.append(chunk)
+        except BrokenSeal as error:
+            damaged.append(str(error))
+            remove_sealed(path)
+    if damaged:
+        note(f"damaged results of an earlier attempt, {len(damaged):,} in all, are made again ({damaged[0]})")
+    return kept
+
+
+def _check_kept(chunks: Sequence[Chunk], note: Note) -> None:
+    """Compare a sample of the images with their results; if one differs, remove all results and say so."""
+    ends = list(itertools.accumulate(len(chunk.names) for chunk in chunks))
+    if not ends:
+        return
+    results: dict[int, Sequence[Inspection]] = {}
+
+    def change(number: int) -> str | None:
+        place = bisect.bisect_right(ends, number)
+        row = number - ends[place]  # from the chunk's end
+        known, path = results[place][row], chunks[place].paths[row]
+        if known.finding or _size(path) != known.num_bytes:
+            return None  # such a chunk is inspected again anyway
+        return None if _sha256(path) == known.sha256 else path
+
+    sample = random.sample(range(ends[-1]), min(SAMPLE, ends[-1]))
+    for place in {bisect.bisect_right(ends, number) for number in sample}:
+        results[place] = _read_results(chunks[place])
+    with concurrent.futures.ThreadPoolExecutor(READERS) as threads:
+        changed = [path for path in threads.map(change, sample) if path is not None]
+    if changed:
+        for chunk in chunks:
+            remove_sealed(Path(chunk.results))
+        note(f"{changed[0]}: not the image that an earlier attempt checked; all images are checked again")
+
+
+def _read_results(chunk: Chunk) -> list[Inspection]:
+    rows = json.loads(Path(chunk.results).read_bytes())
+    return [Inspection(**{**row, "flags": tuple(row["flags"])}) for row in rows]
+
+
+def _size(path: str) -> int:
     try:
-        rows = json.loads(Path(part).read_bytes())
-    except FileNotFoundError:
-        return {}
-    results: _Part = {}
-    for name, size, modified, num_bytes, width, height, sha256, flags, finding, detail in rows:
-        inspection = Inspection(num_bytes, width, height, sha256, tuple(flags), finding, detail)
-        results[name] = ((size, modified), inspection)
-    return results
-
-
-def _stamp(path: str) -> _Stamp:
-    try:
-        status = os.stat(path)
+        return os.stat(path).st_size
     except OSError:
-        return (-1, -1)
-    return status.st_size, status.st_mtime_ns
+        return -1
+
+
+def _sha256(path: str) -> str | None:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _worker_death(in_work: Sequence[Chunk]) -> str:
-    places = "\n".join(
-        f"  {os.path.join(chunk.root, chunk.folder)}: {chunk.names[0]} to {chunk.names[-1]}" for chunk in in_work
-    )
+    places = "\n".join(f"  {chunk.paths[0]} to {os.path.basename(chunk.paths[-1])}" for chunk in in_work)
     return (
         "a process that checks images was killed, by the system for lack of memory or by a decoder's crash, at one of\n"
         f"{places}\nwhat was done before is kept: run the same command again"

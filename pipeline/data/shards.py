@@ -1,12 +1,13 @@
-"""Images as WebDataset tar files, for parallel file systems, where opening a million small files takes the time.
+"""Images as WebDataset tar files, for parallel file systems, which are slow at opening a million small files.
 
 `train-00000.tar` holds for each image `<position>.jpg` (or png, webp), its bytes, and `<position>.cls`, its label.
-Beside it `train-00000.json` says what is in it and what it was made of: a tar file that is what it should be is kept,
-so a killed `prepare` goes on, and the runs on one data set share the files.
+Beside it `train-00000.seal.json` records its inputs and the range of each image: a valid tar file is kept, so a killed
+`prepare` resumes, and the runs on one data set use the same files.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -16,61 +17,56 @@ import tarfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
-from pipeline.data.index import ImageRecord
-from pipeline.data.shard_places import ShardPlaces
+from pipeline.data.index import FLAGS, ImageIndex, make_index
+from pipeline.data.places import Places
 from pipeline.data.workers import WorkerDied, is_stopping, run_in_processes
 from pipeline.ground.errors import StopRequested, UserError
 from pipeline.ground.stop import StopFlag
-from pipeline.store.file import naming, remove_leftovers, replacing, write_json
+from pipeline.store.file import naming, remove_leftovers, replacing
 from pipeline.store.lock import in_turn
+from pipeline.store.seal import BrokenSeal, Seal, read_seal, remove_sealed, seal_file
 
 SHARD_BYTES = 1_000_000_000
 _QUALITY = 90
-_VERSION = 1
+_KIND = "shard"
+_VERSION = 2
 """Raised whenever the code writes other bytes for the same images."""
+_GREY = 1 << FLAGS.index("grey")
 
 Progress = Callable[[int, int, float], None]
-"""Told how many images are done, of how many, and at what rate a second."""
+"""Called with the number of finished images, the total, and the rate per second."""
+Row = tuple[int, int, int, int, str]
+"""Size in bytes, width, height, flags and SHA-256 of a stored image."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A tar file to be, and the images that go into it."""
+    """A tar file to write, and the images for it."""
 
     path: str
-    root: str
     first_position: int
-    records: tuple[ImageRecord, ...]
+    images: ImageIndex
+    """Their rows, in single files."""
     resize_px: int | None
-    """The shorter side to which longer ones are brought."""
+    """Shorter side to which larger images are resized."""
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 over all that its bytes follow from."""
-        rows = [(record.path, record.label, record.num_bytes, record.sha256) for record in self.records]
-        content = json.dumps([_VERSION, self.first_position, self.resize_px, rows])
-        return hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()
+    def made_from(self) -> str:
+        """Return the facts that its bytes depend on."""
+        content = json.dumps([_VERSION, self.first_position, self.resize_px, self.images.digest])
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
-def plan_shards(
-    folder: Path,
-    split: str,
-    root: Path,
-    records: Sequence[ImageRecord],
-    resize_px: int | None,
-    shard_bytes: int = SHARD_BYTES,
-) -> list[Shard]:
-    """Cut a split into shards of `shard_bytes` of the images as they are, at least one image each."""
-    ends = np.cumsum([record.num_bytes for record in records])
-    numbers = (ends - 1) // shard_bytes if len(records) else ends
-    starts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(records)]
+def plan_shards(folder: Path, index: ImageIndex, resize_px: int | None, shard_bytes: int = SHARD_BYTES) -> list[Shard]:
+    """Divide a split into shards of `shard_bytes` of the images' present size, at least one image each."""
+    numbers = (np.cumsum(index.num_bytes) - 1) // shard_bytes
+    starts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(index)]
     return [
-        Shard(str(folder / f"{split}-{number:05d}.tar"), str(root), start, tuple(records[start:end]), resize_px)
+        Shard(str(folder / f"{index.split}-{number:05d}.tar"), start, index.take(np.arange(start, end)), resize_px)
         for number, (start, end) in enumerate(itertools.pairwise(starts))
     ]
 
@@ -83,29 +79,26 @@ def write_shards(
     note: Callable[[str], None],
     num_workers: int,
 ) -> None:
-    """Write the shards that are not there yet; afterwards `read_shards` has what is in them.
+    """Write the missing shards, for `read_shards` to read.
 
-    Runs that share a folder, as the members of an ensemble that start together do, take turns: the second waits, which
-    `note` is told, and finds what the first has written. Raises StopRequested with whole shards kept; UserError where
-    an image is not as it was inspected, the disk is full, or a shard is there that was made of other images or at
-    another size, which another run may be reading; RuntimeError where a worker process died.
+    Runs that use the same folder, as members of an ensemble that start together do, take turns: the second waits, after
+    calling `note`, and finds the first one's shards. Raises StopRequested, keeping whole shards; UserError if an image
+    has changed since its inspection, or if a shard of other images or another size is there, which another run may be
+    reading; RuntimeError if a worker process died.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"data.shards: must be a folder, or a name that is free for one (given {folder})")
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    total = sum(len(shard.records) for shard in shards)
+    total = sum(len(shard.images) for shard in shards)
     with in_turn(folder, stop, note):
         remove_leftovers(folder)
-        if other := next((shard.path for shard in shards if _is_of_others(shard)), None):
-            raise UserError(
-                f"data.shards: {other} was made of other images, or at another size, and other runs may read it; name "
-                "another folder, or delete the shards in this one"
-            )
+        for shard in shards:
+            _check_place(shard, note)
         done, begun = 0, time.monotonic()
         try:
             for shard in run_in_processes(write_shard, shards, stop, num_workers):
-                done += len(shard.records)
+                done += len(shard.images)
                 progress(done, total, done / (time.monotonic() - begun))
         except WorkerDied as error:
             paths = ", ".join(shard.path for shard in error.tasks)
@@ -115,69 +108,94 @@ def write_shards(
 
 
 def write_shard(shard: Shard) -> None:
-    """Write one tar file and what is in it, unless both are there already."""
-    if _read_contents(shard) is not None:
-        return
-    path, rows = Path(shard.path), []
-    _contents(path).unlink(missing_ok=True)
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for position, record in enumerate(shard.records, shard.first_position):
-                if is_stopping():
-                    raise StopRequested("shard left unfinished")
-                content, record = _stored(shard, record)
-                rows.append([file.tell() + tarfile.BLOCKSIZE, *dataclasses.astuple(record)[2:]])
-                _add(tar, f"{position:08d}.{_extension(record)}", content)
-                _add(tar, f"{position:08d}.cls", str(record.label).encode())
-        num_bytes = file.tell()
-    write_json(_contents(path), {"made_of": shard.digest, "bytes": num_bytes, "images": rows})
+    """Write one tar file and seal it, unless it exists already."""
+    path, made_from, rows = Path(shard.path), shard.made_from(), []
+    with contextlib.suppress(BrokenSeal):
+        seal = _read_whole(path)
+        if seal is not None and seal.about["made_from"] == made_from:
+            return
+    remove_sealed(path)
+    with (
+        replacing(path) as temporary,
+        temporary.open("wb") as file,
+        tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+    ):
+        for row in range(len(shard.images)):
+            if is_stopping():
+                raise StopRequested("shard left unfinished")
+            content, stored = _stored(shard, row)
+            position = shard.first_position + row
+            rows.append(" ".join(map(str, (file.tell() + tarfile.BLOCKSIZE, *stored))))
+            _add(tar, f"{position:08d}.{_extension(stored[3])}", content)
+            _add(tar, f"{position:08d}.cls", str(shard.images.labels[row]).encode())
+    seal_file(path, _KIND, {"made_from": made_from, "images": rows})
 
 
-def read_shards(shards: Sequence[Shard]) -> tuple[list[ImageRecord], ShardPlaces]:
-    """The images as they are in the written shards of a split, and where each lies."""
-    records, sizes, numbers, offsets = [], [], [], []
-    for number, shard in enumerate(shards):
-        contents = _read_contents(shard)
-        assert contents is not None, f"{shard.path} was not written"
-        sizes.append(contents["bytes"])
-        for record, (offset, num_bytes, width, height, sha256, flags) in zip(
-            shard.records, contents["images"], strict=True
-        ):
-            records.append(ImageRecord(record.path, record.label, num_bytes, width, height, sha256, tuple(flags)))
-            numbers.append(number)
-            offsets.append(offset)
-    paths = [Path(shard.path) for shard in shards]
-    places = ShardPlaces(
-        folder=paths[0].parent.absolute(),
-        files=tuple(path.name for path in paths),
-        file_bytes=tuple(sizes),
-        numbers=np.array(numbers, dtype=np.int64),
-        offsets=np.array(offsets, dtype=np.int64),
+def read_shards(shards: Sequence[Shard], index: ImageIndex) -> tuple[ImageIndex, Places]:
+    """Return the index of the images as stored in the shards of a split, and the place of each."""
+    seals = []
+    for shard in shards:
+        seal = _read_whole(Path(shard.path))
+        assert seal is not None, f"{shard.path} was not written"
+        seals.append(seal)
+    numbers, sha256, places = _read_rows(seals)
+    stored = make_index(
+        index.split,
+        index.dataset,
+        index.classes,
+        index.names,
+        index.labels,
+        num_bytes=numbers[:, 1],
+        widths=numbers[:, 2],
+        heights=numbers[:, 3],
+        sha256=sha256,
+        flags=numbers[:, 4],
     )
-    return records, places
+    return stored, places
 
 
-def _stored(shard: Shard, record: ImageRecord) -> tuple[bytes, ImageRecord]:
-    """An image's bytes as they go into the shard, and its row of the index."""
-    path = Path(shard.root, record.path)
+def list_shards(folder: Path, index: ImageIndex) -> Places:
+    """Find the images of an index in the shards of a folder. Raises UserError if they are not there."""
+    try:
+        paths = sorted(folder.glob(f"{index.split}-*.tar"))
+        seals = [_read_whole(path) for path in paths]
+        whole = [seal for seal in seals if seal is not None]
+        _, sha256, places = _read_rows(whole)
+        if np.array_equal(sha256, index.sha256):
+            return places
+        problem = f"{len(sha256):,} images in whole shards, and not the {len(index):,} of this run"
+        if len(whole) < len(paths):
+            problem += (
+                f"; not whole: {', '.join(path.name for path, seal in zip(paths, seals, strict=True) if not seal)}"
+            )
+    except BrokenSeal as error:
+        problem = str(error)
+    raise UserError(
+        f"data.shards: {folder} does not have the {index.split} images of this run ({problem}); put its shards there, "
+        "name the folder that has them, or leave data.shards out to read the images' own files"
+    )
+
+
+def _stored(shard: Shard, row: int) -> tuple[bytes, Row]:
+    """Return an image's bytes for the shard, and its row."""
+    images = shard.images
+    path, flags = Path(images.file(row)), int(images.flags[row])
+    width, height = int(images.widths[row]), int(images.heights[row])
     content = path.read_bytes()
-    if not hashlib.sha256(content).hexdigest().startswith(record.sha256):
+    sha256 = hashlib.sha256(content).digest()
+    if sha256 != images.sha256[row].tobytes():
         raise UserError(f"{path}: its content has changed since it was checked; run prepare again")
-    if shard.resize_px is None or min(record.width, record.height) <= shard.resize_px:
-        return content, record
-    scale = shard.resize_px / min(record.width, record.height)
-    width, height = round(record.width * scale), round(record.height * scale)
+    if shard.resize_px is None or min(width, height) <= shard.resize_px:
+        return content, (len(content), width, height, flags, sha256.hex())
+    scale = shard.resize_px / min(width, height)
+    width, height = round(width * scale), round(height * scale)
     with Image.open(io.BytesIO(content)) as image:
         picture = image if image.mode in ("L", "RGB") else image.convert("RGB")
         resized = picture.resize((width, height), Image.Resampling.BICUBIC)
     encoded = io.BytesIO()
     resized.save(encoded, "JPEG", quality=_QUALITY)
     content = encoded.getvalue()
-    flags = tuple(flag for flag in record.flags if flag == "grey")
-    sha256 = hashlib.sha256(content).hexdigest()[: len(record.sha256)]
-    return content, dataclasses.replace(
-        record, num_bytes=len(content), width=width, height=height, sha256=sha256, flags=flags
-    )
+    return content, (len(content), width, height, flags & _GREY, hashlib.sha256(content).hexdigest())
 
 
 def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -186,31 +204,43 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def _extension(record: ImageRecord) -> str:
-    return next((kind for kind in ("png", "webp") if kind in record.flags), "jpg")
+def _extension(flags: int) -> str:
+    return next((kind for kind in ("png", "webp") if flags & (1 << FLAGS.index(kind))), "jpg")
 
 
-def _contents(path: Path) -> Path:
-    return path.with_suffix(".json")
-
-
-def _read_contents(shard: Shard) -> dict[str, Any] | None:
-    """What is in a written shard; None where it has yet to be written, or was made of other images."""
-    contents = _read_whole(Path(shard.path))
-    return contents if contents is not None and contents["made_of"] == shard.digest else None
-
-
-def _is_of_others(shard: Shard) -> bool:
-    """Whether a whole shard is in this one's place, and is not it."""
-    contents = _read_whole(Path(shard.path))
-    return contents is not None and contents["made_of"] != shard.digest
-
-
-def _read_whole(path: Path) -> dict[str, Any] | None:
-    """What is in the shard at `path`; None where it is not there, or not whole."""
+def _check_place(shard: Shard, note: Callable[[str], None]) -> None:
+    """Raise UserError if another valid shard is in this one's place; calls `note` for a damaged seal."""
     try:
-        contents: dict[str, Any] = json.loads(_contents(path).read_bytes())
-        is_whole = "made_of" in contents and path.stat().st_size == contents["bytes"]
-    except (FileNotFoundError, ValueError, KeyError):
+        seal = _read_whole(Path(shard.path))
+    except BrokenSeal as error:
+        note(f"{error}; the shard is written again")
+        return
+    if seal is not None and seal.about["made_from"] != shard.made_from():
+        raise UserError(
+            f"data.shards: {shard.path} was made from other images, or at another size, and other runs may read it; "
+            "name another folder, or delete the shards in this one"
+        )
+
+
+def _read_whole(path: Path) -> Seal | None:
+    """Return the seal of a shard, or None if it is not sealed, or of another size. Its bytes are checked when they are
+    read."""
+    seal = read_seal(path, _KIND)
+    try:
+        return seal if seal is not None and path.stat().st_size == seal.files[path.name].size else None
+    except FileNotFoundError:
         return None
-    return contents if is_whole else None
+
+
+def _read_rows(seals: Sequence[Seal]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8], Places]:
+    """Return for all images in these shards: offset, bytes, width, height and flags; SHA-256; and the places."""
+    rows = [row.rsplit(" ", 1) for seal in seals for row in seal.about["images"]]
+    numbers = np.array([row.split() for row, _ in rows], dtype=np.int64).reshape(-1, 5)
+    sha256 = np.frombuffer(bytes.fromhex("".join(digest for _, digest in rows)), dtype=np.uint8).reshape(-1, 32)
+    places = Places(
+        files=tuple(seal.name for seal in seals),
+        file_bytes=tuple(seal.files[seal.name].size for seal in seals),
+        numbers=np.repeat(np.arange(len(seals)), [len(seal.about["images"]) for seal in seals]),
+        offsets=numbers[:, 0],
+    )
+    return numbers, sha256, places

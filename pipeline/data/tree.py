@@ -1,10 +1,10 @@
-"""One folder a class: what lies in a split's folder, before any image is opened."""
+"""One folder a class: the content of a split's folder, before any image is opened."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from pipeline.config.data import DataConfig
@@ -23,7 +23,7 @@ class SplitTree:
     root: Path
     folders: Mapping[str, tuple[str, ...]]
     findings: tuple[Finding, ...]
-    """Notices about what is passed over: hidden files, a desktop's droppings, files beside the class folders."""
+    """Notices about ignored entries: hidden files, files of a desktop, files beside the class folders."""
 
     @property
     def is_flat(self) -> bool:
@@ -32,53 +32,52 @@ class SplitTree:
 
     @property
     def num_files(self) -> int:
-        """How many files the class folders hold."""
+        """Number of files in the class folders."""
         return sum(len(names) for names in self.folders.values())
 
     def paths(self) -> Iterator[str]:
-        """Each file relative to root, with forward slashes."""
+        """Yield each file relative to root, with forward slashes."""
         for folder, names in self.folders.items():
             for name in names:
                 yield join_path(folder, name)
 
-    def without(self, paths: Collection[str]) -> SplitTree:
-        """The tree less some files, given by their paths below root."""
-        left = dict(self.folders)
-        for path in paths:
-            folder, _, name = path.rpartition("/")
-            left[folder] = tuple(other for other in left[folder] if other != name)
-        return dataclasses.replace(self, folders=left)
 
-
-def data_root(data: DataConfig) -> Path:
-    """The folder that holds the splits; not for the digits. UserError where it is none."""
+def split_folder(data: DataConfig, split: str) -> Path:
+    """Return the folder of a split; not for the digits. Raises UserError if data.root is no folder."""
     assert data.root is not None
     root = Path(data.root)
     if not root.is_dir():
-        where = "" if root.is_absolute() else f", which is {root.absolute()}"
-        raise UserError(f"data.root: must be a folder (given {data.root}{where})")
-    return root
+        absolute = "" if root.is_absolute() else f", which is {root.absolute()}"
+        raise UserError(f"data.root: must be a folder (given {data.root}{absolute})")
+    name = {"train": data.train, "val": data.val, "test": data.test}[split]
+    assert name is not None, "the schema asks for data.test"
+    return root / name
 
 
-def check_folders(data: DataConfig) -> None:
-    """That the folders of images are there, without a look into them. UserError with all that are not."""
+def check_folders(data: DataConfig, splits: Iterable[str]) -> None:
+    """Check that the folders of these splits exist, without reading them.
+
+    Raises UserError naming all that are missing.
+    """
     if data.dataset == "digits":
         return
-    root = data_root(data)
-    folders = {"train": data.train, "val": data.val, "test": data.test}
-    missing = [
-        _no_folder(split, root / folder)
-        for split, folder in folders.items()
-        if folder is not None and not (root / folder).is_dir()
-    ]
+    missing = [str(no_folder(split, folder)) for split in splits if not (folder := split_folder(data, split)).is_dir()]
     if missing:
         raise UserError("\n".join(missing))
 
 
+def no_folder(split: str, folder: Path) -> UserError:
+    """Return the error for a missing folder of a split."""
+    return UserError(f"data.{split}: must be a folder (given {folder})")
+
+
 def read_tree(split: str, root: Path, *, flat_allowed: bool) -> SplitTree:
-    """List a split. UserError where the folder is missing, empty or has no class folders (unless it may be flat)."""
+    """List a split.
+
+    Raises UserError if the folder is missing or empty, or has no class folders and may not be flat.
+    """
     if not root.is_dir():
-        raise UserError(_no_folder(split, root))
+        raise no_folder(split, root)
     try:
         folders, files, passed_over = _list(root)
         findings = [_ignored(split, name, "hidden") for name in passed_over]
@@ -102,9 +101,9 @@ def read_tree(split: str, root: Path, *, flat_allowed: bool) -> SplitTree:
 
 
 def read_flat(split: str, root: Path) -> SplitTree:
-    """List a split without class folders. UserError where the folder is missing or empty or holds folders."""
+    """List a split without class folders. Raises UserError if the folder is missing or empty, or holds folders."""
     if not root.is_dir():
-        raise UserError(_no_folder(split, root))
+        raise no_folder(split, root)
     try:
         folders, files, passed_over = _list(root)
     except PermissionError as error:
@@ -115,12 +114,8 @@ def read_flat(split: str, root: Path) -> SplitTree:
     return SplitTree(split, root, {"": tuple(files)}, tuple(_ignored(split, name, "hidden") for name in passed_over))
 
 
-def _no_folder(split: str, root: Path) -> str:
-    return f"data.{split}: must be a folder (given {root})"
-
-
 def _list(folder: Path) -> tuple[list[str], list[str], list[str]]:
-    """Names of the folders, of the other entries, and of what is passed over, each sorted."""
+    """Return the names of the folders, of the other entries, and of ignored ones, each sorted."""
     folders, files, passed_over = [], [], []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -138,11 +133,11 @@ def _ignored(split: str, path: str, why: str) -> Finding:
 
 
 def join_path(folder: str, name: str) -> str:
-    """Path of a file below its split's folder."""
+    """Return the path of a file below its split's folder."""
     return f"{folder}/{name}" if folder else name
 
 
 def name_some(names: Collection[str], limit: int = 10) -> str:
-    """The names in sorted order, the first `limit` of them with the number of the others."""
+    """List names in sorted order: the first `limit`, and the number of the others."""
     shown = ", ".join(sorted(names)[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit:,} more"

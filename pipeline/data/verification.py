@@ -1,53 +1,82 @@
-"""Whether the files that a loader reads are still those that `prepare` read."""
+"""Verify that the images are still those that `prepare` read."""
 
 from __future__ import annotations
 
-import hashlib
+import concurrent.futures
+import os
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.encoded import EncodedImages
+from pipeline.data.encoded import READERS, WAYS_ON, EncodedImages
 from pipeline.data.index import ImageIndex
+from pipeline.data.source import place_name
 from pipeline.ground.errors import UserError
 
 Integers = npt.NDArray[np.int64]
-_ADVICE = "the images have changed since they were prepared: restore them, or run prepare again"
+SAMPLE = 256
+"""Number of images that are read whole at every start."""
+_SHOWN = 5
+_ROWS_AT_ONCE = 2048
 
 
-def require_sizes(index: ImageIndex, positions: Integers, num_bytes: Integers) -> None:
-    """UserError that names the first file of which a loader read another number of bytes than `prepare` did.
+def check_images(index: ImageIndex, is_known_place: bool, note: Callable[[str], None]) -> None:
+    """Check the images at the index's place against the index.
 
-    This costs nothing, since the bytes are read anyway, and catches what decoding alone does not: a JPEG that was cut
-    short decodes without an error where the crop lies above the cut.
+    At a place that this run has checked before: size and SHA-256 of 256 images, others each time. At a new one, before
+    that: names and sizes of all images; calls `note` with one line. Raises UserError with the number of other images,
+    the first ones, and the ways on.
     """
-    for place in np.flatnonzero(num_bytes != index.num_bytes[positions])[:1]:
-        position = positions[place]
-        raise UserError(
-            f"{index.name(position)}: {num_bytes[place]:,} bytes, {index.num_bytes[position]:,} when prepare read it; "
-            + _ADVICE
+    if not is_known_place:
+        note(
+            f"{index.split}: comparing the images ({place_name(index)}) with the index: {len(index):,} names and sizes"
         )
+        _refuse(index, _missing_or_resized(index), len(index))
+    count = min(SAMPLE, len(index))
+    sample = np.sort(np.random.default_rng().choice(len(index), count, replace=False))
+    with EncodedImages(index, sample) as images, concurrent.futures.ThreadPoolExecutor(READERS) as threads:
+        problems = [problem for problem in threads.map(images.problem, sample.tolist()) if problem is not None]
+    _refuse(index, problems, count)
 
 
-def changed_files(index: ImageIndex, positions: Integers) -> str | None:
-    """After a loader failed: what is no longer as `prepare` found it, a line a file; None where nothing has changed."""
-    problems = [
-        f"{index.name(position)}: {problem}"
-        for position in dict.fromkeys(positions.tolist())
-        if (problem := _change(index, position))
-    ]
-    return "\n".join([*problems[:20], _ADVICE]) if problems else None
+def changed_images(index: ImageIndex, positions: Integers) -> str | None:
+    """Return, after a decoder failed, a message about images that differ from the index, or None if none does."""
+    with EncodedImages(index, positions) as images:
+        problems = [images.problem(position) for position in dict.fromkeys(positions.tolist())]
+    found = [problem for problem in problems if problem is not None]
+    return "\n".join([*found[:_SHOWN], WAYS_ON]) if found else None
 
 
-def _change(index: ImageIndex, position: int) -> str | None:
-    try:
-        with EncodedImages(index, np.array([position])) as images:
-            content = images.read(position)
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    except UserError as error:
-        return str(error)
-    if len(content) != index.num_bytes[position]:
-        return f"{len(content):,} bytes, {index.num_bytes[position]:,} when prepare read it"
-    digest = hashlib.sha256(content).hexdigest()
-    return None if digest.startswith(index.sha256[position]) else "its content has changed (SHA-256 differs)"
+def _missing_or_resized(index: ImageIndex) -> list[str]:
+    """List the images without a file of their size. Shards were compared when the index was located."""
+    assert index.source is not None
+    if index.source.places is not None:
+        return []
+
+    def look(start: int) -> list[str]:
+        found = []
+        for position in range(start, min(start + _ROWS_AT_ONCE, len(index))):
+            expected = int(index.num_bytes[position])
+            try:
+                size = os.stat(index.file(position)).st_size
+            except OSError as error:
+                found.append(f"{index.name(position)}: {error.strerror}")
+                continue
+            if size != expected:
+                found.append(f"{index.name(position)}: {size:,} bytes, {expected:,} when prepare read it")
+        return found
+
+    with concurrent.futures.ThreadPoolExecutor(READERS) as threads:
+        return [problem for part in threads.map(look, range(0, len(index), _ROWS_AT_ONCE)) for problem in part]
+
+
+def _refuse(index: ImageIndex, problems: Sequence[str], looked_at: int) -> None:
+    if not problems:
+        return
+    counts = f"{len(problems):,} of {looked_at:,} looked at are missing or others"
+    lines = [f"{index.split} images: {counts} ({place_name(index)})"]
+    lines += [f"  {problem}" for problem in problems[:_SHOWN]]
+    if len(problems) > _SHOWN:
+        lines.append(f"  and {len(problems) - _SHOWN:,} more")
+    raise UserError("\n".join([*lines, WAYS_ON]))

@@ -1,4 +1,4 @@
-"""Tasks shared out to processes that die with their parent and leave signals to it."""
+"""A process pool whose workers ignore signals and exit with their parent."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.synchronize import Event
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from pipeline.ground.stop import StopFlag
+from pipeline.store.file import naming
 
 Task = TypeVar("Task")
 
+_SEMAPHORES = Path("/dev/shm")
+"""Linux's place of the semaphores for its processes; its errors name no file."""
 _stopping: Event | None = None
 
 
 class WorkerDied(Exception, Generic[Task]):
-    """A worker was killed; `tasks` are those that were in work or next."""
+    """A worker was killed; `tasks` are those that it was doing or had next."""
 
     def __init__(self, tasks: list[Task]) -> None:
         super().__init__("a worker process died")
@@ -30,17 +34,18 @@ class WorkerDied(Exception, Generic[Task]):
 def run_in_processes(
     work: Callable[[Task], None], tasks: Sequence[Task], stop: StopFlag, num_workers: int
 ) -> Iterator[Task]:
-    """Do `work` on every task and yield each as it is done, in no order.
+    """Do `work` on every task and yield each as it finishes, in no order.
 
-    Ends early where a stop is asked for: tasks that have not begun are left out, and those in work are waited for; a
-    long one looks at `is_stopping` now and then, and what it raises is dropped. Otherwise what a task raises is raised
-    here, and WorkerDied where a process was killed.
+    Ends early if a stop is requested: tasks that have not begun are dropped, and running ones are waited for; a long
+    one checks `is_stopping` now and then, and its exceptions are dropped. Otherwise exceptions of a task are raised
+    here. Raises WorkerDied if a process was killed.
     """
     num_workers = max(1, min(num_workers, len(tasks)))
     # Not forked from here: the caller may have threads, and a forked worker would inherit their locks.
     context = multiprocessing.get_context("forkserver")
-    stopping = context.Event()
-    executor = concurrent.futures.ProcessPoolExecutor(num_workers, context, _prepare_worker, (stopping,))
+    with naming(_SEMAPHORES):
+        stopping = context.Event()
+        executor = concurrent.futures.ProcessPoolExecutor(num_workers, context, _prepare_worker, (stopping,))
     waiting: dict[concurrent.futures.Future[None], Task] = {}
     try:
         waiting = {executor.submit(work, task): task for task in tasks}
@@ -60,7 +65,7 @@ def run_in_processes(
 
 
 def is_stopping() -> bool:
-    """In a worker: whether the parent waits for this task to end, and for nothing else."""
+    """In a worker: return whether the parent only waits for this task to end."""
     return _stopping is not None and _stopping.is_set()
 
 

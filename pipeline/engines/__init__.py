@@ -1,4 +1,4 @@
-"""How gradients are computed, reduced and applied. Importing this package imports no torch; `create_engine` does."""
+"""Engines: computing, reducing and applying gradients. The package imports no torch; `create_engine` does."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 
 def create_engine(model: nn.Module, config: Config, collective: Collective) -> Engine:
-    """The recipe's engine around the model, which it takes to the collective's device.
+    """Build the recipe's engine around the model and move the model to the collective's device.
 
-    The model holds its weights and its frozen batch norms are frozen. UserError where the engine's package is missing.
+    The model holds its weights, and batch norms to be frozen are frozen. Raises UserError if the engine's package is
+    missing.
     """
     if config.deepspeed is not None:
         from pipeline.engines.deepspeed import DeepSpeedEngine
@@ -24,7 +25,7 @@ def create_engine(model: nn.Module, config: Config, collective: Collective) -> E
     if config.apex is not None:
         from pipeline.engines.apex import ApexEngine
 
-        return ApexEngine(model, config.optim, config.execution, config.apex, collective)
+        return ApexEngine(model, config.optim, config.execution, collective)
     from pipeline.engines.native import NativeEngine
 
     assert config.native is not None

@@ -1,4 +1,4 @@
-"""The native engine with what NVIDIA Apex has for this network: a fused SGD, and a batch norm fused with its ReLU."""
+"""The native engine with NVIDIA Apex's fused SGD."""
 
 from __future__ import annotations
 
@@ -8,55 +8,44 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.config.engines import ApexConfig, NativeConfig
+from pipeline.config.engines import NativeConfig
 from pipeline.config.execution import ExecutionConfig
 from pipeline.config.training import OptimConfig
-from pipeline.engines.apex_package import check_installed, extensions, missing
+from pipeline.engines.apex_package import EXTENSION, check_installed, missing
 from pipeline.engines.engine import OptimizerState
 from pipeline.engines.native import NativeEngine
-from pipeline.engines.nhwc_batch_norm import fuse_batch_norms
+from pipeline.engines.sgd import parameter_groups
 from pipeline.ground.distributed import Collective
 from pipeline.ground.errors import UserError
-from pipeline.training.optim import parameter_groups
 
 
 class ApexEngine(NativeEngine):
-    """`NativeEngine` with the parts of Apex that `options` names. Checkpoints are those of the native engine."""
+    """`NativeEngine` with another SGD. Its checkpoints are those of the native engine."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        optim: OptimConfig,
-        execution: ExecutionConfig,
-        options: ApexConfig,
-        collective: Collective,
+        self, model: nn.Module, optim: OptimConfig, execution: ExecutionConfig, collective: Collective
     ) -> None:
-        """As for `NativeEngine`. UserError where Apex, one of its extensions or the GPU is missing."""
-        check_apex(options, collective.device)
-        self._options = options
-        if options.nhwc_batch_norm:
-            fuse_batch_norms(model)
+        """Build a `NativeEngine` with fused SGD. Raises UserError if Apex, its extension or the GPU is missing."""
+        check_apex(collective.device)
         super().__init__(model, optim, execution, NativeConfig(), collective)
 
     def load_state_dict(self, state: OptimizerState) -> None:
-        """As the native engine does; what has no momentum in the state starts from zero."""
+        """Load a state as the native engine does; parameters without momentum in the state start from zero."""
         super().load_state_dict(state)
-        if self._options.fused_sgd:
-            give_momentum(self._optimizer)
+        give_momentum(self._optimizer)
 
     def _new_optimizer(self, optim: OptimConfig) -> torch.optim.Optimizer:
-        return build_fused_sgd(self.model, optim) if self._options.fused_sgd else super()._new_optimizer(optim)
+        return build_fused_sgd(self.model, optim)
 
     def _clear_gradients(self) -> None:
-        # Apex's own zero_grad cannot be told whether to keep the tensors.
+        # Apex's own zero_grad has no option to keep the tensors.
         torch.optim.Optimizer.zero_grad(self._optimizer, set_to_none=not self._is_distributed)
 
 
 def build_fused_sgd(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Apex's FusedSGD with the groups, and the formula, of the native engine's SGD.
+    """Build Apex's FusedSGD with the parameter groups, and the formula, of the native engine's SGD.
 
-    Momentum is kept under the same name as in torch.optim.SGD and means the same, so that either goes on from the
-    other's.
+    Momentum has the same name and meaning as in torch.optim.SGD, so that either can resume from the other's.
     """
     fused_sgd: Any = importlib.import_module("apex.optimizers").FusedSGD
     optimizer: torch.optim.Optimizer = fused_sgd(
@@ -67,10 +56,10 @@ def build_fused_sgd(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
 
 
 def give_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """Zero momentum for every parameter that has none, which makes its first step the one that SGD defines.
+    """Give zero momentum to every parameter that has none, which makes its first step as SGD defines it.
 
-    Left to itself, Apex takes the last parameter of a group for all of them: where that one has no momentum yet, it
-    overwrites the others'.
+    By default Apex takes the last parameter of a group for all of them: if that one has no momentum yet, it overwrites
+    the others'.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -78,14 +67,13 @@ def give_momentum(optimizer: torch.optim.Optimizer) -> None:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
-def check_apex(options: ApexConfig, device: torch.device) -> None:
-    """UserError where Apex or an extension that `options` need is missing or does not load, with the command that
-    builds it, and where there is no GPU."""
-    check_installed(options)
-    for module in ("apex.optimizers", *extensions(options)):
+def check_apex(device: torch.device) -> None:
+    """Raise UserError if Apex or its extension is missing or does not load, or if there is no GPU."""
+    check_installed()
+    for module in ("apex.optimizers", EXTENSION):
         try:
             importlib.import_module(module)
         except ImportError as error:
-            raise missing(f"{module} cannot be imported ({error})", options) from error
+            raise missing(f"{module} cannot be imported ({error})") from error
     if device.type != "cuda":
         raise UserError("engine: apex runs on CUDA GPUs only, and there is none here; choose native or deepspeed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,11 +12,11 @@ from torch import nn
 
 from pipeline.config.execution import ExecutionConfig
 from pipeline.engines.compilation import compile_blocks
-from pipeline.engines.cuda_graphs import Capture, capture_sections
 
 
 class AutocastNetwork(nn.Module):
-    """(N, 3, S, S) float32 images to float32 logits, in the recipe's precision between, compiled where it says so."""
+    """(N, 3, S, S) float32 images to float32 logits, in the recipe's precision and compiled if the recipe asks for
+    it."""
 
     def __init__(self, network: nn.Module, execution: ExecutionConfig, device: torch.device) -> None:
         super().__init__()
@@ -26,21 +27,21 @@ class AutocastNetwork(nn.Module):
         self._runner: tuple[nn.Module] = (compile_blocks(network) if execution.compile else network,)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Under autocast where the precision is not float32: it would cost a pass through its dispatch for nothing."""
+        """Return the logits."""
         with self._autocast():
             logits: torch.Tensor = self._runner[0](images)
         return logits.float()
 
-    def graphed(self, images: torch.Tensor, capture: Capture) -> AutocastNetwork:
-        """The same network, its sections captured for batches like `images`; see `capture_sections`."""
-        graphed = copy.copy(self)
+    def rebuilt(self, build: Callable[[nn.Module], nn.Module]) -> AutocastNetwork:
+        """Return the same network run by `build(network)`, which is called under autocast."""
+        other = copy.copy(self)
         with self._autocast():
-            graphed._runner = (capture_sections(self._runner[0], images, capture),)
-        return graphed
+            other._runner = (build(self._runner[0]),)
+        return other
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self._dtype == torch.float32:
+            # Autocast would cost a pass through its dispatch for nothing.
             return contextlib.nullcontext()
-        # A pass uses each weight once, so narrow copies of them are not worth keeping; and CUDA graphs must make them
-        # anew at every replay.
+        # A pass uses each weight once, so a cache of casts is useless; and CUDA graphs must cast anew at every replay.
         return torch.autocast(self._device_type, self._dtype, cache_enabled=False)

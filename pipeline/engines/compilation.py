@@ -1,4 +1,4 @@
-"""Compilation block by block: the network repeats a few kinds of blocks many times, and each kind is compiled once."""
+"""Compilation block by block: a network repeats a few kinds of blocks many times, and each kind is compiled once."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from torch import nn
 from pipeline.models.senet import SEBottleneck
 
 _KINDS = 64
-"""How many kinds of blocks may be compiled, well above what a network has; PyTorch's own limit is 8, and it runs what
-is beyond it uncompiled without a word. SENet-154 has 8 kinds: the first and the further blocks of its four stages."""
+"""Limit of kinds of blocks, well above that of any network; PyTorch's own limit is 8, and it silently leaves further
+ones uncompiled. SENet-154 has 8 kinds: the first and the further blocks of its four stages."""
 
 
 def compile_blocks(network: nn.Module, backend: str = "inductor") -> nn.Module:
-    """The network with each `SEBottleneck` compiled, its tensors shared with `network`, which itself stays as it is.
+    """Return the network with each `SEBottleneck` compiled; it shares the tensors of `network`, which is not changed.
 
     Little is lost against compiling the whole: a block ends with a ReLU and the next begins with convolutions, which
-    the compiler fuses with nothing before them. What is outside the blocks (stem, pooling, classifier) stays as it is.
+    the compiler does not fuse with preceding operations. The rest (stem, pooling, classifier) is not compiled.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _KINDS)
-    return _with_compiled_blocks(network, backend)
+    compiled = _with_compiled_blocks(network, backend)
+    assert compiled is not network, f"{type(network).__name__} has no block that is compiled"
+    return compiled
 
 
 def _with_compiled_blocks(module: nn.Module, backend: str) -> nn.Module:

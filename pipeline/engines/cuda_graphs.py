@@ -1,8 +1,8 @@
-"""Training with CUDA graphs: the network's sections, the passes of each launched as one instead of kernel by kernel.
+"""Training with CUDA graphs: each pass of a section of the network is launched at once instead of kernel by kernel.
 
 The capture is PyTorch's own, `torch.cuda.make_graphed_callables`, in the order that works below
-DistributedDataParallel: first capture, then wrap. It was written without a GPU at hand, and nothing of it is taken on
-trust: every start proves it (`disagreement`).
+DistributedDataParallel: first capture, then wrap. It was written without access to a GPU, so every start verifies it
+(`disagreement`).
 """
 
 from __future__ import annotations
@@ -14,66 +14,101 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
+from pipeline.engines.autocast import AutocastNetwork
+from pipeline.ground.distributed import Collective
 from pipeline.ground.errors import UserError
 from pipeline.ground.seeds import derive_seed
 from pipeline.models.senet import SENet
 
 Capture = Callable[[tuple[nn.Module, ...], tuple[tuple[torch.Tensor, ...], ...]], object]
-"""Makes each module replay, in training mode, what it does with the arguments that stand for it."""
+"""Makes each module replay, in training mode, its computation for the arguments at its place."""
 
 _BLOCKS = 9
-"""The most blocks of a section. All gradients of a section come at once, so it is to be small enough that summing them
-over the processes goes on behind the backward pass of the sections before it."""
+"""Largest number of blocks of a section. All gradients of a section come at once, so it must be small enough that
+summing them over the processes overlaps with the backward pass of the sections before it."""
 _ROUNDING = {"float32": 2**-10, "float16": 2**-10, "bfloat16": 2**-7}
-"""The step between neighbouring numbers, relative to them; convolutions of float32 run in TF32 on newer GPUs."""
+"""Distance of neighbouring numbers, relative to them; convolutions of float32 run in TF32 on newer GPUs."""
 
 
 class Section(nn.Sequential):
-    """Modules of the network, one after the other."""
+    """Consecutive modules of the network."""
 
     _output: weakref.ref[torch.Tensor]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """The last one's output."""
+        """Return the last module's output."""
         output: torch.Tensor = super().forward(x)  # type: ignore[no-untyped-call]
         self._output = weakref.ref(output)
         return output
 
     def forget_history(self) -> None:
-        """Let go of the autograd graph of the last forward pass, if somebody still has its output."""
+        """Free the autograd graph of the last forward pass, even if its output is still referenced."""
         output = self._output()
         if output is not None:
             output.detach_()
 
 
 class GraphedNetwork(nn.Sequential):
-    """The sections one after the other, for batches of one shape."""
+    """Consecutive sections, for batches of one shape."""
 
     def __init__(self, sections: Sequence[Section], shape: torch.Size) -> None:
         super().__init__(*sections)
         self._shape = shape
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """The network's output, which the next call overwrites."""
-        # A replay copies its images to where those of the capture lay, and would repeat a single one to fill the place.
+        """Return the logits, which the next call overwrites."""
+        # A replay copies its images to the memory of the capture's, and would broadcast a single one.
         assert images.shape == self._shape, f"captured for {self._shape} (given {images.shape})"
         output: torch.Tensor = super().forward(images)  # type: ignore[no-untyped-call]
         return output
 
 
 def graph_capture(device: torch.device) -> Capture:
-    """What captures modules on this device. UserError where that is no GPU."""
+    """Return the CUDA graph capture function. Raises UserError without a GPU."""
     if device.type != "cuda":
         raise UserError("native.cuda_graphs: needs a GPU, and there is none here; set native.cuda_graphs: false")
     capture: Capture = torch.cuda.make_graphed_callables
     return capture
 
 
-def split(network: nn.Module) -> list[Section]:
-    """A SENet, whose blocks may be compiled, as sections of the same modules.
+def capture_network(
+    plain: AutocastNetwork,
+    model: nn.Module,
+    images: torch.Tensor,
+    capture: Capture,
+    precision: str,
+    collective: Collective,
+) -> AutocastNetwork:
+    """Return `plain`, which runs `model`, with its sections captured for batches like `images`.
 
-    They are modules of their own: capturing replaces their `forward`, and the network, which is evaluated, copied and
-    saved, is to stay as it is.
+    Raises UserError on all ranks if the graphs compute something else than `plain` on any of them.
+    """
+    own_gradients(model)
+    problem: str | None
+    try:
+        network = graphed(plain, images, capture)
+        problem = disagreement(plain, network, model, images, precision)
+    except RuntimeError as error:
+        problem = f"capturing or replaying them failed ({str(error).partition(chr(10))[0]})"
+    # All processes continue, or none does, and none waits for one that has failed.
+    if collective.any(problem is not None):
+        raise UserError(
+            "native.cuda_graphs: CUDA graphs are not to be trusted here: "
+            f"{problem or 'another process has found them wrong'}; set native.cuda_graphs: false"
+        )
+    return network
+
+
+def graphed(plain: AutocastNetwork, images: torch.Tensor, capture: Capture) -> AutocastNetwork:
+    """Return the same network with its sections captured for batches like `images`; see `capture_sections`."""
+    return plain.rebuilt(lambda runner: capture_sections(runner, images, capture))
+
+
+def split(network: nn.Module) -> list[Section]:
+    """Split a SENet, whose blocks may be compiled, into sections of the same modules.
+
+    The sections are new modules: capturing replaces their `forward`, and the network itself, which is evaluated, copied
+    and saved, must not change.
     """
     assert isinstance(network, SENet)
     sections = [Section(network.layer0, network.pool0)]
@@ -84,27 +119,26 @@ def split(network: nn.Module) -> list[Section]:
 
 
 def capture_sections(network: nn.Module, images: torch.Tensor, capture: Capture) -> GraphedNetwork:
-    """The network as sections that are captured for batches like `images`; moves its batch norms' statistics.
+    """Return the network as sections captured for batches like `images`; changes batch norm statistics.
 
-    No autograd graph through the parameters may be alive: the capture would come upon nodes of another stream than its
-    own. To be called under the autocast that training runs under, which must not keep casts of the weights: the graphs
-    are to cast them as they are at each replay.
+    No autograd graph through the parameters may be alive: the capture would meet nodes of another stream than its own.
+    To be called under the autocast of training, without cached casts of the weights: the graphs must cast the current
+    weights at each replay.
     """
     sections = split(network)
     samples = _inputs(sections, images)
-    # Graphs of an earlier engine that the collector happened to free during the capture would break it.
+    # Graphs of an earlier engine that are garbage-collected during the capture would break it.
     gc.collect()
     capture(tuple(sections), tuple((sample,) for sample in samples))
     for section in sections:
         # The captured output would keep the capture's autograd graph, whose last nodes, those that add to the
-        # parameters' gradients, belong to the capture's stream. DistributedDataParallel is to get new ones.
+        # parameters' gradients, belong to the capture's stream. DistributedDataParallel must get new ones.
         section.forget_history()
     return GraphedNetwork(sections, images.shape)
 
 
 def _inputs(sections: Sequence[Section], images: torch.Tensor) -> list[torch.Tensor]:
-    """What enters each section, in type and layout as in training, in memory that is theirs. All but the images need
-    gradients."""
+    """Return the input of each section, as in training, in memory of its own. All but the images need gradients."""
     samples = [images.clone()]
     for section in sections:
         samples.append(section(samples[-1]).detach().clone().requires_grad_())
@@ -115,7 +149,7 @@ def own_gradients(model: nn.Module) -> None:
     """Give every parameter a gradient to add to, which must then be cleared in place.
 
     A parameter without one would take the graph's own buffer for its gradient (as PyTorch does to save a copy), and the
-    next replay would overwrite what was to be accumulated.
+    next replay would overwrite the accumulated sum.
     """
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -125,13 +159,13 @@ def own_gradients(model: nn.Module) -> None:
 def disagreement(
     plain: nn.Module, graphed: nn.Module, model: nn.Module, images: torch.Tensor, precision: str
 ) -> str | None:
-    """Where `graphed` does not compute what `plain` does, in words; None where it does.
+    """Describe the first difference between the results of `graphed` and `plain`, or return None.
 
     Both are the network `model`, and train it on `images` and on the same in another order, gradients adding up, from
-    the same state and with the same dropout. Logits, gradients and batch norm statistics are to agree within the
-    rounding of `precision` and what `plain` differs by when it does it again. The weights are others than at the
-    capture, so that graphs which keep a copy of them are found out. `model`, which must have gradients of its own, is
-    left as it was, these at zero.
+    the same state and with the same dropout. Logits, gradients and batch norm statistics must agree within the rounding
+    of `precision` and the differences between two runs of `plain`. The weights differ from those at the capture, to
+    detect graphs that keep a copy of them. `model`, which must have gradients of its own, is restored, with gradients
+    of zero.
     """
     before, batches = _copy_of(model.state_dict()), (images, images.flip(0))
     with torch.random.fork_rng([images.device] if images.is_cuda else []):
@@ -145,7 +179,7 @@ def disagreement(
     for name, value in expected.items():
         size, noise = float(value.norm()), float((again[name] - value).norm())
         distance = float((found[name] - value).norm())
-        # Written so that a distance that is no number is none that will do.
+        # Written so that a distance of NaN fails.
         if not distance <= 8 * _ROUNDING[precision] * size + 3 * noise:
             wrong.append(f"{name}, by {distance / size if size else distance:.2g} of itself")
     if not wrong:
@@ -155,8 +189,11 @@ def disagreement(
 
 @torch.no_grad()
 def _move_weights(model: nn.Module) -> None:
-    """Each tensor by a twentieth of its length, in a random direction: enough to change what a network of many layers
-    says, and too little for frozen batch norms to let its maps grow out of float16."""
+    """Move each tensor by a twentieth of its length, in a random direction.
+
+    Enough to change the logits of a network of many layers, and too little for frozen batch norms to let its maps grow
+    out of float16.
+    """
     for parameter in model.parameters():
         noise = torch.randn_like(parameter)
         parameter.add_(noise * (0.05 * parameter.norm() / noise.norm()))
@@ -165,7 +202,7 @@ def _move_weights(model: nn.Module) -> None:
 def _trial(
     network: nn.Module, model: nn.Module, state: Mapping[str, torch.Tensor], batches: Sequence[torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """Logits, summed gradients and batch norm statistics after a pass over all batches from `state`."""
+    """Return logits, summed gradients and batch norm statistics after a pass over all batches from `state`."""
     model.load_state_dict(dict(state))
     _clear_gradients(model)
     torch.manual_seed(derive_seed("cuda graphs", "dropout"))

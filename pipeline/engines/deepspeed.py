@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import logging
 import os
-from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
@@ -20,21 +19,21 @@ from pipeline.engines.autocast import AutocastNetwork
 from pipeline.engines.deepspeed_package import check_installed, missing
 from pipeline.engines.engine import OptimizerState
 from pipeline.engines.loss_scale import LossScale
-from pipeline.engines.momentum import ZeroShares, load_momentum, momentum_by_name
+from pipeline.engines.momentum import ZeroPartitions, load_momentum, momentum_by_name
+from pipeline.engines.sgd import build_sgd
 from pipeline.engines.sync_bn import synchronise_batch_norms
 from pipeline.ground.distributed import Collective
-from pipeline.training.optim import build_sgd
 
 _BUCKET_VALUES = 2**23
 """Gradients summed over the processes at once: 32 MiB. DeepSpeed's default would allocate 2 GB twice."""
 
 
 class DeepSpeedEngine:
-    """See `Engine` for what each method promises.
+    """`Engine` on DeepSpeed; the protocol documents the methods.
 
     Weights and gradients are float32 under every precision, as in the native engine: autocast is inside the network
-    that DeepSpeed is given. Its own autocast would send gradients in the narrow type, and its own float16 loss scale
-    is each process's, so that one could skip a step that another takes.
+    given to DeepSpeed. Its own autocast would send gradients in the narrow type, and its own float16 loss scale is each
+    process's, so that one could skip a step that another takes.
     """
 
     def __init__(
@@ -45,17 +44,17 @@ class DeepSpeedEngine:
         options: DeepSpeedConfig,
         collective: Collective,
     ) -> None:
-        """Takes the model to the collective's device and joins its process group. UserError without DeepSpeed."""
+        """Move the model to the collective's device and join its process group. Raises UserError without DeepSpeed."""
         deepspeed = _import_deepspeed(collective)
         collective.join_group()
-        # It can neither send nor flatten weights in another layout; channels-last images still go channels-last through
-        # the network.
+        # It can neither send nor flatten weights in another layout; channels-last images still pass the network
+        # channels-last.
         self.model = model.to(collective.device).train()
         if execution.sync_bn and collective.ranks.world_size > 1:
             synchronise_batch_norms(self.model)
         self._sgd = build_sgd(self.model, optim)
         self._loss_scale = LossScale() if execution.precision == "float16" else None
-        self._shares = ZeroShares(self.model, self._sgd) if options.zero_stage > 0 else None
+        self._partitions = ZeroPartitions(self.model, self._sgd) if options.zero_stage > 0 else None
         self._collective = collective
         self._engine, *_ = deepspeed.initialize(
             model=AutocastNetwork(self.model, execution, collective.device),
@@ -66,41 +65,35 @@ class DeepSpeedEngine:
         collective.limit(self._engine.data_parallel_group)
 
     def warm_up(self, image_shape: tuple[int, int, int, int]) -> None:
-        """Nothing to do: DeepSpeed's buckets follow the order of the parameters from the first step on."""
-
-    def load_model(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Copied into the network, and from there into each process's share of the master weights."""
-        self.model.load_state_dict(dict(tensors))
-        if self._shares:
-            self._engine.optimizer.refresh_fp32_params()
+        """Do nothing: DeepSpeed's buckets follow the order of the parameters from the first step on."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Through DeepSpeed, which only watches."""
+        """Run the network through DeepSpeed, whose forward does nothing but bookkeeping."""
         logits: torch.Tensor = self._engine(images)
         return logits
 
     def accumulating(self, *, last: bool) -> contextlib.AbstractContextManager[Any]:
-        """Without reduction for all but the last micro-batch, except under ZeRO 2, which keeps only its own share."""
+        """Skip the reduction for all but the last micro-batch, except under ZeRO 2, which keeps one partition alone."""
         self._engine.set_gradient_accumulation_boundary(last)
         return contextlib.nullcontext()
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Gradients, scaled in float16."""
+        """Add gradients, scaled in float16."""
         if self._loss_scale is not None:
-            if self._shares:
+            if self._partitions:
                 self._engine.optimizer.override_loss_scale(self._loss_scale.value)
             else:
                 loss = loss * self._loss_scale.value
         self._engine.backward(loss, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> None:
-        """One SGD step; in float16 it is left out, and the scale lowered, where a gradient overflowed."""
+        """Take one SGD step; in float16 skip it, and lower the scale, if a gradient overflowed."""
         for group in self._sgd.param_groups:
             group["lr"] = learning_rate
         if self._loss_scale is None:
             self._engine.step()
-        elif self._shares:
-            # A norm over all processes' shares decides, so that they skip a step together.
+        elif self._partitions:
+            # A norm over all partitions decides, so that they skip a step together.
             self._engine.step()
             self._loss_scale.update(overflowed=bool(self._engine.optimizer.overflow))
         else:
@@ -112,27 +105,27 @@ class DeepSpeedEngine:
             self._loss_scale.update(overflowed=overflowed)
 
     def synchronise_buffers(self) -> None:
-        """Broadcast from the main rank."""
+        """Broadcast the buffers from the main rank."""
         if self._collective.ranks.world_size > 1:
             for buffer in self.model.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
     def state_dict(self) -> OptimizerState:
-        """Momentum by parameter name, put together from the processes' shares, and the loss scale."""
-        momentum = self._shares.gather() if self._shares else momentum_by_name(self.model, self._sgd)
+        """Return momentum by parameter name, gathered from the processes, and the loss scale."""
+        momentum = self._partitions.gather() if self._partitions else momentum_by_name(self.model, self._sgd)
         return OptimizerState(momentum, {"scaler": self._loss_scale.state_dict() if self._loss_scale else {}})
 
     def load_state_dict(self, state: OptimizerState) -> None:
-        """Momentum is matched by name, and each process takes its share; what no longer learns is left out."""
-        if self._shares:
-            self._shares.deal_out(state.tensors)
+        """Load momentum by parameter name, skipping parameters that no longer learn."""
+        if self._partitions:
+            self._partitions.scatter(state.tensors)
         else:
             load_momentum(self.model, self._sgd, state.tensors)
         if self._loss_scale is not None and state.values.get("scaler"):
             self._loss_scale.load_state_dict(state.values["scaler"])
 
     def _unscale(self, scale: float) -> bool:
-        """Divide the reduced gradients by the loss scale; returns whether one of them has overflowed."""
+        """Divide the reduced gradients by the loss scale. Returns whether one of them has overflowed."""
         gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         torch._foreach_div_(gradients, scale)
         return not bool(torch.stack([gradient.isfinite().all() for gradient in gradients]).all())
@@ -141,7 +134,7 @@ class DeepSpeedEngine:
 def _import_deepspeed(collective: Collective) -> ModuleType:
     on_cpu = collective.device.type == "cpu"
     if on_cpu:
-        os.environ["DS_ACCELERATOR"] = "cpu"  # instead of a prediction, with a warning
+        os.environ["DS_ACCELERATOR"] = "cpu"  # instead of an estimate, with a warning
     os.environ["LOCAL_RANK"] = str(collective.ranks.local_rank)  # which srun does not set
     check_installed()
     try:
@@ -151,8 +144,8 @@ def _import_deepspeed(collective: Collective) -> ModuleType:
     # It reports its own settings as warnings.
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     if on_cpu:
-        # An extension for reductions within one machine, compiled for minutes at the first start, behind a lock that
-        # a killed process leaves behind for ever. Gloo does the same.
+        # An extension for reductions within one machine, compiled for minutes at the first start, behind a lock that a
+        # killed process leaves behind for ever. Gloo does the same.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
 
@@ -169,7 +162,7 @@ def _settings(options: DeepSpeedConfig, execution: ExecutionConfig) -> dict[str,
     if options.zero_stage > 0:
         settings["zero_optimization"] |= {
             "reduce_bucket_size": _BUCKET_VALUES,
-            # Where it computes the norm, a step with an infinite one is left out without a word.
+            # If it computes the norm, it silently skips a step with an infinite one.
             "compute_grad_norm": execution.precision == "float16",
         }
     if execution.gradient_compression == "bfloat16":

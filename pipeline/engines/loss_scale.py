@@ -1,4 +1,4 @@
-"""The loss scale of float16, for an optimizer that torch.amp.GradScaler cannot look into."""
+"""The loss scale of float16, for an optimizer that torch.amp.GradScaler does not support."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ _GROWTH_FACTOR, _BACKOFF_FACTOR, _GROWTH_INTERVAL = 2.0, 0.5, 2000
 
 
 class LossScale:
-    """GradScaler's rule and state dict, so that either goes on from the other's. It is told of overflows."""
+    """Loss scale with GradScaler's rule and state dict, so that either can resume from the other's."""
 
     def __init__(self) -> None:
         self.value = 65536.0
         self._steps_since_change = 0
 
     def update(self, *, overflowed: bool) -> None:
-        """Halve the scale after a step whose gradients overflowed, double it after many that did not."""
+        """Halve the scale after a step with overflowing gradients, double it after many without."""
         self._steps_since_change += 1
         if overflowed:
             self.value, self._steps_since_change = self.value * _BACKOFF_FACTOR, 0
@@ -23,7 +23,7 @@ class LossScale:
             self.value, self._steps_since_change = self.value * _GROWTH_FACTOR, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """In GradScaler's words."""
+        """Return the fields of GradScaler's state dict."""
         return {
             "scale": self.value,
             "growth_factor": _GROWTH_FACTOR,
@@ -33,5 +33,5 @@ class LossScale:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a scale and the number of steps since it last changed."""
+        """Load a scale and the number of steps since its last change."""
         self.value, self._steps_since_change = float(state["scale"]), int(state["_growth_tracker"])

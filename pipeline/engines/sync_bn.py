@@ -1,4 +1,4 @@
-"""Batch norms whose statistics in training are those of all processes' images."""
+"""Batch norms with statistics over all processes' images in training."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def synchronise_batch_norms(model: nn.Module) -> None:
 
 
 class CpuSyncBatchNorm2d(nn.BatchNorm2d):
-    """What nn.SyncBatchNorm, which runs on GPUs alone, computes there."""
+    """nn.SyncBatchNorm for the CPU; PyTorch's runs on GPUs alone."""
 
     def __init__(self, source: nn.BatchNorm2d) -> None:
         super().__init__(source.num_features, source.eps, source.momentum, device="meta")
@@ -30,7 +30,7 @@ class CpuSyncBatchNorm2d(nn.BatchNorm2d):
             self.register_buffer(name, buffer)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) to the same shape; the statistics are float32 under autocast too."""
+        """Normalise (N, C, H, W) to the same shape; the statistics are float32 under autocast too."""
         if not self.training:
             return super().forward(x)
         values = x.float()
@@ -54,7 +54,7 @@ class CpuSyncBatchNorm2d(nn.BatchNorm2d):
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """Every process's loss depends on the sum, so the gradients are summed over the processes as well."""
+    """Sum over the processes. Every process's loss depends on it, so backward sums the gradients over them as well."""
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:

@@ -1,1 +1,1 @@
-"""Crop plans, scores and metrics."""
+"""Crop plans, inference, scores, metrics and ensembles."""

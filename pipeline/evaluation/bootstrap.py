@@ -1,7 +1,7 @@
-"""How far chance in the choice of the images moves an error: 95 % intervals from resampled images.
+"""95 % bootstrap intervals of errors over resampled images.
 
 An image is wrong or not, so the number of errors in a resample of N images is binomial, and of the images on which two
-networks differ multinomial: the counts are drawn as such, which is the same as resampling the images one by one.
+networks differ multinomial: drawing these counts is the same as resampling the images one by one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A value in percent of the images, and between which values 95 % of the resamples lie."""
+    """A value in percent of the images, and the bounds of 95 % of the resamples."""
 
     percent: float
     low: float
@@ -28,14 +28,14 @@ class Interval:
 
 
 class Bootstrap:
-    """Draws resamples; the same for the same seed, figure and errors."""
+    """Draws resamples, the same for the same seed, figure and errors."""
 
     def __init__(self, seed: int, samples: int) -> None:
         self._seed = seed
         self._samples = samples
 
     def error(self, is_wrong: Flags, what: str) -> Interval:
-        """Error of one classifier; `what` names the figure, and with it its random numbers."""
+        """Return the error of one classifier; `what` names the figure and selects its random numbers."""
         images = len(is_wrong)
         wrong = int(is_wrong.sum())
         return _interval(
@@ -43,7 +43,7 @@ class Bootstrap:
         )
 
     def difference(self, is_wrong: Flags, is_wrong_then: Flags, what: str) -> Interval:
-        """By how much the second classifier's error is higher, both judged on the same resamples."""
+        """Return by how much the second classifier's error is higher, on the same resamples."""
         images = len(is_wrong)
         lost, gained = int((is_wrong_then & ~is_wrong).sum()), int((is_wrong & ~is_wrong_then).sum())
         shares = np.array([lost, gained, images - lost - gained]) / images

@@ -1,10 +1,10 @@
-"""The contest's files of predictions and its measure, as the devkit's `eval_flat.m` and `eval_clsloc.m` have them.
+"""The contest's files of predictions and its error, as in the devkit's `eval_flat.m` and `eval_clsloc.m`.
 
 A file has a line for each image, in the order of the images' names. In the form of 2012 it holds the ILSVRC2012_IDs
-(1 to 1000) of up to five predictions, surest first. In the form of 2014 and later each prediction is followed by a box, `id xmin
-ymin xmax ymax`, which has no part in the classification error: an image is an error if its true class is not among its
-first five predictions, and the error is their share of *all* images. The devkit's README says that blacklisted images do
-not count; that is so for its localisation error only.
+(1 to 1000) of up to five predictions, surest first. In the form of 2014 and later each prediction is followed by a
+box, `id xmin ymin xmax ymax`, which the classification error ignores: an image is an error if its true class is not
+among its first five predictions, and the error is their share of *all* images. The devkit's README says that
+blacklisted images do not count; that is so for its localisation error only.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import numpy.typing as npt
 from pipeline.data.ilsvrc import Ilsvrc, check_ground_truth
 from pipeline.ground.errors import UserError
 
-NUM_GUESSES = 5
+NUM_PREDICTIONS = 5
 _NUMBERS_OF_A_BOX = 5
 _SUSPICIOUS_DROP = 0.1
-"""So much lower an error in another reading of the file cannot be chance."""
+"""An error that is lower by so much in another reading of the file cannot be chance."""
 
 Integers = npt.NDArray[np.int64]
 Form = Literal["2012", "2014"]
@@ -36,29 +36,29 @@ class Predictions:
     path: Path
     form: Form
     ids: Integers
-    """(N, 5) ILSVRC2012_IDs, surest first; 0 where a line has fewer."""
+    """(N, 5) ILSVRC2012_IDs, surest first; 0 if a line has fewer."""
     ragged: int
-    """Lines with fewer predictions than the longest one."""
+    """Number of lines with fewer predictions than the longest one."""
     ignored: int
-    """Lines with more than five predictions, of which the first five count."""
+    """Number of lines with more than five predictions, of which the first five count."""
 
 
 @dataclasses.dataclass(frozen=True)
 class FlatErrors:
-    """Share of errors, 0 to 1, with the first 1, 2 ... 5 predictions."""
+    """Share of errors, 0 to 1, among the first 1, 2 ... 5 predictions."""
 
     all_images: tuple[float, ...]
     """The contest's."""
     without_blacklisted: tuple[float, ...] | None
     num_blacklisted: int
     mistake: str | None
-    """The order that the ids or lines of the file seem to be in by mistake; None where they seem right."""
+    """The wrong order that the ids or lines seem to be in; None if they seem right."""
 
 
 def read_predictions(path: Path, form: Form | None, num_classes: int = 1000) -> Predictions:
-    """A file of predictions; numbers are separated by blanks, tabs or commas.
+    """Read a file of predictions, with numbers separated by blanks, tabs or commas.
 
-    The form is recognised unless given. UserError that names the line where something is not as it must be.
+    The form is recognised unless given. Raises UserError naming the first line that is wrong.
     """
     rows = _read_numbers(path)
     if form is None:
@@ -73,9 +73,9 @@ def read_predictions(path: Path, form: Form | None, num_classes: int = 1000) -> 
                 )
     predictions = [row[::step] for row in rows]
     longest = max(map(len, predictions))
-    ids = np.zeros((len(predictions), NUM_GUESSES), np.int64)
+    ids = np.zeros((len(predictions), NUM_PREDICTIONS), np.int64)
     for number, row in enumerate(predictions, start=1):
-        for place, value in enumerate(row[:NUM_GUESSES]):
+        for place, value in enumerate(row[:NUM_PREDICTIONS]):
             if value != int(value) or not 0 <= value <= num_classes:
                 raise UserError(
                     f"{path}:{number}: predictions must be ILSVRC2012_IDs, 1 to {num_classes:,} (given {value:g})"
@@ -86,12 +86,12 @@ def read_predictions(path: Path, form: Form | None, num_classes: int = 1000) -> 
         form,
         ids,
         ragged=sum(len(row) < longest for row in predictions),
-        ignored=sum(len(row) > NUM_GUESSES for row in predictions),
+        ignored=sum(len(row) > NUM_PREDICTIONS for row in predictions),
     )
 
 
 def read_truth(path: Path, table: Ilsvrc) -> Integers:
-    """The ILSVRC2012_ID of each image, one a line; where they are as many as the validation images, the devkit's."""
+    """Read the ILSVRC2012_ID of each image, one a line; as many as there are validation images must be the devkit's."""
     ids = _read_column(path, "one ILSVRC2012_ID a line", 1, len(table.synsets))
     if len(ids) == table.num_val:
         check_ground_truth(str(path), ids, table)
@@ -99,7 +99,7 @@ def read_truth(path: Path, table: Ilsvrc) -> Integers:
 
 
 def read_blacklist(path: Path, num_images: int) -> npt.NDArray[np.bool_]:
-    """(N,) whether an image is blacklisted: the file has their numbers, from 1, one a line."""
+    """Return (N,): whether an image is blacklisted; the file has their numbers, from 1, one a line."""
     numbers = _read_column(path, "the number of an image a line", 1, num_images)
     is_blacklisted = np.zeros(num_images, np.bool_)
     is_blacklisted[np.array(numbers) - 1] = True
@@ -109,7 +109,7 @@ def read_blacklist(path: Path, num_images: int) -> npt.NDArray[np.bool_]:
 def flat_errors(
     predictions: Predictions, truth: Integers, is_blacklisted: npt.NDArray[np.bool_] | None, table: Ilsvrc
 ) -> FlatErrors:
-    """The errors of a file. UserError where it has not one line for each image, or ids that count from 0."""
+    """Return the errors of a file. Raises UserError unless it has a line for each image and ids that begin at 1."""
     if len(predictions.ids) != len(truth):
         raise UserError(
             f"{predictions.path}: must have {len(truth):,} lines, one for each image (it has {len(predictions.ids):,})"
@@ -131,11 +131,11 @@ def flat_errors(
 
 
 def find_mistake(ids: Integers, truth: Integers, table: Ilsvrc) -> str | None:
-    """The known mistake that explains the file far better than reading it as it must be read, in words; else None."""
+    """Return the known mistake, in words, under which the file makes far more sense, or None."""
     by_label = np.array([synset.ilsvrc2012_id for synset in table.synsets])
     label_of_id = np.zeros(len(by_label) + 1, np.int64)
     label_of_id[by_label] = np.arange(len(by_label))
-    # What ids 0, 1 ... 1000 would stand for; 0 for nothing.
+    # The meaning of ids 0, 1 ... 1000 under each mistake; 0 is none.
     sorted_from_0, sorted_from_1 = np.append(by_label, 0), np.insert(by_label, 0, 0)
     from_0 = np.append(np.arange(1, len(by_label) + 1), 0)
     in_class_folders = np.lexsort((np.arange(len(truth)), label_of_id[truth]))
@@ -154,20 +154,20 @@ def find_mistake(ids: Integers, truth: Integers, table: Ilsvrc) -> str | None:
 
 def _errors(ids: Integers, truth: Integers) -> tuple[float, ...]:
     is_hit = ids == truth[:, None]
-    return tuple(1 - float(is_hit[:, :k].any(1).mean()) for k in range(1, NUM_GUESSES + 1))
+    return tuple(1 - float(is_hit[:, :k].any(1).mean()) for k in range(1, NUM_PREDICTIONS + 1))
 
 
 def _misplaced_zero(ids: Integers) -> int | None:
-    """The first row with a 0 that is not the filling at the end of a short line."""
+    """Return the first row with a 0 that is not padding at the end of a short line, or None."""
     rows = np.flatnonzero(((ids[:, :-1] == 0) & (ids[:, 1:] != 0)).any(1) | (ids[:, 0] == 0))
     return int(rows[0]) if len(rows) else None
 
 
 def _has_boxes(rows: Sequence[Sequence[float]], num_classes: int) -> bool:
-    """Whether all numbers come in fives whose last four are a box.
+    """Return whether all numbers come in fives whose last four are a box.
 
-    Five predictions a line look like that, too, where they are sorted. They are never above the number of classes, and of
-    the contest's boxes some are: its images have up to thousands of pixels.
+    Five predictions a line look like that, too, if they are sorted; but they never exceed the number of classes, and
+    some of the contest's boxes do: its images have up to thousands of pixels.
     """
     step = _NUMBERS_OF_A_BOX
     if all(len(row) == step and all(value.is_integer() and 0 <= value <= num_classes for value in row) for row in rows):

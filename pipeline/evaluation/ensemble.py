@@ -1,7 +1,7 @@
-"""Fusing score files: the scores of an ensemble, its errors, and what each member is worth.
+"""Fuse score files: the scores of an ensemble, its errors, and what each member is worth.
 
-Fusing needs no forward pass and no labels. With labels there are errors with bootstrap intervals, and the weights may
-be chosen; without (the test images) there are scores and the contest's files.
+Fusing needs no forward pass and no labels. With labels there are errors with bootstrap intervals, and weights may be
+chosen; without (the test images) there are scores and the contest's files.
 
 Letters in shapes: N images, K classes, M members.
 """
@@ -20,11 +20,12 @@ import numpy.typing as npt
 
 from pipeline.config.crop_plan import Averaging
 from pipeline.config.fusion import FuseConfig
+from pipeline.config.identity import key_of
 from pipeline.data.ilsvrc import Ilsvrc
-from pipeline.data.index import Dataset
+from pipeline.data.index import ImageIndex
 from pipeline.evaluation.bootstrap import Bootstrap, Interval
 from pipeline.evaluation.margins import DEEPEST_RANK, UndecidedClasses, blocks, find_undecided
-from pipeline.evaluation.members import FUSION, Member, split_index
+from pipeline.evaluation.members import FUSION, Member
 from pipeline.evaluation.metrics import rank_scores
 from pipeline.evaluation.scores import ScoreDescription, ScoreFile
 from pipeline.evaluation.submission import contest_order, write_submissions
@@ -39,7 +40,7 @@ _TOPS = (1, DEEPEST_RANK)
 
 @dataclasses.dataclass(frozen=True)
 class Fusion:
-    """What was fused and what came of it."""
+    """The result of a fusion."""
 
     figures: dict[str, Any]
     """The content of fused.json."""
@@ -49,37 +50,34 @@ class Fusion:
 
 def fuse(
     members: Sequence[Member],
-    dataset: Dataset,
-    prepare: Path,
+    index: ImageIndex,
+    prepared: Path,
     config: FuseConfig,
     seed: int,
     directory: Path,
     table: Ilsvrc,
 ) -> Fusion:
-    """Fuse members that fit together and to the dataset, and write everything to `directory`.
+    """Fuse members that agree with each other and with the index in `prepared`, and write all files to `directory`.
 
-    Leaves scores-fused.npy and its description, which can be a member again; the contest's files where the images are
-    all the contest's; and fused.json, last.
+    Writes scores-fused.npy and its seal, which can be a member again; the contest's files if the images are all of the
+    contest's; and fused.json, last.
     """
     about = members[0].scores.description
     arrays = [member.scores.array for member in members]
     if about.split == "test" and config.selection != "none":
         raise UserError("fuse.selection: test images have no labels to choose on; give the weights of a fusion")
-    index = split_index(dataset, about.split)
-    assert index is not None, "the dataset was found by these images"
     undecided = None if about.split == "test" else find_undecided(arrays, index.labels, config.averaging)
     if undecided is not None and config.selection == "greedy":
         weighting = chosen_weights(undecided, index.labels, seed)
     else:
         weighting = given_weights(config, members)
     file = ScoreFile(directory, FUSED_PLAN)
-    draft = _draft(members, weighting, config.averaging)
-    written = file.write(draft, fused_blocks(arrays, weighting, config.averaging))
-    order = contest_order(dataset, about.split, table.num_val if about.split == "val" else table.num_test)
+    description = _describe(members, weighting, config.averaging)
+    fused = file.write(description, fused_blocks(arrays, weighting, config.averaging))
+    order = contest_order(index, table.num_val if about.split == "val" else table.num_test)
     submissions: list[str] = []
     if order.positions is not None:
-        ids = [image_class.ilsvrc2012_id or 0 for image_class in dataset.classes]
-        submissions = write_submissions(directory, file.open(), order.positions, index, ids)
+        submissions = write_submissions(directory, fused.array, order.positions, index)
     figures: dict[str, Any] = {
         "split": about.split,
         "images": about.images,
@@ -87,27 +85,28 @@ def fuse(
         "classes": about.classes,
         "averaging": config.averaging,
         "selection": config.selection,
-        "prepare": str(prepare.absolute()),
-        "scores": {"file": file.path.name, "sha256": written.sha256},
+        "index": str(prepared.absolute()),
+        "index_sha256": index.digest,
+        "scores": {"file": file.path.name, "sha256": fused.sha256},
         "contest_files": submissions,
         "contest_files_note": order.missing,
         "disagreement_percent": disagreement(arrays),
         "members": [_identity(member, weight) for member, weight in zip(members, weighting.mean, strict=True)],
     }
     if undecided is not None:
-        is_wrong = {k: rank_scores(file.open(), index.labels).ranks >= k for k in _TOPS}
+        is_wrong = {k: rank_scores(fused.array, index.labels).ranks >= k for k in _TOPS}
         judge = _Judge(undecided, weighting, Bootstrap(seed, config.bootstrap_samples), is_wrong)
         figures.update(judge.ensemble())
         for number, fields in enumerate(figures["members"]):
             fields.update(judge.member(number))
     write_json(directory / FUSION, figures)
-    return Fusion(figures, [FUSION, file.path.name, file.description_path.name, *submissions])
+    return Fusion(figures, [FUSION, *file.names, *submissions])
 
 
 def fused_blocks(
     members: Sequence[npt.NDArray[np.float16]], weighting: Weighting, averaging: Averaging
 ) -> Iterator[npt.NDArray[np.float16]]:
-    """The fused log-probabilities, some rows at a time: of the weighted mean of the probabilities or of the logits."""
+    """Yield the log-probabilities of the weighted mean of probabilities or logits, some rows at a time."""
     smallest = np.finfo(np.float64).tiny
     for rows in blocks(len(members[0]), _ROWS_AT_ONCE):
         weights_nM = weighting.by_half[weighting.half[rows]]
@@ -125,7 +124,7 @@ def fused_blocks(
 
 
 def disagreement(members: Sequence[npt.NDArray[np.float16]]) -> list[list[float]]:
-    """(M, M) percent of the images for which two members' first predictions differ."""
+    """Return (M, M): percent of the images for which two members' first predictions differ."""
     predictions = np.empty((len(members), len(members[0])), np.int64)
     for rows in blocks(len(members[0]), _ROWS_AT_ONCE):
         for number, member in enumerate(members):
@@ -143,7 +142,7 @@ class _Judge:
         bootstrap: Bootstrap,
         is_wrong: dict[int, npt.NDArray[np.bool_]],
     ) -> None:
-        """`is_wrong` by k: images whose class is not among the first k predictions of the fused score file."""
+        """`is_wrong[k]` marks the images whose class is not among the first k predictions of the fused score file."""
         self._undecided = undecided
         self._weighting = weighting
         self._bootstrap = bootstrap
@@ -152,7 +151,7 @@ class _Judge:
         self._alone = [undecided.ranks(np.eye(num_members)[number]) for number in range(num_members)]
 
     def ensemble(self) -> dict[str, Any]:
-        """Errors, how much lower they are than those of the best member, and those of each half if they were chosen."""
+        """Return the errors, the gain over the best member, and each half's errors if weights were chosen."""
         errors = [tuple(int((ranks >= k).sum()) for k in reversed(_TOPS)) for ranks in self._alone]
         best = errors.index(min(errors))
         figures: dict[str, Any] = {"errors": {}, "best_member": best, "gain_over_best_member": {}}
@@ -165,7 +164,7 @@ class _Judge:
         return figures
 
     def member(self, number: int) -> dict[str, Any]:
-        """Errors of one member alone, and by how much the ensemble's are higher without it."""
+        """Return the errors of one member alone, and by how much the ensemble's are higher without it."""
         left = self._weighting.without(number)
         fused = self._undecided.ranks(self._weighting.by_image)
         ranks = None if left is None else self._undecided.ranks(left.by_image)
@@ -188,24 +187,24 @@ class _Judge:
         }
 
 
-def _draft(members: Sequence[Member], weighting: Weighting, averaging: Averaging) -> ScoreDescription:
-    about = members[0].scores.description
+def _describe(members: Sequence[Member], weighting: Weighting, averaging: Averaging) -> ScoreDescription:
+    abouts = [member.scores.description for member in members]
     made_from = {
         "fusion": [
-            {"scores_sha256": member.scores.description.sha256, "weights": [round(float(w), 9) for w in weights]}
+            {"scores_sha256": member.scores.sha256, "weights": [round(float(w), 9) for w in weights]}
             for member, weights in zip(members, weighting.by_half.T, strict=True)
         ],
         "halves_sha256": hashlib.sha256(weighting.half.astype(np.uint8).tobytes()).hexdigest(),
         "averaging": averaging,
     }
     return dataclasses.replace(
-        about,
+        abouts[0],
         plan=FUSED_PLAN,
         averaging=averaging,
-        weights=" + ".join(dict.fromkeys(member.scores.description.weights for member in members)),
+        weights=" + ".join(dict.fromkeys(about.weights for about in abouts)),
         weights_sha256=hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest(),
-        made_from=made_from,
-        seconds=sum(member.scores.description.seconds for member in members),
+        key=key_of("fusion", made_from),
+        seconds=sum(about.seconds for about in abouts),
     )
 
 
@@ -215,7 +214,7 @@ def _identity(member: Member, weight: float) -> dict[str, Any]:
         "name": member.name,
         "weight": round(float(weight), 6),
         "scores": str(member.scores.path),
-        "scores_sha256": about.sha256,
+        "scores_sha256": member.scores.sha256,
         "plan": about.plan,
         "weights": about.weights,
         "weights_sha256": about.weights_sha256,

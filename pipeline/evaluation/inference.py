@@ -1,4 +1,4 @@
-"""The network's answer to all crops of an image: probabilities or logits averaged over the crops."""
+"""Score images: the network's probabilities or logits, averaged over the crops of a plan."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from pipeline.ground.errors import UserError
 Network = Callable[[torch.Tensor], torch.Tensor]
 """A model, compiled or not: (N, 3, H, W) to (N, K) logits."""
 
-SLIDING_CROP = 7
-"""Side of the last map at 224 px, which the authors' classifier was made for."""
+SLIDING_WINDOW = 7
+"""Side of the last map at 224 px, for which the authors' classifier was made."""
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class PlanScorer:
-    """Scores batches of decoded crops, with the model as it stands: it should be in eval mode, on `device`.
+    """Scores batches of decoded crops. The model should be in eval mode, on `device`.
 
-    Letters in shapes: V crops, N images, K classes.
+    Letters in shapes: V crops with their mirror images, N images, K classes.
     """
 
     def __init__(
@@ -41,18 +41,18 @@ class PlanScorer:
         batch: int,
         compiled: Network | None = None,
     ) -> None:
-        """`batch` is how many crops of a size pass through the network at once.
+        """Prepare the plan; `batch` crops of a size pass through the network at once.
 
-        Crops pass through `compiled` where it is given, and a smaller batch is then filled up with black images, since
-        a compiled model wants one size of batch. Whole images come in too many sizes for it.
+        If `compiled` is given, crops pass through it, and a smaller batch is filled up with black images, since a
+        compiled model needs one batch size. Whole images, of many sizes, never do.
         """
         crops = expand(plan)
         self._crops = crops
         self._averaging = plan.averaging
-        weights = [seen.weight for seen in crops for _ in range(2 if seen.is_mirrored else 1)]
+        weights = [planned.weight for planned in crops for _ in range(2 if planned.is_mirrored else 1)]
         self._weights_V11 = torch.tensor(weights, device=device).div_(sum(weights)).view(-1, 1, 1)
         self._networks: dict[Pooling | None, Network] = {None: compiled or model, "global": model}
-        if any(seen.dense == "sliding" for seen in crops):
+        if any(planned.dense == "sliding" for planned in crops):
             self._networks["sliding"] = with_sliding_crops(model)
         self._precision = execution.precision
         self._preprocessor = preprocessor
@@ -61,11 +61,10 @@ class PlanScorer:
         self._fills_up = compiled is not None
 
     def log_probabilities(self, crops: tuple[CropImages, ...]) -> torch.Tensor:
-        """What the plan's crops say together: (N, K) float32 log-probabilities, on the device.
+        """Return the average over the plan's crops: (N, K) float32 log-probabilities, on the device.
 
-        `crops` holds for each crop of the plan what `PlanBatch` says. Averaged are the softmax probabilities, or the
-        logits, as the plan has it. The mean probability is taken on the logarithmic scale, so that the classes far
-        behind keep their order where their probabilities would be 0 in float32.
+        `crops` holds the images of each crop of the plan, as in `PlanBatch`. The mean of probabilities is taken on the
+        logarithmic scale, so that classes keep their order even if their probabilities are 0 in float32.
         """
         logits_VNK = self._logits(crops)
         if self._averaging == "logits":
@@ -73,16 +72,16 @@ class PlanScorer:
         return (logits_VNK.log_softmax(2) + self._weights_V11.log()).logsumexp(0)
 
     def _logits(self, crops: tuple[CropImages, ...]) -> torch.Tensor:
-        """(V, N, K): a crop's mirror image follows it."""
-        # Of one size and kind, so that they can share a batch: where they belong, and what they are.
+        """Return (V, N, K); a crop's mirror image follows it."""
+        # By size and kind, since these can share a batch: row of V, rows of N, and the images.
         groups: dict[tuple[torch.Size, Pooling | None], list[tuple[int, list[int], torch.Tensor]]] = {}
         place = 0
-        for seen, crop in zip(self._crops, crops, strict=True):
+        for planned, crop in zip(self._crops, crops, strict=True):
             for rows, images in _by_size(crop):
-                groups.setdefault((images.shape[1:], seen.dense), []).append((place, rows, images))
-                if seen.is_mirrored:
-                    groups[images.shape[1:], seen.dense].append((place + 1, rows, images.flip(3)))
-            place += 2 if seen.is_mirrored else 1
+                groups.setdefault((images.shape[1:], planned.dense), []).append((place, rows, images))
+                if planned.is_mirrored:
+                    groups[images.shape[1:], planned.dense].append((place + 1, rows, images.flip(3)))
+            place += 2 if planned.is_mirrored else 1
         logits_VNK: torch.Tensor | None = None
         for (_, dense), members in groups.items():
             answers = [self._forward(dense, batch) for batch in _batches((each for *_, each in members), self._batch)]
@@ -106,7 +105,7 @@ class PlanScorer:
 
 
 def _by_size(crops: CropImages) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """The images of a crop that are of one size, as a batch, and which of the images they are."""
+    """Yield the images of each size as a batch, with their rows."""
     if isinstance(crops, torch.Tensor):
         yield list(range(len(crops))), crops
         return
@@ -118,7 +117,7 @@ def _by_size(crops: CropImages) -> Iterator[tuple[list[int], torch.Tensor]]:
 
 
 def _batches(tensors: Iterable[torch.Tensor], size: int) -> Iterator[torch.Tensor]:
-    """The rows of the tensors one after the other, `size` at a time, in the last batch what is left."""
+    """Yield the rows of the tensors one after the other, `size` at a time, the last batch smaller."""
     waiting: list[torch.Tensor] = []
     for tensor in tensors:
         while sum(map(len, waiting)) + len(tensor) >= size:
@@ -132,7 +131,7 @@ def _batches(tensors: Iterable[torch.Tensor], size: int) -> Iterator[torch.Tenso
 
 
 def with_sliding_crops(model: nn.Module) -> nn.Module:
-    """The same network, sharing its weights, that answers with the mean logits of all 7 x 7 crops of its last map.
+    """Return the network, with the same weights, averaging the logits of all 7 x 7 windows of its last map.
 
     The classifier is linear, so the mean of its logits is its logit of the crops' mean.
     """
@@ -142,22 +141,22 @@ def with_sliding_crops(model: nn.Module) -> nn.Module:
 
 
 class SlidingPool(nn.Module):
-    """The mean of the means of all 7 x 7 crops: (N, C, H, W) to (N, C, 1, 1)."""
+    """The mean of the means of all 7 x 7 windows: (N, C, H, W) to (N, C, 1, 1)."""
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """UserError where the map is smaller than a crop."""
+        """Average the map. Raises UserError if it is smaller than a crop."""
         height, width = features.shape[2:]
-        if min(height, width) < SLIDING_CROP:
+        if min(height, width) < SLIDING_WINDOW:
             raise UserError(
-                f"crop plan: crops with dense: sliding need a last map of at least {SLIDING_CROP} x {SLIDING_CROP} "
+                f"crop plan: crops with dense: sliding need a last map of at least {SLIDING_WINDOW} x {SLIDING_WINDOW} "
                 f"(given {height} x {width}); raise their resize_px"
             )
-        return F.avg_pool2d(features, SLIDING_CROP, stride=1).mean((2, 3), keepdim=True)
+        return F.avg_pool2d(features, SLIDING_WINDOW, stride=1).mean((2, 3), keepdim=True)
 
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The whole model in eval mode and without gradients; afterwards every module is in its own earlier mode.
+    """Put the whole model in eval mode, without gradients, and afterwards each module back in its own mode.
 
     Its own, since in a model that trains with frozen batch norms not all modules are in train mode.
     """

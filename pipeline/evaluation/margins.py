@@ -1,10 +1,10 @@
-"""The classes that can decide an image's error in an ensemble, whatever weights its members get.
+"""Margins of the classes that can decide an image's error in an ensemble, for any weights of its members.
 
 A weighted mean ranks class c above the true class t if the weighted margins score(c) - score(t) of the members add up
-to more than 0. Where a class is below the true one in every member, no weights lift it; where it is above in every
-member, none pull it down. Only the classes the members disagree about are left, a few an image where the networks are
-any good, and they are kept as a table. So the errors of an ensemble under any weights are exact, and cost a product of
-this table with the weights instead of another pass over all scores.
+to more than 0. If a class is below the true one in every member, no weights lift it; if it is above in every member,
+none pull it down. That leaves the classes that the members disagree about, a few an image for trained networks, and
+they are kept as a table. So the errors of an ensemble under any weights are exact, and cost a product of this table
+with the weights instead of another pass over all scores.
 
 Letters in shapes: N images, K classes, M members, P pairs of an image and an undecided class.
 """
@@ -26,16 +26,16 @@ Integers = npt.NDArray[np.int64]
 DEEPEST_RANK = 5
 """Ranks are counted up to here: whether the true class is sixth or last makes no difference to the contest."""
 _FAR_AHEAD = 1e300
-"""More than the margins of any numbers; weights and their sums leave it finite."""
+"""Larger than any margin of numbers, and finite in weighted sums."""
 _ROWS_AT_ONCE = 256
 _TABLE_BYTES = 512 * 2**20
-"""What the margins may take, where twice as much is needed to put them together: of 10 members and 50,000 images 134
-undecided classes an image. Networks that have learnt something leave a few."""
+"""Limit for the margins, which take twice as much while they are joined: for 10 members and 50,000 images 134 undecided
+classes an image. Trained networks leave a few."""
 
 
 @dataclasses.dataclass(frozen=True)
 class UndecidedClasses:
-    """What the errors of all ensembles of some members follow from."""
+    """The undecided classes of some members, from which the errors of all their ensembles follow."""
 
     certain: Integers
     """(N,) classes ranked above the true one by every member, at most DEEPEST_RANK."""
@@ -47,7 +47,7 @@ class UndecidedClasses:
     """(P, M) score of the class less that of the true class."""
 
     def ranks(self, weights: Floats) -> Integers:
-        """(N,) classes ranked above the true one by the ensemble, at most DEEPEST_RANK.
+        """Return (N,): classes ranked above the true one by the ensemble, at most DEEPEST_RANK.
 
         `weights` are (M,), or (N, M) for weights that differ from image to image; none negative, in any scale.
         """
@@ -56,14 +56,14 @@ class UndecidedClasses:
         return self.ranks_of(np.einsum("pm,pm->p", self.margins, weights[self.images]))
 
     def ranks_of(self, margins_P: Floats) -> Integers:
-        """The same from summed margins."""
+        """Return the same from summed margins."""
         is_below = (margins_P < 0) | ((margins_P == 0) & ~self.is_first_on_tie)
         above = np.bincount(self.images[~is_below], minlength=len(self.certain))
         ranks: Integers = np.minimum(self.certain + above, DEEPEST_RANK)
         return ranks
 
     def of(self, chosen: npt.NDArray[np.bool_]) -> UndecidedClasses:
-        """The same for some of the images alone, given as a mask of them."""
+        """Return the same for the images of a mask."""
         kept = chosen[self.images]
         places = np.cumsum(chosen) - 1
         return UndecidedClasses(
@@ -74,10 +74,9 @@ class UndecidedClasses:
 def find_undecided(
     members: Sequence[npt.NDArray[np.float16]], labels: Integers, averaging: Averaging
 ) -> UndecidedClasses:
-    """The undecided in (N, K) files of log-probabilities; of memory-mapped ones a few hundred rows are read at once.
+    """Return the undecided classes of (N, K) log-probabilities, of which a few hundred rows are read at once.
 
-    A score that is not a number ranks above every other, as in `metrics`. UserError where the table would be larger
-    than the memory kept for it.
+    A NaN ranks above every other score, as in `metrics`. Raises UserError if the table would exceed its memory.
     """
     certain = np.zeros(len(labels), np.int64)
     images, ties, margins = [], [], []
@@ -108,7 +107,7 @@ def find_undecided(
 
 
 def blocks(count: int, size: int) -> Iterator[slice]:
-    """0 to `count` in slices of `size`, the last one shorter where that does not divide it."""
+    """Yield 0 to `count` in slices of `size`, the last one shorter if need be."""
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
 
@@ -120,8 +119,8 @@ def _margins(block: npt.NDArray[np.float16], labels: Integers, averaging: Averag
         scores = np.exp(scores)
     with np.errstate(invalid="ignore"):
         margins: Floats = scores - np.take_along_axis(scores, labels[:, None], axis=1)
-    # A score that is not a number has no margin: it is ahead, unless it is the true class itself. By a finite number,
-    # since a member without weight has no say, and 0 times infinity is none.
+    # A NaN has no margin: it is ahead, unless it is the true class itself. By a finite number, since a member without
+    # weight has no say, and 0 times infinity is NaN.
     margins = np.nan_to_num(margins, nan=_FAR_AHEAD, posinf=_FAR_AHEAD, neginf=-_FAR_AHEAD)
     margins[np.arange(len(labels)), labels] = 0.0
     return margins

@@ -1,40 +1,40 @@
-"""The members of an ensemble: score files, found by the paths that a person would give, and checked to fit together."""
+"""The members of an ensemble: score files, found by the user's paths, and checked to be compatible."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from pipeline.config.reader import RUN_CONFIG, read_run_config
-from pipeline.data.index import Dataset, ImageIndex, read_dataset
-from pipeline.evaluation.scores import Scores, digest_classes, digest_images, image_names, read_scores
+from pipeline.config.reader import RUN_CONFIG
+from pipeline.data.index import INDEX, ImageIndex, read_index
+from pipeline.evaluation.scores import Scores, digest_classes, digest_images, read_scores
 from pipeline.ground.errors import UserError
-from pipeline.running.stage import StageSpec, place_stages
-from pipeline.store.manifest import read_manifest
+from pipeline.store.seal import BrokenSeal, read_seal, verify_files
 
 FUSION = "fused.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """One member."""
+    """One member of an ensemble."""
 
     name: str
-    """Of its crop plan, with its run or folder before it where that alone would name several."""
+    """Name of its crop plan, after that of its run or folder if the plan alone would name several."""
     scores: Scores
 
 
-def find_scores(path: Path, specs: Sequence[StageSpec]) -> list[Path]:
-    """The score files that a path stands for: a file, a folder with such files, or a run that is evaluated.
+def find_scores(path: Path, evaluation_of: Callable[[Path], Path]) -> list[Path]:
+    """Return the score files that a path stands for: a file, a folder of such files, or an evaluated run.
 
-    UserError where it stands for none.
+    `evaluation_of` returns the directory of a run's finished evaluation. Raises UserError if there are none.
     """
     if path.suffix == ".npy":
         return [path]
     if (path / RUN_CONFIG).exists():
-        path = evaluate_directory(path, specs)
+        path = evaluation_of(path)
     if not path.is_dir():
         what = "a file that does not end in .npy" if path.exists() else "nothing there"
         raise UserError(f"{path}: must be a score file (.npy), a folder of score files or a run ({what})")
@@ -44,21 +44,16 @@ def find_scores(path: Path, specs: Sequence[StageSpec]) -> list[Path]:
     return found
 
 
-def evaluate_directory(run: Path, specs: Sequence[StageSpec]) -> Path:
-    """Where the finished evaluation of a run is. UserError where there is none."""
-    stage = place_stages(read_run_config(run), run, specs)["evaluate"]
-    if not stage.is_done:
-        raise UserError(f"{run}: this run is not evaluated yet; to do that: python -m stages evaluate --run {run}")
-    return stage.directory
-
-
 def fusion_file(path: Path) -> Path:
-    """The figures of the fusion at `path`, which is its folder or the file itself."""
+    """Return the figures of the fusion at `path`, which is its folder or the file itself."""
     return path / FUSION if path.is_dir() else path
 
 
 def read_members(paths: Sequence[Path]) -> list[Member]:
-    """The scores at `paths`; UserError where two of them are not of the same images and classes in the same order."""
+    """Open the scores at `paths`.
+
+    Raises UserError if one is unusable, or if two are not of the same images and classes in the same order.
+    """
     everything = [read_scores(path) for path in paths]
     require_alike(everything)
     plans = [scores.description.plan for scores in everything]
@@ -71,7 +66,7 @@ def read_members(paths: Sequence[Path]) -> list[Member]:
 
 
 def require_alike(everything: Sequence[Scores]) -> None:
-    """UserError with the two files, and what differs, unless all scores can be fused row by row; also for a double."""
+    """Raise UserError naming two files that cannot be fused row by row, and why; also if a file is given twice."""
     first = everything[0]
     for number, other in enumerate(everything[1:], start=1):
         ours, theirs = first.description, other.description
@@ -87,60 +82,56 @@ def require_alike(everything: Sequence[Scores]) -> None:
         if problem:
             raise UserError(f"{first.path} and {other.path}: {problem} cannot be fused")
         for earlier in everything[:number]:
-            if earlier.description.sha256 == theirs.sha256:
+            if earlier.sha256 == other.sha256:
                 raise UserError(f"{earlier.path} and {other.path}: the same scores twice; name each member once")
 
 
-def find_dataset(members: Sequence[Member], given: Path | None) -> tuple[Dataset, Path]:
-    """The dataset whose images the members scored, and the prepare directory it is from.
+def find_index(members: Sequence[Member], given: Path | None) -> tuple[ImageIndex, Path]:
+    """Return an index of the images that the members scored, and its directory.
 
-    That is `given` (a run or a prepare stage's directory), or else the one that stands beside one of the score files.
-    UserError where there is none, or it has other images.
+    Looks in `given` (a run, or a directory with an index), or else for the index of a member: beside the member's
+    directory, or where a fusion found it. Raises UserError if there is none undamaged.
     """
-    candidates = [given] if given is not None else [_prepared_beside(member.scores.path.parent) for member in members]
-    for candidate in candidates:
-        if candidate is None:
-            continue
-        for directory in _prepare_directories(candidate):
-            dataset = read_dataset(directory)
-            if fits(dataset, members[0].scores):
-                return dataset, directory
-    place = given if given is not None else members[0].scores.path
-    raise UserError(
-        f"{place}: no index of the images that {members[0].scores.path} was made from, so that no label is known; "
-        "give the run whose prepare stage has it (--images RUN)"
-    )
+    about = members[0].scores.description
+    places = [given] if given is not None else [place for member in members for place in _places_of(member)]
+    problems: dict[str, None] = {}
+    for place in places:
+        for directory in (place, *sorted(place.glob("prepare-*"))):
+            try:
+                index = _read_index(directory, about.split)
+            except BrokenSeal as problem:
+                problems[str(problem)] = None
+                continue
+            if index is None or (given is None and index.digest != about.index_sha256):
+                continue
+            images_and_classes = digest_images(index.names), digest_classes(index.classes)
+            if images_and_classes == (about.images_sha256, about.classes_sha256):
+                return index, directory
+    path = members[0].scores.path
+    problems[
+        f"{given or path}: no index of the images that {path} was made from, so that no label is known; give the run "
+        "whose prepare stage has it (--images RUN)"
+    ] = None
+    raise UserError("\n".join(problems))
 
 
-def fits(dataset: Dataset, scores: Scores) -> bool:
-    """Whether the scores are of this dataset's images and classes in this order."""
-    about = scores.description
-    index = split_index(dataset, about.split)
-    if index is None or digest_classes(dataset.classes) != about.classes_sha256:
-        return False
-    return digest_images(image_names(index)) == about.images_sha256
+def _places_of(member: Member) -> Iterator[Path]:
+    folder = member.scores.path.absolute().parent
+    yield folder.parent
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # no fusion, or a damaged one
+        yield Path(json.loads((folder / FUSION).read_text())["index"])
 
 
-def split_index(dataset: Dataset, split: str) -> ImageIndex | None:
-    """The index of the validation or of the test images."""
-    return dataset.val if split == "val" else dataset.test
-
-
-def _prepared_beside(directory: Path) -> Path | None:
-    """The prepare directory that the evaluation, or the fusion, in `directory` was made from."""
-    manifest = read_manifest(directory)
-    if manifest is not None and "prepare" in manifest.inputs:
-        return directory.absolute().parent / f"prepare-{manifest.inputs['prepare']}"
-    fusion = directory / FUSION
-    return Path(json.loads(fusion.read_text())["prepare"]) if fusion.exists() else None
-
-
-def _prepare_directories(place: Path) -> list[Path]:
-    there = [place] if (place / "dataset.json").exists() else sorted(place.glob("prepare-*"))
-    return [directory for directory in there if (directory / "dataset.json").exists()]
+def _read_index(directory: Path, split: str) -> ImageIndex | None:
+    seal = read_seal(directory, "stage")
+    if seal is None or INDEX not in seal.files:
+        return None
+    verify_files(directory, seal)
+    index = read_index(directory)
+    return index if index.split == split else None
 
 
 def _home(path: Path) -> str:
-    """The run, or else the folder, that a score file is in."""
+    """Return the name of the run, or else of the folder, of a score file."""
     folder = path.absolute().parent
     return folder.parent.name if (folder.parent / RUN_CONFIG).exists() else folder.name

@@ -1,8 +1,8 @@
-"""Errors as the contest counts them, with a rule for ties, so that they never depend on how a sort is done.
+"""Errors as the contest counts them, with a rule for ties, so that they never depend on a sorting algorithm.
 
 A class is ranked above the true one if its score is higher, or equal with a lower label. An image is correct among the
-top k if fewer than k classes are ranked above the true one. A score that is not a number ranks above every other and
-below none: a network that went wrong is never taken for right.
+top k if fewer than k classes are ranked above the true one. A NaN ranks above every other score and below none, and so
+never counts as right.
 
 Letters in shapes: N images, K classes.
 """
@@ -27,8 +27,8 @@ _ROWS_AT_ONCE = 2048
 
 
 def label_ranks(scores_NK: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
-    """How many classes are ranked above the true one, (N,) int64: 0 where the network is right at its first prediction."""
-    import torch  # not at the top: scores from files are ranked where there is no torch
+    """Return (N,) int64: the number of classes ranked above the true one, 0 if the first prediction is right."""
+    import torch  # not at the top: scores from files are ranked without torch
 
     true_N1 = scores_NK.gather(1, labels_N[:, None])
     classes_K = torch.arange(scores_NK.shape[1], device=scores_NK.device)
@@ -38,29 +38,29 @@ def label_ranks(scores_NK: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor
 
 
 def error_percent(errors: int, images: int) -> float:
-    """Errors in percent of the images."""
+    """Return the errors in percent of the images."""
     return 100.0 * errors / images
 
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """What the errors of one set of scores are counted from; a row an image, in the order of the index."""
+    """Ranks and first predictions of one set of scores; a row an image, in the order of the index."""
 
     labels: npt.NDArray[np.int64]
     ranks: npt.NDArray[np.int64]
-    """How many classes are ranked above the true one."""
+    """Number of classes ranked above the true one."""
     predicted: npt.NDArray[np.int64]
     """The class ranked first."""
     probability: npt.NDArray[np.float32]
-    """That class's probability, 0 to 1."""
+    """Probability of that class, 0 to 1."""
 
     def errors(self, k: int) -> int:
-        """Images whose true class is not among the k ranked first."""
+        """Return the number of images whose true class is not among the k ranked first."""
         return int((self.ranks >= k).sum())
 
 
 def rank_scores(scores: npt.NDArray[np.float16], labels: npt.NDArray[np.int64]) -> Ranking:
-    """The ranking of (N, K) log-probabilities; of a memory-mapped file only a few thousand rows are read at once."""
+    """Rank (N, K) log-probabilities; of a memory-mapped file a few thousand rows are read at once."""
     ranks = np.empty(len(labels), np.int64)
     predicted = np.empty(len(labels), np.int64)
     probability = np.empty(len(labels), np.float32)
@@ -77,7 +77,7 @@ def rank_scores(scores: npt.NDArray[np.float16], labels: npt.NDArray[np.int64]) 
 
 
 def class_table(ranking: Ranking, classes: Sequence[ImageClass]) -> str:
-    """Tab-separated, one line a class in label order: label, folder, words, images, top1_errors, top5_errors."""
+    """Return a tab-separated table of the classes: label, folder, words, images, top1_errors, top5_errors."""
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     writer.writerow(("label", "folder", "words", "images", "top1_errors", "top5_errors"))
@@ -90,10 +90,10 @@ def class_table(ranking: Ranking, classes: Sequence[ImageClass]) -> str:
 
 
 def worst_mistakes(ranking: Ranking, count: int) -> list[dict[str, Any]]:
-    """The images that the network was surest and wrong about, surest first; fewer where there are fewer.
+    """Return the `count` images that the network was surest and wrong about, surest first.
 
     Each has its position in the index, label, predicted (label), probability (of the predicted class) and label_rank
-    (how many classes are ranked above the true one).
+    (number of classes ranked above the true one).
     """
     wrong = np.flatnonzero((ranking.ranks > 0) & np.isfinite(ranking.probability))
     surest = wrong[np.lexsort((wrong, -ranking.probability[wrong]))][:count]

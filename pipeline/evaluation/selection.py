@@ -1,7 +1,7 @@
 """Greedy ensemble selection (Caruana et al., ICML 2004): the members and weights that do best on some images.
 
-A choice made on images is never judged on them. The validation images are cut into two halves; each half's choice is
-made on it alone and judged on the other one.
+A choice is never judged on the images it was made on: the validation images are split into two halves, and the choice
+made on each is judged on the other.
 """
 
 from __future__ import annotations
@@ -13,25 +13,24 @@ from pipeline.evaluation.margins import DEEPEST_RANK, Floats, Integers, Undecide
 from pipeline.ground.seeds import derive_seed
 
 MAX_ROUNDS = 50
-"""Members are added, each as often as it helps, at most so often."""
+"""Limit of the additions of members, each of which can be added repeatedly."""
 
 
 def stratified_halves(labels: Integers, seed: int) -> npt.NDArray[np.bool_]:
-    """(N,) True for the images of the second half, drawn at random: of each class half, odd ones one more or less."""
+    """Return (N,): True for the second half of the images, drawn at random from each class."""
     generator = np.random.default_rng(derive_seed(seed, "selection halves"))
     order = generator.permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
     is_second = np.zeros(len(labels), np.bool_)
-    # Every other image of the list that goes class by class: an odd class hands its odd image to the next one.
+    # Every other image of the list that goes class by class: the odd image of a class counts for the next one.
     is_second[by_class[1::2]] = True
     return is_second
 
 
 def select_greedily(undecided: UndecidedClasses) -> Floats:
-    """(M,) weights that sum to 1: of the members, added one at a time with replacement, those of the best round.
+    """Return (M,) weights that sum to 1: members are added one at a time with replacement, and the best round counts.
 
-    Best is the fewest errors among five predictions, the contest's measure, then with the first prediction; of equal rounds the
-    first, of equal members the first.
+    Best has the fewest top-5 errors, the contest's measure, then the fewest top-1 errors; of equals the first.
     """
     num_members = undecided.margins.shape[1]
     counts = np.zeros(num_members)

@@ -1,22 +1,21 @@
-"""The files that the contest took: a line for each image, in the order of their names, with its five likeliest classes.
+"""The contest's files: a line for each image, in the order of their names, with its five likeliest classes.
 
 `submission-2012.txt` has five ILSVRC2012_IDs a line, surest first. `submission-2014.txt` has a box behind each, `id
-xmin ymin xmax ymax`, here the whole image with its pixels counted from 1: that is what `eval_clsloc.m` reads, which
-would take a line of the older form for a single prediction.
+xmin ymin xmax ymax`, here the whole image with its pixels counted from 1. `eval_clsloc.m` reads that form and takes a
+line of the older one for a single prediction.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.ilsvrc import image_number
-from pipeline.data.index import Dataset, ImageIndex
-from pipeline.evaluation.contest import NUM_GUESSES
+from pipeline.data.index import ImageIndex
+from pipeline.evaluation.contest import NUM_PREDICTIONS
 from pipeline.evaluation.margins import blocks
 from pipeline.store.file import write_bytes
 
@@ -28,31 +27,30 @@ Integers = npt.NDArray[np.int64]
 
 @dataclasses.dataclass(frozen=True)
 class ContestOrder:
-    """How the images of an index stand in the contest's files, if they can."""
+    """The order of an index's images in the contest's files."""
 
     positions: Integers | None
-    """Positions in the index in the order of the images' numbers; None where `missing` says why there is no such."""
+    """Positions in the index in the order of the images' numbers; None if the files cannot be written."""
     missing: str | None
+    """Why they cannot."""
 
 
-def contest_order(dataset: Dataset, split: str, num_images: int) -> ContestOrder:
-    """The order for the `split`, of which the contest has `num_images`; none unless it is the contest's and whole."""
-    if dataset.name != "imagenet":
-        return ContestOrder(None, f"no contest files: the images are {dataset.name}, not the contest's")
-    index = dataset.val if split == "val" else dataset.test
-    assert index is not None, f"scores of {split} were read"
-    numbers = [image_number(split, path) for path in index.paths]
+def contest_order(index: ImageIndex, num_images: int) -> ContestOrder:
+    """Return the order, without positions unless the index is the contest's split of `num_images` and complete."""
+    if index.dataset != "imagenet":
+        return ContestOrder(None, f"no contest files: the images are {index.dataset}, not the contest's")
+    numbers = [image_number(index.split, name) for name in index.names]
     if sorted(number or 0 for number in numbers) != list(range(1, num_images + 1)):
         return ContestOrder(
             None,
-            f"no contest files: they need a line for each of the {num_images:,} {split} images, and there are "
+            f"no contest files: they need a line for each of the {num_images:,} {index.split} images, and there are "
             f"{len(index):,} in the index",
         )
     return ContestOrder(np.argsort(np.array(numbers)), None)
 
 
-def top_labels(scores: npt.NDArray[np.float16], count: int = NUM_GUESSES) -> Integers:
-    """(N, count) labels of the highest scores, surest first; of equal scores the lower label first."""
+def top_labels(scores: npt.NDArray[np.float16], count: int = NUM_PREDICTIONS) -> Integers:
+    """Return (N, count): labels of the highest scores, surest first; of equal scores the lower label first."""
     top = np.empty((len(scores), count), np.int64)
     for rows in blocks(len(scores), _ROWS_AT_ONCE):
         some = np.array(scores[rows], np.float32)
@@ -64,10 +62,11 @@ def top_labels(scores: npt.NDArray[np.float16], count: int = NUM_GUESSES) -> Int
 
 
 def write_submissions(
-    directory: Path, scores: npt.NDArray[np.float16], order: Integers, index: ImageIndex, ids: Sequence[int]
+    directory: Path, scores: npt.NDArray[np.float16], order: Integers, index: ImageIndex
 ) -> list[str]:
-    """Write both files; returns their names. `ids` are the ILSVRC2012_IDs by label."""
-    predictions = np.array(ids)[top_labels(scores)][order]
+    """Write both files; returns their names."""
+    ids = np.array([image_class.ilsvrc2012_id or 0 for image_class in index.classes])
+    predictions = ids[top_labels(scores)][order]
     sizes = zip(index.widths[order].tolist(), index.heights[order].tolist(), strict=True)
     plain = [" ".join(map(str, row)) for row in predictions.tolist()]
     boxed = [

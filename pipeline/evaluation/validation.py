@@ -1,4 +1,4 @@
-"""Validation during training: two errors and a loss, exact at any number of processes."""
+"""Validation during training: two errors and a loss, exact at any world size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pipeline.ground.distributed import Collective
 
 @dataclasses.dataclass(frozen=True)
 class Validation:
-    """How the network does on the validation images."""
+    """Errors and loss on the validation images."""
 
     images: int
     loss: float
@@ -43,13 +43,12 @@ def validate(
     collective: Collective,
     preprocessor: Preprocessor,
 ) -> Validation:
-    """Evaluate `model`, the bare module and not its DDP wrapper; all ranks call it, and all get the same answer.
+    """Evaluate `model`, the bare module and not its DDP wrapper. All ranks call it, and all get the same answer.
 
-    The index is cut into batches of train.max_micro_batch (of fewer under a plan of many crops), the last one smaller
-    where that does not divide it, and batch i is rank i mod world size's. Nothing is padded, so every image counts
-    once; a rank may have no batch at all. Since the batches do not depend on the number of processes, on the CPU
-    neither does the last bit of the answer.
-    The model goes back to the mode it was in, module by module.
+    The index is split into batches of train.max_micro_batch (fewer under a plan of many crops), the last smaller, and
+    batch i goes to rank i mod world size. Nothing is padded, so every image counts once; a rank may have no batch at
+    all. The batches do not depend on the world size, and on the CPU neither does the last bit of the answer. Afterwards
+    each module is back in its own mode.
     """
     size = images_at_once(plan, config.train.max_micro_batch)
     num_batches = -(-len(index) // size)
@@ -63,7 +62,7 @@ def validate(
         scorer = PlanScorer(model, plan, config.execution, preprocessor, collective.device, at_once)
         batches: Iterable[PlanBatch] = ()
         if len(own):
-            crops = [seen.crop for seen in expand(plan)]
+            crops = [planned.crop for planned in expand(plan)]
             loader = build_plan_loader(index, positions, crops, size, config.loader, collective.device)
             batches = stack.enter_context(contextlib.closing(loader))
         for number, batch in zip(own.tolist(), batches, strict=True):
@@ -72,7 +71,7 @@ def validate(
             losses[number] = torch.nn.functional.nll_loss(log_probabilities.double(), labels, reduction="sum")
             ranks = label_ranks(log_probabilities, labels)
             errors += torch.stack(((ranks >= 1).sum(), (ranks >= 5).sum()))
-    # One number a batch, to which all other ranks add 0: so no rounding depends on how many they are.
+    # One number a batch, to which all other ranks add 0: so no rounding depends on the world size.
     loss = math.fsum(collective.sum_floats(losses.tolist())) / len(index)
     top1_errors, top5_errors = collective.sum(errors.tolist())
     return Validation(len(index), loss, error_percent(top1_errors, len(index)), error_percent(top5_errors, len(index)))

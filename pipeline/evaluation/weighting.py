@@ -1,4 +1,4 @@
-"""What weight each member of an ensemble gets, and where that was decided."""
+"""The weights of an ensemble's members: equal, given, or chosen on half of the images."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from pipeline.ground.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Weighting:
-    """Weights of M members that sum to 1: the same for all images, or a row for each half of them."""
+    """Weights of M members that sum to 1: one row for all images, or one for each half of them."""
 
     by_half: Floats
-    """(H, M) where row h is what the images of half h are fused with. Where H is 2 it was chosen on the other half."""
+    """(H, M): row h is for the images of half h, and if H is 2, it was chosen on the other half."""
     half: npt.NDArray[np.int64]
     """(N,) the half of each image."""
 
     @property
     def mean(self) -> Floats:
-        """(M,) the weights for images that none of it was chosen on."""
+        """Return (M,): the weights for images that none of them was chosen on."""
         return np.asarray(self.by_half.mean(axis=0))
 
     @property
     def by_image(self) -> Floats:
-        """(N, M)"""
+        """Return the weights by image, (N, M)."""
         return self.by_half[self.half]
 
     def without(self, member: int) -> Weighting | None:
-        """The same with one member left out; None where then nobody is left."""
+        """Return the same without one member, or None if then none is left."""
         left = self.by_half.copy()
         left[:, member] = 0
         sums = left.sum(axis=1, keepdims=True)
@@ -45,11 +45,11 @@ class Weighting:
 
 
 def given_weights(config: FuseConfig, members: Sequence[Member]) -> Weighting:
-    """Equal weights, or those that the config gives. UserError where they are not those of these members."""
+    """Return equal weights, or those of the config. Raises UserError if these do not suit the members."""
     num_members, images = len(members), members[0].scores.description.images
     weights = np.ones(num_members)
-    if isinstance(config.member_weights, str):
-        weights = _read_weights(Path(config.member_weights), members)
+    if config.weights_from is not None:
+        weights = _read_weights(Path(config.weights_from), members)
     elif config.member_weights is not None:
         if len(config.member_weights) != num_members:
             names = ", ".join(member.name for member in members)
@@ -62,7 +62,7 @@ def given_weights(config: FuseConfig, members: Sequence[Member]) -> Weighting:
 
 
 def chosen_weights(undecided: UndecidedClasses, labels: Integers, seed: int) -> Weighting:
-    """Greedy selection on each half of the images, for the images of the other."""
+    """Select greedily on each half of the images, for the images of the other."""
     is_second = stratified_halves(labels, seed)
     if is_second.sum() in (0, len(labels)):
         raise UserError(f"fuse.selection: needs two images or more to choose and to judge on (given {len(labels)})")
@@ -71,7 +71,7 @@ def chosen_weights(undecided: UndecidedClasses, labels: Integers, seed: int) -> 
 
 
 def _read_weights(path: Path, members: Sequence[Member]) -> Floats:
-    """The weights of a fusion for these members, which must have the same weights and crop plans as its own."""
+    """Return the weights of a fusion for these members, which must have the same weights and crop plans as its own."""
     file = fusion_file(path)
     try:
         fusion = json.loads(file.read_text())
@@ -84,11 +84,11 @@ def _read_weights(path: Path, members: Sequence[Member]) -> Floats:
         }
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"fuse.member_weights: {file} is no fusion's {FUSION} ({type(error).__name__}: {error})"
+            f"fuse.weights_from: {file} is no fusion's {FUSION} ({type(error).__name__}: {error})"
         ) from error
     if was_chosen_here:
         raise UserError(
-            f"fuse.member_weights: the weights in {file} were chosen on these very images and cannot be judged on "
+            f"fuse.weights_from: the weights in {file} were chosen on these very images and cannot be judged on "
             "them; its own errors are honest, each half's under the weights chosen on the other"
         )
     weights = np.zeros(len(members))
@@ -104,5 +104,5 @@ def _read_weights(path: Path, members: Sequence[Member]) -> Floats:
     if not problems and not weights.any():
         problems.append("all of its weights are 0")
     if problems:
-        raise UserError("\n".join(f"fuse.member_weights: {file}: {problem}" for problem in problems))
+        raise UserError("\n".join(f"fuse.weights_from: {file}: {problem}" for problem in problems))
     return weights

@@ -1,1 +1,1 @@
-"""What every process needs: its rank, its group, seeds, errors, cores. Never imports another package of the project."""
+"""Ranks, process groups, seeds, errors and cores. Imports no other package of the project."""

@@ -1,4 +1,4 @@
-"""How many processor cores there are to share out."""
+"""The number of processor cores available to this process."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import os
 
 
 def count_cores() -> int:
-    """The cores that this process may use, which inside a job are fewer than the machine has."""
+    """Return the number of cores that this process may use; a job often has fewer than its machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""The processes of a stage as a group, and the few things they do together."""
+"""The process group of a stage and its collective operations."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _AS_LONG_AS_IT_TAKES = datetime.timedelta(days=365)
 
 
 class Collective:
-    """The processes of one stage as a group: device, process groups and small agreements between ranks.
+    """The process group of a stage: device, process groups and small collective operations.
 
-    With one process there is no process group, and every agreement is immediate.
+    With one process there is no process group, and every operation returns immediately.
     """
 
     def __init__(self, ranks: Ranks, timeout_seconds: int) -> None:
@@ -45,20 +45,20 @@ class Collective:
             self._control = torch.distributed.new_group(backend="gloo", timeout=self._timeout)
 
     def join_group(self) -> None:
-        """Make sure that there is a process group, for a library that needs one even for a single process."""
+        """Create the process group if there is none yet, for a library that needs one even for a single process."""
         if not torch.distributed.is_initialized():
             backend = "nccl" if self.device.type == "cuda" else "gloo"
             store = torch.distributed.HashStore()  # type: ignore[attr-defined]
             torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
 
     def limit(self, group: torch.distributed.ProcessGroup) -> None:
-        """Have a group that a library made for itself give up on a process that hangs as soon as ours do."""
+        """Set our timeout on a process group that a library created for itself."""
         # PyTorch has made the function public under another name.
         name = "set_timeout" if hasattr(torch.distributed, "set_timeout") else "_set_pg_timeout"
         getattr(torch.distributed.distributed_c10d, name)(self._timeout, group)
 
     def close(self) -> None:
-        """Leave the process groups."""
+        """Destroy the process groups."""
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
@@ -69,9 +69,10 @@ class Collective:
 
     @contextlib.contextmanager
     def apart(self) -> Iterator[None]:
-        """Around long work that every rank does by itself: who is done waits for the others for as long as it takes.
+        """Lift the timeout around long work that every rank does by itself.
 
-        Anywhere else a rank that keeps the others waiting for longer than the timeout is taken to hang, and ends them.
+        Ranks that finish early wait for the others without limit. Elsewhere a rank that keeps the others waiting for
+        longer than the timeout is taken to hang, and all are ended.
         """
         if self._control is not None and self._patient is None:
             self._patient = torch.distributed.new_group(backend="gloo", timeout=_AS_LONG_AS_IT_TAKES)
@@ -80,23 +81,23 @@ class Collective:
             torch.distributed.barrier(group=self._patient)
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank."""
+        """Return whether the flag is set on any rank."""
         return self.max(int(flag)) > 0
 
     def max(self, value: int) -> int:
-        """The largest of the ranks' values."""
+        """Return the maximum over the ranks."""
         return self._reduce([value], torch.distributed.ReduceOp.MAX)[0]
 
     def min(self, value: int) -> int:
-        """The smallest of the ranks' values."""
+        """Return the minimum over the ranks."""
         return self._reduce([value], torch.distributed.ReduceOp.MIN)[0]
 
     def sum(self, values: list[int]) -> list[int]:
-        """Elementwise sums over the ranks; exact, as counts must be."""
+        """Return elementwise sums over the ranks as exact integers."""
         return self._reduce(values, torch.distributed.ReduceOp.SUM)
 
     def sum_floats(self, values: list[float]) -> list[float]:
-        """Elementwise sums over the ranks, in float64."""
+        """Return elementwise sums over the ranks, in float64."""
         if self._control is None:
             return values
         tensor = torch.tensor(values, dtype=torch.float64)
@@ -104,7 +105,7 @@ class Collective:
         return [float(value) for value in tensor]
 
     def broadcast(self, value: Any) -> Any:
-        """The main rank's value, on every rank. For small plain values."""
+        """Return the main rank's value on every rank. For small plain values."""
         if self._control is None:
             return value
         box = [value]

@@ -1,4 +1,4 @@
-"""The exceptions that decide how a process ends, and the exit codes they stand for."""
+"""The exceptions that decide how a process ends, with their exit codes."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ EXIT_STOPPED = 75
 
 
 class UserError(Exception):
-    """The user's config, data or command is wrong: one clear message, no traceback, exit code 2.
+    """An error in the user's config, data or command: one clear message, no traceback, exit code 2.
 
     The message names the key or file, what is allowed and what was given.
     """
 
 
 class StopRequested(Exception):
-    """Work ended early on request (a signal, a time limit) after saving; the same command goes on. Exit code 75."""
+    """Work ended early on request (a signal, a time limit) after saving; the same command resumes it. Exit code 75."""
 
 
 class TrainingDiverged(Exception):

@@ -1,4 +1,4 @@
-"""The collector of reference cycles, which goes through all there is again and again while modules are imported."""
+"""Pause Python's cyclic garbage collector during heavy imports."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def paused_gc() -> Iterator[None]:
-    """No collections in here; where modules were imported, later ones leave out what there is by then.
+    """Disable garbage collection; on exit, exempt the objects of newly imported modules from later collections.
 
-    PyTorch with its compiler makes 600,000 objects that stay to the end of the process. Going through them costs a
-    fifth of its import, and as much again each time all of them are gone through later.
+    PyTorch with its compiler makes 600,000 objects that stay until the process ends. Traversing them costs a fifth of
+    its import, and as much again at each later full collection.
     """
     was_enabled, known = gc.isenabled(), len(sys.modules)
     gc.disable()
@@ -23,7 +23,7 @@ def paused_gc() -> Iterator[None]:
     finally:
         if len(sys.modules) > known:
             gc.freeze()
-            # Extension modules report as leaks what Python does not collect at its end.
+            # Extension modules report objects that Python does not collect at its end as leaks.
             atexit.register(gc.unfreeze)
         if was_enabled:
             gc.enable()

@@ -1,4 +1,4 @@
-"""Which of the stage's processes this is. Never imports torch."""
+"""The rank of this process and the world size. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 @dataclasses.dataclass(frozen=True)
 class Ranks:
-    """This process's place among those that run the stage."""
+    """The rank of this process, globally and on its node."""
 
     rank: int = 0
     local_rank: int = 0
@@ -22,7 +22,7 @@ class Ranks:
 
 
 def read_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
-    """The place that the launcher gave: torchrun's variables, or SLURM's (one task per GPU), or a single process.
+    """Return the ranks set by the launcher: torchrun's variables, SLURM's (one task per GPU), or a single process.
 
     torchrun's come first, since an interactive SLURM shell that starts torchrun has both.
     """

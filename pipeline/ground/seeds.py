@@ -1,8 +1,8 @@
-"""Seeds that depend on what they are for, and on nothing else.
+"""Random numbers as pure functions of the run's seed and their purpose.
 
 Everything random in a run derives from the run's seed and the thing it is drawn for (an epoch, an image, a step and
-rank). No generator has a state that a checkpoint would have to carry: a resumed run draws what the uninterrupted one
-drew.
+rank). No generator has a state that a checkpoint would have to carry: a resumed run draws the same numbers as an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A 63-bit seed for what the parts name, e.g. ``derive_seed(run_seed, "dropout", step, rank)``.
+    """Return a 63-bit seed for the purpose named by the parts, e.g. ``derive_seed(run_seed, "dropout", step, rank)``.
 
     The same on every machine and Python version; different parts give independent seeds.
     """
@@ -23,10 +23,10 @@ def derive_seed(*parts: int | str) -> int:
 
 
 def uniform(seed: int, keys: npt.NDArray[np.int64], draw: int) -> npt.NDArray[np.float64]:
-    """One uniform number in [0, 1) for each key: draw number `draw` of that key's own stream.
+    """Return one uniform number in [0, 1) for each key: draw number `draw` of that key's own stream.
 
-    Counter-based (two rounds of the splitmix64 finaliser), so a number depends on (seed, key, draw) alone, in whatever
-    batches, order or process it is asked for.
+    Counter-based (two rounds of the splitmix64 finaliser): a number depends on (seed, key, draw) alone, in any batch,
+    order or process.
     """
     with np.errstate(over="ignore"):
         state = keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)

@@ -1,4 +1,4 @@
-"""Being asked to stop: a signal sets a flag, and the work looks at it between two steps."""
+"""Requests to stop: a signal sets a flag, which the work checks between two steps."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ _SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
 
 class StopFlag:
-    """Set by SIGTERM, SIGUSR2 (SLURM's warning; NCCL may use USR1) or Ctrl-C. The handler does nothing else: saving
-    or talking to other ranks inside a handler can deadlock. A second Ctrl-C ends the process at once."""
+    """A flag set by SIGTERM, SIGUSR2 (SLURM's warning; NCCL may use USR1) or Ctrl-C.
+
+    The handler does nothing else: saving or talking to other ranks inside a handler can deadlock. A second Ctrl-C ends
+    the process at once.
+    """
 
     def __init__(self) -> None:
         self.reason: str | None = None
 
     def install(self) -> None:
-        """Take the signals; only in the main thread of a process."""
+        """Install the signal handlers; only in the main thread of a process."""
         for number in _SIGNALS:
             signal.signal(number, self._set)
 
     @property
     def is_set(self) -> bool:
-        """Whether stopping was asked for."""
+        """Return whether a stop was requested."""
         return self.reason is not None
 
     def _set(self, number: int, frame: types.FrameType | None) -> None:
@@ -34,8 +37,11 @@ class StopFlag:
 
 
 def ignore_signals() -> None:
-    """From now on nothing is to be saved any more: a request to stop that is repeated must not kill a process that ends
-    anyway, since Python gives up its handlers before it has gone."""
+    """Ignore further requests to stop, once nothing is left to save.
+
+    Python removes its handlers before the process has ended, so a repeated signal would kill a process that is ending
+    anyway.
+    """
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 

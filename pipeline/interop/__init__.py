@@ -1,5 +1,5 @@
-"""Weights that others trained, to be used here, and ours, to be used elsewhere: one module for each layout of a file.
+"""Weight files of other software, imported and exported: one module for each layout of a file.
 
-`python -m pipeline.interop` converts; `launch weights` is how people call it. Importing this package, `preprocessing`
-and `known` does not import torch.
+`python -m pipeline.interop` converts; people call it as `launch weights`. This package, `command`, `container` and
+`known` do not import torch.
 """

@@ -1,4 +1,4 @@
-"""`python -m pipeline.interop import|export`: what `launch weights` starts."""
+"""`python -m pipeline.interop import|export`, started by `launch weights`."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from pipeline.data.preprocessing import Preprocessing
 from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, UserError
 from pipeline.interop.command import add_actions
 from pipeline.interop.exporting import export_weights
 from pipeline.interop.importing import Imported, import_weights
-from pipeline.interop.preprocessing import Preprocessing
+from pipeline.store.file import explain
 
 _PADDED = (
-    "its max-pool is padded, and so lies one pixel off the authors'; evaluate pools these weights as timm does, with "
-    "which the published figures were had"
+    "its max-pool is padded, and so lies one pixel off the authors'; evaluate pools these weights as timm does, as for "
+    "the published figures"
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what was asked for and say what was found; returns the exit code of the contract."""
+    """Import or export, and print what was found. Returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.interop", description="Convert weight files.")
     add_actions(parser)
     arguments = parser.parse_args(argv)
@@ -34,6 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
     except UserError as error:
         print(error, file=sys.stderr)
+        return EXIT_USER_ERROR
+    except OSError as error:
+        if (sentence := explain(error)) is None:
+            raise
+        print(sentence, file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         return EXIT_FAILED
@@ -67,7 +73,7 @@ def _notes_on_import(imported: Imported) -> list[str]:
     if imported.layout == "caffe" and imported.num_classes == 1000:
         lines.append("note     1000 classes, taken for the devkit's order and put into that of the sorted WordNet ids")
     elif imported.layout == "caffe":
-        lines.append("note     not 1000 classes, so their order is left as it was")
+        lines.append("note     not 1000 classes, so their order is kept")
     if imported.layout == "cadene" and known is None:
         lines.append(
             "note     these names are Cadene's and this project's own; for weights of this project say --layout ours"
@@ -86,9 +92,9 @@ def _notes_on_export(exported: Imported, layout: str) -> list[str]:
         pooling = "padded" if is_padded else "not padded"
         lines.append(
             f"note     these weights' max-pool is {pooling}, and the network that loads --layout {layout} has the "
-            "other: it will answer a little differently"
+            "other: its scores will differ a little"
         )
-    return [*lines, "note     whoever loads it must prepare images as said above; a .pth cannot say it"]
+    return [*lines, "note     prepare images for it as said above; a .pth cannot say it"]
 
 
 def _is_padded(preprocessing: Preprocessing | None) -> bool:

@@ -1,9 +1,9 @@
-"""The authors' own weights, SENet.caffemodel, whose layers are named as in SENet-154.prototxt.
+"""The authors' own weights, SENet.caffemodel, with the layer names of SENet-154.prototxt.
 
-Three things differ from every port. Images are BGR on the 0 to 255 scale with a mean and no scale: the first
-convolution's input channels are turned round here, and mean and scale stay the authors', since another mean could not
-be had from a convolution without bias that pads with zeros. A batch norm is two layers, of which the first keeps sums
-and the factor to divide them by. And the classes are in the devkit's order, of which none is where it is in ours.
+It differs from every port in three ways. Images are BGR on the 0 to 255 scale with a mean and no scale: the first
+convolution's input channels are reversed here; mean and scale stay the authors', since a convolution without bias that
+pads with zeros cannot absorb another mean. A batch norm is two layers, of which the first keeps sums and their divisor.
+And the classes are in the devkit's order, which differs from ours for every class.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from pipeline.data.ilsvrc import read_ilsvrc2012
+from pipeline.data.preprocessing import Preprocessing
 from pipeline.ground.errors import UserError
 from pipeline.interop.caffemodel import Blob, CaffeLayer
-from pipeline.interop.preprocessing import Preprocessing
 from pipeline.networks.authors_table import module_name
 from pipeline.networks.spec import SENetSpec, layer_table
 
@@ -29,10 +29,10 @@ _NUM_DEVKIT_CLASSES = 1000
 
 
 def to_tensors(path: Path, layers: Sequence[CaffeLayer], spec: SENetSpec) -> dict[str, torch.Tensor]:
-    """Our tensors of the network `spec`, but for the batch counters, which Caffe does not have.
+    """Return our tensors of the network `spec`, except for the batch counters, which Caffe does not have.
 
-    A classifier of 1000 classes is taken for the contest's and brought into the order of the sorted WordNet ids;
-    another's order stays. UserError that names the first layer that is missing, left over or of another shape.
+    A classifier of 1000 classes is taken for the contest's and reordered to the sorted WordNet ids; any other keeps its
+    order. Raises UserError naming the first layer that is missing, left over or of another shape.
     """
     left = {layer.name: layer for layer in layers}
     tensors: dict[str, torch.Tensor] = {}
@@ -70,7 +70,7 @@ def to_tensors(path: Path, layers: Sequence[CaffeLayer], spec: SENetSpec) -> dic
 
 
 def devkit_rows() -> list[int]:
-    """For each label (place of its WordNet id among all, sorted) the row of the authors' classifier that it is in."""
+    """Return the row in the authors' classifier for each label (rank of its WordNet id)."""
     return [synset.ilsvrc2012_id - 1 for synset in read_ilsvrc2012().synsets]
 
 
@@ -110,7 +110,7 @@ def _blobs(path: Path, left: dict[str, CaffeLayer], name: str, kind: str, count:
 
 
 def _shaped(path: Path, name: str, blob: Blob, shape: tuple[int, ...]) -> Blob:
-    """A blob without the leading ones that older files fill every shape up to four with."""
+    """Remove the leading ones by which older files extend every shape to four dimensions."""
     kept = blob.shape[max(blob.ndim - len(shape), 0) :]
     if kept != shape or blob.size != math.prod(shape):
         raise UserError(f"{path}: layer {name}: weights are {blob.shape}, not {shape}")

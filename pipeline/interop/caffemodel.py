@@ -1,6 +1,6 @@
-"""Caffe's weight files: one protobuf message, read through those parts of caffe.proto that hold names and numbers.
+"""Read Caffe's weight files: one protobuf message, with the parts of caffe.proto that hold names and numbers.
 
-The schema is built here from the names, numbers and types of the fields. protobuf skips every field that is not in it.
+The schema is built here from the names, numbers and types of the fields. protobuf skips all other fields.
 """
 
 from __future__ import annotations
@@ -54,18 +54,18 @@ Blob = npt.NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True)
 class CaffeLayer:
-    """A layer that has weights."""
+    """A layer with weights."""
 
     name: str
     kind: str
     blobs: tuple[Blob, ...]
     eps: float
-    """Of a batch norm; for other kinds it means nothing."""
+    """Epsilon of a batch norm; meaningless for other kinds."""
 
 
 @functools.cache
 def message_class(name: str) -> Any:
-    """The class of one of Caffe's messages, as NetParameter, with the fields that are needed here."""
+    """Return the class of one of Caffe's messages, such as NetParameter, with the fields needed here."""
     file = descriptor_pb2.FileDescriptorProto(name="pipeline/caffe.proto", package="caffe", syntax="proto2")
     for message, fields in _FIELDS.items():
         descriptor = file.message_type.add(name=message)
@@ -84,9 +84,10 @@ def message_class(name: str) -> Any:
 
 
 def read_caffemodel(path: Path) -> tuple[CaffeLayer, ...]:
-    """The layers that have weights, in the file's order. UserError where it is no such file, damaged, or too old.
+    """Read the layers with weights, in the file's order.
 
-    Takes about three times the file's size of memory for a moment.
+    Takes about three times the file's size of memory for a moment. Raises UserError if the file is damaged, too old, or
+    of another kind.
     """
     net = _parsed(path)
     if not net.layer and net.layers:
@@ -100,7 +101,7 @@ def read_caffemodel(path: Path) -> tuple[CaffeLayer, ...]:
     for layer in net.layer:
         place = f"{path}: layer {layer.name[:80]}"
         blobs = tuple(_array(blob, place) for blob in layer.blobs)
-        # Nothing needs the message's copy any more.
+        # The message's copy is no longer needed.
         layer.ClearField("blobs")
         eps = layer.batch_norm_param.eps if layer.batch_norm_param.HasField("eps") else _BATCH_NORM_EPS
         if blobs:

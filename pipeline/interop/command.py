@@ -1,4 +1,4 @@
-"""The arguments of `weights import` and `weights export`. Imports nothing heavy."""
+"""The arguments of `weights import` and `weights export`. Imports no torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXPORT_LAYOUTS = {
 
 
 def add_actions(parser: argparse.ArgumentParser) -> None:
-    """Give a parser the two actions; `arguments.action` is import or export."""
+    """Add the two actions to a parser; `arguments.action` is import or export."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="{import,export}")
     importing = _action(
         actions, "import", "make a weight file of ours from somebody's; nothing in it is run", IMPORT_LAYOUTS

@@ -1,4 +1,4 @@
-"""What kind of file it is, by its first bytes. Never imports torch."""
+"""Recognise a weight file by its first bytes. Imports no torch."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ _MXNET = (0x112).to_bytes(8, "little")
 
 
 def recognise(path: Path) -> str:
-    """ "safetensors", "torch" or "caffe". UserError where the file cannot be read or is known to be something else.
+    """Return "safetensors", "torch" or "caffe".
 
-    A protobuf message has no sign of its own: whatever else is unknown is "caffe", and its reader has the last word.
+    A protobuf message has no magic number: an unknown file is "caffe", and its reader decides. Raises UserError if the
+    file cannot be read or is known to be of another format.
     """
     try:
         with path.open("rb") as file:

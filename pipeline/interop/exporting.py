@@ -1,4 +1,4 @@
-"""A weight file of ours becomes one that other software reads."""
+"""Convert our weight files to formats of other software."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from pipeline.store.file import replacing
 
 
 def export_weights(source: Path, destination: Path, layout: str) -> Imported:
-    """Convert our weight file `source` to `destination`, which must not be there yet; returns what was read.
+    """Convert our weight file `source` to `destination`, which must not exist, and return its content.
 
-    `layout` is cadene or gluon, as .pth or .safetensors, or onnx, as .onnx. UserError where paths or content are wrong.
+    `layout` is cadene or gluon, as .pth or .safetensors, or onnx, as .onnx. Raises UserError if a path or the content
+    is wrong.
     """
     suffixes = (".onnx",) if layout == "onnx" else (".pth", ".safetensors")
     if destination.suffix not in suffixes:
@@ -25,7 +26,7 @@ def export_weights(source: Path, destination: Path, layout: str) -> Imported:
     check_destination(destination)
     read = read_foreign(source, "ours")
     if layout == "onnx":
-        # Imports the exporter's packages, which nothing else needs.
+        # Imported here, since nothing else needs the exporter's packages.
         from pipeline.interop.onnx_graph import export_onnx
 
         export_onnx(read, destination)
@@ -35,7 +36,7 @@ def export_weights(source: Path, destination: Path, layout: str) -> Imported:
         said = read.preprocessing.metadata() if read.preprocessing else {}
         save_weights(destination, named, {"format": "pt", **said})
     else:
-        # By way of memory: on a full disk torch.save ends with an error of its own kind.
+        # Through memory: on a full disk torch.save raises an error of its own kind.
         content = io.BytesIO()
         torch.save(named, content)
         with replacing(destination) as temporary:

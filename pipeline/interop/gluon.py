@@ -1,14 +1,14 @@
-"""The names of timm's `senet154`, whose weights `senet154.gluon_in1k` were converted from GluonCV's MXNet file.
+"""The tensor names of timm's `senet154`, whose weights `senet154.gluon_in1k` come from GluonCV's MXNet file.
 
-Its network is timm's ResNet, and differs from the authors' in the first max-pool: 1 pixel of padding, rounded down.
-GluonCV's own rounds up without padding, as the authors' does, so the shift came with the conversion.
+Its network is timm's ResNet and differs from the authors' in the first max-pool: 1 pixel of padding, rounded down.
+GluonCV's own rounds up without padding, as the authors' does, so the conversion introduced the shift.
 """
 
 from __future__ import annotations
 
 import re
 
-from pipeline.interop.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from pipeline.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 TELLING = "conv1.0.weight"
 
@@ -27,7 +27,7 @@ _THEIRS = {ours: theirs for theirs, ours in _STEM.items()}
 
 
 def to_ours(name: str) -> str:
-    """Our name of a tensor; a name that is none of theirs stays as it is."""
+    """Return our name of a tensor; unknown names stay."""
     module, _, tensor = name.rpartition(".")
     if module in _STEM:
         return f"{_STEM[module]}.{tensor}"
@@ -35,7 +35,7 @@ def to_ours(name: str) -> str:
 
 
 def to_theirs(name: str) -> str:
-    """Their name of a tensor of ours."""
+    """Return their name of a tensor of ours."""
     module, _, tensor = name.rpartition(".")
     if module in _THEIRS:
         return f"{_THEIRS[module]}.{tensor}"

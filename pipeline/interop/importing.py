@@ -1,4 +1,4 @@
-"""A file that somebody else wrote becomes a weight file of ours."""
+"""Convert weight files of other software to ours."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline.data.preprocessing import Preprocessing, read_preprocessing
 from pipeline.ground.errors import UserError
 from pipeline.interop import caffe
 from pipeline.interop.caffemodel import read_caffemodel
@@ -14,7 +15,6 @@ from pipeline.interop.container import recognise
 from pipeline.interop.known import Published, published
 from pipeline.interop.layout import choose_layout
 from pipeline.interop.network import identify, list_some, observe, observe_caffe
-from pipeline.interop.preprocessing import Preprocessing, read_preprocessing
 from pipeline.interop.tensor_file import read_tensor_file
 from pipeline.models import create_model
 from pipeline.models.weights import complete_tensors, read_metadata, save_weights
@@ -24,7 +24,7 @@ from pipeline.store.file import sha256_of
 
 @dataclasses.dataclass(frozen=True)
 class Imported:
-    """A network's weights in our layout, and what is known about them."""
+    """A network's weights in our layout, and their origin."""
 
     layout: str
     model: str
@@ -32,11 +32,11 @@ class Imported:
     tensors: dict[str, torch.Tensor]
     """The network's whole state dict; floating point values in float32."""
     preprocessing: Preprocessing | None
-    """None where the recipe has the last word."""
+    """None if the recipe's applies."""
     sha256: str
 
     def metadata(self) -> dict[str, str]:
-        """For the header of the weight file."""
+        """Entries for the header of the weight file."""
         return {
             "model": self.model,
             "num_classes": str(self.num_classes),
@@ -46,14 +46,14 @@ class Imported:
         }
 
     def published(self) -> Published | None:
-        """The public file that this is."""
+        """Return the published file with these weights, or None."""
         return published(self.metadata())
 
 
 def import_weights(source: Path, destination: Path, layout: str | None) -> Imported:
-    """Convert `source` to the safetensors file `destination`, which must not be there yet.
+    """Convert `source` to the safetensors file `destination`, which must not exist.
 
-    The layout is told from the content, `layout` insists on one. UserError where either path or the content is wrong.
+    The layout is recognised unless `layout` names one. Raises UserError if a path or the content is wrong.
     """
     if destination.suffix != ".safetensors":
         raise UserError(f"{destination}: must end in .safetensors")
@@ -64,7 +64,7 @@ def import_weights(source: Path, destination: Path, layout: str | None) -> Impor
 
 
 def read_foreign(source: Path, layout: str | None) -> Imported:
-    """Read and convert a file; UserError as for `import_weights`."""
+    """Read and convert a file. Raises UserError as `import_weights` does."""
     kind = recognise(source)
     place = str(source)
     if kind == "caffe":
@@ -83,7 +83,7 @@ def read_foreign(source: Path, layout: str | None) -> Imported:
 
 
 def check_destination(path: Path) -> None:
-    """UserError where a file cannot be written or is there already."""
+    """Raise UserError if a file has no folder, or exists already."""
     if not path.absolute().parent.is_dir():
         raise UserError(f"{path}: there is no folder {path.absolute().parent}")
     if path.exists():
@@ -93,7 +93,7 @@ def check_destination(path: Path) -> None:
 _PORTED = "senet154"
 
 _Read = tuple[str, str, dict[str, torch.Tensor], Preprocessing | None]
-"""Layout, network, tensors in our names, preprocessing."""
+"""Layout, network, tensors under our names, preprocessing."""
 
 
 def _from_caffe(source: Path, forced: str | None) -> _Read:
@@ -110,7 +110,7 @@ def _from_tensors(source: Path, kind: str, forced: str | None) -> _Read:
     tensors = read_tensor_file(source, kind)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     spec = identify(observe(shapes), shapes, str(source))
-    # Of the networks here, SENet-154 alone is in the public ports.
+    # Of the networks here, only SENet-154 is in the public ports.
     is_ours = metadata.get("model") in SPECS or spec.name != _PORTED
     layout = choose_layout(shapes, is_ours, forced, str(source))
     if layout is None:

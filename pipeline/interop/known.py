@@ -1,4 +1,4 @@
-"""Public weight files, and the accuracy that their publishers report. Never imports torch."""
+"""Published weight files, and the errors that their publishers report. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pipeline.config.crop_plan import CropPlan, builtin_plan
 
 TOLERANCE_PERCENT = 0.06
-"""How far a correct port may be off: decoders, resize kernels and rounding move that many images."""
+"""The largest difference of a correct port: decoders, resize kernels and rounding change that many images."""
 
 PLAN = "center224"
-"""The crop that published figures are for, a plan of that name."""
+"""The crop plan of the published errors."""
 _NUM_IMAGES = 50_000
 
 
@@ -21,10 +21,10 @@ class Published:
 
     file: str
     publisher: str
-    """With its verb: who reports."""
+    """Publisher with verb, as in "Cadene reports"."""
     layout: str
     sha256_prefix: str
-    """Hex digits that the file's SHA-256 begins with; empty where they are not public."""
+    """First hex digits of the file's SHA-256; empty if not public."""
     top1_error_percent: float
     top5_error_percent: float
 
@@ -40,7 +40,7 @@ KNOWN = (
 
 
 def published(metadata: Mapping[str, str]) -> Published | None:
-    """The public file that imported weights come from, by the metadata that `import` wrote; None where it is no such.
+    """Return the published file these weights came from, or None, by the metadata that `import` wrote.
 
     The authors' file has no public checksum: any SENet-154 of 1000 classes in their layout is taken for it.
     """
@@ -54,7 +54,7 @@ def published(metadata: Mapping[str, str]) -> Published | None:
 
 
 def compare(known: Published, plan: CropPlan, num_images: int, top1_percent: float, top5_percent: float) -> str:
-    """A sentence: the published errors and, where they are for the same images and crop, how far these are off."""
+    """Return a sentence with the published errors and, for the same images and crops, the difference of these."""
     figures = (
         f"{known.publisher} {known.top1_error_percent:g} / {known.top5_error_percent:g} % top-1 / top-5 error "
         f"for {known.file}"

@@ -1,29 +1,29 @@
-"""The layouts that a file of named tensors can have, and how it is told which one it has."""
+"""The layouts of files of named tensors, and how to recognise them."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
 
+from pipeline.data.preprocessing import Preprocessing
 from pipeline.ground.errors import UserError
 from pipeline.interop import cadene, gluon
 from pipeline.interop.network import Shapes, list_some
-from pipeline.interop.preprocessing import Preprocessing
 
 Rename = Callable[[str], str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A way to name SENet-154's tensors, and what goes with files that have it."""
+    """A naming scheme for SENet-154's tensors."""
 
     name: str
     telling: str
-    """A tensor that files of this layout have."""
+    """A tensor that only files of this layout have."""
     to_ours: Rename
     to_theirs: Rename
     preprocessing: Preprocessing | None
-    """What holds unless the file says otherwise; None where the recipe has the last word."""
+    """Used unless the file says otherwise; None if the recipe's applies."""
 
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -31,17 +31,17 @@ LAYOUTS: Mapping[str, Layout] = {
     for layout in (
         Layout("cadene", cadene.TELLING, cadene.to_ours, cadene.to_theirs, cadene.PREPROCESSING),
         Layout("gluon", gluon.TELLING, gluon.to_ours, gluon.to_theirs, gluon.PREPROCESSING),
-        # The names are the same; who trained with this project has a recipe that says how images are prepared.
+        # Cadene's names; a network trained with this project takes the preprocessing of its recipe.
         Layout("ours", cadene.TELLING, cadene.to_theirs, cadene.to_theirs, None),
     )
 }
 
 
 def choose_layout(shapes: Shapes, is_ours: bool, forced: str | None, place: str) -> Layout | None:
-    """The layout of named tensors; None where it is none of the known ones.
+    """Return the layout of named tensors, or None if it is unknown.
 
-    `is_ours` says whose names they are that this project shares with Cadene's port. UserError where `forced` is not
-    what the tensors are called.
+    `is_ours` decides between this project and Cadene's port, which share their names. Raises UserError if the tensors
+    are not named as in the layout `forced`.
     """
     found = next((layout for layout in LAYOUTS.values() if layout.telling in shapes), None)
     if found is not None and found.name == "cadene" and is_ours:

@@ -1,13 +1,14 @@
-"""Which network some weights belong to, told from the names and shapes of the layers."""
+"""Recognise a network by the names and shapes of its layers."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from pipeline.ground.errors import UserError
-from pipeline.networks.spec import SPECS, SENetSpec
+from pipeline.networks.spec import SPECS, SENetSpec, layer_table
 
 _BLOCK = re.compile(r"layer(\d+)\.(\d+)\.")
 _CAFFE_BLOCK = re.compile(r"conv(\d+)_(\d+)_1x1_reduce$")
@@ -19,22 +20,22 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """What can be seen of a residual network; zeros where nothing can."""
+    """The visible features of a residual network; zeros if unknown."""
 
     blocks: tuple[int, ...]
     stem_kernel: int
     groups: int
-    """Of the 3x3 convolution in the first block."""
+    """Groups of the 3x3 convolution in the first block."""
     has_gates: bool
 
-    def spec(self) -> SENetSpec | None:
-        """The network here that it seems to be."""
+    def specs(self) -> list[SENetSpec]:
+        """Return the registered networks with these features."""
         if self.stem_kernel != 3 or not self.has_gates:
-            return None
-        return next((spec for spec in SPECS.values() if (spec.blocks, spec.groups) == (self.blocks, self.groups)), None)
+            return []
+        return [spec for spec in SPECS.values() if (spec.blocks, spec.groups) == (self.blocks, self.groups)]
 
     def sentence(self) -> str:
-        """Its name where it has a known one, and what was seen."""
+        """Describe the network, by its usual name and its features."""
         name = "ResNeXt" if self.groups > 1 else "ResNet"
         seen = ", ".join(map(str, self.blocks))
         return (
@@ -45,7 +46,7 @@ class Network:
 
 
 def observe(shapes: Shapes) -> Network:
-    """The network of named tensors, in our layout or any that numbers stages and blocks as torchvision does."""
+    """Return the network of named tensors, in our layout or any that numbers stages and blocks as torchvision does."""
     blocks = _count(_BLOCK.match(name) for name in shapes)
     stem = next((shape[2] for name, shape in shapes.items() if len(shape) == 4 and not _BLOCK.match(name)), 0)
     reduce, conv = shapes.get("layer1.0.conv1.weight", ()), shapes.get("layer1.0.conv2.weight", ())
@@ -54,7 +55,7 @@ def observe(shapes: Shapes) -> Network:
 
 
 def observe_caffe(shapes: Shapes) -> Network:
-    """The network of the layers of a Caffe file, by the shapes of their first blobs."""
+    """Return the network of a Caffe file's layers, by the shapes of their first blobs."""
     blocks = _count(_CAFFE_BLOCK.match(name) for name in shapes)
     stem = next((shape[-1] for shape in shapes.values() if len(shape) == 4), 0)
     reduce, conv = shapes.get("conv2_1_1x1_reduce", ()), shapes.get("conv2_1_3x3", ())
@@ -63,10 +64,12 @@ def observe_caffe(shapes: Shapes) -> Network:
 
 
 def identify(network: Network, shapes: Shapes, place: str) -> SENetSpec:
-    """The network here that it is; UserError that names what was found instead."""
-    spec = network.spec()
-    if spec is not None:
-        return spec
+    """Return the registered network with these features, or of several the one with the most matching shapes.
+
+    Raises UserError describing the features if there is none.
+    """
+    if specs := network.specs():
+        return max(specs, key=lambda spec: _count_shapes(spec, shapes))
     known = ", ".join(SPECS)
     if network.blocks:
         raise UserError(f"{place}: another network: {network.sentence()}; what can be converted is {known}")
@@ -74,13 +77,23 @@ def identify(network: Network, shapes: Shapes, place: str) -> SENetSpec:
 
 
 def list_some(shapes: Shapes) -> str:
-    """How many there are, and the first."""
+    """Describe the number of tensors and the first of them."""
     some = ", ".join(f"{name[:80]} {shape}" for name, shape in list(shapes.items())[:_SHOWN])
     return f"it holds {len(shapes)}, the first: {some}"
 
 
+def _count_shapes(spec: SENetSpec, shapes: Shapes) -> int:
+    """Count the network's convolutions whose shapes are among the given ones."""
+    convolutions: Counter[tuple[int | None, ...]] = Counter(
+        (row.out_channels, row.in_channels // (row.groups or 1), row.kernel, row.kernel)
+        for row in layer_table(spec, 1, 224)
+        if row.kind == "conv" and row.in_channels is not None
+    )
+    return (convolutions & Counter(shapes.values())).total()
+
+
 def _count(matches: Iterable[re.Match[str] | None]) -> tuple[int, ...]:
-    """Blocks of each stage, in the stages' order."""
+    """Count the blocks of each stage, in the stages' order."""
     found: dict[int, set[int]] = {}
     for match in matches:
         if match:

@@ -1,4 +1,4 @@
-"""The network as an ONNX graph, for runtimes that are not PyTorch."""
+"""Export the network as an ONNX graph, for runtimes other than PyTorch."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _TRACED_SIZE_PX = 64
 
 
 def export_onnx(imported: Imported, path: Path) -> None:
-    """Write the network in eval mode, one file: normalised `images` (N, 3, H, W) to `scores` before the softmax.
+    """Write the network in eval mode as one file: normalised `images` (N, 3, H, W) to `scores` before the softmax.
 
-    Batch, height and width are free. The metadata say how images are to be prepared, where that is known. UserError
-    where the packages that write ONNX are not installed.
+    Batch, height and width are free. The metadata hold the preprocessing, if it is known. Raises UserError if the
+    packages that write ONNX are not installed.
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -35,7 +35,7 @@ def export_onnx(imported: Imported, path: Path) -> None:
     with torch.device("meta"):
         model = create_model(imported.model, imported.num_classes, max_pool=max_pool)
     load_tensors(model, imported.tensors, imported.model)
-    # Two images: the exporter takes a side of one for a constant.
+    # Two images: the exporter treats a size of one as a constant.
     example = torch.zeros(2, 3, _TRACED_SIZE_PX, _TRACED_SIZE_PX)
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
@@ -61,7 +61,7 @@ def export_onnx(imported: Imported, path: Path) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's thoughts on inequalities of sizes that it could not prove and did not need."""
+    """Silence the exporter's warnings about inequalities of sizes that it could not prove and did not need."""
     logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
     level = logger.level
     logger.setLevel(logging.ERROR)

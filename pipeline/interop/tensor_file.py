@@ -1,4 +1,4 @@
-"""Files of named tensors, PyTorch's and safetensors, read without running anything that is in them."""
+"""Read files of named tensors, PyTorch's and safetensors, without running code from them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from pipeline.ground.errors import UserError
 from pipeline.models.weights import read_weights
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
-"""What people call the network's part of a training checkpoint."""
+"""Usual names of the network's part of a training checkpoint."""
 _PARALLEL = "module."
-"""What DataParallel and DistributedDataParallel put before every name."""
+"""The prefix of names in DataParallel and DistributedDataParallel."""
 
 
 def read_tensor_file(path: Path, kind: str) -> dict[str, torch.Tensor]:
-    """The network's tensors by name, on the CPU; `kind` is what `container.recognise` says: safetensors or torch.
+    """Return the network's tensors by name, on the CPU; `kind` is safetensors or torch, see `container.recognise`.
 
-    A training checkpoint is unwrapped, and the prefix of a parallel network is taken off. UserError where the file is
-    damaged, wants to run code, or holds no named tensors.
+    A training checkpoint is unwrapped, and the prefix of a parallel network removed. Raises UserError if the file is
+    damaged, asks to run code, or holds no named tensors.
     """
     tensors = read_weights(path) if kind == "safetensors" else _named_tensors(path, _read_pickle(path))
     if tensors and all(name.startswith(_PARALLEL) for name in tensors):
@@ -37,14 +37,14 @@ def _read_pickle(path: Path) -> object:
     with path.open("rb") as file:
         if zipfile.is_zipfile(file):
             _refuse_zip_bomb(path)
-    # PyTorch warns of odd pickles at length; they are refused or they are harmless.
+    # PyTorch warns at length of odd pickles; they are refused below or harmless.
     with _naming_damage(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _refuse_zip_bomb(path: Path) -> None:
-    """PyTorch stores its records as they are; what is packed, or adds up to more than the file, is not PyTorch's."""
+    """Raise UserError if records are compressed or larger than the file: PyTorch stores them uncompressed."""
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
@@ -64,7 +64,7 @@ def _naming_damage(path: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:
-        # A hostile or broken pickle can raise anything, and PyTorch's own text ends with the advice to run it.
+        # A hostile or broken pickle can raise anything, and PyTorch's own message ends with the advice to run it.
         if wanted := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(
                 f"{path}: refused: it asks for {wanted[1]}, which could run code, or it is damaged; only tensors are "

@@ -20,10 +20,10 @@ def create_model(
     max_pool: MaxPool = "ceil",
     seed: int = 0,
 ) -> SENet:
-    """The network `name` of `SPECS`, in training mode, on torch's current default device.
+    """Return the network `name` of `SPECS`, in training mode, on torch's current default device.
 
     It holds the initial weights of `seed` (see `senet.initialise`), except under `torch.device("meta")`, where it costs
-    neither time nor memory: for looking at it, or for loading weights into it. UserError for an unknown name.
+    neither time nor memory: to inspect it, or to load weights into it. Raises UserError if the name is unknown.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Comparing a network with what its recipe claims of it (`model.expect`)."""
+"""Compare a network with its recipe's claims (`model.expect`)."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ import dataclasses
 import torch
 
 from pipeline.config.network import ModelConfig
-from pipeline.config.schema import Config
 from pipeline.ground.errors import UserError
 from pipeline.models import create_model
 from pipeline.models.inspection import differences_from_authors, observe_layers
 from pipeline.models.senet import SENet
+from pipeline.networks.spec import SPECS
 
-_SMALLEST_IMAGE_PX = 3
 _SHOWN_DIFFERENCES = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """A claim of the recipe and what the network says to it."""
+    """A claim of the recipe, with the network's actual value."""
 
     claim: str
     found: str
@@ -27,17 +26,24 @@ class Check:
 
 
 def meta_model(config: ModelConfig) -> SENet:
-    """The network on the meta device, where it has shapes and no memory."""
+    """Return the network on the meta device, without memory for its weights."""
     with torch.device("meta"):
         return create_model(config.name, config.num_classes, dropout=config.dropout, bn_momentum=config.bn_momentum)
 
 
-def check_network(model: SENet, config: Config) -> tuple[int, int, list[Check]]:
-    """Parameters, multiply-adds, and what the network says to each claim of model.expect.
+def checked_size_px(config: ModelConfig) -> int:
+    """Return the image side for which multiply-adds are counted: the recipe's claim, or the network's own."""
+    claimed = None if config.expect is None else config.expect.image_size_px
+    return claimed or SPECS[config.name].image_size_px
 
-    UserError with every claim that is false.
+
+def check_network(model: SENet, config: ModelConfig) -> tuple[int, int, list[Check]]:
+    """Return parameters, multiply-adds for an image of `checked_size_px`, and each claim of `model.expect`.
+
+    Raises UserError listing every false claim.
     """
-    parameters, macs = _measure(model, config)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    macs = sum(layer.macs for layer in observe_layers(model, checked_size_px(config)).values())
     checks = _check(model, config, parameters, macs)
     failed = [f"{check.claim}, {check.found}" for check in checks if not check.passed]
     if failed:
@@ -45,18 +51,8 @@ def check_network(model: SENet, config: Config) -> tuple[int, int, list[Check]]:
     return parameters, macs, checks
 
 
-def _measure(model: SENet, config: Config) -> tuple[int, int]:
-    """Parameters and multiply-adds of the network itself."""
-    size = config.train.image_size_px
-    if size < _SMALLEST_IMAGE_PX:
-        raise UserError(f"train.image_size_px: must be at least {_SMALLEST_IMAGE_PX} (given {size})")
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return parameters, sum(layer.macs for layer in observe_layers(model, size).values())
-
-
-def _check(model: SENet, config: Config, parameters: int, macs: int) -> list[Check]:
-    """Every claim of model.expect; none where the recipe claims nothing."""
-    expect = config.model.expect
+def _check(model: SENet, config: ModelConfig, parameters: int, macs: int) -> list[Check]:
+    expect = config.expect
     if expect is None:
         return []
     gmacs = macs / 1e9
@@ -65,7 +61,7 @@ def _check(model: SENet, config: Config, parameters: int, macs: int) -> list[Che
     checks = [
         Check(f"parameters: {expect.parameters:,} claimed", f"{parameters:,} found", parameters == expect.parameters),
         Check(
-            f"gmacs: {expect.gmacs:g} claimed at {config.train.image_size_px} px",
+            f"gmacs: {expect.gmacs:g} claimed at {checked_size_px(config)} px",
             f"{gmacs:.4g} found",
             abs(gmacs - expect.gmacs) <= tolerance,
         ),
@@ -83,7 +79,7 @@ def _check(model: SENet, config: Config, parameters: int, macs: int) -> list[Che
 
 
 def format_checks(checks: list[Check]) -> str:
-    """The claims as lines of text, or a sentence if the recipe claims nothing."""
+    """Format the claims as lines of text, or one sentence if the recipe makes none."""
     if not checks:
         return "Nothing was checked: the recipe has no model.expect."
     return "\n".join(["Checked against model.expect:", *(f"  {check.claim}, {check.found}" for check in checks)])

@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them, for a network that only answers and no longer learns."""
+"""Fold batch norms into the preceding convolutions, for inference."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import copy
 import torch
 from torch import nn
 
+from pipeline.models.bn_freeze import FrozenBatchNorm2d
 from pipeline.models.senet import SENet
-from pipeline.training.bn_freeze import FrozenBatchNorm2d
 
 BatchNorm = nn.BatchNorm2d | FrozenBatchNorm2d
 
 
 @torch.no_grad()
 def fold_batch_norms(model: SENet) -> SENet:
-    """A network of its own, in eval mode and without batch norms, that computes what `model` does in eval mode.
+    """Return a copy in eval mode without batch norms that computes the same as `model` in eval mode.
 
     Each convolution takes its batch norm, frozen or not, into its weights and a bias. They are computed in float64 and
     rounded once, to the type of the weights; device and memory layout stay. `model` is not changed.
@@ -23,7 +23,7 @@ def fold_batch_norms(model: SENet) -> SENet:
     folded = copy.deepcopy(model)
     for parent in list(folded.modules()):
         previous: nn.Module | None = None
-        # The modules of a SENet are registered in the order in which they compute.
+        # The modules of a SENet are registered in the order of computation.
         for name, module in list(parent.named_children()):
             if isinstance(module, BatchNorm):
                 assert isinstance(previous, nn.Conv2d), f"no convolution comes right before {name}"

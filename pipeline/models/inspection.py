@@ -1,4 +1,4 @@
-"""What a network really does, layer by layer, seen by hooks on its modules."""
+"""The layers of a network as executed, recorded by hooks on its modules."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _COMPARED = ("kind", "in_channels", "out_channels", "kernel", "stride", "padding
 
 
 def observe_layers(model: SENet, image_size_px: int) -> dict[str, Layer]:
-    """Each layer that a square image passes, by module name, in the order of the calls.
+    """Return each layer that a square image passes, by module name, in the order of the calls.
 
-    Rows are in the terms of `spec.Layer`; a global pooling's kernel is the map that it covers. The image passes as a
-    batch of none: every size is worked out and nothing is computed, so weights need not be set yet.
+    Rows are in the terms of `spec.Layer`; a global pooling's kernel is the map that it covers. The image passes as an
+    empty batch: all sizes are computed but no values, so weights need not be set yet.
     """
     observed: dict[str, Layer] = {}
     handles = [
@@ -41,7 +41,7 @@ def observe_layers(model: SENet, image_size_px: int) -> dict[str, Layer]:
 
 
 def differences_from_authors(model: SENet) -> list[str]:
-    """Every way in which a network departs from the authors' table of SENet-154; empty if there is none."""
+    """Return every difference between a network and the authors' table of SENet-154."""
     observed = observe_layers(model, TABLE_IMAGE_SIZE_PX)
     expected = {module_name(row.name): row for row in read_authors_table()}
     problems = [f"{name}: not in the authors' table" for name in observed if name not in expected]
@@ -56,7 +56,7 @@ def _row_differences(name: str, row: Layer, observed: Mapping[str, Layer]) -> It
         return
     layer = observed[name]
     if row.kind == "ave_pool_ceil":
-        # The authors' fixed window of 7x7, which at 224 px is the whole map.
+        # The authors' fixed 7x7 pooling, which at 224 px is the whole map.
         row = dataclasses.replace(row, kind="global_avg_pool", stride=None, padding=None)
     elif row.kind == "global_avg_pool":
         layer = dataclasses.replace(layer, kernel=None)
@@ -121,7 +121,7 @@ def _describe(name: str, module: nn.Module, x: torch.Tensor, output: torch.Tenso
 
 
 def _side(size: int | str | Sequence[int]) -> int:
-    """The side of a square, given as one number or as height and width."""
+    """Return the side of a square given as one number or as height and width."""
     if isinstance(size, int):
         return size
     height, width = map(int, size)

@@ -1,4 +1,4 @@
-"""Squeeze-and-excitation: what a channel is multiplied by, from what all channels are on average."""
+"""Squeeze-and-excitation (equations 2 to 4): per-channel scales from globally pooled features."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ class SEModule(nn.Module):
         self.fc2 = nn.Conv2d(channels // reduction, channels, kernel_size=1)
 
     def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
-        """The gates."""
+        """Return the gates."""
         gates_NC11: torch.Tensor = self.fc2(self.relu(self.fc1(self.pool(x_NCHW))))
         return gates_NC11.sigmoid()

@@ -1,7 +1,7 @@
 """SENet-154 and networks of the same blocks: "Squeeze-and-Excitation Networks", arXiv 1709.01507v4, appendix A.
 
-Layer for layer the authors' SENet-154.prototxt, save that the last pooling covers any map instead of 7x7 only. State
-dicts have the names that Cadene's port introduced and timm's legacy_senet154 has, so those weights load as they are.
+Layer for layer the authors' SENet-154.prototxt, except that the last pooling covers any map instead of 7x7 only. State
+dicts use the names of Cadene's port and timm's legacy_senet154, so those weights load unchanged.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.networks.spec import MaxPool, SENetSpec
 
 
 class SEBottleneck(nn.Module):
-    """1x1 to half the width, grouped 3x3 to the width (it takes the stride), 1x1, gate, sum with the shortcut, ReLU.
+    """1x1 to half the width, grouped 3x3 to the width (with the stride), 1x1, gate, sum with the shortcut, ReLU.
 
     (N, in_channels, H, W) to (N, width, H / stride, W / stride), rounded up.
     """
@@ -47,12 +47,12 @@ class SEBottleneck(nn.Module):
             )
 
     def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
-        """The block's output."""
+        """Return the block's output."""
         shortcut = x_NCHW if self.downsample is None else self.downsample(x_NCHW)
         y_NCHW = self.relu1(self.bn1(self.conv1(x_NCHW)))
         y_NCHW = self.relu2(self.bn2(self.conv2(y_NCHW)))
         y_NCHW = self.bn3(self.conv3(y_NCHW))
-        # In place where backward does not need the old values. Not torch.addcmul: its one rounding instead of two moves
+        # In place if backward does not need the old values. Not torch.addcmul: its one rounding instead of two moves
         # ReLUs over their kink, and the gradients of a float32 network of this depth then differ in the third digit.
         y_NCHW = y_NCHW * self.se_module(y_NCHW)
         y_NCHW += shortcut
@@ -61,7 +61,8 @@ class SEBottleneck(nn.Module):
 
 
 class SENet(nn.Module):
-    """Normalised images (N, 3, H, W) of any size from 3 px up to class scores (N, num_classes) before the softmax."""
+    """Map normalised images (N, 3, H, W), of any size from 3 px up, to class scores (N, num_classes) before the
+    softmax."""
 
     def __init__(
         self,
@@ -72,7 +73,8 @@ class SENet(nn.Module):
         bn_momentum: float = 0.1,
         max_pool: MaxPool = "ceil",
     ) -> None:
-        """`dropout` is the share that is dropped before the classifier; `bn_momentum` the newest batch's weight."""
+        """Set up the layers; `dropout` is the fraction dropped before the classifier, `bn_momentum` the newest batch's
+        weight."""
         super().__init__()
         self.spec = spec
         self.layer0 = _stem(spec.stem_widths, bn_momentum)
@@ -100,7 +102,7 @@ class SENet(nn.Module):
         self.last_linear = nn.Linear(channels, num_classes)
 
     def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
-        """The class scores."""
+        """Return the class scores."""
         x_NCHW = self.pool0(self.layer0(images_NCHW))
         for index in range(1, len(self.spec.widths) + 1):
             x_NCHW = self.get_submodule(f"layer{index}")(x_NCHW)
@@ -110,7 +112,7 @@ class SENet(nn.Module):
 
 
 def _stem(widths: tuple[int, int, int], bn_momentum: float) -> nn.Sequential:
-    """Three 3x3 convolutions instead of one 7x7: change (b) of the appendix."""
+    """Return three 3x3 convolutions in place of one 7x7: change (b) of the appendix."""
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     channels = 3
     for index, width in enumerate(widths, start=1):
@@ -123,9 +125,9 @@ def _stem(widths: tuple[int, int, int], bn_momentum: float) -> nn.Sequential:
 
 
 def allocate(model: nn.Module, device: torch.device) -> None:
-    """Give a network that is on the meta device memory of its own, with whatever values are there.
+    """Allocate uninitialised memory for a network on the meta device.
 
-    Does what `model.to_empty` does, which imports sympy on its way and takes seconds for it.
+    Equivalent to `model.to_empty`, which imports sympy and takes seconds for it.
     """
     empty = {
         name: torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
@@ -139,10 +141,10 @@ def initialise(model: nn.Module, seed: int) -> None:
     """Set every parameter and buffer: He weights, zero biases, batch norms at (1, 0) with fresh statistics.
 
     Weights are normal with standard deviation sqrt(2 / fan-in), equation (10) of "Delving Deep into Rectifiers". The
-    paper names that initialisation and not its fan. It is the fan-in here because only that is right for grouped
-    convolutions: PyTorch's fan-out counts the channels of all groups, though an input reaches only its own, and so is
-    64 times too large in SENet-154. Each tensor is drawn from the seed and its name alone; the global generators are
-    neither read nor moved.
+    paper names that initialisation but not its fan. Only the fan-in is right for grouped convolutions: PyTorch's
+    fan-out counts the channels of all groups, though an input reaches only its own, and so is 64 times too large in
+    SENet-154. Each tensor is drawn from the seed and its name alone; the global generators are neither read nor
+    advanced.
     """
     for name, module in model.named_modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -1,4 +1,4 @@
-"""Weight files: safetensors, which is a JSON header and plain numbers, so that loading one cannot run code."""
+"""Weight files in safetensors format: a JSON header and plain numbers, so that loading one cannot run code."""
 
 from __future__ import annotations
 
@@ -32,15 +32,14 @@ _SHOWN = 3
 
 
 def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
-    """Write named tensors and what is to be known about them; the file appears whole or not at all.
+    """Write named tensors and metadata; the file appears whole or not at all.
 
-    The same tensors and metadata give the same bytes. The safetensors package reads the file, but does not write it:
-    it orders the metadata at random, reports a full disk as an error of its own kind, and when it is killed leaves
-    temporary files that no one would remove.
+    The same tensors and metadata give the same bytes. The safetensors package reads the file but does not write it: it
+    orders the metadata at random, raises its own kind of error for a full disk, and leaves temporary files when killed.
     """
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
     end = 0
-    # Large values first keeps every tensor aligned in the file.
+    # Large values first, to keep every tensor aligned in the file.
     names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     for name in names:
         tensor = tensors[name]
@@ -56,39 +55,52 @@ def save_weights(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapp
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file by name, on the CPU. UserError where it is missing, damaged or not safetensors."""
+    """Return the tensors of a file by name, on the CPU.
+
+    Raises UserError if the file is missing, damaged or not safetensors.
+    """
     with _opened(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """What the file says about its tensors; UserError as for `read_weights`."""
+    """Return the metadata of a file. Raises UserError as `read_weights` does."""
     with _opened(path) as file:
         return dict(file.metadata() or {})
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Put a file's tensors into the network; UserError as for `read_weights` and `load_tensors`."""
+    """Load a file's tensors into the network. Raises UserError as `read_weights` and `load_tensors` do."""
     load_tensors(model, read_weights(path), str(path))
 
 
 def load_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
-    """Copy named tensors into the network; one on the meta device is first made on torch's default device.
+    """Copy named tensors into the network; one on the meta device is first allocated on torch's default device.
 
-    UserError as for `complete_tensors`; the network is then as before.
+    Raises UserError as `complete_tensors` does, and then leaves the network unchanged.
     """
     found = complete_tensors(model, tensors, source)
-    # Copied rather than taken over: a file's tensors lie at any address, and some kernels round by the alignment.
+    # Copied rather than aliased: a file's tensors lie at any address, and some kernels round by the alignment.
     if any(tensor.is_meta for tensor in model.state_dict().values()):
         allocate(model, torch.get_default_device())
     model.load_state_dict(found)
 
 
-def complete_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> dict[str, torch.Tensor]:
-    """The tensors of a network's state dict, from named tensors that are compared with it.
+def require_finite(tensors: Mapping[str, torch.Tensor], source: str) -> None:
+    """Raise UserError naming `source` and the first tensors that hold NaN or infinity."""
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        more = f", and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
+        raise UserError(
+            f"{source}: holds NaN or infinity in {', '.join(broken[:_SHOWN])}{more}; such weights are no use"
+        )
 
-    Batch counters may be missing, as they are in weights older than PyTorch 0.4.1: they start at 0. UserError that
-    names `source` and the first differing tensors where they are another network's.
+
+def complete_tensors(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> dict[str, torch.Tensor]:
+    """Return named tensors completed to a network's state dict.
+
+    Batch counters may be missing, as in weights older than PyTorch 0.4.1: they start at 0. Raises UserError naming
+    `source` and the first differing tensors if they belong to another network.
     """
     expected = model.state_dict()
     counters = {

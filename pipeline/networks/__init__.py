@@ -1,1 +1,1 @@
-"""The networks as data: layers, parameters, multiply-adds and memory, known without torch."""
+"""The networks as data: layers, parameters, multiply-adds and memory, without torch."""

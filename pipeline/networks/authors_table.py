@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.networks.spec import Layer
 
 TABLE_IMAGE_SIZE_PX = 224
-"""The image size that the table's output sizes are for."""
+"""Image size of the table's output sizes."""
 
 _BLOCK_PARTS = {
     "1x1_reduce": "conv1",
@@ -29,7 +29,7 @@ _OTHERS = {
 
 
 def read_authors_table() -> tuple[Layer, ...]:
-    """The table in the order of the prototxt; it has kinds of its own for the last pooling and for dropout."""
+    """Return the table in the order of the prototxt; the last pooling and dropout have kinds of their own in it."""
     with Path(__file__).with_name("senet154_layers.csv").open(newline="") as file:
         return tuple(
             Layer(
@@ -50,7 +50,7 @@ def read_authors_table() -> tuple[Layer, ...]:
 
 
 def module_name(layer_name: str) -> str:
-    """Name in our network of a layer of the prototxt: "conv3_1_1x1_proj" is "layer2.0.downsample.0"."""
+    """Return the name in our network of a layer of the prototxt: "conv3_1_1x1_proj" is "layer2.0.downsample.0"."""
     if stem := re.fullmatch(r"conv1_(\d)/3x3(_s2)?", layer_name):
         return f"layer0.conv{stem[1]}"
     if block := re.fullmatch(r"conv(\d)_(\d+)(?:_(.+))?", layer_name):

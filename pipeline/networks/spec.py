@@ -1,4 +1,4 @@
-"""The networks as numbers: their layers, parameters, multiply-adds and memory, known before torch is imported.
+"""The networks as numbers: layers, parameters, multiply-adds and memory, without torch.
 
 A `SENetSpec` describes any network made of SENet-154's blocks. The paper's other networks (SE-ResNet, SE-ResNeXt) have
 another stem, block and projection; each family is to have a description and a module of its own beside these.
@@ -15,7 +15,7 @@ _INDEX_BYTES = 8
 
 MaxPool = Literal["ceil", "padded"]
 """The first pooling, 3x3 with stride 2. The authors' is not padded and rounds up; some ports pad by 1 and round down,
-so that every window lies one pixel further up and to the left; their weights have their figures with that one only."""
+which shifts every pooling window by one pixel up and to the left. Their weights reach their accuracy with it only."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,16 +36,20 @@ class SENetSpec:
     """Groups of the blocks' 3x3 convolutions."""
     reduction: int
     """The paper's r: a stage's width by the width between its two squeeze-and-excitation layers."""
+    image_size_px: int
+    """Side of the images that the network was made for."""
 
 
 SPECS: dict[str, SENetSpec] = {
     spec.name: spec
     for spec in (
         # SENet-154.prototxt, which the authors published: 3 stem convolutions + 50 blocks x 3 + 1 classifier = 154.
-        SENetSpec("senet154", (64, 64, 128), (256, 512, 1024, 2048), (3, 8, 36, 3), groups=64, reduction=16),
+        SENetSpec(
+            "senet154", (64, 64, 128), (256, 512, 1024, 2048), (3, 8, 36, 3), groups=64, reduction=16, image_size_px=224
+        ),
         # The same blocks for images of 32 px on a CPU. With 16 groups the three stages have 2, 4 and 8 input channels a
         # group, as the first three of SENet-154 have.
-        SENetSpec("senet_nano", (16, 16, 32), (64, 128, 256), (1, 2, 1), groups=16, reduction=16),
+        SENetSpec("senet_nano", (16, 16, 32), (64, 128, 256), (1, 2, 1), groups=16, reduction=16, image_size_px=32),
     )
 }
 
@@ -55,7 +59,7 @@ class Layer:
     """A row of the layer table, in the terms and under the names of the authors' prototxt.
 
     Sizes and strides are those of either side of a square. A convolution without bias is followed by a batch norm, and
-    the two are one row. None stands where a kind has no such number.
+    the two are one row. None if a kind has no such number.
     """
 
     name: str
@@ -77,46 +81,46 @@ class Layer:
     macs: int = 0
     """Multiply-adds for one image."""
     saved_values: int = 0
-    """Values per image that backward needs again, in the forward pass's precision, when PyTorch runs layer by layer."""
+    """Values per image kept for backward, in the forward pass's precision, when PyTorch runs layer by layer."""
     saved_indices: int = 0
-    """64-bit indices per image that backward needs again."""
+    """64-bit indices per image kept for backward."""
 
     @property
     def stage(self) -> str:
-        """The part of the network that it belongs to: conv1, pool1, conv2 ... or classifier."""
+        """The part of the network: conv1, pool1, conv2 ... or classifier."""
         part = self.name.partition("_")[0].partition("/")[0]
         return part if part.startswith("conv") or part == "pool1" else "classifier"
 
     def activation_bytes(self, bytes_per_value: int) -> int:
-        """Bytes per image that backward needs again."""
+        """Return the bytes per image kept for backward."""
         return self.saved_values * bytes_per_value + self.saved_indices * _INDEX_BYTES
 
 
 def layer_table(spec: SENetSpec, num_classes: int, image_size_px: int) -> tuple[Layer, ...]:
-    """Every layer for a square image of `image_size_px`, at least 3, in the order of the authors' prototxt.
+    """Return every layer for a square image of `image_size_px`, at least 3, in the order of the authors' prototxt.
 
-    The authors' last pooling has a fixed 7x7 window; here it covers whatever map there is, which is the same at 224.
+    The authors' last pooling is fixed at 7x7; here it covers the whole map, which is the same at 224 px.
     """
     return tuple(_layers(spec, num_classes, image_size_px))
 
 
 def count_parameters(spec: SENetSpec, num_classes: int) -> int:
-    """Learnable values of the network."""
+    """Return the number of learnable values."""
     return sum(layer.parameters for layer in _layers(spec, num_classes, 224))
 
 
 def count_buffers(spec: SENetSpec, num_classes: int) -> int:
-    """Values of the running means and variances."""
+    """Return the number of values of the running means and variances."""
     return sum(layer.buffers for layer in _layers(spec, num_classes, 224))
 
 
 def count_macs(spec: SENetSpec, num_classes: int, image_size_px: int) -> int:
-    """Multiply-adds of the convolutions and the classifier for one image; the paper's "FLOPs" are these."""
+    """Return multiply-adds of the convolutions and the classifier for one image, the paper's "FLOPs"."""
     return sum(layer.macs for layer in _layers(spec, num_classes, image_size_px))
 
 
 def activation_bytes(spec: SENetSpec, image_size_px: int, bytes_per_value: int) -> int:
-    """Bytes per image that PyTorch keeps from forward for backward in eager training.
+    """Return the bytes per image that PyTorch keeps from forward for backward in eager training.
 
     `bytes_per_value` is 4 for float32 and 2 for bfloat16 or float16. Not included: weights, gradients, and the
     temporary memory of a single operation.
@@ -205,7 +209,7 @@ def _conv(
     stride: int = 1,
     groups: int = 1,
 ) -> Layer:
-    """A convolution with its batch norm; backward needs the batch norm's input and its output after the ReLU."""
+    """Return a convolution with its batch norm; backward needs the batch norm's input and its output after the ReLU."""
     padding = kernel // 2
     out_size = (size + 2 * padding - kernel) // stride + 1
     weights = out_channels * (in_channels // groups) * kernel * kernel
@@ -229,7 +233,7 @@ def _conv(
 
 
 def _gate_conv(name: str, source: str, in_channels: int, out_channels: int) -> Layer:
-    """A layer of the excitation: a 1x1 convolution with bias on the pooled map."""
+    """Return a layer of the excitation: a 1x1 convolution with bias on the pooled map."""
     weights = in_channels * out_channels
     return Layer(
         name,

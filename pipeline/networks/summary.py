@@ -1,4 +1,4 @@
-"""A network's cost, stage by stage, for people and for the report. Never imports torch."""
+"""A network's cost, stage by stage, for people and for the report. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _COSTS = ("parameters", "macs", "activation_bytes_float32", "activation_bytes_16
 
 
 def summarise(spec: SENetSpec, num_classes: int, image_size_px: int) -> dict[str, Any]:
-    """Output size and cost of each stage, and the cost of the whole, as plain values.
+    """Return output size and cost of each stage, and the total cost, as plain values.
 
-    `activation_bytes_*` is what the forward pass of one image keeps for backward, in float32 and in either 16-bit type;
-    `weight_bytes` the parameters and running statistics in float32.
+    `activation_bytes_*` is kept from the forward pass of one image for backward, in float32 and in either 16-bit type;
+    `weight_bytes` counts the parameters and running statistics in float32.
     """
     stages: list[dict[str, Any]] = []
     channels = 3
@@ -46,7 +46,7 @@ def summarise(spec: SENetSpec, num_classes: int, image_size_px: int) -> dict[str
 
 
 def format_summary(summary: Mapping[str, Any]) -> str:
-    """The summary as a table for a terminal, without a final newline."""
+    """Format the summary as a table for a terminal, without a final newline."""
     size = summary["image_size_px"]
     rows: list[tuple[str, ...]] = [("stage", "blocks", "output", "parameters", "MMAC", "float32 MB", "16-bit MB")]
     for stage in summary["stages"]:

@@ -16,35 +16,36 @@ class Errors:
     top1_percent: float
     top5_percent: float
     source: str
-    """Which table, and what of it."""
+    """The table, and the row or column of it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Statement:
-    """What the paper says of one thing in the recipe."""
+    """The paper's statement about one item of the recipe."""
 
     id: str
     item: str
     says: str | None
-    """None where it says nothing."""
+    """None if the paper says nothing."""
     source: str
-    """Where it says so; or what is nearest, where it says nothing."""
+    """Its place in the paper, or the nearest passage if the paper says nothing."""
 
 
 @functools.cache
 def read_paper() -> dict[str, Any]:
-    """Everything in paper.json."""
+    """Return the content of paper.json."""
     content: dict[str, Any] = json.loads(Path(__file__).with_name("paper.json").read_text(encoding="utf-8"))
     return content
 
 
 def statements(section: str) -> tuple[Statement, ...]:
-    """The paper's statements on "training" or "evaluation"."""
+    """Return the paper's statements on "training" or "evaluation"."""
     return tuple(Statement(**fields) for fields in read_paper()[section])
 
 
 def senet154_errors(trained_px: int, crop_px: int) -> Errors | None:
-    """What SENet-154 has with one centre crop of that size, trained at that size; None where the paper does not say."""
+    """Return SENet-154's errors with one centre crop of that size, trained at that size, or None if the paper has
+    none."""
     if (trained_px, crop_px) == (320, 320):
         row = next(row for row in read_paper()["table9"]["rows"] if row["network"].startswith("SENet-154"))
         return _errors(row["errors"], "Table 9, trained at 320 px")
@@ -55,6 +56,6 @@ def senet154_errors(trained_px: int, crop_px: int) -> Errors | None:
 
 
 def _errors(printed: tuple[str, str], source: str) -> Errors:
-    """From figures with as many decimals as the paper gives."""
+    """Parse figures with as many decimals as the paper gives."""
     top1, top5 = map(float, printed)
     return Errors(top1, top5, source)

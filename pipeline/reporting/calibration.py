@@ -1,4 +1,4 @@
-"""Whether the network is right as often as it is sure: the reliability diagram and the expected calibration error."""
+"""The reliability diagram and the expected calibration error."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ class Bin:
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """How sure the network is beside how right it is."""
+    """Predicted probabilities beside observed accuracy."""
 
     bins: tuple[Bin, ...]
-    """Those with images."""
+    """Without the empty ones."""
     error_percent: float
     """Expected calibration error: mean distance of accuracy and probability over the bins, weighted by their images."""
 
 
 def calibrate(ranking: Ranking) -> Calibration:
-    """The calibration of first predictions; images whose probability is not a number are in no bin."""
+    """Return the calibration of the first predictions; images whose probability is NaN are in no bin."""
     known = np.isfinite(ranking.probability)
     probability = np.clip(ranking.probability[known].astype(np.float64), 0.0, 1.0)
     is_right = ranking.ranks[known] == 0
@@ -55,7 +55,7 @@ def calibrate(ranking: Ranking) -> Calibration:
 
 
 def calibration_plot(name: str, calibration: Calibration) -> Plot:
-    """The reliability diagram: accuracy over probability, and above it where the images are."""
+    """Plot the reliability diagram, with the share of the images in each bin."""
 
     def draw(axes: Axes, palette: Palette) -> None:
         images = sum(found.images for found in calibration.bins)

@@ -1,4 +1,4 @@
-"""Which classes gained and which lost between two runs."""
+"""The classes whose errors differ most between two runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ClassChange:
 
     @property
     def percent(self) -> float:
-        """By how much the top-1 error is higher in this run."""
+        """Percent points by which the top-1 error is higher in this run."""
         return self.now.top1_error_percent - self.other.top1_error_percent
 
 
@@ -42,7 +42,8 @@ class Comparison:
 def compare(run: Path, evaluate: Path, own: Path) -> Comparison:
     """Compare the finished evaluation in the folder `own` with that of `run` in `evaluate`.
 
-    The plan is the first of ours that both have. UserError where there is none, or classes or numbers of images differ.
+    The plan is the first of ours that both have. Raises UserError if there is none, or if the classes or their numbers
+    of images differ.
     """
     ours, theirs = _class_tables(own), _class_tables(evaluate)
     plan = next((name for name in ours if name in theirs), None)
@@ -63,6 +64,6 @@ def compare(run: Path, evaluate: Path, own: Path) -> Comparison:
 
 
 def _class_tables(evaluate: Path) -> dict[str, Path]:
-    """By plan; none where the images have no labels."""
+    """Return the tables by plan; empty if the images have no labels."""
     results = json.loads((evaluate / "results.json").read_text())
     return {result["name"]: evaluate / result["per_class"] for result in results["plans"] if "per_class" in result}

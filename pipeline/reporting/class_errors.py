@@ -1,4 +1,4 @@
-"""The errors of every class, as the evaluate stage's tables have them."""
+"""The errors of every class, read from the evaluate stage's tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @dataclasses.dataclass(frozen=True)
 class ClassErrors:
-    """A class under one crop plan."""
+    """The errors of a class under one crop plan."""
 
     label: int
     folder: str
@@ -22,17 +22,17 @@ class ClassErrors:
 
     @property
     def top1_error_percent(self) -> float:
-        """0 for a class without validation images."""
+        """Top-1 error in percent, 0 for a class without validation images."""
         return 100 * self.top1_errors / self.images if self.images else 0.0
 
     @property
     def top5_error_percent(self) -> float:
-        """0 for a class without validation images."""
+        """Top-5 error in percent, 0 for a class without validation images."""
         return 100 * self.top5_errors / self.images if self.images else 0.0
 
 
 def read_class_errors(path: Path) -> tuple[ClassErrors, ...]:
-    """The rows of a `per-class-<plan>.tsv`, in label order."""
+    """Read the rows of a `per-class-<plan>.tsv`, in label order."""
     counts = ("label", "images", "top1_errors", "top5_errors")
     return tuple(
         ClassErrors(folder=row["folder"], words=row["words"], **{name: int(row[name]) for name in counts})

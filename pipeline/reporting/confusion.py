@@ -1,4 +1,4 @@
-"""Which classes are taken for which."""
+"""The classes that are most often confused."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Confusion:
     predicted: int
     images: int
     of_class: int
-    """How many images the class has."""
+    """Number of images in the class."""
     position: int
-    """The image among them that the network was surest of."""
+    """Position of the one that the network was surest of."""
 
 
 def confusions(ranking: Ranking) -> tuple[Confusion, ...]:
-    """The most frequent ones, most images first; of equal ones the lower labels first. Ones of a single image too."""
+    """Return the most frequent confusions, most images first, of equals the lower labels first."""
     wrong = np.flatnonzero((ranking.ranks > 0) & (ranking.predicted != ranking.labels))
     pairs = np.stack([ranking.labels[wrong], ranking.predicted[wrong]], axis=1)
     found, which, counts = np.unique(pairs, axis=0, return_inverse=True, return_counts=True)

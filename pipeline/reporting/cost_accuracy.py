@@ -1,4 +1,4 @@
-"""What more crops buy and what they cost."""
+"""Errors by the cost of a crop plan."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pipeline.reporting.plots import Palette, Plot
 from pipeline.reporting.results import ResultRow
 
 
-def trade_off_plots(rows: Sequence[ResultRow]) -> tuple[Plot, ...]:
-    """Errors over the number of crops, and over the images scored in a second; none for a single plan."""
+def cost_accuracy_plots(rows: Sequence[ResultRow]) -> tuple[Plot, ...]:
+    """Plot errors over the number of crops, and over the images scored in a second. Returns none for a single plan."""
     if len(rows) < 2:
         return ()
     plots = [
@@ -20,9 +20,7 @@ def trade_off_plots(rows: Sequence[ResultRow]) -> tuple[Plot, ...]:
     ]
     if all(row.seconds > 0 for row in rows):
         plots.append(
-            Plot(
-                "cost", "Errors by the images scored in a second", _errors_over(rows, _rate, "images/s, all processes")
-            )
+            Plot("cost", "Errors by the images scored in a second", _errors_over(rows, _rate, "images/s, all ranks"))
         )
     return tuple(plots)
 

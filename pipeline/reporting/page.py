@@ -1,4 +1,4 @@
-"""The report: everything that the page's template is filled with, and the page itself."""
+"""The report: the page, and everything that its template is filled with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.evaluation.ensemble import FUSED_PLAN
 from pipeline.paper.statements import read_paper
 from pipeline.reporting.calibration import calibrate, calibration_plot
 from pipeline.reporting.confusion import confusions
-from pipeline.reporting.cost_accuracy import trade_off_plots
+from pipeline.reporting.cost_accuracy import cost_accuracy_plots
 from pipeline.reporting.pictures import data_uri, thumbnail
 from pipeline.reporting.plots import DARK, LIGHT, Plot, class_plots, training_plots
 from pipeline.reporting.recipe import compare_recipe
@@ -31,7 +31,7 @@ _SHOWN_FINDINGS = 200
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What the report stage writes."""
+    """The files of the report stage."""
 
     html: str
     plots: dict[str, bytes]
@@ -41,13 +41,13 @@ class Report:
 
 
 def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
-    """The report of a run; the same for the same record."""
+    """Render the report of a run; the same record gives the same report."""
     curves, classes = training_plots(record), class_plots(record.class_errors)
     rows = result_rows(record)
-    trade_offs = trade_off_plots(rows)
+    costs = cost_accuracy_plots(rows)
     calibrations = {name: calibrate(ranking) for name, ranking in record.rankings.items()}
     diagrams = [calibration_plot(name, calibrations[name]) for name in (rows[0].plan, FUSED_PLAN)]
-    light = {plot.name: plot.png(LIGHT) for plot in (*curves, *trade_offs, *diagrams, *classes)}
+    light = {plot.name: plot.png(LIGHT) for plot in (*curves, *costs, *diagrams, *classes)}
     context = {
         "record": record,
         "config": record.config,
@@ -57,7 +57,7 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
         "paper": read_paper(),
         "own_rows": {name: own_rows(rows, name) for name in ("Table 8", "Table 9")},
         "curves": [_picture(plot, light) for plot in curves],
-        "trade_offs": [_picture(plot, light) for plot in trade_offs],
+        "cost_plots": [_picture(plot, light) for plot in costs],
         "costs": [_cost(record, row) for row in rows],
         "diagrams": [_picture(plot, light) for plot in diagrams],
         "calibrations": calibrations,
@@ -66,11 +66,7 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
         "comparison": record.comparison,
         "class_plots": [_picture(plot, light) for plot in classes],
         "mistakes": mistakes(record),
-        "data": {
-            split: describe_images(index)
-            for split in ("train", "val", "test")
-            if (index := getattr(record.dataset, split)) is not None
-        },
+        "data": {split: describe_images(index) for split, index in record.indexes.items()},
         "findings": record.findings[:_SHOWN_FINDINGS],
         "finding_counts": count_findings(record.findings),
         "recipe": compare_recipe(record),
@@ -85,52 +81,52 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
 
 
 def describe_run(record: RunRecord) -> str:
-    """What was run, in one sentence or two."""
-    config, dataset = record.config, record.dataset
+    """Describe the run in one sentence."""
+    config, val = record.config, record.val
     network: str = config.model.name
     if record.network is not None:
         network += f" ({record.network['parameters'] / 1e6:,.1f} M parameters)"
     plans = len(record.results["plans"])
-    looked = f"{len(dataset.val):,} validation images under {plans} crop plan{'s' if plans > 1 else ''}"
+    looked = f"{len(val):,} validation images under {plans} crop plan{'s' if plans > 1 else ''}"
     if not record.is_trained:
-        return f"{network} with weights from a file, evaluated on {looked} of {dataset.name}."
-    last = config.freeze_bn.last_epochs
+        return f"{network} with weights from a file, evaluated on {looked} of {val.dataset}."
+    trained, last = len(record.indexes["train"]), config.train.frozen_epochs
     frozen = f", the last {last if last > 1 else 'one'} with frozen batch norms" if last else ""
     return (
-        f"{network}, trained on {len(dataset.train):,} images of {dataset.name} ({len(dataset.classes):,} classes, "
+        f"{network}, trained on {trained:,} images of {val.dataset} ({len(val.classes):,} classes, "
         f"{config.train.image_size_px} px) for {config.train.epochs} epochs{frozen}; evaluated on {looked}."
     )
 
 
 def banner(record: RunRecord) -> str | None:
-    """What a reader must know before comparing anything with the paper; None where comparing is fair."""
-    if record.dataset.name != "imagenet":
+    """Return why errors must not be compared with the paper's, or None if they may."""
+    if record.val.dataset != "imagenet":
         return (
-            f"The images are {record.dataset.name}, not ImageNet: these errors say nothing about the paper's. "
-            "The paper's tables are shown for where they belong, not for comparison."
+            f"The images are {record.val.dataset}, not ImageNet: these errors say nothing about the paper's. "
+            "The paper's tables are shown for reference, not for comparison."
         )
     if record.config.model.name != "senet154":
         return (
             f"The network is {record.config.model.name}, not SENet-154: the paper has no numbers for it. "
-            "The paper's tables are shown for where they belong, not for comparison."
+            "The paper's tables are shown for reference, not for comparison."
         )
     return None
 
 
 def own_rows(rows: tuple[ResultRow, ...], table: str) -> list[ResultRow]:
-    """The results that have a counterpart in a table of the paper."""
+    """Return the results that have a counterpart in a table of the paper."""
     return [row for row in rows if row.paper is not None and row.paper.source.startswith(table)]
 
 
 def mistakes(record: RunRecord) -> list[dict[str, Any]]:
-    """The surest mistakes under the first crop plan, each with its picture and words."""
-    dataset = record.dataset
+    """Return the surest mistakes under the first crop plan, each with its picture and classes."""
+    val = record.val
     return [
         {
-            "picture": thumbnail(Path(dataset.val.file(mistake["position"]))),
-            "path": dataset.val.paths[mistake["position"]],
-            "true": dataset.classes[mistake["label"]],
-            "predicted": dataset.classes[mistake["predicted"]],
+            "picture": thumbnail(val, mistake["position"]),
+            "path": val.names[mistake["position"]],
+            "true": val.classes[mistake["label"]],
+            "predicted": val.classes[mistake["predicted"]],
             "percent": 100 * mistake["probability"],
             "rank": mistake["label_rank"] + 1,
         }
@@ -139,13 +135,13 @@ def mistakes(record: RunRecord) -> list[dict[str, Any]]:
 
 
 def describe_confusions(record: RunRecord) -> list[dict[str, Any]]:
-    """The most frequent confusions under the first crop plan, each with a picture of the surest one and words."""
-    dataset = record.dataset
+    """Return the most frequent confusions under the first crop plan, each with its classes and a picture."""
+    val = record.val
     return [
         {
-            "picture": thumbnail(Path(dataset.val.file(found.position))),
-            "true": dataset.classes[found.label],
-            "predicted": dataset.classes[found.predicted],
+            "picture": thumbnail(val, found.position),
+            "true": val.classes[found.label],
+            "predicted": val.classes[found.predicted],
             "images": found.images,
             "of_class": found.of_class,
         }
@@ -154,8 +150,7 @@ def describe_confusions(record: RunRecord) -> list[dict[str, Any]]:
 
 
 def describe_images(index: ImageIndex) -> dict[str, Any]:
-    """Counts and sizes of one split."""
-    flags = Counter(flag for flags in index.flags for flag in flags.split(",") if flag)
+    """Return counts and sizes of one split."""
     per_class = Counter(label for label in index.labels.tolist() if label != UNLABELLED)
     return {
         "images": len(index),
@@ -163,19 +158,19 @@ def describe_images(index: ImageIndex) -> dict[str, Any]:
         "per_class": (min(per_class.values()), max(per_class.values())) if per_class else None,
         "width": _spread(index.widths.tolist()),
         "height": _spread(index.heights.tolist()),
-        "flags": sorted(flags.items()),
+        "flags": sorted(index.count_flags().items()),
     }
 
 
 def _cost(record: RunRecord, row: ResultRow) -> dict[str, Any]:
-    """What a plan cost. Its seconds are those of the processes side by side."""
+    """Return the cost of a plan. All ranks work at the same time during its seconds."""
     attempts = record.stages["evaluate"].attempts
-    processes = attempts[-1].world_size if attempts else 1
+    world_size = attempts[-1].world_size if attempts else 1
     return {
         "row": row,
         "images_per_second": row.images / row.seconds if row.seconds else None,
-        "processes": processes,
-        "process_seconds": row.seconds * processes,
+        "world_size": world_size,
+        "process_seconds": row.seconds * world_size,
         "is_on_gpu": record.results["device"] != "cpu",
     }
 
@@ -186,8 +181,7 @@ def _spread(values: list[int]) -> tuple[int, int, int]:
 
 def _time_row(record: RunRecord, name: str) -> dict[str, Any]:
     stage = record.stages[name]
-    metrics = stage.manifest.metrics
-    speed = metrics["images_per_second"] if name in TRAINING_STAGES else None
+    speed = stage.metrics["images_per_second"] if name in TRAINING_STAGES else None
     if name == "evaluate":
         seconds = sum(plan["seconds"] for plan in record.results["plans"])
         speed = sum(plan["images"] for plan in record.results["plans"]) / seconds if seconds else None
@@ -220,5 +214,5 @@ def _environment() -> jinja2.Environment:
 
 
 def clean(text: object) -> str:
-    """Text that any file can hold: what is no valid Unicode in a file name is shown as its escape."""
+    """Escape the parts of a file name that are no valid Unicode."""
     return str(text).encode("utf-8", "backslashreplace").decode("utf-8")

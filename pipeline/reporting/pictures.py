@@ -4,29 +4,38 @@ from __future__ import annotations
 
 import base64
 import io
-from pathlib import Path
 
+import numpy as np
 from PIL import Image
+
+from pipeline.data.encoded import EncodedImages
+from pipeline.data.index import ImageIndex
+from pipeline.ground.errors import UserError
 
 _SIDE_PX = 224
 _QUALITY = 80
 
 
 def data_uri(content: bytes, media_type: str) -> str:
-    """Content as an address that needs no server."""
+    """Return a data: URI with the content."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def thumbnail(path: Path) -> str | None:
-    """The image as an embedded JPEG of at most 224 px a side; None where it is gone or cannot be read any more.
+def thumbnail(index: ImageIndex, position: int) -> str | None:
+    """Return the image as an embedded JPEG of at most 224 px a side, or None if it cannot be read any more.
 
-    Like the loaders it takes the pixels as they are stored, without turning them by the EXIF tag.
+    Ignores the EXIF orientation, as the loaders do.
     """
+    if index.source is None:
+        return None
     try:
-        with Image.open(path) as image:
+        with (
+            EncodedImages(index, np.array([position])) as images,
+            Image.open(io.BytesIO(images.read(position))) as image,
+        ):
             image.draft("RGB", (_SIDE_PX, _SIDE_PX))
             small = image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (OSError, UserError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     small.thumbnail((_SIDE_PX, _SIDE_PX), Image.Resampling.LANCZOS)
     if max(small.size) < _SIDE_PX // 4:

@@ -23,7 +23,7 @@ NUM_WORST_CLASSES = 20
 
 @dataclasses.dataclass(frozen=True)
 class Palette:
-    """Colours of a plot; the page shows through behind it."""
+    """Colours of a plot."""
 
     background: str
     text: str
@@ -42,14 +42,14 @@ class Plot:
     """A plot that can be drawn in any palette."""
 
     name: str
-    """Of its file, without `.png`."""
+    """Name of the file, without `.png`."""
     description: str
-    """What is to be seen, for who cannot see it."""
+    """Alternative text."""
     draw: Callable[[Axes, Palette], None]
     height_inches: float = _HEIGHT_INCHES
 
     def png(self, palette: Palette) -> bytes:
-        """The plot as a PNG file; the same bytes for the same data."""
+        """Render the plot as a PNG file; the same data gives the same bytes."""
         figure = Figure(figsize=(_WIDTH_INCHES, self.height_inches), dpi=_DPI, layout="constrained")
         figure.set_facecolor(palette.background)
         axes = figure.add_subplot()
@@ -61,7 +61,7 @@ class Plot:
 
 
 def training_plots(record: RunRecord) -> tuple[Plot, ...]:
-    """Loss, errors on the validation images, learning rate and throughput over the epochs; none without training."""
+    """Plot loss, validation errors, learning rate and throughput over the epochs. Returns none without training."""
     if not record.train_events:
         return ()
     plots = [_curve(record, "loss", "Training loss", "training loss")]
@@ -73,13 +73,13 @@ def training_plots(record: RunRecord) -> tuple[Plot, ...]:
 
 
 def worst_classes(classes: Sequence[ClassErrors]) -> tuple[ClassErrors, ...]:
-    """The classes with the highest top-1 error, worst first, of equal ones the lower label first; none without one."""
+    """Return the classes with the highest top-1 error, worst first, of equals the lower label; none without errors."""
     wrong = [row for row in classes if row.top1_errors]
     return tuple(sorted(wrong, key=lambda row: (-row.top1_error_percent, row.label))[:NUM_WORST_CLASSES])
 
 
 def class_plots(classes: Sequence[ClassErrors]) -> tuple[Plot, ...]:
-    """Bars of the worst classes' errors; no plot where there are no errors."""
+    """Plot the worst classes' errors as bars. Returns none without errors."""
     worst = worst_classes(classes)
     if not worst:
         return ()
@@ -137,14 +137,14 @@ def _errors_of(record: RunRecord) -> Callable[[Axes, Palette], None]:
 
 
 def _paper_errors(record: RunRecord) -> Errors | None:
-    crop = center_crop(record.config.train.resolved_validation())
+    crop = center_crop(record.config.train.validation)
     if crop is None or not record.is_comparable:
         return None
     return senet154_errors(record.config.train.image_size_px, crop[1])
 
 
 def _by_stage(events: Sequence[Event]) -> list[list[Event]]:
-    """Lines are not drawn across the border of two stages: the second may begin at another run's checkpoint."""
+    """Split events by stage: no line joins two stages, since the second may begin at another run's checkpoint."""
     stages = dict.fromkeys(event["stage"] for event in events)
     return [[event for event in events if event["stage"] == stage] for stage in stages]
 

@@ -1,4 +1,4 @@
-"""The recipe beside the paper's, one row a thing, those that the paper leaves open included."""
+"""The run's recipe beside the paper's, row by row, including the choices that the paper leaves open."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pipeline.reporting.record import TRAINING_STAGES, RunRecord
 
 Verdict = Literal["same", "differs", "open"]
 Did = tuple[str, bool]
-"""What the run did, and whether that is what the paper says (of no matter where the paper says nothing)."""
+"""The run's choice, and whether it is the paper's (ignored if the paper has none)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RecipeRow:
-    """One thing: what the paper says and what this run did."""
+    """One part of the recipe, in the paper and in this run."""
 
     item: str
     paper: str | None
@@ -29,7 +29,7 @@ class RecipeRow:
 
 
 def compare_recipe(record: RunRecord) -> tuple[RecipeRow, ...]:
-    """Every row; without those of training where the run evaluated a weight file that it did not train."""
+    """Return all rows; without those of training if the run evaluated weights that it did not train."""
     done = {**(_training(record) if record.is_trained else {}), **_evaluation(record)}
     said = (*(statements("training") if record.is_trained else ()), *statements("evaluation"))
     rows = []
@@ -47,14 +47,14 @@ def _training(record: RunRecord) -> dict[str, Did]:
 def _network(record: RunRecord) -> dict[str, Did]:
     model = record.config.model
     spec = SPECS[model.name]
-    images, classes = len(record.dataset.train), len(record.dataset.classes)
+    images, classes, dataset = len(record.indexes["train"]), len(record.val.classes), record.val.dataset
     counted = f"{record.network['parameters'] / 1e6:.1f} M parameters" if record.network else f"{classes:,} classes"
     return {
         "network": (f"{model.name}, {counted}", model.name == "senet154"),
         "reduction": (f"{spec.reduction}", spec.reduction == 16),
         "dropout": (f"{model.dropout:g}", model.dropout == 0.2),
         "initialisation": ("He et al., normal, fan-in", True),
-        "data": (f"{record.dataset.name}: {images:,}, {classes:,} classes", record.dataset.name == "imagenet"),
+        "data": (f"{dataset}: {images:,}, {classes:,} classes", dataset == "imagenet"),
     }
 
 
@@ -64,7 +64,7 @@ def _augmentation(record: RunRecord) -> dict[str, Did]:
     area = f"{100 * augmentation.area[0]:g} to {100 * augmentation.area[1]:g} %"
     low, high = (_aspect(value) for value in augmentation.aspect)
     as_the_paper = augmentation.area == (0.08, 1.0) and math.isclose(augmentation.aspect[0], 3 / 4)
-    divided = config.data.std != (1.0, 1.0, 1.0)
+    divided = config.input.std != (1.0, 1.0, 1.0)
     return {
         "image_size": (f"{size} px", size in (224, 320)),
         "crop": (
@@ -101,29 +101,29 @@ def _optimisation(record: RunRecord) -> dict[str, Did]:
 
 def _batch_norms(record: RunRecord) -> dict[str, Did]:
     config = record.config
-    frozen = config.freeze_bn
-    if not frozen.last_epochs:
+    epochs, frozen = config.train.frozen_epochs, config.freeze_bn
+    if not epochs:
         scope = "not frozen"
     elif frozen.scope == "statistics":
         scope = "statistics; gamma and beta go on learning"
     else:
         scope = "statistics, gamma and beta"
     stage = next(record.stages[name] for name in TRAINING_STAGES if name in record.stages)
-    processes, micro_batch = (stage.manifest.metrics[name] for name in ("world_size", "micro_batch"))
+    world_size, micro_batch = (stage.metrics[name] for name in ("world_size", "micro_batch"))
     layout = ", channels-last" if config.execution.channels_last else ""
     compiled = ", compiled" if config.execution.compile else ""
     return {
-        "bn_freeze": (scope, bool(frozen.last_epochs) and frozen.scope == "statistics_and_affine"),
-        "bn_freeze_epochs": ("the last " + _epochs(frozen.last_epochs) if frozen.last_epochs else "none", True),
+        "bn_freeze": (scope, bool(epochs) and frozen.scope == "statistics_and_affine"),
+        "bn_freeze_epochs": ("the last " + _epochs(epochs) if epochs else "none", True),
         "bn_momentum": (f"{config.model.bn_momentum:g} for the newest batch", True),
         "bn_batch": (f"{micro_batch:,}", True),
-        "hardware": (f"{processes:,}", processes == 64),
+        "hardware": (f"{world_size:,}", world_size == 64),
         "precision": (f"{config.execution.precision}{layout}{compiled}", True),
     }
 
 
 def _evaluation(record: RunRecord) -> dict[str, Did]:
-    plans = record.config.evaluate.resolved_plans()
+    plans = record.config.evaluate.plans
     of224 = [plan for plan in plans if center_crop(plan) == (256, 224)]
     of320 = sorted(size[0] for plan in plans if (size := center_crop(plan)) is not None and size[1] == 320)
     several = [plan.name for plan in plans if center_crop(plan) is None]
@@ -138,7 +138,7 @@ def _evaluation(record: RunRecord) -> dict[str, Did]:
 
 
 def center_crop(plan: CropPlan) -> tuple[int, int] | None:
-    """Shorter side and crop of a plan of one unmirrored centre crop; None for any other plan."""
+    """Return shorter side and crop of a plan of one unmirrored centre crop, or None for any other plan."""
     if len(plan.crops) != 1:
         return None
     group = plan.crops[0]

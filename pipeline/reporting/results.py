@@ -15,26 +15,25 @@ from pipeline.reporting.record import RunRecord
 
 @dataclasses.dataclass(frozen=True)
 class ResultRow:
-    """One crop plan, or several fused."""
+    """The errors under one crop plan, or of several fused."""
 
     plan: str
     crops: str
-    """What was looked at, in words."""
+    """In words."""
     images: int
     num_crops: int
     top1_error_percent: float
     top5_error_percent: float
     top1_standard_error: float
-    """In percent: how far chance in the choice of the validation images moves the error."""
+    """In percent, from the choice of the validation images."""
     top5_standard_error: float
     seconds: float
     paper: Errors | None
 
 
 def result_rows(record: RunRecord) -> tuple[ResultRow, ...]:
-    """A row for every plan in the order of the config, with the paper's errors where it has the same; one for all
-    fused."""
-    plans = {plan.name: plan for plan in record.config.evaluate.resolved_plans()}
+    """Return a row for each plan, with the paper's errors if it has them, and one for the fusion."""
+    plans = {plan.name: plan for plan in record.config.evaluate.plans}
     rows = tuple(_row(record, plans[result["name"]], result) for result in record.results["plans"])
     return (*rows, _fused_row(record, rows))
 
@@ -48,7 +47,7 @@ def _fused_row(record: RunRecord, rows: tuple[ResultRow, ...]) -> ResultRow:
         plan=FUSED_PLAN,
         crops=f"the mean of {', '.join(member['name'] for member in members)}",
         images=record.fusion["images"],
-        # Another network's plans are not known here; each is at least one group.
+        # The plans of other networks are not known here; each has at least one crop.
         num_crops=sum(crops.get(member["plan"], 1) if member in own else 1 for member in members),
         top1_error_percent=errors[1],
         top5_error_percent=errors[5],
@@ -76,11 +75,11 @@ def _row(record: RunRecord, plan: CropPlan, result: dict[str, Any]) -> ResultRow
 
 
 def _paper_errors(record: RunRecord, plan: CropPlan) -> Errors | None:
-    """The paper resized to 256 for 224 px and did not say what it did for 320 px."""
+    """Return the paper's errors. It resized to 256 px for crops of 224 px, and does not give the size for 320 px."""
     crop = center_crop(plan)
     if not record.is_comparable or crop is None or (crop[1] == 224 and crop[0] != 256):
         return None
-    # Weights from elsewhere are taken to be trained at 224 px, as the published ones are.
+    # Foreign weights are taken to be trained at 224 px, as the published ones are.
     trained_px = record.config.train.image_size_px if record.is_trained else 224
     return senet154_errors(trained_px, crop[1])
 
@@ -90,7 +89,7 @@ def _standard_error(percent: float, images: int) -> float:
 
 
 def describe_crops(plan: CropPlan) -> str:
-    """`centre 224 of 256 px`; crops that differ in size alone are put together."""
+    """Describe a plan as in `centre 224 of 256 px`; crops that differ in size alone are grouped."""
     groups: dict[tuple[str, bool], list[str]] = {}
     for group in plan.crops:
         size = f"{group.resize_px}" if group.crop_px is None else f"{group.crop_px} of {group.resize_px}"
@@ -104,7 +103,7 @@ def describe_crops(plan: CropPlan) -> str:
 
 def _places(group: CropGroup) -> str:
     if group.dense is not None:
-        return "all of the image at" if group.dense == "global" else "7 x 7 crops of the last map at"
+        return "all of the image at" if group.dense == "global" else "7 x 7 windows of the last map at"
     positions = _positions(group.positions)
     if not group.squares:
         return positions

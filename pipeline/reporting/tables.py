@@ -1,4 +1,4 @@
-"""The report's numbers as tables of plain values, as Weights & Biases gets them."""
+"""The report's numbers as tables of plain values, for Weights & Biases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Table = dict[str, list[Any]]
 def report_tables(
     record: RunRecord, rows: Sequence[ResultRow], calibrations: Mapping[str, Calibration]
 ) -> dict[str, Table]:
-    """Results, members of the fusion and predictions, each as {"columns": [...], "rows": [[...], ...]}."""
+    """Return results, members of the fusion and predictions, each as {"columns": [...], "rows": [[...], ...]}."""
     return {
         "results": results_table(rows, calibrations),
         "ensemble": ensemble_table(record.fusion),
@@ -30,7 +30,7 @@ def report_tables(
 
 
 def results_table(rows: Sequence[ResultRow], calibrations: Mapping[str, Calibration]) -> Table:
-    """A row for each crop plan and one for the fusion."""
+    """Return a row for each crop plan and one for the fusion."""
     columns = ["crop_plan", "crops", "images", "top1_error_percent", "top5_error_percent"]
     columns += [
         "paper_top1_error_percent",
@@ -58,7 +58,7 @@ def results_table(rows: Sequence[ResultRow], calibrations: Mapping[str, Calibrat
 
 
 def ensemble_table(fusion: Mapping[str, Any]) -> Table:
-    """A row for each member of the fusion; a gain is by how much the error is higher without it."""
+    """Return a row for each member of the fusion; a gain is by how much the error is higher without it."""
     columns = ["member", "weight", "top1_error_percent", "top5_error_percent", "top1_gain_percent", "top5_gain_percent"]
     rows = []
     for member in fusion["members"]:
@@ -70,15 +70,15 @@ def ensemble_table(fusion: Mapping[str, Any]) -> Table:
 
 
 def predictions_table(record: RunRecord) -> Table:
-    """What the network said of each validation image under the first crop plan; of very many evenly chosen ones."""
-    ranking, dataset = next(iter(record.rankings.values())), record.dataset
-    positions = np.arange(0, len(dataset.val), max(1, math.ceil(len(dataset.val) / MAX_PREDICTIONS)))
-    names = [image_class.words or image_class.folder for image_class in dataset.classes]
+    """Return the prediction for each validation image under the first crop plan, or for an even choice of very many."""
+    ranking, val = next(iter(record.rankings.values())), record.val
+    positions = np.arange(0, len(val), max(1, math.ceil(len(val) / MAX_PREDICTIONS)))
+    names = [image_class.words or image_class.folder for image_class in val.classes]
     return {
         "columns": ["image", "true", "predicted", "probability", "rank_of_true"],
         "rows": [
             [
-                dataset.val.paths[position].encode("utf-8", "backslashreplace").decode(),
+                val.names[position].encode("utf-8", "backslashreplace").decode(),
                 names[ranking.labels[position]],
                 names[ranking.predicted[position]],
                 round(float(probability), 6) if np.isfinite(probability := ranking.probability[position]) else None,

@@ -1,1 +1,1 @@
-"""The life of a stage: context, runner, attempts, provenance."""
+"""Running a stage: context, runner, attempts, provenance."""

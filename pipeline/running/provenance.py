@@ -1,4 +1,4 @@
-"""What was run, on what: recorded with every stage so that a result can be traced years later."""
+"""Versions, machine, command and commit, recorded with every stage so that a result can be traced years later."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "numpy", "pillow", "
 
 
 def collect_provenance() -> dict[str, Any]:
-    """Versions, machine, command and the state of the source tree, as plain values."""
+    """Return versions, machine, command and the state of the source tree, as plain values."""
     return {
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
@@ -24,14 +24,14 @@ def collect_provenance() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
-        # As it was typed: `sys.argv` has a file's path where `-m` and a module's name were.
+        # As typed: `sys.argv` has a file's path in place of `-m` and a module's name.
         "command": [Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]],
         "git": git_state(Path(__file__).parents[2]),
     }
 
 
 def git_state(source: Path) -> dict[str, Any] | None:
-    """Commit, and whether tracked files differ from it; None outside a git checkout."""
+    """Return the commit, and whether tracked files differ from it, or None outside a git checkout."""
     commit = _git(source, "rev-parse", "HEAD")
     if commit is None:
         return None

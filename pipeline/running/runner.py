@@ -1,5 +1,7 @@
-"""The attempt of one stage process: check its inputs, lock its directory, run it, declare it done, and end with the code
-that says how it went."""
+"""One process of a stage, from its start to its exit code.
+
+It checks the inputs, locks the directory, runs the stage, and seals the result.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,11 @@ import importlib
 import os
 import sys
 import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.config.schema import Config
+from pipeline.config.view import view
 from pipeline.ground.errors import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -23,131 +27,189 @@ from pipeline.ground.errors import (
 from pipeline.ground.gc_pause import paused_gc
 from pipeline.ground.ranks import Ranks, read_ranks
 from pipeline.ground.stop import StopFlag, stop_with_parent
-from pipeline.running.attempts import recorded_attempt
+from pipeline.running.attempts import NOT_SAVED, Outcome, note_end, note_start
 from pipeline.running.context import StageContext, StageResult
-from pipeline.running.outcome import Outcome, clear_outcome, write_outcome
-from pipeline.running.provenance import collect_provenance
-from pipeline.running.stage import PlacedStage, place_stages
-from pipeline.store.file import naming, remove_leftovers
+from pipeline.running.provenance import collect_provenance, git_state
+from pipeline.running.stage import Part, PlacedStage, Stage, parts_of, place_stages
+from pipeline.store.file import explain, remove_leftovers
 from pipeline.store.lock import DirectoryBusy, exclusive
-from pipeline.store.manifest import Manifest, describe_outputs, read_manifest, verify_outputs, write_manifest
+from pipeline.store.seal import BrokenSeal, Seal, read_seal, seal_directory, verify_files
 from pipeline.tracking.events import EventLog
 from pipeline.tracking.listeners import listening
-from stages import STAGES
+from pipeline.tracking.tracked import Tracked
+from pipeline.training.checkpoint_seal import CHECKPOINTS, newest_sealed
 
 COMPILED = "compiled"
-"""Folder of a run directory that keeps what torch.compile made for it."""
+"""Folder of a run directory for the cache of torch.compile."""
 
 
-def run_stage(name: str, config: Config, run: Path) -> int:
-    """Run one stage of `run` in this process; returns the exit code of the contract, with the message printed."""
+def run_stage(name: str, config: Config, run: Path, stages: Sequence[Stage]) -> int:
+    """Run one stage of `run` in this process, part by part. Returns the exit code of the contract, after printing the
+    message."""
     ranks = read_ranks()
     stop = StopFlag()
     stop.install()
     if "SENET154_LAUNCHER" in os.environ:
         stop_with_parent()
-    placed: PlacedStage | None = None
+    part: Part | None = None
     try:
-        placed = _placed_stage(name, config, run)
-        if placed.is_done:
-            _say(ranks, f"{name}: already done in {placed.directory}")
-            return EXIT_DONE
-        _run(placed, config, run, ranks, stop)
-    except (UserError, TrainingDiverged, StopRequested, Exception) as error:
-        outcome = _outcome(error, ranks)
-        is_first = True
-        # Who is refused at the door leaves no note in a directory where another process is at work.
-        if placed is not None and placed.directory.exists() and not isinstance(error, DirectoryBusy):
-            with contextlib.suppress(UserError):
-                is_first = write_outcome(placed.directory, outcome)
+        placed = place_stages(config, run, stages)
+        if name not in placed:
+            raise UserError(f"this config has no stage '{name}' (it has: {', '.join(placed)})")
+        if placed[name].is_done:
+            _say(ranks, f"{name}: already done in {placed[name].directory}")
+        for part in placed[name].parts:
+            if not part.is_done:
+                _run(placed, name, part, config, run, ranks, stop)
+    except (Exception, KeyboardInterrupt) as error:
+        outcome = _outcome(error, part, ranks)
+        # The main rank reports that the part's folder was removed.
+        is_first = ranks.is_main or part is None or part.directory.is_dir()
+        # A refused attempt leaves no note in a directory in which another process works.
+        if part is not None and part.directory.is_dir() and not isinstance(error, DirectoryBusy):
+            with contextlib.suppress(OSError):
+                is_first = note_end(part.directory, outcome)
         _explain(name, error, outcome, ranks, is_first)
-        # Ranks that stop together leave with 0, or their launcher would kill those that are a moment later.
+        # Ranks that stop together exit with 0, or their launcher would kill slower ones.
         together = outcome.exit_code == EXIT_STOPPED and ranks.world_size > 1
         return EXIT_DONE if together else outcome.exit_code
     return EXIT_DONE
 
 
-def _placed_stage(name: str, config: Config, run: Path) -> PlacedStage:
-    placed = place_stages(config, run, STAGES)
-    if name not in placed:
-        raise UserError(f"this config has no stage '{name}' (it has: {', '.join(placed)})")
-    return placed[name]
-
-
-def _run(placed: PlacedStage, config: Config, run: Path, ranks: Ranks, stop: StopFlag) -> None:
-    with naming(placed.directory):
-        placed.directory.mkdir(parents=True, exist_ok=True)
-    inputs = _inputs(placed, config, run, ranks)
+def _run(
+    placed: Mapping[str, PlacedStage], name: str, part: Part, config: Config, run: Path, ranks: Ranks, stop: StopFlag
+) -> None:
+    stage = placed[name].stage
+    part.directory.mkdir(parents=True, exist_ok=True)
+    inputs = {each: parts_of(placed)[each].directory for each in part.inputs}
+    seals = _sealed_inputs(placed, part, run, ranks)
     if config.execution.compile:
-        # By default that is in /tmp, where a attempt that comes back on another node does not find it.
+        # The default is in /tmp, where an attempt that resumes on another node does not find it.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((run / COMPILED).absolute()))
     with contextlib.ExitStack() as stack:
         if ranks.is_main:
-            stack.enter_context(exclusive(placed.directory))
-            clear_outcome(placed.directory)
-            remove_leftovers(placed.directory)
-            stack.enter_context(recorded_attempt(placed.directory, ranks.world_size))
-            listeners = stack.enter_context(listening(config, placed, run))
-            events = EventLog(placed.directory, listeners)
+            stack.enter_context(exclusive(part.directory))
+            remove_leftovers(part.directory)
+            note_start(part.directory, ranks)
+            tracked = _tracked(part, stage, config, run, inputs, seals)
+            events = EventLog(part.directory, stack.enter_context(listening(config.tracking, tracked)))
         else:
             events = EventLog(None)
         stack.callback(events.close)
-        context = StageContext(config, run, placed.directory, inputs, ranks, events, stop)
+        context = StageContext(
+            config=view(config, stage.sections),
+            run=run,
+            part=part,
+            inputs=inputs,
+            seals=seals,
+            siblings={each.name: each for each in placed[name].parts},
+            ranks=ranks,
+            events=events,
+            stop=stop,
+        )
         with paused_gc():
-            stage = importlib.import_module(f"stages.{placed.name}")
-        result: StageResult = stage.run(context)
+            module = importlib.import_module(f"stages.{name}")
+        result: StageResult = module.run(context)
         if ranks.is_main:
-            _finish(placed, result)
-        if placed.spec.distributed:
+            events.position()  # the pending rest of the journal, before the seal
+            _seal(part, stage, result)
+            note_end(part.directory, Outcome(EXIT_DONE, "done", ranks.rank))
+        if stage.is_distributed:
             context.collective.barrier()
             context.collective.close()
 
 
-def _inputs(placed: PlacedStage, config: Config, run: Path, ranks: Ranks) -> dict[str, Path]:
-    """Directories of the input stages; UserError unless each is done and holds what its manifest says."""
-    everything = place_stages(config, run, STAGES)
-    directories = {}
-    for name in placed.inputs:
-        directory = everything[name].directory
-        manifest = read_manifest(directory)
-        if manifest is None:
-            raise UserError(
-                f"stage '{name}' is not done yet ({directory} has no manifest); "
-                f"run it first: python -m stages {name} --run {run}"
-            )
-        if ranks.is_main:
-            verify_outputs(directory, manifest)
-        directories[name] = directory
-    return directories
+def _sealed_inputs(placed: Mapping[str, PlacedStage], part: Part, run: Path, ranks: Ranks) -> dict[str, Seal]:
+    """Return the seals of the input parts.
+
+    Raises UserError unless each is done, matches its seal, and all were made from the same images.
+    """
+    seals: dict[str, Seal] = {}
+    images: dict[str, tuple[str, Path]] = {}
+    owners = {each.name: stage.name for stage in placed.values() for each in stage.parts}
+    for name in part.inputs:
+        directory = parts_of(placed)[name].directory
+        try:
+            seal = read_seal(directory, "stage")
+            if seal is None:
+                raise UserError(
+                    f"stage '{owners[name]}' is not done yet ({directory} has no seal); "
+                    f"run it first: python -m stages {owners[name]} --run {run}"
+                )
+            if ranks.is_main:
+                verify_files(directory, seal)
+        except BrokenSeal as error:
+            raise UserError(f"{error}\ndelete {directory} to run stage '{owners[name]}' again") from error
+        for split, digest in seal.about["images"].items():
+            known, other = images.setdefault(split, (digest, directory))
+            if known != digest:
+                raise UserError(
+                    f"{directory}: made from other {split} images than {other}; put the images back that it was made "
+                    "from, or begin anew with another --run"
+                )
+        seals[name] = seal
+    return seals
 
 
-def _finish(placed: PlacedStage, result: StageResult) -> None:
-    manifest = Manifest(
-        stage=placed.name,
-        key=placed.key,
-        inputs=placed.input_keys,
-        outputs=describe_outputs(placed.directory, result.outputs),
-        config=placed.config_part,
-        provenance=collect_provenance(),
-        metrics=result.metrics,
+def _tracked(
+    part: Part, stage: Stage, config: Config, run: Path, inputs: Mapping[str, Path], seals: Mapping[str, Seal]
+) -> Tracked:
+    steps = [seal.about["metrics"].get("global_step", 0) for seal in seals.values()]
+    newest = newest_sealed(part.directory / CHECKPOINTS)
+    return Tracked(
+        stage=stage.name,
+        part=part.name,
+        directory=part.directory,
+        inputs=inputs,
+        run=run,
+        name=run.absolute().name,
+        group=None,
+        config={**config.model_dump(mode="json"), "git": git_state(Path(__file__).parents[2])},
+        trained_steps=max(steps, default=0),
+        is_distributed=stage.is_distributed,
+        checkpoint_seconds=None if newest is None else newest[1].about["seconds"],
     )
-    write_manifest(placed.directory, manifest)
 
 
-def _outcome(error: Exception, ranks: Ranks) -> Outcome:
+def _seal(part: Part, stage: Stage, result: StageResult) -> None:
+    about = {
+        "stage": stage.name,
+        "version": stage.version,
+        "key": part.key,
+        "inputs": dict(part.inputs),
+        "identity": part.identity,
+        "images": result.images,
+        "metrics": result.metrics,
+        "provenance": collect_provenance(),
+    }
+    seal_directory(part.directory, "stage", about, result.outputs)
+
+
+def _outcome(error: BaseException, part: Part | None, ranks: Ranks) -> Outcome:
+    if isinstance(error, KeyboardInterrupt):
+        return Outcome(EXIT_FAILED, NOT_SAVED, ranks.rank)
     if isinstance(error, UserError):
         return Outcome(EXIT_USER_ERROR, str(error), ranks.rank)
     if isinstance(error, StopRequested):
         return Outcome(EXIT_STOPPED, str(error), ranks.rank)
+    if isinstance(error, OSError):
+        if part is not None and isinstance(error, FileNotFoundError) and not part.directory.exists():
+            return Outcome(
+                EXIT_USER_ERROR, f"{part.directory}: this folder was removed while the stage ran", ranks.rank
+            )
+        if (sentence := explain(error)) is not None:
+            return Outcome(EXIT_USER_ERROR, sentence, ranks.rank)
     return Outcome(EXIT_FAILED, str(error) or type(error).__name__, ranks.rank)
 
 
-def _explain(name: str, error: Exception, outcome: Outcome, ranks: Ranks, is_first: bool) -> None:
-    """One message, from the rank where the trouble began; what it then does to the others is not worth a word."""
-    # A user's mistake can show before the main rank has cleared away an earlier attempt's note.
+def _explain(name: str, error: BaseException, outcome: Outcome, ranks: Ranks, is_first: bool) -> None:
+    """Print one message, from the rank where the trouble began; errors on other ranks are consequences and are not
+    printed."""
+    # A user's mistake can show before the main rank has recorded the start.
     if not is_first and not (isinstance(error, UserError) and ranks.is_main):
         return
-    if not isinstance(error, UserError | StopRequested | TrainingDiverged):
+    is_known = isinstance(error, UserError | StopRequested | TrainingDiverged | KeyboardInterrupt)
+    if not is_known and outcome.exit_code == EXIT_FAILED:
         traceback.print_exception(error)
     print(f"{name}: {outcome.message}", file=sys.stderr, flush=True)
 

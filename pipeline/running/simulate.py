@@ -1,7 +1,7 @@
-"""What can be found out about a run without its GPUs: the network as it will be built, the images as they are shared.
+"""Simulate a run without its GPUs: the network as it will be built, and the images of each rank.
 
-`python -m pipeline.running.simulate` reads what `simulate` takes as JSON from stdin and writes a `Simulation` as JSON to stdout;
-`launch plan --simulate` is who asks. Needs torch, and neither a GPU, nor an image, nor the memory of the network.
+`python -m pipeline.running.simulate` reads the request of `simulate` as JSON from stdin and writes a `Simulation` as
+JSON to stdout, for `launch plan --simulate`. Needs torch, but no GPU, no images and no memory for the network.
 """
 
 from __future__ import annotations
@@ -16,46 +16,47 @@ import numpy as np
 import torch
 
 from pipeline.config.schema import Config
-from pipeline.data.index import ImageIndex, read_dataset
+from pipeline.data.index import ImageIndex, read_index
 from pipeline.data.loaders import build_train_loader
 from pipeline.data.order import StreamOrder
 from pipeline.ground.errors import EXIT_DONE, EXIT_USER_ERROR, UserError
 from pipeline.ground.ranks import Ranks
-from pipeline.models.claims import check_network, meta_model
+from pipeline.models.claims import check_network, checked_size_px, meta_model
 from pipeline.running.simulation import Network, Sharding, Simulation
 from pipeline.training.batching import split_batch
 
 _EPOCHS = 2
-"""So that the step in which one epoch ends and the next begins is simulated too."""
+"""Two, to include the step in which one epoch ends and the next begins."""
 
 
 def simulate(request: dict[str, Any]) -> Simulation:
-    """Look at the network and at the sharding of the request's `config`, whose resources.processes are the ranks.
+    """Build the network and count each rank's images for the request's `config`, whose resources.processes is the world
+    size.
 
-    `prepare` is the directory of that stage where it is done, else None, and the index is one of `images` rows.
+    `index` is the directory of the training images' index; if it is None, a synthetic index of `images` rows is used.
     """
-    config, prepare = Config.model_validate(request["config"]), request["prepare"]
-    index = expected_index(request["images"]) if prepare is None else read_dataset(Path(prepare)).train
+    config, directory = Config.model_validate(request["config"]), request["index"]
+    index = expected_index(request["images"]) if directory is None else read_index(Path(directory))
     return Simulation(simulate_network(config), simulate_sharding(config, index))
 
 
 def simulate_network(config: Config) -> Network:
-    """Build the network without memory for it. UserError where it is not what the recipe claims."""
+    """Build the network without memory for it. Raises UserError if it contradicts the recipe's claims."""
     model = meta_model(config.model)
-    parameters, macs, checks = check_network(model, config)
+    parameters, macs, checks = check_network(model, config.model)
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     momentum = sum(parameter.nbytes for parameter in model.parameters()) if config.optim.momentum else 0
-    return Network(parameters, macs, len(checks), weights, weights + momentum)
+    return Network(parameters, macs, checked_size_px(config.model), len(checks), weights, weights + momentum)
 
 
 def simulate_sharding(config: Config, index: ImageIndex) -> Sharding:
-    """Ask the loader of every rank for its share of the first epochs, and count how often each image comes."""
+    """Ask the loader of every rank for its positions in the first epochs, and count how often each image occurs."""
     num_images, world_size = len(index), config.resources.processes
     order = StreamOrder(num_images, config.train.global_batch, config.seed)
     split = split_batch(config.train.global_batch, world_size, config.train.max_micro_batch)
     epochs = min(_EPOCHS, config.train.epochs)
     steps = order.steps_for(epochs)
-    # There may be no GPU here to decode on, and nothing is decoded.
+    # There may be no GPU here, and nothing is decoded.
     on_cpu = config.model_copy(update={"loader": config.loader.model_copy(update={"decode": "cpu"})})
     loaders = [
         build_train_loader(
@@ -71,7 +72,7 @@ def simulate_sharding(config: Config, index: ImageIndex) -> Sharding:
     ]
     seen = np.zeros(epochs * num_images, dtype=np.int64)
     shares, foreign = [0] * world_size, 0
-    # An epoch at a time: the order of the images is drawn once for all ranks then.
+    # One epoch at a time, so that the order of the images is drawn once for all ranks.
     for epoch in range(epochs):
         for rank, loader in enumerate(loaders):
             positions, in_epoch = loader.local_positions(order.steps_for(epoch), order.steps_for(epoch + 1))
@@ -94,14 +95,14 @@ def simulate_sharding(config: Config, index: ImageIndex) -> Sharding:
 
 
 def expected_index(num_images: int) -> ImageIndex:
-    """An index of that many rows, for what depends on nothing but their number."""
+    """Return a synthetic index of that many rows, for work that depends on their number alone."""
     nothing = np.zeros(num_images, dtype=np.int64)
-    blank = ("",) * num_images
-    return ImageIndex(Path(), blank, nothing, nothing, nothing, nothing, blank, blank, digest="")
+    digests = np.zeros((num_images, 32), dtype=np.uint8)
+    return ImageIndex("train", "", (), ("",) * num_images, nothing, nothing, nothing, nothing, digests, nothing, "")
 
 
 def main() -> int:
-    """Answer the request on stdin; returns the exit code of the contract."""
+    """Answer the request on stdin. Returns the exit code of the contract."""
     try:
         result = simulate(json.load(sys.stdin))
     except UserError as error:

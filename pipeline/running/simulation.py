@@ -1,4 +1,4 @@
-"""What a simulation finds out about a run without its GPUs; how, is in `pipeline.running.simulate`. Never imports torch."""
+"""The result of a simulation without GPUs: see `pipeline.running.simulate`. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ import json
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """The network of the recipe, whose claims about it (model.expect) hold."""
+    """The recipe's network, after its claims (model.expect) were confirmed."""
 
     parameters: int
     macs: int
-    """Multiply-adds for one image."""
+    """Multiply-adds for one image of `image_size_px`."""
+    image_size_px: int
     claims: int
-    """How many the recipe makes."""
+    """Number of claims in the recipe."""
     weight_bytes: int
-    """Of parameters and running statistics, tensor by tensor."""
+    """Size of parameters and running statistics, tensor by tensor."""
     checkpoint_bytes: int
-    """Of these and momentum."""
+    """Size of these and momentum."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sharding:
-    """How the loaders of all ranks share the first epochs of the stream."""
+    """The division of the first epochs of the stream among all ranks."""
 
     world_size: int
     num_images: int
     epochs: int
-    """Whole epochs looked at."""
+    """Number of whole epochs simulated."""
     steps: int
-    """Optimizer steps that these take."""
+    """Optimizer steps of these epochs."""
     fewest: int
     """Images of the rank with the fewest."""
     most: int
@@ -39,23 +40,23 @@ class Sharding:
     repeated: int
     """Images that are seen more than once in an epoch, over the whole epochs."""
     foreign: int
-    """Places of the index that were asked for and do not exist."""
+    """Requested positions that the index does not have."""
 
     @property
     def is_exact(self) -> bool:
-        """Whether every image is seen exactly once an epoch, and as many by each rank."""
+        """Whether every image is seen exactly once an epoch, and equally many by each rank."""
         return self.fewest == self.most and not (self.missing or self.repeated or self.foreign)
 
 
 @dataclasses.dataclass(frozen=True)
 class Simulation:
-    """All that was found out."""
+    """The result of a simulation."""
 
     network: Network
     sharding: Sharding
 
     @classmethod
     def from_json(cls, text: str) -> Simulation:
-        """Back from what the module printed."""
+        """Parse the module's output."""
         fields = json.loads(text)
         return cls(Network(**fields["network"]), Sharding(**fields["sharding"]))

@@ -1,103 +1,184 @@
-"""What a stage is, and where it attempts: a directory whose name says everything its result depends on."""
+"""Declarations and directories of stages. A directory's name covers everything that its result depends on."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pipeline.config.identity import identity, key_of
 from pipeline.config.schema import Config
 from pipeline.ground.errors import UserError
-from pipeline.store.file import sha256_of
-from pipeline.store.manifest import MANIFEST
+from pipeline.running.named_files import digest_of
+from pipeline.store.seal import is_sealed
 
-_KEY_LENGTH = 10
+Identity = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class StageSpec:
+class Shape:
+    """Default resources of a stage's job on a cluster, unless the profile sets them."""
+
+    processes: Literal["one", "as training"] = "one"
+    """as training: one process for each GPU of the training's shape."""
+    minutes: int = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
     """The declaration of a stage; its code is the module `stages.<name>`."""
 
     name: str
     summary: str
     version: int
-    """Raised whenever the code changes what the stage makes from the same config and inputs."""
-    inputs: Callable[[Config], tuple[str, ...]]
-    """Names of the stages it reads, in the order of the pipeline."""
-    config_keys: tuple[str, ...]
-    """Dotted names of the config's parts that can change its result; `seed` or `train` or `freeze_bn.last_epochs`."""
-    files: Callable[[Config], tuple[str, ...]] = lambda config: ()
-    """Paths that the config names and whose *content* changes the result: a weight file, a checkpoint's manifest."""
-    distributed: bool = False
-    """Whether it runs as several processes."""
+    """Raised whenever the code changes the result for the same config and inputs."""
+    sections: tuple[str, ...]
+    """Sections of the config, or single top-level keys, whose result fields it reads. It can read no others."""
+    inputs: Callable[[Config], tuple[str, ...]] = lambda config: ()
+    """Input parts (see `Part`): `prepare-train`, `build`."""
+    files: Callable[[Config, str | None], tuple[str, ...]] = lambda config, split: ()
+    """Files and directories that the config names and whose content counts."""
+    splits: tuple[str, ...] = ()
+    """Splits of the images with a part each, made as needed; empty: a single part."""
+    narrow: Callable[[Identity, str], Identity] = lambda found, split: found
+    """Restrict the sections' identity to one split."""
     is_active: Callable[[Config], bool] = lambda config: True
+    is_goal: bool = False
+    """Whether it is wanted for itself, and not only as another stage's input."""
+    is_distributed: bool = False
+    """Whether it runs as several processes."""
+    epochs: Callable[[Config], tuple[int, int]] | None = None
+    """Numbers of epochs completed before and after its training, or None if it does not train."""
+    beside: bool = False
+    """Whether a changed recipe makes a new one beside the old without being asked. Otherwise the old work is worth a
+    question."""
+    shape: Shape = Shape()
+
+    @property
+    def is_training(self) -> bool:
+        """Whether it has optimizer steps and checkpoints."""
+        return self.epochs is not None
+
+    def identity_of(self, config: Config, split: str | None) -> Identity:
+        """Return the config fields that a part's result depends on, by dotted name."""
+        found = identity(config, self.sections)
+        return found if split is None else self.narrow(found, split)
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A directory made by a stage: its only one, or one for each split."""
+
+    name: str
+    """`train`, `prepare-val`."""
+    split: str | None
+    key: str
+    version: int
+    """Version of the stage."""
+    directory: Path
+    inputs: Mapping[str, str]
+    """Names and keys of the input parts."""
+    identity: Identity
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it is sealed."""
+        return is_sealed(self.directory)
+
+    @property
+    def is_started(self) -> bool:
+        """Whether the directory holds unfinished work."""
+        return self.directory.exists() and not self.is_done
 
 
 @dataclasses.dataclass(frozen=True)
 class PlacedStage:
-    """A stage of one run: its key and its directory are known before anything has run."""
+    """A stage of one run; keys and directories are known before anything has run."""
 
-    spec: StageSpec
-    key: str
-    directory: Path
+    stage: Stage
+    parts: tuple[Part, ...]
     inputs: tuple[str, ...]
-    input_keys: Mapping[str, str]
-    config_part: Mapping[str, Any]
+    """Names of the input stages."""
 
     @property
     def name(self) -> str:
-        """The stage's name."""
-        return self.spec.name
+        """Name of the stage."""
+        return self.stage.name
+
+    @property
+    def key(self) -> str:
+        """Key of the part, or a hash over those of all parts."""
+        return self.parts[0].key if len(self.parts) == 1 else key_of([part.key for part in self.parts])
+
+    @property
+    def current(self) -> Part:
+        """The next part to make; the last one if all are done."""
+        return next((part for part in self.parts if not part.is_done), self.parts[-1])
+
+    @property
+    def directory(self) -> Path:
+        """Directory of the current part."""
+        return self.current.directory
 
     @property
     def is_done(self) -> bool:
-        """Whether the manifest exists."""
-        return (self.directory / MANIFEST).exists()
+        """Whether every part is sealed."""
+        return all(part.is_done for part in self.parts)
 
     @property
     def is_started(self) -> bool:
-        """Whether there is unfinished work of this very stage."""
-        return self.directory.exists() and not self.is_done
+        """Whether any part holds unfinished work."""
+        return not self.is_done and any(part.directory.exists() for part in self.parts)
 
 
-def place_stages(config: Config, run: Path, specs: Sequence[StageSpec]) -> dict[str, PlacedStage]:
-    """Key and directory of every active stage, by name, in pipeline order.
+def place_stages(config: Config, run: Path, stages: Sequence[Stage]) -> dict[str, PlacedStage]:
+    """Place the goals of a recipe and all their inputs, by name, in the order of the declarations.
 
-    The key is a hash of the stage's name and version, the config's parts that can change its result, the content of
-    the files the config names, and the keys of its inputs. So a directory never holds another stage's or config's
-    work, and one without a manifest is that stage's own unfinished work.
+    A key is a hash of the stage's name and version, the identity of its sections, the content of the files that the
+    config names, and the keys of its inputs. So a directory never holds another recipe's work, and one without a seal
+    is that part's own unfinished work.
     """
-    fields = config.model_dump(mode="json")
+    active = {stage.name: stage for stage in stages if stage.is_active(config)}
+    owner = {name: stage for stage in active.values() for name in part_names(stage)}
+    wanted: dict[str, set[str]] = {stage.name: set(part_names(stage)) for stage in active.values() if stage.is_goal}
+    queue = list(wanted)
+    while queue:
+        for name in active[queue.pop()].inputs(config):
+            if name not in owner:
+                raise UserError(f"this recipe needs '{name}', which no stage of it makes")
+            if owner[name].name not in wanted:
+                queue.append(owner[name].name)
+            wanted.setdefault(owner[name].name, set()).add(name)
     placed: dict[str, PlacedStage] = {}
-    for spec in specs:
-        if not spec.is_active(config):
-            continue
-        inputs = spec.inputs(config)
-        part = {name: _pick(fields, name) for name in spec.config_keys}
-        input_keys = {name: placed[name].key for name in inputs}
-        parts = {
-            "stage": spec.name,
-            "version": spec.version,
-            "config": part,
-            "files": [_content(path) for path in spec.files(config)],
-            "inputs": input_keys,
-        }
-        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:_KEY_LENGTH]
-        placed[spec.name] = PlacedStage(spec, key, run / f"{spec.name}-{key}", inputs, input_keys, part)
+    keys: dict[str, str] = {}
+    for name, stage in active.items():
+        if name in wanted:
+            placed[name] = _place(stage, config, run, wanted[name], keys, owner)
+            keys |= {part.name: part.key for part in placed[name].parts}
     return placed
 
 
-def _pick(fields: Mapping[str, Any], dotted: str) -> Any:
-    value: Any = fields
-    for name in dotted.split("."):
-        value = value[name]
-    return value
+def parts_of(placed: Mapping[str, PlacedStage]) -> dict[str, Part]:
+    """Return the parts of all stages, by name."""
+    return {part.name: part for stage in placed.values() for part in stage.parts}
 
 
-def _content(path: str) -> str:
-    if not Path(path).is_file():
-        raise UserError(f"{path}: the config names this file, and it is not there")
-    return sha256_of(Path(path))
+def part_names(stage: Stage) -> tuple[str, ...]:
+    """Return the names of all possible parts of a stage."""
+    return tuple(f"{stage.name}-{split}" for split in stage.splits) or (stage.name,)
+
+
+def _place(
+    stage: Stage, config: Config, run: Path, wanted: set[str], keys: Mapping[str, str], owner: Mapping[str, Stage]
+) -> PlacedStage:
+    inputs = {name: keys[name] for name in stage.inputs(config)}
+    parts = []
+    for name, split in zip(part_names(stage), stage.splits or (None,), strict=True):
+        if name not in wanted:
+            continue
+        own = stage.identity_of(config, split)
+        files = [digest_of(Path(path), run) for path in stage.files(config, split)]
+        key = key_of(stage.name, split, stage.version, own, files, inputs)
+        parts.append(Part(name, split, key, stage.version, run / f"{name}-{key}", inputs, own))
+    return PlacedStage(stage, tuple(parts), tuple(dict.fromkeys(owner[name].name for name in inputs)))

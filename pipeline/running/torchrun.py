@@ -1,5 +1,7 @@
-"""`python -m pipeline.running.torchrun N MODULE ...`: torchrun on one machine, which ends when launch dies and leaves the last
-word to the stage."""
+"""`python -m pipeline.running.torchrun N MODULE ...`: torchrun on one machine.
+
+It ends when launch dies, and adds no messages to the stage's own.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +17,17 @@ from pipeline.ground.stop import stop_with_parent
 
 
 def main(processes: str, module: str, arguments: Sequence[str]) -> int:
-    """Run a module as several processes; torchrun's own report of a failed or stopped one is left out."""
-    # Before torch is imported, which takes seconds in which launch may die.
+    """Run a module as several processes, without torchrun's own report of a failed or stopped one."""
+    # Before the import of torch, which takes seconds in which launch may die.
     stop_with_parent()
     with paused_gc():
         run: Any = importlib.import_module("torch.distributed.run")
         from torch.distributed.elastic.multiprocessing import SignalException
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    # The host's own name need not resolve to this machine, as on many a laptop; "localhost" does.
+    # The host's own name need not resolve to this machine, as on many laptops; "localhost" does.
     options = run.parse_args(["--standalone", "--local-addr=localhost", f"--nproc-per-node={processes}", "-m", module])
-    # Not through its parser: it would take the module's options for abbreviations of its own.
+    # Bypasses its parser, which would take the module's options for abbreviations of its own.
     options.training_script_args = list(arguments)
     logging.disable(logging.ERROR)
     try:

@@ -1,1 +1,1 @@
-"""How results are written whole: files, seals, journals and locks."""
+"""Crash-safe storage: files, seals, journals and locks."""

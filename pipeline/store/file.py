@@ -1,6 +1,6 @@
-"""Files that are complete or absent: written beside their place, flushed, renamed.
+"""Files that are complete or absent: written to a temporary name, flushed, renamed.
 
-An OSError leaves here with the path that failed; `explain` turns it into a sentence for a person.
+An OSError raised here names the path that failed; `explain` turns it into a sentence for a person.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write anything that JSON can hold as `write_bytes` does; readable, keys in the order given."""
+    """Write any JSON value as `write_bytes` does; readable, with keys in the order given."""
     write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "surrogateescape"))
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; on success it is flushed to disk and renamed, else removed."""
+    """Yield a temporary path beside `path` to write to; on success it is flushed to disk and renamed, else removed."""
     temporary = _temporary(path)
     try:
         with naming(path):
@@ -52,14 +52,14 @@ def replacing(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
             flush_directory(path.parent)
     finally:
-        # A read-only file system refuses to remove even what is not there.
+        # A read-only file system refuses to remove even missing files.
         with contextlib.suppress(OSError):
             temporary.unlink()
 
 
 @contextlib.contextmanager
 def replacing_directory(path: Path) -> Iterator[Path]:
-    """A temporary directory that becomes `path` when everything in it is on disk; `path` must not exist."""
+    """Yield a temporary directory that becomes `path` once its content is on disk; `path` must not exist."""
     temporary = _temporary(path)
     try:
         with naming(path):
@@ -75,7 +75,7 @@ def replacing_directory(path: Path) -> Iterator[Path]:
 
 
 def link_or_copy(source: Path, path: Path) -> None:
-    """Make `path` the same file as `source` (a hard link), or a copy where the two file systems differ."""
+    """Hard-link `source` to `path`, or copy it if the two file systems differ."""
     with replacing(path) as temporary:
         try:
             os.link(source, temporary)
@@ -84,7 +84,7 @@ def link_or_copy(source: Path, path: Path) -> None:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Remove what killed processes left under temporary names; only for the holder of the directory's lock."""
+    """Remove temporary files left by killed processes; only for the holder of the directory's lock."""
     for leftover in directory.glob(f"{_TEMPORARY}*"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -93,7 +93,7 @@ def remove_leftovers(directory: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -114,19 +114,20 @@ def flush_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Give an OSError that names no file (that of a `write`, say) the path that was worked on."""
+    """Add `path` to an OSError that names no file, as that of a `write`; or that names a temporary one."""
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno is not None:
-            error.filename = str(path)
+        is_temporary = error.filename is not None and _TEMPORARY in str(error.filename)
+        if error.errno is not None and (error.filename is None or is_temporary):
+            error.filename, error.filename2 = str(path), None
         raise
 
 
 def explain(error: OSError) -> str | None:
-    """One sentence about an error of the disk: which path, what failed, what to do.
+    """Return one sentence about an error of the disk: the path, the failure and the remedy.
 
-    Returns None for errors that are no matter of disk space, limits, rights or paths, or that name no file: those keep
+    Returns None for errors that do not concern disk space, limits, rights or paths, or that name no file: those keep
     their traceback.
     """
     if error.filename is None or error.errno is None:
@@ -137,8 +138,8 @@ def explain(error: OSError) -> str | None:
         place = existing_parent(Path(path))
         free = shutil.disk_usage(place).free
         return (
-            f"{path}: no space left to write it ({free / 1e6:,.0f} MB free below {place}; a file system can also be out "
-            f"of inodes); {unharmed}; free some space and run the same command again"
+            f"{path}: no space left to write it ({free / 1e6:,.0f} MB free below {place}; a file system can also be "
+            f"out of inodes); {unharmed}; free some space and run the same command again"
         )
     if error.errno in _LIMITS:
         return f"{path}: {_LIMITS[error.errno]}; {unharmed}; raise it or free some, and run the same command again"
@@ -150,7 +151,7 @@ def explain(error: OSError) -> str | None:
 
 
 def existing_parent(path: Path) -> Path:
-    """The nearest folder above `path` that exists."""
+    """Return the nearest existing folder above `path`."""
     return next(parent for parent in path.absolute().parents if parent.exists())
 
 

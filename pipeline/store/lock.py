@@ -28,31 +28,32 @@ class DirectoryBusy(UserError):
 
 @contextlib.contextmanager
 def exclusive(directory: Path) -> Iterator[None]:
-    """Hold the directory's lock. DirectoryBusy where another live process holds it.
+    """Hold the directory's lock. Raises DirectoryBusy if another live process holds it.
 
-    The kernel releases the lock when its holder dies, however it dies, so a lock is never stale; that of a machine that
-    died is released by the file server as soon as it has given the machine up.
+    Stale locks cannot occur: the kernel releases a lock when its process ends, and a file server that of a dead machine
+    as soon as it has given the machine up.
     """
     path = directory / _LOCK
-    with naming(path), path.open("a+") as file:
+    with path.open("a+") as file:
         while not _lock(file, fcntl.LOCK_EX):
             if not _lock(file, fcntl.LOCK_SH):
                 raise DirectoryBusy(busy_message(directory, _read_holder(file)))
-            # Nobody works here: `lock_holder` of some `status` shares the lock for an instant.
+            # Nobody works here: `lock_holder` of some `status` holds a shared lock for an instant.
             fcntl.flock(file, fcntl.LOCK_UN)
             time.sleep(_LOOK_SECONDS)
         file.seek(0)
         file.truncate()
-        file.write(f"pid {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        with naming(path):
+            file.write(f"pid {os.getpid()} on {socket.gethostname()}")
+            file.flush()
         yield
 
 
 @contextlib.contextmanager
 def in_turn(directory: Path, stop: StopFlag, note: Callable[[str], None]) -> Iterator[None]:
-    """Hold the directory's lock as soon as nobody else does; `note` is told once whom this waits for.
+    """Hold the directory's lock once it is free; calls `note` once with the holder's name.
 
-    StopRequested where a stop is asked for meanwhile.
+    Raises StopRequested if a stop is requested meanwhile.
     """
     with contextlib.ExitStack() as held:
         is_told = False
@@ -71,7 +72,7 @@ def in_turn(directory: Path, stop: StopFlag, note: Callable[[str], None]) -> Ite
 
 
 def lock_holder(directory: Path) -> str | None:
-    """Who holds the directory's lock ("pid 7 on host"), or None where nobody does. Leaves nothing behind."""
+    """Return the holder of the directory's lock ("pid 7 on host"), or None. Leaves nothing behind."""
     try:
         with (directory / _LOCK).open() as file:
             if not _lock(file, fcntl.LOCK_SH):
@@ -82,12 +83,12 @@ def lock_holder(directory: Path) -> str | None:
 
 
 def busy_message(directory: Path, holder: str) -> str:
-    """What to tell whoever wanted to work in a directory that another process holds."""
+    """Return the message for a directory that another process holds."""
     return f"{directory}: another process works here ({holder}); wait for it or stop it"
 
 
 def _lock(file: IO[str], kind: int) -> bool:
-    """Take the lock, exclusive or shared; False where another process's is in the way."""
+    """Take the lock, exclusive or shared. Returns False if another process holds it."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:

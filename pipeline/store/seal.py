@@ -1,7 +1,7 @@
-"""Seals: small JSON files, written last, that say what is complete and what it was made from.
+"""Seals: small JSON files, written last, that declare a directory or file complete and record its inputs.
 
-A directory has `seal.json` inside; a single file has `<stem>.seal.json` beside it. A seal lists every file with size and
-SHA-256 and ends with a hash over itself, so that no flipped bit in it goes unseen.
+A directory has `seal.json` inside; a single file has `<stem>.seal.json` beside it. A seal lists every file with size
+and SHA-256 and ends with a hash over itself, so that no flipped bit in it goes unnoticed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,16 @@ from pipeline.store.file import sha256_of, write_bytes
 
 SEAL = "seal.json"
 _SUFFIX = ".seal.json"
+About = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
 
 
 class BrokenSeal(Exception):
-    """Something sealed is not as it was written; the message names the file and what is wrong with it."""
+    """A sealed file or directory differs from its seal; the message names the file and the difference."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SealedFile:
-    """A file as it was when it was sealed."""
+    """Size and SHA-256 of a file when it was sealed."""
 
     size: int
     sha256: str
@@ -34,26 +35,25 @@ class SealedFile:
 
 @dataclasses.dataclass(frozen=True)
 class Seal:
-    """What is complete, and what it was made from."""
+    """The record of a complete directory or file, and of its inputs."""
 
     kind: str
     """stage, checkpoint, scores, part, chunk or shard."""
     name: str
-    """Of the directory or file that is sealed."""
+    """Name of the sealed directory or file."""
     about: Mapping[str, Any]
     """Plain values: step, digests of the images, identity, metrics."""
     files: Mapping[str, SealedFile]
     """By path relative to the seal's folder."""
     sha256: str = ""
-    """Over everything above."""
+    """Hash over all other fields."""
 
 
-def seal_directory(
-    directory: Path, kind: str, about: Mapping[str, Any], files: Iterable[str], name: str | None = None
-) -> Seal:
+def seal_directory(directory: Path, kind: str, about: About, files: Iterable[str], name: str | None = None) -> Seal:
     """Declare `directory` complete; nothing in it may change afterwards.
 
-    `files` are relative to it. `name` is the name that a temporary directory is about to get.
+    `files` are relative to it. `name` is the final name of a temporary directory. A function `about` is called after
+    the files are hashed, so that it can report how long that took.
     """
     return _write(directory / SEAL, kind, name or directory.name, about, directory, files)
 
@@ -64,19 +64,19 @@ def seal_file(path: Path, kind: str, about: Mapping[str, Any]) -> Seal:
 
 
 def beside(path: Path) -> Path:
-    """The place of a single file's seal."""
+    """Return the path of a single file's seal."""
     return path.with_name(path.stem + _SUFFIX)
 
 
 def is_sealed(path: Path) -> bool:
-    """Whether a directory or a single file has a seal, be it broken."""
+    """Return whether a directory or a single file has a seal, valid or broken."""
     return _place(path).exists()
 
 
 def read_seal(path: Path, kind: str) -> Seal | None:
-    """The seal of a directory or a single file, checked in itself; its files are not looked at.
+    """Read the seal of a directory or a single file and check it, but not its files.
 
-    Returns None if there is none. Raises BrokenSeal if it is damaged, of another kind, or another's.
+    Returns None if there is none. Raises BrokenSeal if it is damaged, of another kind, or of another name.
     """
     place = _place(path)
     try:
@@ -100,9 +100,9 @@ def read_seal(path: Path, kind: str) -> Seal | None:
 
 
 def verify_files(path: Path, seal: Seal, seen: dict[Path, tuple[int, int, str]] | None = None) -> None:
-    """Check size and SHA-256 of every sealed file. Raises BrokenSeal naming each that is not as it was sealed.
+    """Check size and SHA-256 of every sealed file. Raises BrokenSeal naming each that differs.
 
-    A file is read once a process: its SHA-256 is kept while size and modification time stay.
+    A file is hashed once a process: its SHA-256 is cached while size and modification time stay.
     """
     folder = _place(path).parent
     seen = _SEEN if seen is None else seen
@@ -127,7 +127,7 @@ def verify_files(path: Path, seal: Seal, seen: dict[Path, tuple[int, int, str]] 
 
 
 def remove_sealed(path: Path) -> None:
-    """Remove a sealed directory or file, the seal first, so that what is half removed is never taken for whole."""
+    """Remove a sealed directory or file, the seal first, so that a half-removed one never counts as complete."""
     _place(path).unlink(missing_ok=True)
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
@@ -143,9 +143,9 @@ def _place(path: Path) -> Path:
     return path / SEAL if path.is_dir() or not path.suffix else beside(path)
 
 
-def _write(place: Path, kind: str, name: str, about: Mapping[str, Any], folder: Path, names: Iterable[str]) -> Seal:
+def _write(place: Path, kind: str, name: str, about: About, folder: Path, names: Iterable[str]) -> Seal:
     files = {each: SealedFile((folder / each).stat().st_size, sha256_of(folder / each)) for each in sorted(set(names))}
-    seal = Seal(kind, name, about, files)
+    seal = Seal(kind, name, about() if callable(about) else about, files)
     seal = dataclasses.replace(seal, sha256=_digest(seal))
     text = json.dumps(dataclasses.asdict(seal), indent=2, ensure_ascii=False, allow_nan=False)
     write_bytes(place, (text + "\n").encode("utf-8", "surrogateescape"))
@@ -154,6 +154,6 @@ def _write(place: Path, kind: str, name: str, about: Mapping[str, Any], folder: 
 
 def _digest(seal: Seal) -> str:
     fields = dataclasses.asdict(dataclasses.replace(seal, sha256=""))
-    # Whatever a round trip through JSON makes of a value (a tuple becomes a list) must have the same digest.
+    # Values that change in a round trip through JSON (a tuple becomes a list) must have the same digest.
     content = json.dumps(fields, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()

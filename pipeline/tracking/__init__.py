@@ -1,1 +1,1 @@
-"""The event log, and what listens to it: the terminal and Weights & Biases."""
+"""The event log and its listeners: the terminal and Weights & Biases."""

@@ -1,21 +1,19 @@
-"""The record of a stage: one JSON object a line, only ever appended to while the stage goes forward.
+"""The event log of a stage: a journal that only grows while the stage progresses.
 
-W&B, the progress display and the report all read these events. When a stage goes on from a checkpoint, the lines
-written after that checkpoint are cut off first: the steps they tell of are done again and written again, so each is
-there exactly once.
+W&B, the display and the report read these events. When a stage resumes from a checkpoint, the events after that
+checkpoint are removed first: their steps are repeated and recorded again, so each is there exactly once.
+
+Events only inform, so no damage to them ends a stage: an event that cannot be written waits for the next one.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.store.file import naming
+from pipeline.store.journal import Journal, Position, read_journal, read_tail
 
 EVENTS = "events.jsonl"
 
@@ -31,69 +29,74 @@ note        level (info or warning), text                         (shown, never 
 """
 Listener = Callable[[Event], None]
 
+_NOTHING: Position = {"number": 0, "crc": "", "missing": 0}
+
 
 class EventLog:
-    """Appends events to a stage's file and tells the listeners of each."""
+    """Appends events to a stage's journal and passes each to the listeners."""
 
     def __init__(self, directory: Path | None, listeners: Sequence[Listener] = ()) -> None:
-        """`directory` None keeps nothing: for the ranks that are not the main one."""
-        self._path = Path(os.devnull) if directory is None else directory / EVENTS
-        with naming(self._path):
-            self._file = self._path.open("a+b", buffering=0)
-            _cut_torn_line(self._file)
+        """Open the journal of `directory`; None discards events (ranks that are not the main one).
+
+        Damage to the journal is reported to the listeners by a note.
+        """
         self._listeners = tuple(listeners)
+        self._has_told = False
+        self._journal = None if directory is None else Journal(directory / EVENTS, self._warn)
 
     def write(self, kind: str, **fields: Any) -> None:
         """Append one event; it survives the death of this process."""
-        event: Event = {"kind": kind, "time": round(time.time(), 3), **fields}
-        with naming(self._path):
-            self._file.write(json.dumps(event).encode() + b"\n")
+        event = _event(kind, fields)
+        error = None if self._journal is None else self._journal.append(event)
         self._tell(event)
+        if error is not None and not self._has_told:
+            self._has_told = True
+            self._warn(
+                f"{error.filename}: {error.strerror}; 1 event waits to be written, with all that follow; going on"
+            )
 
     def show(self, kind: str, **fields: Any) -> None:
-        """Tell the listeners of something that is not worth a line in the record."""
-        self._tell({"kind": kind, "time": round(time.time(), 3), **fields})
+        """Pass an event to the listeners without recording it."""
+        self._tell(_event(kind, fields))
 
-    def position(self) -> int:
-        """The file's length in bytes, with everything up to there on disk; a checkpoint remembers it."""
-        if self._path != Path(os.devnull):
-            os.fsync(self._file.fileno())
-        return self._file.seek(0, os.SEEK_END)
+    def position(self) -> Position:
+        """Return the end of the journal for a checkpoint, after flushing all but the `missing` events."""
+        return _NOTHING if self._journal is None else self._journal.position()
 
-    def rewind(self, position: int) -> None:
-        """Cut off what was written after `position`: those steps are about to be done again."""
-        if self._path != Path(os.devnull):
-            self._file.truncate(min(position, self._file.seek(0, os.SEEK_END)))
+    def rewind(self, position: Position | None) -> None:
+        """Truncate the journal after `position` (None: to nothing), since those steps are about to be repeated."""
+        if self._journal is not None:
+            self._journal.rewind(position)
 
     def close(self) -> None:
-        """Flush to disk and close."""
-        self.position()
-        self._file.close()
+        """Write the pending events and close; reports those still missing."""
+        if self._journal is None:
+            return
+        self._journal.close()
+        num_missing = len(self._journal.pending)
+        if num_missing:
+            self._warn(f"{self._journal.path}: {num_missing:,} of this start's events could not be written")
+
+    def _warn(self, text: str) -> None:
+        self.show("note", level="warning", text=text)
 
     def _tell(self, event: Event) -> None:
         for listener in self._listeners:
             listener(event)
 
 
-def _cut_torn_line(file: io.FileIO) -> None:
-    """Remove what a killed process wrote of a line it could not finish."""
-    end = file.seek(0, os.SEEK_END)
-    start = max(0, end - 65536)
-    file.seek(start)
-    tail = file.read(end - start)
-    if tail and not tail.endswith(b"\n"):
-        file.truncate(start + tail.rfind(b"\n") + 1)
-
-
 def read_events(directory: Path, kind: str | None = None) -> Iterator[Event]:
-    """The events of a stage directory in order, all or of one kind; a torn last line is left out."""
-    path = directory / EVENTS
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                return
-            event = json.loads(line)
-            if kind is None or event["kind"] == kind:
-                yield event
+    """Return the events of a stage directory in order, all or of one kind, skipping damaged and torn lines."""
+    for event in read_journal(directory / EVENTS):
+        if kind is None or event["kind"] == kind:
+            yield event
+
+
+def read_last_events(directory: Path) -> list[Event]:
+    """Return the newest events of a stage directory, in order: as many as fit into a few pages of a journal of any
+    length."""
+    return read_tail(directory / EVENTS)
+
+
+def _event(kind: str, fields: dict[str, Any]) -> Event:
+    return {"kind": kind, "time": round(time.time(), 3), **fields}

@@ -1,31 +1,30 @@
-"""Whether a checkpoint fits into the time between a scheduler's warning and the end."""
+"""Compare a checkpoint's time with the interval between a scheduler's warning and the end of the job."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from pipeline.tracking.events import Event
 
 WARNING_SECONDS = "SENET154_WARNING_SECONDS"
-"""Set by whoever starts the stage and will warn it so many seconds before the end."""
+"""Seconds between the warning and the end; set by the job that starts the stage."""
 
 
 class GraceCheck:
-    """A listener that tells once what a checkpoint takes of the grace period, and warns where that is too much.
+    """A listener that reports once how much of the grace period a checkpoint takes, and warns if that is too much.
 
-    At the start where an earlier attempt has measured it, else at the first checkpoint.
+    At the start if an earlier attempt has measured it, else at the first checkpoint.
     """
 
-    def __init__(self, directory: Path, warning_seconds: float, note: Callable[[str, str], None]) -> None:
-        """`note` takes the text and its level."""
+    def __init__(
+        self, measured_seconds: float | None, warning_seconds: float, note: Callable[[str, str], None]
+    ) -> None:
+        """Keep the duration of an earlier checkpoint, if there is one; `note` takes a text and its level."""
         self._warning_seconds = warning_seconds
         self._note = note
         self._has_told = False
-        seconds = _measured_seconds(directory)
-        if seconds is not None:
-            self._tell(seconds)
+        if measured_seconds is not None:
+            self._tell(measured_seconds)
 
     def __call__(self, event: Event) -> None:
         """Look for the first checkpoint."""
@@ -35,8 +34,8 @@ class GraceCheck:
     def _tell(self, seconds: float) -> None:
         self._has_told = True
         text = f"a checkpoint takes {seconds:.1f} s, the warning comes {self._warning_seconds:g} s before the end"
-        # The step or validation that is under way is finished before anything is saved, and so is, at the same time,
-        # an earlier checkpoint that is still being written.
+        # The current step or validation is finished before anything is saved, and so is, at the same time, an earlier
+        # checkpoint that is still being written.
         if 2 * seconds <= self._warning_seconds:
             self._note(text, "info")
         else:
@@ -48,14 +47,6 @@ class GraceCheck:
 
 
 def grace_seconds(environment: Mapping[str, str]) -> float | None:
-    """The warning that this process is promised; None where nobody promised one."""
+    """Return the warning time promised to this process, or None."""
     promised = environment.get(WARNING_SECONDS)
     return None if promised is None else float(promised)
-
-
-def _measured_seconds(directory: Path) -> float | None:
-    """What the newest checkpoint of the stage took."""
-    try:
-        return float(json.loads((directory / "checkpoints" / "latest.json").read_text())["seconds"])
-    except (FileNotFoundError, ValueError, KeyError):
-        return None

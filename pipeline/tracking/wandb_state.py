@@ -1,9 +1,10 @@
-"""What Weights & Biases has of a stage, kept in the stage's directory over all its attempts."""
+"""The record of what Weights & Biases has of a run, kept in the run directory over all attempts of all its stages."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -12,27 +13,11 @@ from pipeline.store.file import write_json
 from pipeline.tracking.events import Event
 
 STATE = "wandb.json"
+RESULTS: Event = {"kind": "results"}
+"""Represents the results in a stage's seal."""
+_KINDS = ("train", "validation", "evaluation", "results")
 
-
-@dataclasses.dataclass
-class Cursor:
-    """What W&B has been given: the last step of each kind of event, and the crop plans."""
-
-    train: int = 0
-    validation: int = 0
-    evaluation: tuple[str, ...] = ()
-
-    def advance(self, event: Event) -> bool:
-        """Move past the event; False where it was passed before."""
-        if event["kind"] == "evaluation":
-            if event["plan"] in self.evaluation:
-                return False
-            self.evaluation = (*self.evaluation, event["plan"])
-            return True
-        if event["global_step"] <= getattr(self, event["kind"]):
-            return False
-        setattr(self, event["kind"], event["global_step"])
-        return True
+Sent = dict[str, dict[str, int]]
 
 
 @dataclasses.dataclass
@@ -41,31 +26,49 @@ class State:
 
     id: str
     url: str | None = None
-    sent: Cursor = dataclasses.field(default_factory=Cursor)
+    sent: Sent = dataclasses.field(default_factory=dict)
+    """The last step sent (1 if it has none), by stage directory, whose name has its key, and kind of event."""
+    summary: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """The newest value of every item sent."""
     open_fragment: str | None = None
-    """Folder below the run's of an offline file that is being written."""
-    sent_before: Cursor = dataclasses.field(default_factory=Cursor)
-    """What had been sent when the offline file was begun."""
+    """Folder, below the run's, of an unfinished offline file."""
+    sent_before: Sent = dataclasses.field(default_factory=dict)
+    """The value of `sent` when the offline file was begun."""
+
+    def lacks(self, directory: Path, event: Event) -> bool:
+        """Return whether W&B gets events of this kind, and has neither this one nor one of a later step."""
+        sent = self.sent.get(directory.name, {}).get(_name(event), 0)
+        return event["kind"] in _KINDS and bool(_step(event) > sent)
+
+    def take(self, directory: Path, event: Event) -> bool:
+        """Count the event as sent. Returns whether W&B lacked it."""
+        is_new = self.lacks(directory, event)
+        if is_new:
+            self.sent.setdefault(directory.name, {})[_name(event)] = _step(event)
+        return is_new
 
 
-def read_state(directory: Path) -> State:
-    """The state that earlier attempts left, or a new one with an id of its own."""
+def read_state(run: Path) -> State:
+    """Return the state left by earlier attempts, or a new one; its id is the one set by a sweep's agent, or random."""
     try:
-        fields = json.loads((directory / STATE).read_text())
-        return State(**{**fields, **{name: _cursor(fields[name]) for name in ("sent", "sent_before")}})
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return State(id=secrets.token_hex(6))
+        return State(**json.loads((run / STATE).read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return State(id=os.environ.get("WANDB_RUN_ID") or secrets.token_hex(6))
 
 
-def read_link(directory: Path) -> str | None:
-    """The address of the stage's W&B run; None where it has none (yet), as in offline runs."""
-    return read_state(directory).url if (directory / STATE).exists() else None
+def read_link(run: Path) -> str | None:
+    """Return the address of the run at W&B, or None if it has none (yet), as while everything is offline."""
+    return read_state(run).url if (run / STATE).exists() else None
 
 
-def write_state(directory: Path, state: State) -> None:
+def write_state(run: Path, state: State) -> None:
     """Replace the file in one step."""
-    write_json(directory / STATE, dataclasses.asdict(state))
+    write_json(run / STATE, dataclasses.asdict(state))
 
 
-def _cursor(fields: dict[str, Any]) -> Cursor:
-    return Cursor(**{**fields, "evaluation": tuple(fields["evaluation"])})
+def _name(event: Event) -> str:
+    return f"{event['kind']} {event['plan']}" if "plan" in event else str(event["kind"])
+
+
+def _step(event: Event) -> int:
+    return int(event.get("global_step", 1))

@@ -1,4 +1,4 @@
-"""How events read: short lines of fields with units, the same on a terminal and in a log."""
+"""The text of events: short lines of fields with units, the same on a terminal and in a log."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.tracking.events import Event
 
 
 def describe(stage: str, event: Event) -> str | None:
-    """The line of an event that is not progress; None for a kind that is not shown."""
+    """Return the line of an event other than progress, or None for a kind that is not shown."""
     match event["kind"]:
         case "validation":
             fields = ["validation", f"epoch {round(event['epoch'], 2):g}", *_errors(event)]
@@ -32,25 +32,25 @@ def describe(stage: str, event: Event) -> str | None:
 
 
 def describe_training(event: Event) -> list[str]:
-    """What a train event adds to the progress of the steps."""
+    """Return the fields of a train event that extend the progress of the steps."""
     loss = event["loss"]
     shown = f"{loss:.3f}" if loss < 1e4 else f"{loss:.3g}"
     return [f"loss {shown}", f"lr {event['lr']:.3g}", rate(event["images_per_second"], "image")]
 
 
 def rate(value: float, unit: str) -> str:
-    """A rate, `412 images/s`; with decimals where it is small."""
+    """Format a rate, `412 images/s`; with decimals if it is small."""
     singular = unit.removesuffix("s")
     return f"{value:,.0f} {singular}s/s" if value >= 10 else f"{value:.2f} {singular}s/s"
 
 
 def duration(seconds: float) -> str:
-    """A length of time: `3.1 s` under a minute, else hours, minutes and seconds."""
+    """Format a duration: `3.1 s` under a minute, else hours, minutes and seconds."""
     return f"{seconds:.1f} s" if seconds < 60 else clock_time(seconds)
 
 
 def clock_time(seconds: float) -> str:
-    """Hours, minutes and seconds, `0:00:31`, with days where there are any, `2d 3:04:05`."""
+    """Format hours, minutes and seconds, `0:00:31`, with days if there are any, `2d 3:04:05`."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     days, hour = divmod(hours, 24)
@@ -58,7 +58,7 @@ def clock_time(seconds: float) -> str:
 
 
 def rough_time(seconds: float) -> str:
-    """An estimated length of time in its two largest units: `8 d 17 h`, `3 h 16 min`, `1 min 30 s`, `29 s`."""
+    """Format an estimated duration in its two largest units: `8 d 17 h`, `3 h 16 min`, `1 min 30 s`, `29 s`."""
     units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
     for (large, size), (small, part) in itertools.pairwise(units):
         if seconds >= size - part / 2:
@@ -68,7 +68,7 @@ def rough_time(seconds: float) -> str:
 
 
 def printable(text: str, encoding: str) -> str:
-    """`text` with everything escaped that could steer a terminal or that `encoding` cannot say; newlines stay."""
+    """Escape everything in `text` that could control a terminal or that `encoding` cannot represent; newlines stay."""
     escaped = "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
     return escaped.encode(encoding, "backslashreplace").decode(encoding)
 

@@ -1,1 +1,1 @@
-"""The training loop, its schedule, its checkpoints and the freezing of batch norms."""
+"""The training loop, its schedule and its checkpoints."""

@@ -1,4 +1,4 @@
-"""Checkpoints written aside: training waits for a copy in memory, and a thread checks it and brings it to disk."""
+"""Checkpoints in the background: training waits for a copy in memory, which a thread checks and brings to disk."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 import torch
 
 from pipeline.engines.engine import OptimizerState
-from pipeline.training.checkpoint import Checkpoint, CheckpointStore, Saved
+from pipeline.training.checkpoint import CheckpointStore, Saved
+from pipeline.training.state import TrainingState
 
 _ALIGNMENT = 64
-"""Bytes: a multiple of the size of any number, and where copies go fast."""
+"""Bytes: a multiple of the size of any number, at which copies are fast."""
 
 
 class NotFinite(Exception):
-    """The weights of a checkpoint hold NaN or infinity, so it was not written; the message names its step."""
+    """Weights hold NaN or infinity, so they were not written; the message names the step."""
 
 
 class BackgroundWriter:
-    """Writes to a `CheckpointStore`, one checkpoint at a time and at most one in the making.
+    """Writes to a `CheckpointStore`: finite weights only, and at most one checkpoint at a time.
 
-    The store's promises hold at every moment, since it does the writing: what has not been renamed is no checkpoint.
-    Only finite weights are given to it. The memory of the copy is kept for the next one.
+    The memory of the copy is kept for the next one.
     """
 
     def __init__(self, store: CheckpointStore) -> None:
@@ -35,43 +35,45 @@ class BackgroundWriter:
         self._memory: dict[str, _CopyMemory] = {}
 
     def prepare(self, model: Mapping[str, torch.Tensor], momentum: Mapping[str, torch.Tensor]) -> None:
-        """Get the memory for copies of tensors like these while training begins, so that its first checkpoint is no
-        slower than the others. To be called at most once, before the first `start`."""
+        """Allocate memory for copies of tensors like these while training begins, for its first checkpoint.
+
+        To be called at most once, before the first `start`.
+        """
         self._preparing = self._thread.submit(self._make_room, model, momentum)
 
-    def start(self, checkpoint: Checkpoint, best_step: int | None) -> None:
-        """Copy a checkpoint and begin to write it; its tensors may change as soon as this returns.
+    def start(self, state: TrainingState, best_step: int | None) -> None:
+        """Copy a state and begin to write it; its tensors may change as soon as this returns.
 
-        The one before must have been taken note of: see `wait`. Copies from a GPU are queued on the current stream, so
-        the host does not wait for them, and what is queued later cannot change what they read.
+        Call `wait` before, for the previous one. Copies from a GPU are queued on the current stream, so the host does
+        not wait for them, and later work cannot change their content.
         """
         assert self._writing is None, "a checkpoint is still being written"
         if self._preparing is not None:
             self._preparing.result()
             self._preparing = None
-        optimizer = checkpoint.optimizer
-        self._make_room(checkpoint.model, optimizer.tensors)
+        optimizer = state.optimizer
+        self._make_room(state.model, optimizer.tensors)
         copied = dataclasses.replace(
-            checkpoint,
-            model=self._memory["model"].fill(checkpoint.model),
+            state,
+            model=self._memory["model"].fill(state.model),
             optimizer=OptimizerState(self._memory["momentum"].fill(optimizer.tensors), dict(optimizer.values)),
         )
-        is_copied = _mark(checkpoint)
-        self._writing = self._thread.submit(self._write, copied, is_copied, best_step)
+        self._writing = self._thread.submit(self._write, copied, _mark_copied(state), best_step)
 
     def poll(self) -> Saved | None:
-        """The checkpoint that was finished since the last call, if one was. UserError where it could not be written,
-        NotFinite where it must not be."""
+        """Return the checkpoint that was finished since the last call, or None.
+
+        Raises OSError if writing failed, NotFinite if the weights are not finite.
+        """
         return self.wait() if self._writing is not None and self._writing.done() else None
 
     def wait(self) -> Saved | None:
-        """Wait for the checkpoint in the making, if there is one; errors as for `poll`."""
+        """Wait for the checkpoint that is being written, if there is one; otherwise as `poll`."""
         writing, self._writing = self._writing, None
         return None if writing is None else writing.result()
 
     def close(self) -> None:
-        """Let the checkpoint in the making be finished, and end the thread. For a training that ends with an error:
-        whether the checkpoint could be written is not told."""
+        """Wait for the checkpoint that is being written, and end the thread; errors are not raised."""
         self._thread.shutdown()
 
     def _make_room(self, model: Mapping[str, torch.Tensor], momentum: Mapping[str, torch.Tensor]) -> None:
@@ -80,20 +82,19 @@ class BackgroundWriter:
                 self._memory.pop(kind, None)
                 self._memory[kind] = _CopyMemory(tensors)
 
-    def _write(self, checkpoint: Checkpoint, is_copied: torch.cuda.Event | None, best_step: int | None) -> Saved:
+    def _write(self, state: TrainingState, is_copied: torch.cuda.Event | None, best_step: int | None) -> Saved:
         if is_copied is not None:
             is_copied.synchronize()
-        # A step moves the weights by the momentum, so where that is not finite, neither are they.
-        if not all(_is_finite(tensor) for tensor in checkpoint.model.values()):
-            raise NotFinite(f"weights became NaN or infinite in step {checkpoint.global_step}")
-        return self._store.save(checkpoint, best_step)
+        # A step moves the weights by the momentum, so if that is not finite, neither are they.
+        if not all(_is_finite(tensor) for tensor in state.model.values()):
+            raise NotFinite(f"weights became NaN or infinite in step {state.global_step}")
+        return self._store.save(state, best_step)
 
 
 class _CopyMemory:
-    """Room for copies of named tensors, pinned where they come from a GPU.
+    """Memory for copies of named tensors, pinned if they come from a GPU.
 
-    Each copy lies as its tensor does, channels last or not, since that is copied fastest; it is laid out for the file
-    when it is written.
+    Each copy has its tensor's layout, channels last or not, since that is copied fastest.
     """
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -111,11 +112,11 @@ class _CopyMemory:
             start += size
 
     def fits(self, tensors: Mapping[str, torch.Tensor]) -> bool:
-        """Whether names, shapes, layouts, types and devices are those that it was made for."""
+        """Return whether names, shapes, layouts, types and devices are those of this memory."""
         return _kinds(tensors) == self._kinds
 
     def fill(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        """Copy the tensors; returns the copies, which are overwritten by the next ones."""
+        """Return copies of the tensors, which the next call overwrites."""
         for name, tensor in tensors.items():
             self._copies[name].copy_(tensor.detach(), non_blocking=True)
         return self._copies
@@ -134,9 +135,9 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
 
 
-def _mark(checkpoint: Checkpoint) -> torch.cuda.Event | None:
-    """The moment in the current stream's work at which the copies are there; None where nothing was on a GPU."""
-    if not any(tensor.is_cuda for tensor in checkpoint.model.values()):
+def _mark_copied(state: TrainingState) -> torch.cuda.Event | None:
+    """Return an event of the current stream for the end of the copies, or None if nothing is on a GPU."""
+    if not any(tensor.is_cuda for tensor in state.model.values()):
         return None
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record()

@@ -1,4 +1,4 @@
-"""How the global batch becomes the micro-batches of the processes. Never imports torch."""
+"""Split the global batch into the micro-batches of the processes. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class BatchSplit:
 
     world_size: int
     local_batch: int
-    """Images that one process sees in an optimizer step."""
+    """Images of one process in an optimizer step."""
     micro_batch: int
-    """Images that one process takes through the network at once."""
+    """Images of one process in a forward pass."""
     accumulation: int
     """Micro-batches whose gradients one optimizer step adds up."""
 
@@ -26,14 +26,14 @@ class BatchSplit:
 
 
 def split_batch(global_batch: int, world_size: int, max_micro_batch: int) -> BatchSplit:
-    """The split with the largest micro-batch that is at most `max_micro_batch`, all micro-batches being equal.
+    """Return the split into equal micro-batches, as large as possible up to `max_micro_batch`.
 
-    UserError where the processes cannot share the global batch equally; it names the nearest numbers that fit.
+    Raises UserError if the world size does not divide the global batch, naming the nearest numbers that do.
     """
     local_batch, rest = divmod(global_batch, world_size)
     if rest:
         processes = [size for size in range(1, global_batch + 1) if global_batch % size == 0]
-        batches = [size for size in (global_batch - rest, global_batch - rest + world_size) if size > 0]
+        batches = [size for size in (global_batch - rest, global_batch - rest + world_size) if size]
         raise UserError(
             f"train.global_batch: {global_batch} images cannot be shared equally by {world_size} processes "
             f"({global_batch} / {world_size} = {global_batch / world_size:g}); use {_nearest(processes, world_size)} "
@@ -44,7 +44,7 @@ def split_batch(global_batch: int, world_size: int, max_micro_batch: int) -> Bat
 
 
 def describe_batch(split: BatchSplit, lr: float) -> str:
-    """How the global batch is made up, and which batch the learning rate is for."""
+    """Describe the parts of the global batch, and the batch that the learning rate is for."""
     processes = "1 process" if split.world_size == 1 else f"{split.world_size} processes"
     images = "1 image" if split.micro_batch == 1 else f"{split.micro_batch} images"
     steps = "1 accumulation step" if split.accumulation == 1 else f"{split.accumulation} accumulation steps"
@@ -52,7 +52,7 @@ def describe_batch(split: BatchSplit, lr: float) -> str:
 
 
 def _nearest(fitting: list[int], wanted: int) -> str:
-    """The closest numbers below and above."""
+    """Name the closest numbers below and above."""
     below = [number for number in fitting if number < wanted][-1:]
     above = [number for number in fitting if number > wanted][:1]
     return " or ".join(map(str, below + above))

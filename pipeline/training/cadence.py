@@ -1,4 +1,4 @@
-"""What is due after which optimizer step. Never imports torch, so that a plan can count what a run will do."""
+"""The steps after which training validates and saves. Imports no torch, so that a plan can count them."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ from pipeline.data.order import StreamOrder
 
 
 @dataclasses.dataclass(frozen=True)
-class Actions:
-    """What follows a step."""
+class Cadence:
+    """Cadence of a phase that ends with step `last_step`, counted from 1 over the whole run; it validates and saves
+    there."""
 
-    validation: bool
-    checkpoint: bool
+    config: Config
+    order: StreamOrder
+    last_step: int
 
+    def validates_after(self, step: int) -> bool:
+        """Return whether the weights after this step are validated."""
+        return step == self.last_step or self._ends_epochs(step, self.config.train.validate_every_epochs)
 
-def actions_after(done: int, config: Config, order: StreamOrder, last_step: int) -> Actions:
-    """What follows when `done` steps of the whole run are behind; both are due at the end of a phase, `last_step`.
+    def saves_after(self, step: int) -> bool:
+        """Return whether a checkpoint is taken after this step, the validation included."""
+        every_steps = self.config.checkpoint.every_steps
+        return (
+            step == self.last_step
+            or self._ends_epochs(step, self.config.checkpoint.every_epochs)
+            or (every_steps is not None and step % every_steps == 0)
+        )
 
-    An epoch ends with the first step after which all its images were seen.
-    """
-    if done == last_step:
-        return Actions(validation=True, checkpoint=True)
-    # Whole numbers, since this is asked after every step and, by a plan, for every step of a run at once.
-    epoch = done * order.global_batch // order.num_images
-    ends_epoch = epoch > (done - 1) * order.global_batch // order.num_images
-    every_steps = config.checkpoint.every_steps
-    return Actions(
-        validation=ends_epoch and epoch % config.train.validate_every_epochs == 0,
-        checkpoint=(ends_epoch and epoch % config.checkpoint.every_epochs == 0)
-        or (every_steps is not None and done % every_steps == 0),
-    )
+    def _ends_epochs(self, step: int, every: int) -> bool:
+        """Return whether this is the first step after an epoch's last image, for every `every`-th epoch."""
+        # Integers, since this is asked after every step and, by a plan, for every step of a run at once.
+        epoch = step * self.order.global_batch // self.order.num_images
+        return epoch > (step - 1) * self.order.global_batch // self.order.num_images and epoch % every == 0

@@ -1,126 +1,158 @@
-"""What the stages train and freeze_bn share: one phase of training, from where it starts to the weights it leaves."""
+"""One phase of training, from its initial weights to its final ones."""
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from pipeline.data.index import Dataset
-from pipeline.data.order import StreamOrder
+from pipeline.config.schema import Config
+from pipeline.data.index import ImageIndex
+from pipeline.data.preprocessing import Preprocessing
 from pipeline.engines import create_engine
-from pipeline.engines.engine import OptimizerState
+from pipeline.ground.distributed import Collective
+from pipeline.ground.errors import UserError
 from pipeline.ground.gc_pause import paused_gc
-from pipeline.interop.preprocessing import Preprocessing
-from pipeline.models import create_model
-from pipeline.models.weights import load_tensors, save_weights
-from pipeline.running.context import StageContext, StageResult
-from pipeline.tracking.events import read_events
+from pipeline.ground.stop import StopFlag
+from pipeline.models.weights import load_tensors, load_weights, save_weights
+from pipeline.tracking.events import EventLog, read_events
 from pipeline.training.batching import describe_batch, split_batch
-from pipeline.training.checkpoint import CheckpointStore, checkpoint_files, read_checkpoint
-from pipeline.training.trainer import Phase, Trainer
-from pipeline.training.world import compare_processes, describe_processes
+from pipeline.training.checkpoint import CheckpointStore, checkpoint_files, read_checkpoint, verify_checkpoint
+from pipeline.training.checkpoint_seal import CHECKPOINTS, BrokenCheckpoint, step_name
+from pipeline.training.state import TrainingState
+from pipeline.training.trainer import Phase, Trainer, image_digests
+from pipeline.training.validation_record import ValidationRecord
+from pipeline.training.world import describe_change, describe_world
 
 WEIGHTS = "weights.safetensors"
-CHECKPOINTS = "checkpoints"
 
 
-def stream_order(context: StageContext, dataset: Dataset) -> StreamOrder:
-    """The order in which this run sees its training images."""
-    return StreamOrder(len(dataset.train), context.config.train.global_batch, context.config.seed)
+@dataclasses.dataclass(frozen=True)
+class PhaseResult:
+    """The result of a finished phase; the same on every rank."""
 
-
-def new_model(context: StageContext) -> nn.Module:
-    """The recipe's network on the meta device; its weights are still to be loaded."""
-    model = context.config.model
-    with torch.device("meta"):
-        return create_model(model.name, model.num_classes, dropout=model.dropout, bn_momentum=model.bn_momentum)
+    outputs: list[str]
+    """Files relative to the directory: the weights and the last checkpoint, its seal included."""
+    metrics: dict[str, Any]
+    images: dict[str, str]
+    """Digest of the index by split."""
 
 
 def train_phase(
-    context: StageContext,
-    dataset: Dataset,
+    config: Config,
+    directory: Path,
+    collective: Collective,
+    events: EventLog,
+    stop: StopFlag,
+    train: ImageIndex,
+    val: ImageIndex,
     phase: Phase,
     model: nn.Module,
-    weights: Mapping[str, torch.Tensor],
-    source: str,
-    optimizer: OptimizerState | None,
-) -> StageResult:
-    """Train `phase` from `weights` (read from `source`) and `optimizer`, or from where an earlier attempt stopped.
+    initial: Path,
+) -> PhaseResult:
+    """Train `phase` from `initial`, or resume an earlier attempt in `directory`.
 
-    Leaves weights.safetensors (parameters and batch norm statistics) and the last checkpoint.
+    `initial` is a weight file, or a checkpoint directory, whose optimizer state is then used. `model` may be on the
+    meta device. Raises UserError if the checkpoint to resume from is damaged or was made from other images.
     """
     started = time.monotonic()
-    config, collective = context.config, context.collective
     if collective.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     split = split_batch(config.train.global_batch, collective.ranks.world_size, config.train.max_micro_batch)
-    _note(context, describe_batch(split, config.optim.lr))
+    _note(events, describe_batch(split, config.optim.lr))
     if config.engine != "native":
-        _note(context, f"engine {config.engine_in_words}")
-    load_tensors(model, weights, source)
+        _note(events, f"engine {config.engine_in_words}")
+    store = CheckpointStore(directory / CHECKPOINTS, config.checkpoint.keep_last, config.checkpoint.keep_best)
+    images = image_digests(train, val)
+    path, is_resumed = _choose_start(store, initial, collective, events)
+    state = _load(path, model, images)
     with paused_gc():  # PyTorch imports its compiler for the first optimizer, compiled or not
         engine = create_engine(model, config, collective)
     size = config.train.image_size_px
     engine.warm_up((split.micro_batch, 3, size, size))
-    # Again, since the simulation has moved the batch norms' statistics.
-    engine.load_model(weights)
-    if optimizer is not None:
-        engine.load_state_dict(optimizer)
-    store = CheckpointStore(context.directory / CHECKPOINTS, config.checkpoint.keep_last, config.checkpoint.keep_best)
-    order = stream_order(context, dataset)
-    trainer = Trainer(config, dataset, order, phase, split, engine, collective, store, context.events, context.stop)
-    _resume(context, trainer, store, describe_processes(config, collective, split))
-    progress = trainer.run()
-    engine.synchronise_buffers()
-    validation = progress.validation or {}
+    if state is not None:
+        engine.load_state_dict(state.optimizer)
+    trainer = Trainer(config, train, val, phase, split, engine, collective, store, events, stop)
+    if state is not None and is_resumed:
+        trainer.resume(state, path)
+        _note(events, f"going on after step {state.global_step}, from {path}")
+        if change := describe_change(state.world, describe_world(config, collective, split)):
+            _note(events, change)
+    else:
+        events.rewind(None)
+    del state  # and its tensors
+    validations = trainer.run()
+    if collective.ranks.is_main:
+        _save_weights(config, model, directory / WEIGHTS)
     metrics = {
-        "global_step": progress.global_step,
-        "epochs": round(float(order.epoch_of(progress.global_step)), 4),
-        "top1_error_percent": validation.get("top1_error_percent"),
-        "top5_error_percent": validation.get("top5_error_percent"),
-        "best": progress.best,
+        "global_step": phase.last_step,
+        "epochs": round(phase.last_step * split.global_batch / len(train), 4),
+        **_errors(validations),
         "seconds": round(time.monotonic() - started, 1),
-        "images_per_second": _median_speed(context.directory),
+        "images_per_second": _median_speed(directory),
         "engine": config.engine_in_words,
         "world_size": split.world_size,
         "micro_batch": split.micro_batch,
         "accumulation": split.accumulation,
     }
-    last = context.directory / CHECKPOINTS / f"step-{progress.global_step:08d}"
-    if context.ranks.is_main:
-        # What evaluate and whoever gets the file must do to an image.
-        preprocessing = Preprocessing(config.data.mean, config.data.std, "bilinear_antialias")
-        metadata = {
-            "model": config.model.name,
-            "num_classes": str(config.model.num_classes),
-            **preprocessing.metadata(),
-        }
-        save_weights(context.directory / WEIGHTS, model.state_dict(), metadata)
-    return StageResult([WEIGHTS, *checkpoint_files(last, context.directory)], metrics)
+    last = store.directory / step_name(phase.last_step)
+    return PhaseResult([WEIGHTS, *checkpoint_files(last, directory)], metrics, images)
 
 
-def _resume(context: StageContext, trainer: Trainer, store: CheckpointStore, processes: dict[str, object]) -> None:
-    """From the newest whole checkpoint of this stage, if there is one; the main rank chooses for all."""
+def _choose_start(store: CheckpointStore, initial: Path, collective: Collective, events: EventLog) -> tuple[Path, bool]:
+    """Return the starting point, and whether an earlier attempt left it.
+
+    The main rank verifies it and decides for all.
+    """
 
     def warn(text: str) -> None:
-        context.events.show("note", level="warning", text=text)
+        events.show("note", level="warning", text=text)
 
-    newest = store.newest(warn) if context.ranks.is_main else None
-    chosen = context.collective.broadcast(None if newest is None else str(newest))
-    if chosen is None:
-        context.events.rewind(0)
-        return
-    checkpoint = read_checkpoint(Path(chosen))
-    difference = compare_processes(checkpoint.state["processes"], processes)
-    trainer.resume(checkpoint, Path(chosen))
-    _note(context, f"going on after step {checkpoint.global_step}, from {chosen}")
-    if difference:
-        _note(context, difference)
+    newest = None
+    if collective.ranks.is_main:
+        newest = store.newest(warn)
+        if newest is None and initial.is_dir():
+            try:
+                verify_checkpoint(initial)
+            except BrokenCheckpoint as error:
+                raise UserError(f"not a whole checkpoint: {error}") from error
+    newest = collective.broadcast(None if newest is None else str(newest))
+    return (initial, False) if newest is None else (Path(newest), True)
+
+
+def _load(path: Path, model: nn.Module, images: Mapping[str, str]) -> TrainingState | None:
+    """Read the weights into the model. Returns the rest of the state, or None if `path` is a mere weight file."""
+    if not path.is_dir():
+        load_weights(model, path)
+        return None
+    state = read_checkpoint(path)
+    changed = [split for split, digest in images.items() if state.images.get(split) != digest]
+    if changed:
+        raise UserError(
+            f"{path}: made from other images (those of {' and '.join(changed)} have changed); put the old ones back, "
+            "or use another --run"
+        )
+    load_tensors(model, state.model, str(path))
+    return state
+
+
+def _save_weights(config: Config, model: nn.Module, path: Path) -> None:
+    """Write the weights with the preprocessing that they need."""
+    preprocessing = Preprocessing(config.input.mean, config.input.std, "bilinear_antialias")
+    metadata = {"model": config.model.name, "num_classes": str(config.model.num_classes), **preprocessing.metadata()}
+    save_weights(path, model.state_dict(), metadata)
+
+
+def _errors(validations: ValidationRecord) -> dict[str, Any]:
+    latest = validations.latest or {}
+    errors = {name: latest.get(name) for name in ("top1_error_percent", "top5_error_percent")}
+    return {**errors, "best": validations.best}
 
 
 def _median_speed(directory: Path) -> float | None:
@@ -128,5 +160,5 @@ def _median_speed(directory: Path) -> float | None:
     return statistics.median(speeds) if speeds else None
 
 
-def _note(context: StageContext, text: str) -> None:
-    context.events.show("note", level="info", text=text)
+def _note(events: EventLog, text: str) -> None:
+    events.show("note", level="info", text=text)

@@ -19,10 +19,10 @@ class LearningRate:
     epochs: int
 
     def at(self, step: int) -> float:
-        """The rate that step `step` (counted from 0) is taken with.
+        """Return the rate of step `step`, counted from 0.
 
-        Drops and the cosine follow the epoch that the run has reached, fractions included, so the same recipe has the
-        same schedule at every batch size and number of images.
+        Drops and the cosine follow the epoch of the step, fractions included, so the same recipe has the same schedule
+        at every batch size and number of images.
         """
         epoch = float(self.order.epoch_of(step))
         warmup = self.schedule.warmup_epochs

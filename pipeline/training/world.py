@@ -1,21 +1,22 @@
-"""The processes and the engine that trained a checkpoint, and whether others may go on from it."""
+"""Facts about a checkpoint's training beside its recipe: world size, versions, devices."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from pipeline.config.operations import LoaderConfig
 from pipeline.config.schema import Config
 from pipeline.ground.distributed import Collective
-from pipeline.ground.errors import UserError
 from pipeline.training.batching import BatchSplit
 
 
-def describe_processes(config: Config, collective: Collective, split: BatchSplit) -> dict[str, Any]:
-    """What the last bits of a result depend on beside the stage's key, and (bn_batch) what the batch norms saw.
+def describe_world(config: Config, collective: Collective, split: BatchSplit) -> dict[str, Any]:
+    """Return the facts that can change the last bits of a result: engine, world size, batches, versions.
 
-    They saw their own process's images, or with sync_bn those of all processes.
+    The batch norms see the images of their own process, or with sync_bn those of all processes.
     """
     return {
         "engine": config.engine_in_words,
@@ -24,26 +25,39 @@ def describe_processes(config: Config, collective: Collective, split: BatchSplit
         "bn_batch": split.micro_batch * (split.world_size if config.execution.sync_bn else 1),
         "device": collective.device.type,
         "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
+        **_decoder(config.loader, collective.device),
     }
 
 
-def compare_processes(saved: dict[str, Any], now: dict[str, Any]) -> str | None:
-    """What to tell about going on with other processes than the checkpoint was written by; None where all is equal.
-
-    UserError where the result would be another one: the batch norms would see batches of another size.
-    """
-    if saved["bn_batch"] != now["bn_batch"]:
-        raise UserError(
-            f"the checkpoint was trained with {saved['bn_batch']} images per forward pass "
-            f"(processes: {saved['world_size']}), now it would be {now['bn_batch']} (processes: {now['world_size']}), "
-            "and the batch norms would see other batches; choose a number of processes or train.max_micro_batch that "
-            f"gives {saved['bn_batch']} again"
-        )
-    changed = [f"{name} {saved[name]} -> {now[name]}" for name in now if saved[name] != now[name]]
+def describe_change(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Return one line about the change between the checkpoint's world and this one, or None if nothing has changed."""
+    changed = [name for name in now if saved.get(name) != now[name]]
     if not changed:
         return None
-    # Where a process has other images, they meet other draws of its generator.
-    redrawn = saved["world_size"] != now["world_size"] or saved["micro_batch"] != now["micro_batch"]
-    other = "dropout and pixel jitter are drawn anew" if redrawn else "the last bits of the weights need not"
-    return f"going on with {', '.join(changed)}: the images, their order and crops stay exactly the same, {other}"
+    consequences = []
+    if "world_size" in changed or "micro_batch" in changed:
+        # Each process draws for its own images.
+        consequences.append("dropout and pixel jitter are drawn anew")
+    if "bn_batch" in changed:
+        consequences.append("the batch norms see other batches")
+    differences = ", ".join(f"{name} {saved.get(name, 'unknown')} -> {now[name]}" for name in changed)
+    return (
+        f"going on with {differences}: the images, their order and crops stay exactly the same, "
+        f"{', '.join(consequences) or 'the last bits of the weights need not'}"
+    )
+
+
+def _decoder(loader: LoaderConfig, device: torch.device) -> dict[str, str]:
+    """Return the decoding library with its version, and its device."""
+    if loader.backend == "reference":
+        import torchvision
+
+        return {"decoder": f"torchvision {torchvision.__version__}", "decode": "cpu"}
+    import nvidia.dali
+
+    # Not from the metadata: the distribution is called after the CUDA release it is built for.
+    return {
+        "decoder": f"dali {nvidia.dali.__version__}",
+        "decode": "gpu" if device.type == "cuda" and loader.decode != "cpu" else "cpu",
+    }

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -93,7 +94,8 @@ def test_a_probe_is_kept_and_read_for_the_same_setting_only(tmp_path):
     assert read_probe(IDENTITY) is None
     assert kept.save().is_relative_to(tmp_path / "senet154" / "autotune")
     assert read_probe(IDENTITY) == kept
-    for name, other in (("device", "another"), ("torch", "2.12"), ("cudnn", 92000), ("batch", 64), ("model", "x")):
+    others: dict[str, Any] = {"device": "another", "torch": "2.12", "cudnn": 92000, "batch": 64, "model": "x"}
+    for name, other in others.items():
         assert read_probe(dataclasses.replace(IDENTITY, **{name: other})) is None
 
 

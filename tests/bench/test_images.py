@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -13,12 +14,12 @@ from tests.images import write_image_folders
 def test_a_folder_gives_whole_batches_taken_evenly(tmp_path):
     root = write_image_folders(tmp_path, 2, 5, 0) / "train"
     with benchmark_images(root, 9, 4) as index:
-        assert list(index.paths) == [
+        assert list(index.names) == [
             f"class_{label:02d}/{number}.jpg"
             for label, number in [(0, 0), (0, 1), (0, 3), (0, 4), (1, 0), (1, 1), (1, 3), (1, 4)]
         ]
         assert index.labels.tolist() == [0] * 4 + [1] * 4
-        assert index.num_bytes[0] == (root / index.paths[0]).stat().st_size
+        assert index.num_bytes[0] == Path(index.file(0)).stat().st_size
         assert index.widths.min() >= 32
         assert "digits" not in describe_images(index, root)
 
@@ -28,7 +29,7 @@ def test_a_tar_gives_what_its_folder_gives(tmp_path):
     with tarfile.open(tmp_path / "images.tar", "w") as archive:
         archive.add(root, "images")
     with benchmark_images(tmp_path / "images.tar", 6, 2) as packed, benchmark_images(root, 6, 2) as plain:
-        assert [path.removeprefix("images/") for path in packed.paths] == list(plain.paths)
+        assert [path.removeprefix("images/") for path in packed.names] == list(plain.names)
         assert packed.num_bytes.tolist() == plain.num_bytes.tolist()
 
 
@@ -47,10 +48,11 @@ def test_it_says_what_it_does_before_there_is_anything_to_measure(tmp_path, monk
     monkeypatch.setattr(images, "_TOLD_EVERY", 4)
     said: list[str] = []
     with benchmark_images(root, 4, 4, said.append):
-        assert said == [f"listing {root}", f"listing {root}: 4 images", "reading the sizes of 4 of 6 images"]
+        assert said == [f"listing {root}", f"listing {root}: 4 images", "reading 4 of 6 images"]
     said.clear()
     with benchmark_images(tmp_path / "images.tar", 4, 4, said.append) as index:
-        assert said[:2] == [f"unpacking {tmp_path / 'images.tar'}", f"listing {index.root}"]
+        assert index.source is not None
+        assert said[:2] == [f"unpacking {tmp_path / 'images.tar'}", f"listing {index.source.folder}"]
 
 
 def test_what_cannot_be_used_is_named(tmp_path):

@@ -199,6 +199,12 @@ def test_mistakes_end_with_2_and_one_clear_line(arguments, message, capsys):
     assert error.count("\n") == 1
 
 
+def test_a_record_that_cannot_be_written_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(bench._BENCHMARKS, "checkpoint", lambda arguments: ({}, []))
+    assert bench.main(["checkpoint", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"{tmp_path}: this is a folder, not a file")
+
+
 def test_without_timm_it_is_said_what_to_install(images, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "timm", None)
     monkeypatch.setitem(sys.modules, "timm.data", None)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from pipeline.bench.measurement import Measurement, Role, Round
+from pipeline.bench.measurement import Measurement, Role, Round, Spread
 from pipeline.bench.rounds import Comparison, Quantity, aligned, figure, per_unit
 
 COST, SPEED = per_unit("image")
@@ -23,13 +23,12 @@ def test_quantities_per_image_follow_from_cpu_seconds_and_the_clock():
 
 def test_ratios_are_those_of_the_paired_rounds():
     ours, peer = taken("a", "ours", 1, 2, 4), taken("b", "peer", 2, 3, 16)
-    ratio = Comparison("t", (COST,), (ours, peer)).ratio(peer)
-    assert (ratio.median, ratio.lowest, ratio.highest) == (2, 1.5, 4)
+    assert Comparison("t", (COST,), (ours, peer)).ratio(peer) == Spread(median=2, lowest=1.5, highest=4)
 
 
 def test_where_more_is_better_the_ratio_turns_round():
     ours, peer = taken("a", "ours", 1, wall=1.0), taken("b", "peer", 1, wall=4.0)
-    assert Comparison("t", (SPEED,), (ours, peer)).ratio(peer).median == 4
+    assert Comparison("t", (SPEED,), (ours, peer)).ratio(peer) == Spread(4, 4, 4)
 
 
 def test_the_peer_is_the_best_of_them_and_ours_the_best_of_ours():
@@ -41,8 +40,7 @@ def test_the_peer_is_the_best_of_them_and_ours_the_best_of_ours():
         taken("no peer", "other", 1),
     )
     comparison = Comparison("t", (COST,), rows)
-    assert comparison.ours.name == "our way"
-    assert comparison.best_peer.name == "best cell"
+    assert (comparison.ours, comparison.best_peer) == (rows[1], rows[3])
     assert comparison.verdict() == "our way is ahead of the best peer, best cell: 1.50x in CPU ms/image (1.50 to 1.50)"
 
 

@@ -1,4 +1,4 @@
-"""Attempts of runs with one process or two: what stops a job, what brings it back, and what does not. Each function attempts
+"""Stories of runs with one process or two: what stops a job, what brings it back, and what does not. Each function goes
 through one and returns what was seen; the tests are in the modules beside this one."""
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
+from launch.slurm.job_attempts import Ending
 from tests.cluster.runs import PATIENCE, Answer, ClusterRun
 from tests.cluster.slurm import Job, wait_until
 
@@ -97,12 +98,12 @@ def fail_and_go_on(run: ClusterRun) -> Failed:
     run.cluster.command("mount", "-o", "remount,size=64m", str(disk))
     assert run.submit().code == 0
     for attempt in (1, 2):
-        # A attempt must have saved something, or it is not granted another one.
+        # An attempt must have saved something, or it is not granted another one.
         run.wait_for_step_after(run.wait_for_attempt("train", attempt), 5)
         os.kill(run.rank_zero("train"), signal.SIGKILL)
     run.wait_for_state("train", "FAILED")
     crashed, crashed_job = run.log("train"), run.job("train")
-    for stage in ("evaluate", "fuse", "report"):
+    for stage in run.stages_behind("train"):
         run.wait_for_state(stage, "CANCELLED")
     status = run.status()
     lock = (disk / ".lock").read_text()
@@ -112,12 +113,14 @@ def fail_and_go_on(run: ClusterRun) -> Failed:
 
 
 @dataclasses.dataclass(frozen=True)
-class Fruitless:
-    """A chain whose training never gets further, cancelled, and submitted again."""
+class WithoutProgress:
+    """A run whose training never gets further, cancelled, and submitted again."""
 
     run: ClusterRun
     log: str
     status: str
+    endings: list[Ending | None]
+    """Of the first job's attempts."""
     cancelled: Answer
     log_of_cancelled: Answer
     cancelled_job: Job
@@ -125,30 +128,46 @@ class Fruitless:
     """The ids of the three jobs of training."""
 
 
-def never_get_further(run: ClusterRun) -> Fruitless:
-    """Training hangs in each of its attempts until it is given none any more; the next job is cancelled by its user."""
+def never_get_further(run: ClusterRun) -> WithoutProgress:
+    """Training hangs until it is stopped, in each of its attempts until it is given none any more, but for an attempt
+    that SLURM itself ends, which does not count; the next job is cancelled by its user."""
     submitted = []
     assert run.submit().code == 0
     submitted.append(run.job_id("train"))
-    for attempt in (1, 2, 3):
+    job = run.job_id("train")
+    for attempt in (1, 2, 3, 4):
         run.wait_for_attempt("train", attempt)
-        run.cluster.command("scontrol", "requeue", run.job_id("train"))
-        run.wait_for_restart("train", attempt)
+        run.rank_zero("train")  # or the job body would end before it can say anything
+        if attempt == 1:
+            run.cluster.command("scontrol", "requeue", job)
+        else:
+            _stop_deaf_stage(run, "train")
+        if attempt < 4:
+            run.wait_for_restart("train", attempt)
     run.wait_for_state("train", "FAILED")
-    run.wait_for_state("report", "CANCELLED")
-    log, status = run.log("train"), run.status()
+    for stage in run.stages_behind("train"):
+        run.wait_for_state(stage, "CANCELLED")
+    log, status, endings = run.log("train"), run.status(), [attempt.ending for attempt in run.attempts("train")]
 
     assert run.submit().code == 0
     submitted.append(run.job_id("train"))
     run.wait_for_attempt("train", 1)
     cancelled = run.launch("cancel", run.directory)
-    for stage in ("train", "evaluate", "fuse", "report"):
+    for stage in ("train", *run.stages_behind("train")):
         run.wait_for_state(stage, "CANCELLED", "FAILED")
     cancelled_job, log_of_cancelled = run.job("train"), run.launch("logs", run.directory, "train")
     wait_until(lambda: run.submit().code == 0, PATIENCE, "the cancelled jobs' end")
     submitted.append(run.job_id("train"))
     run.launch("cancel", run.directory)
-    return Fruitless(run, log, status, cancelled, log_of_cancelled, cancelled_job, submitted)
+    return WithoutProgress(run, log, status, endings, cancelled, log_of_cancelled, cancelled_job, submitted)
+
+
+def _stop_deaf_stage(run: ClusterRun, stage: str) -> None:
+    """Ask a hanging stage to stop, as before the end of its time, and end it: it saves nothing."""
+    process, warnings = run.rank_zero(stage), run.log(stage).count("asked to stop")
+    run.cluster.command("scancel", "--batch", "--signal=USR2", run.job_id(stage))
+    wait_until(lambda: run.log(stage).count("asked to stop") > warnings, PATIENCE, "the warning")
+    os.kill(process, signal.SIGTERM)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,7 +187,7 @@ class Tampered:
 
 
 def tamper(run: ClusterRun) -> Tampered:
-    """The config is edited between two attempts of the first job; the run directory is removed between two of the next."""
+    """The config is edited between two attempts of a job, and the run directory removed between two of the next."""
     cluster = run.cluster
 
     def requeue_held() -> str:
@@ -213,7 +232,7 @@ class Ensemble:
 
 
 def train_two_seeds(run: ClusterRun) -> Ensemble:
-    """The whole chain for two seeds; the second one's training is asked to stop once."""
+    """All stages for two seeds; the second one's training is asked to stop once."""
     submitted = run.submit("--seeds", "1,2", "train.epochs=2", "schedule.drop_epochs=[1.5]")
     assert submitted.code == 0, submitted.output
     members = [run.member("seed1"), run.member("seed2")]
@@ -224,7 +243,7 @@ def train_two_seeds(run: ClusterRun) -> Ensemble:
     second.wait_for_restart("train", 1)
     waiting = second.job("evaluate").state
     for member in members:
-        for stage in ("train", "evaluate", "fuse", "report"):
+        for stage in ("train", *member.stages_behind("train")):
             member.wait_for_state(stage, "COMPLETED")
     return Ensemble(members, submitted, waiting, second.status())
 

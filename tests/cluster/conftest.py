@@ -14,7 +14,7 @@ import pytest
 from pipeline.config.reader import write_run_config
 from pipeline.config.schema import Config
 from tests.cluster import attempts
-from tests.cluster.preempted import Chronicle, live_through
+from tests.cluster.preempted import Chronicle, interrupt_training
 from tests.cluster.runs import ClusterRun
 from tests.cluster.slurm import Cluster, why_unavailable
 from tests.images import write_image_folders
@@ -26,7 +26,7 @@ Futures = Mapping[str, "concurrent.futures.Future[Any]"]
 
 _UNAVAILABLE = why_unavailable()
 _PARALLEL = 3
-"""Runs that live at the same time."""
+"""Runs at the same time."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -60,8 +60,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     images = write_image_folders(tmp_path_factory.mktemp("images"), num_classes=4, train_per_class=80, val_per_class=5)
     return small_recipe(
         images,
-        train={"epochs": 4},
-        freeze_bn={"last_epochs": 0},
+        train={"epochs": 4, "frozen_epochs": 0},
         tracking={"wandb": "auto", "log_every_steps": 1},
     )
 
@@ -104,7 +103,7 @@ def uninterrupted(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def futures(
     request: pytest.FixtureRequest, new_run: NewRun, prepared: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Futures]:
-    """The attempts of all runs that the chosen tests ask for, the longest first."""
+    """The stories of all runs that the chosen tests ask for, the longest first."""
     hanging = attempts.hanging_python(tmp_path_factory.mktemp("hanging"))
 
     def stopped() -> attempts.Stopped:
@@ -113,12 +112,12 @@ def futures(
         return attempts.stop_and_return(run)
 
     stories: dict[str, Callable[[], object]] = {
-        "preempted": lambda: live_through(new_run(nodes=2, tasks=2, constraint="n1|n2|n3")),
+        "preempted": lambda: interrupt_training(new_run(nodes=2, tasks=2, constraint="n1|n2|n3")),
         "failed": lambda: attempts.fail_and_go_on(new_run(prepared, requeue_on_failure=1)),
         "ensemble": lambda: attempts.train_two_seeds(new_run()),
         "stopped": stopped,
         "evaluated": lambda: attempts.evaluate_file(new_run(prepared, nodes=2), prepared),
-        "fruitless": lambda: attempts.never_get_further(new_run(prepared, python=hanging)),
+        "without_progress": lambda: attempts.never_get_further(new_run(prepared, python=hanging)),
         "tampered": lambda: attempts.tamper(new_run(python=hanging)),
     }
     wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
@@ -157,8 +156,8 @@ def evaluated(futures: Futures) -> ClusterRun:
 
 
 @pytest.fixture(scope="session")
-def fruitless(futures: Futures) -> attempts.Fruitless:
-    result: attempts.Fruitless = futures["fruitless"].result()
+def without_progress(futures: Futures) -> attempts.WithoutProgress:
+    result: attempts.WithoutProgress = futures["without_progress"].result()
     return result
 
 

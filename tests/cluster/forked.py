@@ -25,11 +25,11 @@ _CLIENT = """\
 #!{python} -IS
 import json, os, signal, socket, sys
 words = sys.argv[1:]
-if words[:2] != ["-m", "stages"]:
+if words[:3] != ["-P", "-m", "stages"]:
     os.execv({python!r}, [{python!r}, *words])
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
-request = json.dumps({{"words": words[1:], "environment": dict(os.environ), "folder": os.getcwd()}}).encode()
+request = json.dumps({{"words": words[2:], "environment": dict(os.environ), "folder": os.getcwd()}}).encode()
 socket.send_fds(server, [len(request).to_bytes(4, "big")], [1, 2])
 server.sendall(request)
 answers = server.makefile()
@@ -42,7 +42,7 @@ sys.exit(int(answers.readline() or 1))
 
 @contextlib.contextmanager
 def forking_python(folder: Path) -> Iterator[str]:
-    """The path of such a Python, for as long as its server attempts."""
+    """The path of such a Python, for as long as its server runs."""
     address, client = str(folder / "fork.socket"), folder / "forked-python"
     client.write_text(_CLIENT.format(python=sys.executable, address=address))
     client.chmod(0o755)
@@ -86,9 +86,10 @@ def _become_stage(connection: socket.socket) -> int:
     os.chdir(request["folder"])
     connection.sendall(f"{os.getpid()}\n".encode())
     sys.argv = request["words"]
-    from stages.__main__ import main
+    from pipeline.running.command import main
+    from stages import STAGES
 
-    code = main()
+    code = main(STAGES)
     sys.stdout.flush()
     connection.sendall(f"{code}\n".encode())
     return code

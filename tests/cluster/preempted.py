@@ -1,4 +1,4 @@
-"""The attempt of one run on two nodes that is interrupted again and again, and what was seen on the way."""
+"""One run on two nodes whose training is interrupted again and again, and what was seen on the way."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class Chronicle:
     statuses: dict[str, str]
     """What `launch status` printed, by the moment."""
     watched: Answer
-    """What `launch status --watch` printed over the whole attempt of the run."""
+    """What `launch status --watch` printed over the whole run."""
     followed: Answer
     """What `launch logs train -f` printed over all attempts of the training job."""
 
 
-def live_through(run: ClusterRun) -> Chronicle:
-    """Submit the chain, interrupt training by the warning signal, by `scontrol requeue` and by the death of a node, and
-    wait for the end of the chain."""
+def interrupt_training(run: ClusterRun) -> Chronicle:
+    """Submit all stages, interrupt training by the warning signal, by `scontrol requeue` and by the death of a node,
+    and wait for the last stage's end."""
     cluster = run.cluster
     submitted = run.submit()
     followed = run.start("logs", run.directory, "train", "--follow")
@@ -84,6 +84,7 @@ def live_through(run: ClusterRun) -> Chronicle:
     interrupt("requeue", lambda: cluster.command("scontrol", "requeue", job))
     interrupt("node", lambda: cluster.kill_node("n2"))
     run.wait_for_state("train", "COMPLETED")
-    run.wait_for_state("report", "COMPLETED")
+    for stage in run.stages_behind("train"):
+        run.wait_for_state(stage, "COMPLETED")
     statuses["done"] = run.status()
     return Chronicle(run, submitted, submitted_again, interruptions, statuses, watched(), followed())

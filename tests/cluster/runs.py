@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from launch.slurm.requeue import JobAttempt, read_job_attempts
+from launch.slurm.job_attempts import JobAttempt, read_job_attempts
 from pipeline.config.reader import RUN_CONFIG, read_run_config, write_run_config
 from pipeline.config.schema import Config
 from pipeline.running.stage import PlacedStage, place_stages
-from pipeline.store.manifest import Manifest, read_manifest
+from pipeline.store.seal import SEAL, Seal, read_seal
 from pipeline.tracking.events import read_events
 from stages import STAGES
 from tests.cluster.slurm import Cluster, Job, wait_until
@@ -91,9 +91,20 @@ class ClusterRun:
         """What `launch status` prints."""
         return self.launch("status", self.directory).output
 
+    def stages(self) -> Mapping[str, PlacedStage]:
+        """The placed stages, once the run is submitted."""
+        return _placed(self.directory, (self.directory / RUN_CONFIG).read_text())
+
     def stage(self, name: str) -> PlacedStage:
-        """The stage's place, once the run is submitted."""
-        return _placed(self.directory, (self.directory / RUN_CONFIG).read_text())[name]
+        """One of them."""
+        return self.stages()[name]
+
+    def stages_behind(self, name: str) -> list[str]:
+        """The stages that read this one, directly or through others, in order."""
+        behind = {name}
+        for other, stage in self.stages().items():
+            behind |= {other} if behind & set(stage.inputs) else set()
+        return [other for other in self.stages() if other in behind - {name}]
 
     def _record(self, stage: str) -> dict[str, Any]:
         """The newest job of a stage."""
@@ -137,17 +148,13 @@ class ClusterRun:
         return [event["global_step"] for event in read_events(self.stage(stage).directory, "train")]
 
     def wait_for_attempt(self, stage: str, number: int) -> float:
-        """Until the job of the stage attempts for this time, counted from 1; the Unix time at which its body began."""
+        """Until the stage's job is in this attempt, counted from 1; the Unix time at which its body began."""
+        self._wait(stage, lambda: len(self.attempts(stage)) >= number, f"attempt {number}")
+        return self.attempts(stage)[number - 1].time
 
-        def attempts() -> list[JobAttempt]:
-            return [
-                attempt
-                for attempt in read_job_attempts(self.stage(stage).directory)
-                if attempt.job == self.job_id(stage)
-            ]
-
-        self._wait(stage, lambda: len(attempts()) >= number, f"attempt {number}")
-        return attempts()[number - 1].time
+    def attempts(self, stage: str) -> list[JobAttempt]:
+        """Those of the stage's newest job."""
+        return read_job_attempts(self.stage(stage), self.job_id(stage))
 
     def wait_for_step_after(self, moment: float, count: int = 1) -> float:
         """Until the train stage has done so many steps since a moment; the Unix time of the first of them.
@@ -164,21 +171,12 @@ class ClusterRun:
 
     def wait_for_ending(self, stage: str, number: int) -> None:
         """Until this attempt of the stage's job, counted from 1, has said how it ended."""
-
-        def ended() -> bool:
-            attempts = [
-                attempt
-                for attempt in read_job_attempts(self.stage(stage).directory)
-                if attempt.job == self.job_id(stage)
-            ]
-            return attempts[number - 1].ending is not None
-
-        self._wait(stage, ended, f"an end of attempt {number}")
+        self._wait(stage, lambda: self.attempts(stage)[number - 1].ending is not None, f"an end of attempt {number}")
 
     def saved_step(self) -> int:
         """The step of the newest checkpoint of the train stage."""
-        latest = json.loads((self.stage("train").directory / "checkpoints" / "latest.json").read_text())
-        return int(latest["checkpoint"].removeprefix("step-"))
+        seals = self.stage("train").directory.glob(f"checkpoints/step-*/{SEAL}")
+        return max(int(seal.parent.name.removeprefix("step-")) for seal in seals)
 
     def rank_zero(self, stage: str) -> int:
         """The process of the stage's first task."""
@@ -202,11 +200,12 @@ class ClusterRun:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGCONT)
 
-    def manifest(self, stage: str) -> Manifest:
-        """Of a finished stage."""
-        manifest = read_manifest(self.stage(stage).directory)
-        assert manifest is not None, f"{stage} is not done:\n{self.status()}\n{self.log(stage)}"
-        return manifest
+    def seal(self, stage: str) -> Seal:
+        """Of a finished stage that has one part."""
+        (part,) = self.stage(stage).parts
+        seal = read_seal(part.directory, "stage")
+        assert seal is not None, f"{stage} is not done:\n{self.status()}\n{self.log(stage)}"
+        return seal
 
     def log(self, stage: str) -> str:
         """All that the stage's newest job has printed."""
@@ -225,10 +224,8 @@ def _placed(directory: Path, config: str) -> Mapping[str, PlacedStage]:
 
 def profile(nodes: int = 1, tasks: int = 1, **keys: Any) -> dict[str, Any]:
     """A profile for the test's Slurm: training has `nodes` nodes of `tasks` processes, evaluation one on each."""
-    one, flat, many = (
-        {"nodes": nodes, "tasks_per_node": tasks, "minutes": 60}
-        for nodes, tasks in ((1, 1), (nodes, 1), (nodes, tasks))
-    )
-    shapes = dict.fromkeys(("prepare", "build", "fuse", "report"), one)
-    shapes |= {"train": many, "freeze_bn": many, "evaluate": flat}
+    shapes = {
+        "train": {"nodes": nodes, "tasks_per_node": tasks, "minutes": 60},
+        "evaluate": {"nodes": nodes, "minutes": 60},
+    }
     return {"warning_seconds": 30, "partition": "main", **keys, "stages": shapes}

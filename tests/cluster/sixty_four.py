@@ -39,9 +39,8 @@ def main() -> int:
             # What each process draws for itself is another thing with another number of them.
             model={"dropout": 0.0},
             augmentation={"pixel_jitter": 0.0},
-            train={"epochs": 2, "global_batch": 2048, "max_micro_batch": 32},
+            train={"epochs": 2, "frozen_epochs": 0, "global_batch": 2048, "max_micro_batch": 32},
             schedule={"drop_epochs": [], "warmup_epochs": 1.0},
-            freeze_bn={"last_epochs": 0},
             tracking={"log_every_steps": 1},
             loader={"threads": 1},
         )
@@ -59,7 +58,8 @@ def main() -> int:
         alone.mkdir()
         write_run_config(alone, config)
         for stage in ("prepare", "build"):
-            shutil.copytree(run.stage(stage).directory, alone / run.stage(stage).directory.name)
+            for part in run.stage(stage).parts:
+                shutil.copytree(part.directory, alone / part.directory.name)
         run_stage_to_end(alone, "train")
         one = _losses(alone / run.stage("train").directory.name)
     print("step  loss of 64 processes  loss of 1 process")
@@ -75,7 +75,7 @@ def _train_on_cluster(run: ClusterRun) -> list[float]:
     run.wait_for_step_after(began)
     print(run.status())
     print(f"memory: {_memory_in_use() - before:.1f} GB more in use than before\n")
-    run.wait_for_state("report", "COMPLETED")
+    run.wait_for_state(run.stages_behind("train")[-1], "COMPLETED")
     print(run.status())
     print(run.log("train"))
     return _losses(run.stage("train").directory)

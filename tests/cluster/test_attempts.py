@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import re
 
-from pipeline.running.attempts import read_attempts
-from pipeline.running.outcome import read_outcome
+from pipeline.ground.errors import EXIT_DONE
+from pipeline.running.attempts import read_attempts, read_outcome
 from tests.cluster import attempts
 from tests.cluster.runs import ClusterRun
 from tests.tracking.wandb_file import read_history, read_run
 
 
 def every_step_once(run: ClusterRun) -> list[int]:
-    return list(range(1, run.manifest("train").metrics["global_step"] + 1))
+    return list(range(1, run.seal("train").about["metrics"]["global_step"] + 1))
 
 
 def test_sigterm_alone_and_the_time_limit_are_survived_without_a_lost_step(stopped: attempts.Stopped) -> None:
@@ -25,7 +25,9 @@ def test_sigterm_alone_and_the_time_limit_are_survived_without_a_lost_step(stopp
 
 def test_a_second_job_on_a_stage_is_refused_and_the_first_one_unharmed(stopped: attempts.Stopped) -> None:
     assert "another process works here" in stopped.second_job
-    assert read_outcome(stopped.run.stage("train").directory) is None
+    outcome = read_outcome(stopped.run.stage("train").directory)
+    assert outcome is not None
+    assert outcome.exit_code == EXIT_DONE
 
 
 def test_the_attempts_of_a_job_are_one_run_of_wandb_with_each_step_once(stopped: attempts.Stopped) -> None:
@@ -43,14 +45,12 @@ def test_a_full_disk_fails_with_what_to_do_and_costs_no_checkpoint(failed: attem
     assert "going on after step 4" in failed.crashed
 
 
-def test_requeue_on_failure_gives_a_crash_so_many_more_attempts_and_then_ends_the_chain(
-    failed: attempts.Failed,
-) -> None:
+def test_requeue_on_failure_gives_a_crash_so_many_more_attempts_and_then_ends_the_run(failed: attempts.Failed) -> None:
     assert failed.crashed_job.restarts == 1
     assert "that was crash 2 of at most 2" in failed.crashed
     assert "killed by signal 9" in failed.status
     assert "failed" in failed.status
-    assert failed.run.job("report").state == "CANCELLED"
+    assert {failed.run.job(stage).state for stage in failed.run.stages_behind("train")} == {"CANCELLED"}
 
 
 def test_a_dead_job_s_lock_is_no_hindrance_and_another_world_size_goes_on(failed: attempts.Failed) -> None:
@@ -62,16 +62,17 @@ def test_a_dead_job_s_lock_is_no_hindrance_and_another_world_size_goes_on(failed
     assert failed.run.steps() == every_step_once(failed.run)
 
 
-def test_a_job_that_never_gets_further_ends_with_the_reason(fruitless: attempts.Fruitless) -> None:
-    assert "started 3 times in a row without saving anything new" in fruitless.log
-    assert "started 3 times in a row" in fruitless.status
+def test_a_job_that_never_gets_further_ends_with_the_reason(without_progress: attempts.WithoutProgress) -> None:
+    assert without_progress.endings == ["interrupted", "requeued", "requeued", "failed"]
+    assert "started 3 times in a row without saving anything new" in without_progress.log
+    assert "started 3 times in a row" in without_progress.status
 
 
-def test_cancel_ends_the_chain_and_a_later_submit_begins_again(fruitless: attempts.Fruitless) -> None:
-    assert fruitless.cancelled.code == 0, fruitless.cancelled.output
-    assert fruitless.cancelled_job.restarts == 0
-    assert "train: job" in fruitless.log_of_cancelled.output
-    assert len(set(fruitless.submitted)) == 3
+def test_cancel_ends_all_jobs_and_a_later_submit_begins_again(without_progress: attempts.WithoutProgress) -> None:
+    assert without_progress.cancelled.code == 0, without_progress.cancelled.output
+    assert without_progress.cancelled_job.restarts == 0
+    assert "train: job" in without_progress.log_of_cancelled.output
+    assert len(set(without_progress.submitted)) == 3
 
 
 def test_status_tells_of_a_job_that_is_to_come_back(tampered: attempts.Tampered) -> None:
@@ -97,9 +98,9 @@ def test_an_ensemble_runs_to_its_end_and_a_member_that_is_stopped_comes_back_alo
     assert ensemble.waiting == "PENDING"
     for member in ensemble.members:
         assert member.steps() == every_step_once(member)
-        assert member.manifest("report")
-    assert "in 2 starts" in ensemble.status
-    weights = [member.manifest("train").outputs["weights.safetensors"].sha256 for member in (first, second)]
+        assert all(stage.is_done for stage in member.stages().values())
+    assert "in 2 attempts" in ensemble.status
+    weights = [member.seal("train").files["weights.safetensors"].sha256 for member in (first, second)]
     assert weights[0] != weights[1]
 
 

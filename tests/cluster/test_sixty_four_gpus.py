@@ -20,7 +20,7 @@ _RANK = re.compile(
 
 @pytest.fixture(scope="module")
 def submitted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterRun]:
-    """The chain in the queue; its stages would start, but not come to anything."""
+    """All stages in the queue; they would start, but not come to anything."""
     cluster = Cluster(tmp_path_factory.mktemp("slurm"), nodes=8, cpus=64, gpus=8)
     try:
         cluster.start()
@@ -47,7 +47,7 @@ def test_slurm_has_a_place_for_the_job_of_64_gpus(submitted: ClusterRun) -> None
 def test_the_job_s_64_processes_have_a_rank_and_a_gpu_each_and_meet_in_one_place(submitted: ClusterRun) -> None:
     train = submitted.job_id("train")
     submitted.cluster.command("scontrol", "update", f"JobId={train}", "Dependency=")
-    submitted.cluster.command("scancel", *(submitted.job_id(stage) for stage in ("prepare", "build")))
+    submitted.cluster.command("scancel", *(submitted.job_id(stage) for stage in submitted.stage("train").inputs))
     log = submitted.log_path("train")
 
     def ranks() -> dict[int, re.Match[str]]:

@@ -18,10 +18,10 @@ from tests.config.written import SMALL, mistakes
             ["deepspeed.zero_stage: engine is 'native', which ignores it; set engine: deepspeed or leave it out"],
         ),
         (
-            ["engine=deepspeed", "fused_sgd=true", "bucket_mb=5"],
+            ["engine=deepspeed", "apex={}", "bucket_mb=5"],
             [
                 "native.bucket_mb: engine is 'deepspeed', which ignores it; set engine: native or leave it out",
-                "apex.fused_sgd: engine is 'deepspeed', which ignores it; set engine: apex or leave it out",
+                "apex: engine is 'deepspeed', which ignores it; set engine: apex or leave it out",
             ],
         ),
         (["deepspeed={}"], ["deepspeed: engine is 'native', which ignores it; set engine: deepspeed or leave it out"]),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.config.crop_plan import builtin_plan
 from pipeline.config.reader import load_config
 from tests.config.written import SMALL, mistakes
 
@@ -18,8 +19,8 @@ from tests.config.written import SMALL, mistakes
         ("flip=false", "augmentation.flip", False),
         ("area=[0.5, 1]", "augmentation.area", (0.5, 1.0)),
         ("schedule={kind: cosine, drop_epochs: []}", "schedule.kind", "cosine"),
-        ("plans=[center320, 10crop]", "evaluate.plans", ("center320", "10crop")),
-        ("validation=center320", "train.validation", "center320"),
+        ("plans=[center320, 10crop]", "evaluate.plans", (builtin_plan("center320"), builtin_plan("10crop"))),
+        ("validation=center320", "train.validation", builtin_plan("center320")),
         ("every_steps=null", "checkpoint.every_steps", None),
         ("evaluate.weights=", "evaluate.weights", None),
         ("weights=runs/a=b.safetensors", "evaluate.weights", "runs/a=b.safetensors"),
@@ -68,19 +69,22 @@ def test_key_of_the_top_level_wins_over_equal_names_below(write):
         ("epochs=", "command line: train.epochs: must be a whole number (given nothing)"),
         ("epochs=[1", "command line: train.epochs: must be a YAML value (given [1; put special characters in quotes)"),
         ("momentum=1", "command line: optim.momentum: must be less than 1 (given 1)"),
-        ("data.mean=[1, 2]", "command line: data.mean: must be a list of 3 numbers (given [1, 2])"),
-        ("label_smothing=0", "command line: label_smothing: unknown key (did you mean 'train.label_smoothing'?)"),
-        ("train.epoch=1", "command line: train.epoch: unknown key (did you mean 'train.epochs'?)"),
-        ("optim.epochs=1", "command line: optim.epochs: unknown key (did you mean 'train.epochs'?)"),
-        ("data.root.x=1", "command line: data.root.x: unknown key (did you mean 'data.root'?)"),
+        ("input.mean=[1, 2]", "command line: input.mean[2]: must be given: a number"),
+        (
+            "label_smothing=0",
+            "command line: label_smothing: unknown key (did you mean 'label_smoothing'? It belongs to train)",
+        ),
+        ("train.epoch=1", "command line: train.epoch: unknown key (did you mean 'epochs'?)"),
+        ("optim.epochs=1", "command line: optim.epochs: unknown key here (it belongs to train)"),
+        ("data.root.x=1", "command line: data.root: must be text or null (given data.root.x=1)"),
         (
             "area=[0.1, *x]",
             "command line: augmentation.area: must be a YAML value (given [0.1, *x]; put special characters in quotes)",
         ),
         ("lr=!rate 1", "command line: optim.lr: must be a plain value (given the tag !rate)"),
-        ("schedule.knd=step", "command line: schedule.knd: unknown key (did you mean 'schedule.kind'?)"),
-        ("last_epochs=4", "command line: freeze_bn.last_epochs: must be less than train.epochs = 4 (given 4)"),
-        ("optim={lr: 0.1, lr: 0.2}", "command line: optim.lr: must be given once (line 1 has it already)"),
+        ("schedule.knd=step", "command line: schedule.knd: unknown key (did you mean 'kind'?)"),
+        ("frozen_epochs=4", "command line: train.frozen_epochs: must be less than train.epochs = 4 (given 4)"),
+        ("optim={lr: 0.1, lr: 0.2}", "command line: optim.lr: must be given once (command line has it already)"),
         ("area=[0.1, !!int x]", "command line: augmentation.area[1]: must be what its tag says (given !!int x)"),
         ("lr=!!bool 3", "command line: optim.lr: must be what its tag says (given !!bool 3)"),
     ],
@@ -98,7 +102,7 @@ def test_short_name_of_several_keys_lists_them(write, monkeypatch):
 
 def test_override_that_resembles_nothing_lists_the_top_level(write):
     assert mistakes(write(), ["qqqq=1"])[0].startswith(
-        "command line: qqqq: unknown key (the top level has: name, seed, data, model, "
+        "command line: qqqq: unknown key (there are: name, seed, data, input, "
     )
 
 

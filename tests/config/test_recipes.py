@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from pathlib import Path
 
 import pytest
 
 from pipeline.config.reader import config_differences, load_config, write_run_config
+from pipeline.running.stage import parts_of, place_stages
+from stages import STAGES
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPES = sorted((REPOSITORY / "configs").glob("*.yaml"))
@@ -71,6 +74,7 @@ def test_320_px_recipe_changes_nothing_but_the_size():
     assert [line for line in changed if not line.startswith("evaluate.plans")] == [
         'name: "senet154_ilsvrc2017" -> "senet154_320"',
         "model.expect.gmacs: 20.69 -> 42.21",
+        "model.expect.image_size_px: null -> 320",
         "train.image_size_px: 224 -> 320",
         'train.validation: "center224" -> "center320"',
         "resources.expected_images_per_second: 170.0 -> 83.0",
@@ -78,7 +82,7 @@ def test_320_px_recipe_changes_nothing_but_the_size():
 
 
 def test_the_contests_recipe_has_the_crops_of_table_8_and_of_multi_crop_fusion():
-    plans = [plan.name for plan in recipe("senet154_ilsvrc2017").evaluate.resolved_plans()]
+    plans = [plan.name for plan in recipe("senet154_ilsvrc2017").evaluate.plans]
     single = ["center224", "center320", "center320of352", "center320of366"]
     assert plans == [*single, "10crop", "144crop", "multiscale", "dense"]
 
@@ -88,8 +92,19 @@ def test_demo_trains_on_no_mirrored_digit():
 
 
 def test_demo_evaluates_what_the_contest_did_at_its_own_size():
-    crops = [group for plan in recipe("demo").evaluate.resolved_plans() for group in plan.crops]
+    crops = [group for plan in recipe("demo").evaluate.plans for group in plan.crops]
     assert {group.crop_px for group in crops} == {recipe("demo").train.image_size_px}
     assert len({group.resize_px for group in crops}) == 3
     assert {group.mirror for group in crops} == {True, False}
     assert {len(group.positions) for group in crops} == {1, 5}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_keys_change_only_on_purpose(path):
+    """A key that moves throws finished work away: a default that changes must raise the versions of its stages."""
+    parts = parts_of(place_stages(load_config(path), Path("run"), STAGES))
+    golden = json.loads((GOLDEN / "keys.json").read_text()).get(path.stem, {})
+    assert {name: part.key for name, part in parts.items()} == golden, (
+        "keys of this recipe have moved. If that is meant, raise the version of each stage whose result changes, and "
+        f"accept the new keys: {GOLDEN / 'keys.json'}"
+    )

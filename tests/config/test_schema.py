@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.config.crop_plan import CropGroup, CropPlan, builtin_names, builtin_plan, resolve_plan
+from pipeline.config.crop_plan import CropGroup, CropPlan, builtin_names, builtin_plan
+from pipeline.config.evaluation import EvaluateConfig
 from pipeline.config.reader import load_config
 from pipeline.config.schema import Config
 from tests.config.written import mistakes
@@ -36,7 +37,7 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
         ),
         (["dataset=folder", "root=x", "test=y"], "data.test: only dataset 'imagenet' has unlabelled test images"),
         (["dataset=imagenet", "root=x"], "model.num_classes: ImageNet has 1000 classes (given 10)"),
-        (["std=[1, 0, 1]"], "data.std: must be positive (given [1.0, 0.0, 1.0])"),
+        (["std=[1, 0, 1]"], "input.std: must be positive (given [1.0, 0.0, 1.0])"),
         (["area=[0, 1]"], "augmentation.area: must satisfy 0 < low <= high <= 1 (given [0.0, 1.0])"),
         (["area=[0.5, 0.4]"], "augmentation.area: must satisfy 0 < low <= high <= 1 (given [0.5, 0.4])"),
         (["area=[0.5, 1.1]"], "augmentation.area: must satisfy 0 < low <= high <= 1 (given [0.5, 1.1])"),
@@ -46,12 +47,13 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
         (["drop_epochs=[2, 2]"], "schedule.drop_epochs: must increase (given [2.0, 2.0])"),
         (["drop_epochs=[1, 4]"], "schedule.drop_epochs: must come before train.epochs = 4 (given [4.0])"),
         (["warmup_epochs=4"], "schedule.warmup_epochs: must be less than train.epochs = 4 (given 4.0)"),
-        (["last_epochs=4"], "freeze_bn.last_epochs: must be less than train.epochs = 4 (given 4)"),
+        (["train.image_size_px=2"], "train.image_size_px: must be greater than or equal to 3 (given 2)"),
+        (["frozen_epochs=4"], "train.frozen_epochs: must be less than train.epochs = 4 (given 4)"),
         (["plans=[center224, center224]"], "evaluate.plans: each name once (given ['center224', 'center224'])"),
         (
             ["plans=[11crop]"],
-            "evaluate.plans: no built-in crop plan '11crop' (there are: 10crop, 144crop, center224, center320, dense, "
-            "dense_sliding, multiscale)",
+            "evaluate.plans[0]: no built-in crop plan '11crop' (there are: 10crop, 144crop, center224, center320, "
+            "dense, dense_sliding, multiscale)",
         ),
         (
             ["validation={name: x, crops: [{resize_px: 8, crop_px: 8, positions: []}]}"],
@@ -112,7 +114,7 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
         ),
         (["nesterov=true", "momentum=0"], "optim.nesterov: needs a momentum (given optim.momentum 0)"),
         (["dropout=.nan"], "model.dropout: must be a finite number (given .nan)"),
-        (["std=[1, .inf, 1]"], "data.std[1]: must be a finite number (given .inf)"),
+        (["std=[1, .inf, 1]"], "input.std[1]: must be a finite number (given .inf)"),
         (["drop_epochs=[0]"], "schedule.drop_epochs[0]: must be greater than 0 (given 0)"),
     ],
 )
@@ -129,8 +131,8 @@ def test_members_are_not_chosen_on_test_images(write):
 
 def test_plan_is_found_by_name_or_taken_as_written():
     written = CropPlan(name="mine", crops=(CropGroup(resize_px=8, crop_px=8),))
-    assert resolve_plan(written, "plans") is written
-    assert resolve_plan("10crop", "plans") is builtin_plan("10crop")
+    read = EvaluateConfig.model_validate({"plans": [written, "10crop"]})
+    assert read.plans == (written, builtin_plan("10crop"))
 
 
 def test_builtin_plans_are_those_of_the_literature():
@@ -156,4 +158,4 @@ def test_builtin_plans_are_those_of_the_literature():
 
 
 def test_train_stage_ends_where_the_batch_norms_freeze(write):
-    assert load_config(write(), ["epochs=10", "last_epochs=3"]).train_stage_epochs == 7
+    assert load_config(write(), ["epochs=10", "frozen_epochs=3"]).train_stage_epochs == 7

@@ -25,10 +25,10 @@ train:
   epochs: 4
   global_batch: 64
   max_micro_batch: 32
-freeze_bn:
-  last_epochs: 1
+  frozen_epochs: 1
+  label_smoothing: 0.1
 """
-"""Nothing but what has no default. optim.lr stands in line 8, train.epochs in line 12, the last key in line 16."""
+"""Hardly more than what has no default. optim.lr stands in line 8, train.epochs in line 12, the last key in line 16."""
 
 
 def with_lr(value: str) -> str:

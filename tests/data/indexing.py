@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Sequence
@@ -10,25 +11,27 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.data.index import ImageIndex
+from pipeline.data.index import ImageClass, ImageIndex, make_index
+from pipeline.data.places import Source
 
 
-def index_files(files: Sequence[Path], num_classes: int = 4) -> ImageIndex:
-    """The index of the files as they are now; labels go round the classes."""
+def index_files(files: Sequence[Path], num_classes: int = 4, split: str = "train") -> ImageIndex:
+    """The index of the files as they are now, located; labels go round the classes."""
     root = Path(os.path.commonpath([file.parent for file in files]))
-    contents = [file.read_bytes() for file in files]
     sizes = [Image.open(file).size for file in files]
-    return ImageIndex(
-        root=root,
-        paths=tuple(str(file.relative_to(root)) for file in files),
+    index = make_index(
+        split=split,
+        dataset="folder",
+        classes=[ImageClass(label, str(label), str(label), None) for label in range(num_classes)],
+        names=tuple(str(file.relative_to(root)) for file in files),
         labels=np.arange(len(files)) % num_classes,
-        num_bytes=np.array([len(content) for content in contents]),
-        widths=np.array([width for width, _ in sizes]),
-        heights=np.array([height for _, height in sizes]),
-        sha256=tuple(hashlib.sha256(content).hexdigest()[:16] for content in contents),
-        flags=("",) * len(files),
-        digest=hashlib.sha256(b"".join(contents)).hexdigest(),
+        num_bytes=[file.stat().st_size for file in files],
+        widths=[width for width, _ in sizes],
+        heights=[height for _, height in sizes],
+        sha256=[list(hashlib.sha256(file.read_bytes()).digest()) for file in files],
+        flags=np.zeros(len(files)),
     )
+    return dataclasses.replace(index, source=Source("folders", root))
 
 
 def picture(height: int, width: int, seed: int) -> Image.Image:

@@ -20,8 +20,16 @@ def test_resized_sizes_are_torchvisions(resize_px: int) -> None:
         assert list(v2.functional.resize(image, [resize_px]).shape[1:]) == size
 
 
+def test_the_shorter_side_is_exact_and_so_are_both_of_a_square() -> None:
+    sides = np.arange(1, 2000)
+    for heights, widths in ((sides, sides), (sides, sides + 1), (sides + 1, sides)):
+        resized = np.stack(resized_sizes(heights, widths, 256))
+        assert (resized.min(axis=0) == 256).all()
+        assert (resized[:, heights == widths] == 256).all()
+
+
 @pytest.mark.parametrize("crop_px", [1, 24, 31, 32])
-def test_squares_are_cut_where_torchvision_cuts_them(crop_px: int) -> None:
+def test_squares_lie_where_torchvision_has_them(crop_px: int) -> None:
     positions: tuple[Position, ...] = ("top_left", "top_right", "bottom_left", "bottom_right", "center")
     for height, width in ((32, 32), (32, 45), (46, 32), (33, 32), (32, 35)):
         image = torch.arange(height * width).view(1, height, width)

@@ -14,20 +14,21 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 
 def test_digits_are_the_same_bytes_every_time_and_replace_what_was_there(tmp_path: Path) -> None:
-    write_digits(tmp_path / "one")
-    (tmp_path / "two" / "train" / "0").mkdir(parents=True)
-    (tmp_path / "two" / "train" / "0" / "half.JPEG").write_bytes(b"half")
-    write_digits(tmp_path / "two")
-    one, two = files_of(tmp_path / "one"), files_of(tmp_path / "two")
-    assert one == two
-    assert len(one) == 1797
+    for split, count in (("train", 1438), ("val", 359)):
+        write_digits(tmp_path / split / "one", split)
+        (tmp_path / split / "two" / "0").mkdir(parents=True)
+        (tmp_path / split / "two" / "0" / "half.JPEG").write_bytes(b"half")
+        write_digits(tmp_path / split / "two", split)
+        one, two = files_of(tmp_path / split / "one"), files_of(tmp_path / split / "two")
+        assert one == two
+        assert len(one) == count
 
 
 def test_digits_are_split_by_class_and_every_image_is_in_one_place(tmp_path: Path) -> None:
-    write_digits(tmp_path)
     digits = load_digits()
     seen = []
     for split, share in (("train", 0.8), ("val", 0.2)):
+        write_digits(tmp_path / split, split)
         for digit in range(10):
             rows = [int(path.stem.removeprefix("digit_")) for path in (tmp_path / split / str(digit)).iterdir()]
             assert abs(len(rows) - share * np.sum(digits.target == digit)) <= 0.5
@@ -37,9 +38,9 @@ def test_digits_are_split_by_class_and_every_image_is_in_one_place(tmp_path: Pat
 
 
 def test_images_show_the_digits(tmp_path: Path) -> None:
-    write_digits(tmp_path)
+    write_digits(tmp_path, "val")
     digits = load_digits()
-    for path in sorted((tmp_path / "val" / "3").iterdir())[:5]:
+    for path in sorted((tmp_path / "3").iterdir())[:5]:
         with Image.open(path) as image:
             assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (32, 32))
             small = np.asarray(image.convert("L").resize((8, 8), Image.Resampling.BOX), dtype=float)

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import os
 from pathlib import Path
 
 from pipeline.data.findings import Finding, count_findings, find_duplicates, read_findings, write_findings
-from pipeline.data.index import ImageRecord
+from pipeline.data.index import ImageIndex, make_index
 
 
-def record(path: str, label: int, sha256: str) -> ImageRecord:
-    return ImageRecord(path, label, 1, 1, 1, sha256)
+def rows(split: str, *images: tuple[str, int, str]) -> ImageIndex:
+    """Of images given by name, label and content."""
+    names, labels, contents = zip(*images, strict=True)
+    sha256 = [list(hashlib.sha256(content.encode()).digest()) for content in contents]
+    ones = [1] * len(images)
+    return make_index(split, "x", (), names, labels, ones, ones, ones, sha256, [0] * len(images))
 
 
 def test_findings_read_back_with_errors_first_whatever_the_order_given(tmp_path: Path) -> None:
@@ -27,13 +33,19 @@ def test_findings_read_back_with_errors_first_whatever_the_order_given(tmp_path:
 
 
 def test_duplicates_are_told_apart_by_split_and_class() -> None:
-    records = {
-        "train": [record("a/1", 0, "A"), record("a/2", 0, "A"), record("b/1", 1, "A"), record("b/2", 1, "B")],
-        "val": [record("a/1", 0, "C"), record("b/9", 1, "B"), record("a/3", 0, "C")],
-    }
-    assert [(found.name, found.finding, found.severity, found.detail) for found in find_duplicates(records)] == [
+    train = rows("train", ("a/1", 0, "A"), ("a/2", 0, "A"), ("b/1", 1, "A"), ("b/2", 1, "B"))
+    val = rows("val", ("a/1", 0, "C"), ("b/9", 1, "B"), ("a/3", 0, "C"))
+    found = [*find_duplicates(train, []), *find_duplicates(val, [train])]
+    assert [(each.name, each.finding, each.severity, each.detail) for each in found] == [
         ("train/a/2", "duplicate", "warning", "the same bytes as train/a/1"),
         ("train/b/1", "duplicate_across_classes", "warning", "the same bytes as train/a/1"),
         ("val/b/9", "duplicate_across_splits", "warning", "the same bytes as train/b/2"),
         ("val/a/3", "duplicate", "warning", "the same bytes as val/a/1"),
     ]
+
+
+def test_content_decides_and_not_its_first_bytes() -> None:
+    val = rows("val", ("a/1", 0, "A"), ("a/2", 0, "B"))
+    sha256 = val.sha256.copy()
+    sha256[1, :8] = sha256[0, :8]
+    assert find_duplicates(dataclasses.replace(val, sha256=sha256), []) == []

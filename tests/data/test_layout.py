@@ -25,9 +25,9 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def lay_out_folder(root: Path, num_classes: int = 2, **keys: Any) -> Layout:
+def lay_out_folder(root: Path, split: str = "train", wanted: tuple[str, ...] = ("train", "val"), **keys: Any) -> Layout:
     data = DataConfig(dataset="folder", root=str(root), **keys)
-    return lay_out(data, num_classes, root / "unused")
+    return lay_out(data, split, wanted, root / "unused")
 
 
 def test_labels_are_places_in_the_sorted_order_of_the_folders(root: Path) -> None:
@@ -36,23 +36,40 @@ def test_labels_are_places_in_the_sorted_order_of_the_folders(root: Path) -> Non
         (0, "a", "a", None),
         (1, "b", "b", None),
     ]
-    assert list(layout.trees["train"].paths()) == ["a/1.jpg", "b/1.jpg", "b/2.jpg"]
-    assert layout.label_of("train", "b", "1.jpg") == 1
-    assert layout.label_of("val", "a", "9.jpg") == 0
+    assert list(zip(layout.names, layout.labels, strict=True)) == [("a/1.jpg", 0), ("b/1.jpg", 1), ("b/2.jpg", 1)]
+    assert layout.source.file("b/1.jpg", 1) == f"{root}/train/b/1.jpg"
     assert layout.findings == []
+    val = lay_out_folder(root, "val")
+    assert (val.names, val.labels, val.classes) == (["a/9.jpg", "b/9.jpg"], [0, 1], layout.classes)
 
 
 def test_split_folders_may_have_other_names(root: Path) -> None:
     (root / "val").rename(root / "test")
-    assert lay_out_folder(root, val="test").trees["val"].root == root / "test"
+    assert lay_out_folder(root, "val", val="test").source.folder == root / "test"
+
+
+def test_a_split_alone_needs_no_other(root: Path) -> None:
+    shutil.rmtree(root / "train")
+    layout = lay_out_folder(root, "val", ("val",), exclude=("train/b/1.jpg",))
+    assert [one.folder for one in layout.classes] == ["a", "b"]
+    assert layout.names == ["a/9.jpg", "b/9.jpg"]
+
+
+def test_names_that_are_not_utf8_are_refused(root: Path) -> None:
+    write_files(root, "val/a/caf\udce9.jpg", "val/a/café.jpg")
+    with pytest.raises(
+        UserError, match=r"data\.val: names that are not UTF-8 in .*/val; rename them: 'a/caf\\udce9\.jpg'"
+    ):
+        lay_out_folder(root)
 
 
 def test_hidden_files_and_strays_are_passed_over_and_listed(root: Path) -> None:
     write_files(root, "train/.DS_Store", "train/a/._1.jpg", "train/a/Thumbs.db", "val/.cache/x", "train/b.tar")
     layout = lay_out_folder(root)
     assert [one.folder for one in layout.classes] == ["a", "b"]
-    assert layout.trees["train"].num_files == 3
-    assert {(found.name, found.finding, found.severity) for found in layout.findings} == {
+    assert len(layout.names) == 3
+    findings = layout.findings + lay_out_folder(root, "val").findings
+    assert {(found.name, found.finding, found.severity) for found in findings} == {
         (name, "ignored", "notice")
         for name in ("train/.DS_Store", "train/a/._1.jpg", "train/a/Thumbs.db", "val/.cache", "train/b.tar")
     }
@@ -60,7 +77,7 @@ def test_hidden_files_and_strays_are_passed_over_and_listed(root: Path) -> None:
 
 def test_excluded_images_are_left_out_and_listed(root: Path) -> None:
     layout = lay_out_folder(root, exclude=("train/b/1.jpg",))
-    assert list(layout.trees["train"].paths()) == ["a/1.jpg", "b/2.jpg"]
+    assert layout.names == ["a/1.jpg", "b/2.jpg"]
     assert [(found.name, found.finding, found.severity) for found in layout.findings] == [
         ("train/b/1.jpg", "excluded", "notice")
     ]
@@ -99,7 +116,7 @@ def test_both_splits_missing_are_one_message(tmp_path: Path) -> None:
         ([], r"data\.val: .*/val must hold one folder per class \(it holds nothing\)"),
         (["1.jpg", "2.jpg"], r"must hold one folder per class \(it holds 2 files and no folder\)"),
         (["a/.keep", "b/.keep"], r"no images in .*/val \(all of its 2 class folders are empty\)"),
-        (["a/1.jpg", "b/.keep"], r"data\.val: class folders without images in .*/val: b"),
+        (["a/1.jpg", "b/.keep"], r"data\.val: classes without images in .*/val: b"),
         (["a/1.jpg", "c/1.jpg"], r"no folder in .*/train for classes that val has: c\n.*/val .* that train has: b"),
     ],
 )
@@ -112,20 +129,14 @@ def test_folders_that_are_not_as_promised_are_named(root: Path, names: list[str]
 
 
 def test_excluding_the_last_image_of_a_class_is_an_error(root: Path) -> None:
-    with pytest.raises(UserError, match=r"class folders without images in .*/train: a"):
+    with pytest.raises(UserError, match=r"classes without images in .*/train: a"):
         lay_out_folder(root, exclude=("train/a/1.jpg",))
-
-
-def test_number_of_classes_must_be_that_of_the_folders(root: Path) -> None:
-    message = rf"model\.num_classes: must be 2, the number of class folders in {root}/train \(given 1,000\)"
-    with pytest.raises(UserError, match=message):
-        lay_out_folder(root, num_classes=1000)
 
 
 def test_imagenet_reports_training_and_validation_problems_together(root: Path) -> None:
     data = DataConfig(dataset="imagenet", root=str(root))
     with pytest.raises(UserError) as caught:
-        lay_out(data, 1000, root / "unused")
+        lay_out(data, "val", ("train", "val"), root / "unused")
     message = str(caught.value)
     assert f"data.train: {root}/train holds 0 of the 1,000 classes of ILSVRC 2012; missing: n01440764, " in message
     assert "and 990 more" in message

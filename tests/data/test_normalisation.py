@@ -6,11 +6,11 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from pipeline.config.data import AugmentationConfig, DataConfig
+from pipeline.config.data import AugmentationConfig, InputConfig
 from pipeline.data.batch import Batch
 from pipeline.data.normalisation import Preprocessor, rotate
 
-DATA = DataConfig(dataset="digits", mean=(100.0, 110.0, 120.0), std=(50.0, 25.0, 10.0))
+PIXELS = InputConfig(mean=(100.0, 110.0, 120.0), std=(50.0, 25.0, 10.0))
 PLAIN = AugmentationConfig()
 CPU = torch.device("cpu")
 
@@ -30,8 +30,8 @@ def make_batch(count: int = 6, size_px: int = 16, angle: float = 0.0) -> Batch:
 def test_images_are_normalised_on_the_scale_of_bytes_in_the_layout_asked_for(channels_last: bool) -> None:
     batch = make_batch()
     before = batch.images.clone()
-    preprocessor = Preprocessor(DATA, PLAIN, CPU, channels_last)
-    expected = v2.functional.normalize(batch.images.float(), list(DATA.mean), list(DATA.std))
+    preprocessor = Preprocessor(PIXELS, PLAIN, CPU, channels_last)
+    expected = v2.functional.normalize(batch.images.float(), list(PIXELS.mean), list(PIXELS.std))
     for images in (preprocessor.training(batch), preprocessor.evaluation(batch.images)):
         torch.testing.assert_close(images, expected)
         assert images.dtype == torch.float32
@@ -65,29 +65,29 @@ def test_each_image_turns_by_its_own_angle() -> None:
 def test_training_images_turn_by_the_angles_of_their_batch() -> None:
     angles = torch.tensor([-9.0, 0.0, 4.0])
     batch = dataclasses.replace(make_batch(count=3), angles=angles)
-    images = Preprocessor(DATA, AugmentationConfig(rotation_degrees=10.0), CPU, True).training(batch)
-    plain = Preprocessor(DATA, PLAIN, CPU, True).training(batch)
+    images = Preprocessor(PIXELS, AugmentationConfig(rotation_degrees=10.0), CPU, True).training(batch)
+    plain = Preprocessor(PIXELS, PLAIN, CPU, True).training(batch)
     torch.testing.assert_close(images, rotate(plain, angles), atol=1e-4, rtol=1e-4)
 
 
 def test_what_comes_in_from_outside_is_the_mean_colour() -> None:
     batch = make_batch(angle=10.0)
-    images = Preprocessor(DATA, AugmentationConfig(rotation_degrees=10.0), CPU, True).training(batch)
+    images = Preprocessor(PIXELS, AugmentationConfig(rotation_degrees=10.0), CPU, True).training(batch)
     assert images[:, :, 0, 0].abs().max() == 0
     assert images[:, :, 8, 8].abs().max() > 0
 
 
 def test_recipe_without_rotation_leaves_the_angles_alone() -> None:
-    preprocessor = Preprocessor(DATA, PLAIN, CPU, True)
+    preprocessor = Preprocessor(PIXELS, PLAIN, CPU, True)
     assert torch.equal(preprocessor.training(make_batch(angle=10.0)), preprocessor.training(make_batch()))
 
 
 def test_jitter_is_uniform_in_every_pixel_and_channel() -> None:
     batch = make_batch(count=20)
     torch.manual_seed(0)
-    jittered = Preprocessor(DATA, AugmentationConfig(pixel_jitter=20.0), CPU, True).training(batch)
-    plain = Preprocessor(DATA, PLAIN, CPU, True).training(batch)
-    noise = (jittered - plain) * torch.tensor(DATA.std).view(3, 1, 1)
+    jittered = Preprocessor(PIXELS, AugmentationConfig(pixel_jitter=20.0), CPU, True).training(batch)
+    plain = Preprocessor(PIXELS, PLAIN, CPU, True).training(batch)
+    noise = (jittered - plain) * torch.tensor(PIXELS.std).view(3, 1, 1)
     assert 19.9 < noise.max() < 20.001
     assert -20.001 < noise.min() < -19.9
     assert abs(noise.mean()) < 0.5
@@ -96,7 +96,7 @@ def test_jitter_is_uniform_in_every_pixel_and_channel() -> None:
 
 
 def test_jitter_follows_the_seed() -> None:
-    preprocessor = Preprocessor(DATA, AugmentationConfig(pixel_jitter=20.0), CPU, True)
+    preprocessor = Preprocessor(PIXELS, AugmentationConfig(pixel_jitter=20.0), CPU, True)
     runs = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -108,5 +108,5 @@ def test_jitter_follows_the_seed() -> None:
 def test_evaluation_is_not_augmented() -> None:
     everything = AugmentationConfig(pixel_jitter=20.0, rotation_degrees=10.0)
     images = make_batch().images
-    augmented, plain = (Preprocessor(DATA, augmentation, CPU, True) for augmentation in (everything, PLAIN))
+    augmented, plain = (Preprocessor(PIXELS, augmentation, CPU, True) for augmentation in (everything, PLAIN))
     assert torch.equal(augmented.evaluation(images), plain.evaluation(images))

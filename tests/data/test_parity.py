@@ -24,6 +24,7 @@ from pipeline.config.operations import LoaderConfig
 from pipeline.data import dali, dali_graph, reference
 from pipeline.data.augmentation import Augmentation, draw_augmentation
 from pipeline.data.crop import Crop
+from pipeline.data.encoded import Reading
 from pipeline.data.index import ImageIndex
 from tests.data.indexing import index_files, picture, write_pictures
 
@@ -32,7 +33,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding 
 MEAN_DIFFERENCE = 0.5
 INNER_DIFFERENCE = 2
 EDGE_DIFFERENCE = 40
-LOADER = LoaderConfig()
 CROPS = (
     Crop(256, 224, "center"),
     Crop(256, 224, "top_left"),
@@ -41,6 +41,10 @@ CROPS = (
     Crop(352, 299, "top_right"),
     Crop(300, 224, "whole", "middle"),
 )
+
+
+def read(index: ImageIndex, positions: np.ndarray, batch: int) -> Reading:
+    return Reading(index, positions, batch, LoaderConfig(), compared=len(positions))
 
 
 def draw(index: ImageIndex, positions: np.ndarray, epoch: int = 0) -> Augmentation:
@@ -67,7 +71,7 @@ def require_training_crops_alike(index: ImageIndex, size_px: int, batch: int, ep
         index.heights[positions],
         index.widths[positions],
     )
-    request = index, positions, drawn, size_px, batch, LOADER
+    request = read(index, positions, batch), drawn, size_px
     ours, graph = dali.decode_crops(*request, None), dali_graph.decode_crops(*request, None)
     for one, by_graph, theirs in zip(ours, graph, reference.decode_crops(*request), strict=True):
         assert torch.equal(one, theirs)
@@ -76,10 +80,12 @@ def require_training_crops_alike(index: ImageIndex, size_px: int, batch: int, ep
 
 def require_crops_alike(index: ImageIndex, crops: tuple[Crop, ...], batch: int) -> None:
     """Of DALI in both ways, and torchvision."""
-    positions = np.arange(len(index))
-    request = index, positions, crops, batch, LOADER
+    request = read(index, np.arange(len(index)), batch), crops
     ours, graph = dali.decode_plan(*request, None), dali_graph.decode_plan(*request, None)
     for images in zip(ours, graph, reference.decode_plan(*request), strict=True):
+        one: Any
+        by_graph: Any
+        theirs: Any
         for one, by_graph, theirs in zip(*images, strict=True):
             assert torch.equal(one, theirs)
             require_alike(by_graph, theirs)
@@ -175,9 +181,9 @@ def test_all_loaders_ignore_the_exif_orientation(tmp_path: Path) -> None:
     image.save(tmp_path / "upright.JPEG")
     index = index_files([tmp_path / "rotated.JPEG", tmp_path / "upright.JPEG"])
     for decode in (
-        dali.decode_plan(index, np.arange(2), CROPS, 2, LOADER, None),
-        dali_graph.decode_plan(index, np.arange(2), CROPS, 2, LOADER, None),
-        reference.decode_plan(index, np.arange(2), CROPS, 2, LOADER),
+        dali.decode_plan(read(index, np.arange(2), 2), CROPS, None),
+        dali_graph.decode_plan(read(index, np.arange(2), 2), CROPS, None),
+        reference.decode_plan(read(index, np.arange(2), 2), CROPS),
     ):
         for ((rotated, upright),) in zip(next(iter(decode)), strict=True):
             assert torch.equal(rotated, upright)
@@ -191,7 +197,7 @@ def test_crops_are_those_of_torchvisions_own_resize_and_crop(
     files = write_pictures(tmp_path / "pictures", 6)
     index = index_files(files)
     (crops,) = way.decode_plan(
-        index, np.arange(6), (Crop(40, 32, "center"), Crop(64, 50, "bottom_left")), 6, LOADER, None
+        read(index, np.arange(6), 6), (Crop(40, 32, "center"), Crop(64, 50, "bottom_left")), None
     )
     for row, file in enumerate(files):
         image = decode_image(str(file), mode=ImageReadMode.RGB)
@@ -208,7 +214,7 @@ def test_crops_are_those_of_torchvisions_own_resized_crop(
     files = write_pictures(tmp_path / "pictures", 12)
     index = index_files(files)
     drawn = draw(index, np.arange(12))
-    (images,) = way.decode_crops(index, np.arange(12), drawn, 32, 12, LOADER, None)
+    (images,) = way.decode_crops(read(index, np.arange(12), 12), drawn, 32, None)
     assert 0 < drawn.mirrored.sum() < 12
     for row, file in enumerate(files):
         crop = [int(column[row]) for column in (drawn.tops, drawn.lefts, drawn.heights, drawn.widths)]

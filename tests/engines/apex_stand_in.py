@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 
 def multi_tensor_sgd(
@@ -71,53 +70,11 @@ class FusedSGD(torch.optim.Optimizer):
             )
 
 
-class BatchNorm2d_NHWC(nn.modules.batchnorm._BatchNorm):
-    """Apex's batch norm: (N, H, W, C) in and out, float16, contiguous; it counts no batches."""
-
-    def __init__(self, num_features: int, fuse_relu: bool = False, multi_stream: bool = False) -> None:
-        super().__init__(num_features)
-        assert fuse_relu
-        assert multi_stream
-
-    def forward(self, x_NHWC: torch.Tensor) -> torch.Tensor:
-        assert x_NHWC.dtype == torch.float16
-        assert x_NHWC.is_contiguous()
-        y_NHWC: torch.Tensor = _ContiguousGradient.apply(
-            nn.functional.batch_norm(
-                x_NHWC.permute(0, 3, 1, 2),
-                self.running_mean,
-                self.running_var,
-                self.weight,
-                self.bias,
-                self.training,
-                self.momentum or 0.0,
-                self.eps,
-            )
-            .relu()
-            .permute(0, 2, 3, 1)
-        )
-        return y_NHWC
-
-
-class _ContiguousGradient(torch.autograd.Function):
-    """Insists, as the kernels silently do, on a gradient whose memory is in the order of its dimensions."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        return x.contiguous()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        assert gradient.is_contiguous()
-        return gradient
-
-
 def install(folder: Path) -> None:
     """Make the folder one from which Apex and its extensions can be imported."""
     contents = {
         "apex/__init__.py": "",
         "apex/optimizers/__init__.py": "from tests.engines.apex_stand_in import FusedSGD\n",
-        "apex/contrib/groupbn/__init__.py": "from tests.engines.apex_stand_in import BatchNorm2d_NHWC\n",
     }
     for name, text in contents.items():
         path = folder / name
@@ -127,6 +84,5 @@ def install(folder: Path) -> None:
 
 
 def install_extensions(folder: Path) -> None:
-    """The compiled parts alone, for Apex's own Python."""
+    """The compiled part alone, for Apex's own Python."""
     (folder / "amp_C.py").write_text("from tests.engines.apex_stand_in import multi_tensor_sgd\n")
-    (folder / "bnp.py").touch()

@@ -63,7 +63,7 @@ def record(graph: CpuGraph, **options: Any) -> Iterator[None]:
 
 def capture(sections: tuple[nn.Module, ...], samples: tuple[tuple[torch.Tensor, ...], ...]) -> None:
     """In place of torch.cuda.make_graphed_callables, which it calls."""
-    stand_ins = {
+    stand_ins: dict[str, Any] = {
         "CUDAGraph": CpuGraph,
         "graph": record,
         "Stream": mock.Mock(),

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -23,9 +23,9 @@ from pipeline.ground.distributed import Collective
 from pipeline.ground.ranks import Ranks
 from pipeline.ground.seeds import derive_seed
 from pipeline.models import create_model
+from pipeline.models.bn_freeze import freeze_batch_norms
 from pipeline.models.weights import read_weights, save_weights
 from pipeline.training.batching import BatchSplit, split_batch
-from pipeline.training.bn_freeze import freeze_batch_norms
 from tests.processes import finish, fork_context
 from tests.recipes import small_recipe
 
@@ -43,7 +43,7 @@ class Job:
     sections: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What the recipe says about engine, execution and micro-batch."""
     start: str | None = None
-    """The job, of any group in the same folder, whose checkpoint this one goes on from."""
+    """The job in the same folder whose checkpoint this one goes on from."""
     first_step: int = 0
     last_step: int = STEPS
     is_frozen: bool = False
@@ -59,7 +59,7 @@ class Job:
         return small_recipe(Path("unused"), **{**self.sections, "train": train})
 
     def split(self, world_size: int) -> BatchSplit:
-        """How its global batch is shared out."""
+        """How its global batch is divided among them."""
         return split_batch(GLOBAL_BATCH, world_size, self.config.train.max_micro_batch)
 
 
@@ -107,7 +107,7 @@ def run_jobs(folder: Path, world_size: int, jobs: list[Job]) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     processes = [
-        fork_context().Process(target=_live, args=(folder, jobs, Ranks(rank, rank, world_size), port))
+        fork_context().Process(target=_work, args=(folder, jobs, Ranks(rank, rank, world_size), port))
         for rank in range(world_size)
     ]
     for process in processes:
@@ -131,7 +131,28 @@ def result_of(folder: Path, name: str, rank: int = 0) -> Result:
     return Result(read_weights(path / "model.safetensors"), state)
 
 
-def _live(folder: Path, jobs: list[Job], ranks: Ranks, port: int) -> None:
+class JobResults:
+    """What jobs have come to. A few of them share a group of processes, which runs when a test first asks for one."""
+
+    def __init__(self, folder: Path, groups: Sequence[tuple[int, Sequence[Job]]]) -> None:
+        """`groups` are world sizes and jobs."""
+        self._folder = folder
+        self._group_of = {job.name: group for group in groups for job in group[1]}
+
+    def of(self, name: str, rank: int = 0) -> Result:
+        """Of the job `name`, after running its group, and before it those that it starts from, unless they have run."""
+        self._run(name)
+        return result_of(self._folder, name, rank)
+
+    def _run(self, name: str) -> None:
+        if not (self._folder / f"{name}-0").exists():
+            world_size, jobs = self._group_of[name]
+            for start in {job.start for job in jobs} - {None}:
+                self._run(str(start))
+            run_jobs(self._folder, world_size, list(jobs))
+
+
+def _work(folder: Path, jobs: list[Job], ranks: Ranks, port: int) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     collective = Collective(ranks, timeout_seconds=240)
     for job in jobs:
@@ -143,14 +164,13 @@ def _live(folder: Path, jobs: list[Job], ranks: Ranks, port: int) -> None:
 def _run(folder: Path, job: Job, collective: Collective) -> None:
     rank, split = collective.ranks.rank, job.split(collective.ranks.world_size)
     model = new_model(job.is_frozen, job.dropout)
-    initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    start = None if job.start is None else result_of(folder, job.start)
+    if start is not None:
+        model.load_state_dict(start.model)
     with stand_in(job.capture):
         engine = create_engine(model, job.config, collective)
     engine.warm_up((split.micro_batch, 3, SIZE, SIZE))
-    engine.load_model(initial)
-    if job.start is not None:
-        start = result_of(folder, job.start)
-        engine.load_model(start.model)
+    if start is not None:
         engine.load_state_dict(start.optimizer)
     criterion = nn.CrossEntropyLoss(label_smoothing=0.1)
     for step in range(job.first_step, job.last_step):

@@ -25,14 +25,12 @@ from pipeline.config.training import OptimConfig
 from pipeline.engines import apex as apex_engine
 from pipeline.engines.apex import ApexEngine, build_fused_sgd, check_apex
 from pipeline.engines.native import NativeEngine
-from pipeline.engines.nhwc_batch_norm import fuse_batch_norms
+from pipeline.engines.sgd import build_sgd
 from pipeline.ground.distributed import Collective
 from pipeline.ground.errors import EXIT_USER_ERROR, UserError
 from pipeline.ground.ranks import Ranks
 from pipeline.models import create_model
 from pipeline.models.senet import initialise
-from pipeline.training.bn_freeze import freeze_batch_norms
-from pipeline.training.optim import build_sgd
 from tests.conftest import REPOSITORY
 from tests.engines import apex_stand_in
 from tests.images import write_image_folders
@@ -49,7 +47,7 @@ def without_apex(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No module of Apex's names is loaded before or afterwards."""
 
     def unload() -> None:
-        for name in [name for name in sys.modules if name.partition(".")[0] in ("apex", "amp_C", "bnp")]:
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("apex", "amp_C")]:
             del sys.modules[name]
 
     unload()
@@ -108,44 +106,12 @@ def assert_bitwise_equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.
 
 def test_recipe_that_asks_for_apex_gets_its_fused_sgd(tmp_path: Path) -> None:
     config = small_recipe(tmp_path, engine="apex")
-    assert config.apex == ApexConfig(fused_sgd=True, nhwc_batch_norm=False)
-
-
-FLOAT16 = {"precision": "float16", "channels_last": True}
-
-
-def test_fused_batch_norm_goes_with_float16_and_channels_last(tmp_path: Path) -> None:
-    config = small_recipe(tmp_path, engine="apex", apex={"nhwc_batch_norm": True}, execution=FLOAT16)
-    assert config.apex == ApexConfig(nhwc_batch_norm=True)
-
-
-@pytest.mark.parametrize(
-    ("execution", "problem"),
-    [
-        ({"precision": "float32"}, "execution.precision: float16 \\(given float32\\)"),
-        ({"precision": "bfloat16"}, "execution.precision: float16 \\(given bfloat16\\)"),
-        ({"channels_last": False}, "needs execution.channels_last: true \\(given false\\)"),
-        ({"compile": True}, "set execution.compile: false \\(given true\\)"),
-        ({"sync_bn": True}, "set execution.sync_bn: false \\(given true\\)"),
-    ],
-)
-def test_fused_batch_norm_is_refused_where_it_cannot_work(
-    execution: dict[str, object], problem: str, tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match=f"apex.nhwc_batch_norm: .*{problem}"):
-        small_recipe(tmp_path, engine="apex", apex={"nhwc_batch_norm": True}, execution=FLOAT16 | execution)
-
-
-def test_apex_without_anything_of_apex_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"apex\.fused_sgd: .* nothing of Apex is used; set engine: native"):
-        small_recipe(tmp_path, engine="apex", apex={"fused_sgd": False})
+    assert config.apex == ApexConfig()
 
 
 def test_missing_apex_is_answered_with_the_command_that_builds_it(without_apex: None) -> None:
     with pytest.raises(UserError, match=r"not installed; .*\n  bash launch/install_apex.sh PATH_TO_APEX_SOURCE$"):
-        check_apex(ApexConfig(), GPU)
-    with pytest.raises(UserError, match=r"install_apex\.sh PATH_TO_APEX_SOURCE --nhwc-batch-norm$"):
-        check_apex(ApexConfig(nhwc_batch_norm=True), GPU)
+        check_apex(GPU)
 
 
 @pytest.mark.parametrize("file", ["apex.py", "apex/__init__.py"])
@@ -157,39 +123,31 @@ def test_other_project_of_that_name_is_told_apart(
     path.write_text("raise RuntimeError('must not even be imported')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(UserError, match=f"the installed apex \\({tmp_path}/apex.*\\) is another project of that name"):
-        check_apex(ApexConfig(), GPU)
+        check_apex(GPU)
 
 
-@pytest.mark.parametrize(
-    ("options", "extension"),
-    [
-        (ApexConfig(), "amp_C"),
-        (ApexConfig(fused_sgd=False, nhwc_batch_norm=True), "bnp"),
-        (ApexConfig(nhwc_batch_norm=True), "amp_C"),
-    ],
-)
-def test_missing_extension_is_named(options: ApexConfig, extension: str, stand_in: None, tmp_path: Path) -> None:
-    (tmp_path / f"{extension}.py").unlink()
-    with pytest.raises(UserError, match=f"built without the extension {extension}; .*\n  bash launch/install_apex.sh"):
-        check_apex(options, GPU)
+def test_missing_extension_is_named(stand_in: None, tmp_path: Path) -> None:
+    (tmp_path / "amp_C.py").unlink()
+    with pytest.raises(UserError, match=r"built without the extension amp_C; .*\n  bash launch/install_apex.sh"):
+        check_apex(GPU)
 
 
 def test_extension_that_does_not_load_is_shown_with_the_reason(stand_in: None, tmp_path: Path) -> None:
     (tmp_path / "amp_C.py").write_text("raise ImportError('undefined symbol: of another PyTorch')\n")
     with pytest.raises(UserError, match=r"amp_C cannot be imported \(undefined symbol: of another PyTorch\); build it"):
-        check_apex(ApexConfig(), GPU)
+        check_apex(GPU)
 
 
 def test_real_apex_without_its_extensions_lacks_only_them(without_apex: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(apex_source()))
     with pytest.raises(UserError, match="built without the extension amp_C"):
-        check_apex(ApexConfig(), GPU)
+        check_apex(GPU)
     assert importlib.import_module("apex.optimizers").FusedSGD.__module__ == "apex.optimizers.fused_sgd"
 
 
 def test_apex_needs_a_gpu(apex: None) -> None:
     with pytest.raises(UserError, match="engine: apex runs on CUDA GPUs only"):
-        check_apex(ApexConfig(), torch.device("cpu"))
+        check_apex(torch.device("cpu"))
 
 
 @pytest.fixture
@@ -249,7 +207,7 @@ def test_fused_sgd_decays_what_pytorchs_sgd_decays(apex: None) -> None:
 def engine_of(kind: str, model: nn.Module, optim: OptimConfig, execution: ExecutionConfig) -> NativeEngine:
     collective = Collective(Ranks(), timeout_seconds=60)
     if kind == "apex":
-        return ApexEngine(model, optim, execution, ApexConfig(), collective)
+        return ApexEngine(model, optim, execution, collective)
     return NativeEngine(model, optim, execution, NativeConfig(), collective)
 
 
@@ -267,7 +225,7 @@ def train_on_blobs(engine: NativeEngine, steps: range) -> None:
 def test_either_engine_goes_on_from_the_others_state(
     first: str, second: str, optim: OptimConfig, apex: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apex_engine, "check_apex", lambda options, device: None)
+    monkeypatch.setattr(apex_engine, "check_apex", lambda device: None)
     execution = ExecutionConfig()
     start = engine_of(first, nano(), optim, execution)
     train_on_blobs(start, range(2))
@@ -275,7 +233,7 @@ def test_either_engine_goes_on_from_the_others_state(
     json.dumps(dict(state.values))
     other = engine_of(second, nano(seed=2), optim, execution)
     train_on_blobs(other, range(7, 9))
-    other.load_model(weights)
+    other.model.load_state_dict(weights)
     other.load_state_dict(state)
     train_on_blobs(other, range(2, 5))
     train_on_blobs(start, range(2, 5))
@@ -284,7 +242,7 @@ def test_either_engine_goes_on_from_the_others_state(
 
 
 def test_last_parameter_without_momentum_leaves_that_of_the_others(apex: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apex_engine, "check_apex", lambda options, device: None)
+    monkeypatch.setattr(apex_engine, "check_apex", lambda device: None)
     engines = [engine_of(kind, nano(), OPTIM, ExecutionConfig()) for kind in ("native", "apex")]
     train_on_blobs(engines[0], range(2))
     state = engines[0].state_dict()
@@ -299,37 +257,3 @@ def test_last_parameter_without_momentum_leaves_that_of_the_others(apex: None, m
         train_on_blobs(engine, range(1))
         results.append(dict(engine.model.state_dict()))
     assert_bitwise_equal(*results)
-
-
-def test_every_batch_norm_before_a_relu_is_fused_in_senet154(stand_in: None) -> None:
-    with torch.device("meta"):
-        model = create_model("senet154", 1000)
-        names = [(name, tensor.shape) for name, tensor in model.state_dict().items()]
-        learning = [name for name, _ in model.named_parameters()]
-        assert fuse_batch_norms(model) == 3 + 2 * 50
-    assert sorted((name, tensor.shape) for name, tensor in model.state_dict().items()) == sorted(names)
-    assert [name for name, _ in model.named_parameters()] == learning
-
-
-def test_fused_batch_norms_compute_what_the_plain_ones_do(stand_in: None) -> None:
-    plain = nano().to(memory_format=torch.channels_last).train()
-    fused = nano().to(memory_format=torch.channels_last).train()
-    assert fuse_batch_norms(fused) > 0
-    images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(5))
-    images = images.contiguous(memory_format=torch.channels_last)
-    for model in (plain, fused):
-        with torch.autocast("cpu", torch.float16):
-            logits = model(images)
-        logits.float().square().sum().backward()
-    for (name, theirs), ours in zip(plain.named_parameters(), fused.parameters(), strict=True):
-        assert theirs.grad is not None
-        torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=0, msg=name)
-    assert_bitwise_equal(dict(fused.state_dict()), dict(plain.state_dict()))
-    with torch.inference_mode(), torch.autocast("cpu", torch.float16):
-        assert torch.equal(fused.eval()(images), plain.eval()(images))
-
-
-def test_frozen_batch_norms_stay_as_they_are(stand_in: None) -> None:
-    model = nano()
-    freeze_batch_norms(model, "statistics_and_affine")
-    assert fuse_batch_norms(model) == 0

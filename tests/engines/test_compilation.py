@@ -9,9 +9,9 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from pipeline.engines.compilation import compile_blocks
 from pipeline.models import create_model
+from pipeline.models.bn_freeze import freeze_batch_norms
 from pipeline.models.senet import SEBottleneck, SENet, initialise
 from pipeline.networks.spec import SENetSpec
-from pipeline.training.bn_freeze import freeze_batch_norms
 
 
 @pytest.fixture(autouse=True)
@@ -62,10 +62,17 @@ def test_the_network_itself_stays_uncompiled() -> None:
     assert not any(isinstance(module, torch._dynamo.OptimizedModule) for module in model.modules())
 
 
+def test_a_network_without_a_known_block_is_not_left_uncompiled_in_silence() -> None:
+    with pytest.raises(AssertionError, match="Sequential has no block that is compiled"):
+        compile_blocks(nn.Sequential(nn.Linear(2, 2)), backend="eager")
+
+
 def test_each_kind_of_block_is_compiled_once_and_none_is_left_out() -> None:
     """10 kinds, more than PyTorch compiles unless it is told to; beyond that it would run them as they are."""
     widths = (16, 24, 32, 40, 48)
-    model = SENet(SENetSpec("deep", (8, 8, 8), widths, (3, 2, 2, 2, 2), groups=4, reduction=4), num_classes=2).eval()
+    model = SENet(
+        SENetSpec("deep", (8, 8, 8), widths, (3, 2, 2, 2, 2), groups=4, reduction=4, image_size_px=32), num_classes=2
+    ).eval()
     backend = CompileCounterWithBackend("eager")
     network = compile_blocks(model, backend=backend)  # type: ignore[arg-type]
     with torch.no_grad():

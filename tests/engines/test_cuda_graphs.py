@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,15 +18,16 @@ from pipeline.config.execution import ExecutionConfig
 from pipeline.engines import create_engine
 from pipeline.engines.autocast import AutocastNetwork
 from pipeline.engines.compilation import compile_blocks
-from pipeline.engines.cuda_graphs import Capture, disagreement, own_gradients, split
+from pipeline.engines.cuda_graphs import Capture, disagreement, graphed, own_gradients, split
 from pipeline.engines.engine import Engine
 from pipeline.evaluation.inference import evaluating
 from pipeline.ground.distributed import Collective
 from pipeline.ground.errors import UserError
 from pipeline.ground.ranks import Ranks
 from pipeline.models import create_model
+from tests.conftest import REPOSITORY
 from tests.engines.cpu_graphs import capture, leave_as_it_is
-from tests.engines.jobs import GLOBAL_BATCH, SIZE, Job, global_batch, new_model, result_of, run_jobs, stand_in
+from tests.engines.jobs import GLOBAL_BATCH, SIZE, Job, JobResults, global_batch, new_model, stand_in
 from tests.recipes import small_recipe
 
 CPU = torch.device("cpu")
@@ -78,20 +81,20 @@ def test_captured_sections_pass_the_proof(precision: str, channels_last: bool, f
     own_gradients(model)
     plain = AutocastNetwork(model, ExecutionConfig.model_validate({"precision": precision}), CPU)
     seen = images().contiguous(memory_format=layout)
-    assert disagreement(plain, plain.graphed(seen, capture), model, seen, precision) is None
+    assert disagreement(plain, graphed(plain, seen, capture), model, seen, precision) is None
 
 
 def test_the_network_that_is_evaluated_and_saved_is_left_as_it_is() -> None:
     model = new_model().train()
     plain = AutocastNetwork(model, ExecutionConfig(), CPU)
     names = list(model.state_dict())
-    plain.graphed(images(), capture)
+    graphed(plain, images(), capture)
     assert list(model.state_dict()) == names
     assert not any("forward" in vars(module) for module in model.modules())
     assert model.eval()(torch.zeros(3, 3, 40, 40)).shape == (3, 4)
 
 
-def accumulators(model: nn.Module) -> Iterator[dict[str, Any]]:
+def accumulators(model: nn.Module) -> Iterator[Any]:
     """What is noted of the nodes that add to the parameters' gradients; it is lost with them."""
     for parameter in model.parameters():
         yield parameter.expand_as(parameter).grad_fn.next_functions[0][0].metadata
@@ -117,7 +120,7 @@ def test_no_autograd_graph_outlives_its_pass_into_the_capture_or_the_capture_its
     for module in model.modules():
         if not list(module.children()):
             module.register_forward_hook(note)
-    AutocastNetwork(model, ExecutionConfig(), CPU).graphed(images(), watched)
+    graphed(AutocastNetwork(model, ExecutionConfig(), CPU), images(), watched)
     assert not any("noted" in metadata for metadata in accumulators(model))
 
 
@@ -134,17 +137,17 @@ def test_gradients_add_up_in_memory_of_their_own_alone(owned: bool) -> None:
 
     expected = both_passes(model)
     model.zero_grad(set_to_none=True)
-    graphed = AutocastNetwork(model, ExecutionConfig(), CPU).graphed(images(), capture)
+    network = graphed(AutocastNetwork(model, ExecutionConfig(), CPU), images(), capture)
     if owned:
         own_gradients(model)
-    found = both_passes(graphed)
+    found = both_passes(network)
     assert all(torch.equal(found[name], value) for name, value in expected.items()) == owned
 
 
 def test_a_batch_of_another_size_is_a_bug_and_never_repeated_to_fill_the_place() -> None:
-    graphed = AutocastNetwork(new_model(), ExecutionConfig(), CPU).graphed(images(), capture)
+    network = graphed(AutocastNetwork(new_model(), ExecutionConfig(), CPU), images(), capture)
     with pytest.raises(AssertionError, match=r"captured for torch.Size\(\[8, 3, 32, 32\]\) \(given"):
-        graphed(images()[:1])
+        network(images()[:1])
 
 
 class Wrong(nn.Module):
@@ -246,7 +249,7 @@ def test_without_a_gpu_there_are_none() -> None:
 
 def test_a_wrong_capture_never_trains() -> None:
     def forget(section: nn.Module, *_: object) -> None:
-        section[-1].weight.grad.zero_()  # type: ignore[index]
+        section[-1].weight.grad.zero_()
 
     def overwriting(sections: tuple[nn.Module, ...], samples: tuple[tuple[torch.Tensor, ...], ...]) -> None:
         capture(sections, samples)
@@ -275,6 +278,27 @@ def test_processes_give_up_together(monkeypatch: pytest.MonkeyPatch) -> None:
         engine_of(new_model(), capture).warm_up(SHAPE)
 
 
+WITHOUT = """
+import sys
+from pathlib import Path
+from pipeline.engines import create_engine
+from pipeline.ground.distributed import Collective
+from pipeline.ground.ranks import Ranks
+from pipeline.models import create_model
+from tests.recipes import small_recipe
+
+engine = create_engine(create_model("senet_nano", 4), small_recipe(Path("unused")), Collective(Ranks(), 60))
+engine.warm_up((2, 3, 32, 32))
+assert "pipeline.engines.native" in sys.modules
+assert "pipeline.engines.cuda_graphs" not in sys.modules
+"""
+
+
+def test_nothing_needs_their_code_unless_the_recipe_asks_for_them() -> None:
+    done = subprocess.run([sys.executable, "-c", WITHOUT], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("execution", [{}, {"precision": "bfloat16"}, {"channels_last": False}])
 def test_an_engine_with_graphs_validates_in_between_and_goes_on_from_a_checkpoint(execution: dict[str, Any]) -> None:
     """With accumulation and dropout, and what is evaluated on the way."""
@@ -284,7 +308,7 @@ def test_an_engine_with_graphs_validates_in_between_and_goes_on_from_a_checkpoin
         engine = engine_of(model, taker, execution=execution)
         initial = copy.deepcopy(model.state_dict())
         engine.warm_up(SHAPE)
-        engine.load_model(initial)
+        assert all(torch.equal(model.state_dict()[name], value) for name, value in initial.items())
         evaluated = []
         for step in range(4):
             train(engine, step)
@@ -293,17 +317,18 @@ def test_an_engine_with_graphs_validates_in_between_and_goes_on_from_a_checkpoin
             if step == 1:
                 saved = copy.deepcopy((engine.model.state_dict(), engine.state_dict()))
         last = copy.deepcopy(engine.model.state_dict())
-        # A second attempt, which simulates on whatever weights it begins with.
-        engine = engine_of(new_model(), taker, execution=execution)
+        # A second attempt.
+        model = new_model()
+        model.load_state_dict(saved[0])
+        engine = engine_of(model, taker, execution=execution)
         engine.warm_up(SHAPE)
-        engine.load_model(saved[0])
         engine.load_state_dict(saved[1])
         for step in (2, 3):
             train(engine, step)
         found.append([*evaluated, *last.values(), *engine.model.state_dict().values()])
         assert all(torch.equal(one, other) for one, other in zip(last.values(), found[-1][-len(last) :], strict=True))
-    for plain, graphed in zip(*found, strict=True):
-        assert torch.equal(graphed, plain)
+    for plain, captured in zip(*found, strict=True):
+        assert torch.equal(captured, plain)
 
 
 def train(engine: Engine, step: int) -> None:
@@ -320,31 +345,31 @@ CAPTURES: dict[str, Capture | None] = {"plain": None, "sections": leave_as_it_is
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With the results of 5 steps by one and by two processes, two micro-batches each."""
-    folder = tmp_path_factory.mktemp("jobs")
+def results(tmp_path_factory: pytest.TempPathFactory) -> JobResults:
+    """Of 5 steps by one and by two processes, two micro-batches each."""
+    groups = []
     for world_size in (1, 2):
-        jobs = []
         for options in ({}, {"static_graph": True}):
+            jobs = []
             for name, taker in CAPTURES.items():
                 sections = {
                     "train": {"max_micro_batch": GLOBAL_BATCH // world_size // 2},
                     "native": {**options, "cuda_graphs": taker is not None},
                 }
                 jobs.append(Job(f"{name}-{world_size}-{len(options)}", sections, last_step=5, capture=taker))
-        run_jobs(folder, world_size, jobs)
-    return folder
+            groups.append((world_size, jobs))
+    return JobResults(tmp_path_factory.mktemp("jobs"), groups)
 
 
 @pytest.mark.parametrize("is_static", [0, 1])
 @pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize("kind", ["sections", "graphs"])
 def test_the_engine_trains_as_without_graphs_bit_for_bit(
-    folder: Path, kind: str, world_size: int, is_static: int
+    results: JobResults, kind: str, world_size: int, is_static: int
 ) -> None:
     for rank in range(world_size):
-        expected = result_of(folder, f"plain-{world_size}-{is_static}", rank)
-        found = result_of(folder, f"{kind}-{world_size}-{is_static}", rank)
+        expected = results.of(f"plain-{world_size}-{is_static}", rank)
+        found = results.of(f"{kind}-{world_size}-{is_static}", rank)
         for name, value in expected.model.items():
             assert torch.equal(found.model[name], value), name
         for name, value in expected.optimizer.tensors.items():

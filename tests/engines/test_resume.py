@@ -17,7 +17,7 @@ from pipeline.models.weights import read_weights
 from pipeline.running.stage import place_stages
 from pipeline.tracking.events import read_events
 from stages import STAGES
-from tests.engines.jobs import Job, new_model, result_of, run_jobs
+from tests.engines.jobs import Job, JobResults, new_model
 from tests.engines.plain_loop import plain_loop
 from tests.images import write_image_folders
 from tests.processes import finish, run_stage_to_end, start_stage
@@ -32,6 +32,7 @@ ENGINES: dict[str, dict[str, Any]] = {
     "zero2": {"engine": "deepspeed", "deepspeed": {"zero_stage": 2}},
 }
 PAIRS = [(writer, reader) for writer in ENGINES for reader in ENGINES]
+NARROW = ("bfloat16", "float16")
 
 
 def job(name: str, engine: str, precision: str = "float32", **rest: Any) -> Job:
@@ -41,46 +42,42 @@ def job(name: str, engine: str, precision: str = "float32", **rest: Any) -> Job:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With the results of all jobs, from one group of two processes."""
-    folder = tmp_path_factory.mktemp("jobs")
-    jobs = [job(f"first-{writer}", writer, last_step=2) for writer in ENGINES]
-    jobs += [
-        job(f"{writer}-{reader}", reader, start=f"first-{writer}", first_step=2, last_step=4)
-        for writer, reader in PAIRS
-    ]
-    jobs += [
-        job(f"{precision}-{engine}", engine, precision, last_step=2)
-        for precision in ("bfloat16", "float16")
-        for engine in ENGINES
-    ]
-    jobs += [job(f"frozen-{engine}", engine, last_step=2, is_frozen=True) for engine in ENGINES]
-    run_jobs(folder, 2, jobs)
-    return folder
+def results(tmp_path_factory: pytest.TempPathFactory) -> JobResults:
+    groups = []
+    for engine in ENGINES:
+        goes_on = [
+            job(f"{writer}-{engine}", engine, start=f"first-{writer}", first_step=2, last_step=4) for writer in ENGINES
+        ]
+        narrow = [job(f"{precision}-{engine}", engine, precision, last_step=2) for precision in NARROW]
+        frozen = job(f"frozen-{engine}", engine, last_step=2, is_frozen=True)
+        groups += [(2, [job(f"first-{engine}", engine, last_step=2)]), (2, goes_on), (2, [*narrow, frozen])]
+    return JobResults(tmp_path_factory.mktemp("jobs"), groups)
 
 
 @pytest.mark.parametrize(("writer", "reader"), PAIRS)
-def test_one_engine_goes_on_from_the_other_as_if_nothing_had_happened(folder: Path, writer: str, reader: str) -> None:
+def test_one_engine_goes_on_from_the_other_as_if_nothing_had_happened(
+    results: JobResults, writer: str, reader: str
+) -> None:
     """Weights, statistics, momentum and step: the end is that of a plain loop, bit for bit."""
-    found = result_of(folder, f"{writer}-{reader}").model
+    found = results.of(f"{writer}-{reader}").model
     for key, value in plain_loop(2, 1, steps=4).state_dict().items():
         assert torch.equal(found[key], value), key
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_saved_momentum_is_that_of_the_native_engine(folder: Path, engine: str) -> None:
-    expected = result_of(folder, "first-native").optimizer.tensors
-    found = result_of(folder, f"first-{engine}").optimizer.tensors
+def test_saved_momentum_is_that_of_the_native_engine(results: JobResults, engine: str) -> None:
+    expected = results.of("first-native").optimizer.tensors
+    found = results.of(f"first-{engine}").optimizer.tensors
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert torch.equal(found[name], value), name
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+@pytest.mark.parametrize("precision", NARROW)
 @pytest.mark.parametrize("engine", ["zero0", "zero1", "zero2"])
-def test_narrow_types_give_what_the_native_engine_gives(folder: Path, engine: str, precision: str) -> None:
+def test_narrow_types_give_what_the_native_engine_gives(results: JobResults, engine: str, precision: str) -> None:
     """Weights and gradients stay float32, the loss scale of float16 is a power of two, so nothing differs."""
-    expected, found = (result_of(folder, f"{precision}-{name}") for name in ("native", engine))
+    expected, found = (results.of(f"{precision}-{name}") for name in ("native", engine))
     for key, value in expected.model.items():
         assert value.dtype in (torch.float32, torch.int64)
         assert torch.equal(found.model[key], value), key
@@ -88,8 +85,8 @@ def test_narrow_types_give_what_the_native_engine_gives(folder: Path, engine: st
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_frozen_batch_norms_stay_as_they_are_and_take_no_momentum(folder: Path, engine: str) -> None:
-    start, found = new_model(is_frozen=True), result_of(folder, f"frozen-{engine}")
+def test_frozen_batch_norms_stay_as_they_are_and_take_no_momentum(results: JobResults, engine: str) -> None:
+    start, found = new_model(is_frozen=True), results.of(f"frozen-{engine}")
     learning = dict(start.named_parameters())
     assert found.optimizer.tensors.keys() == learning.keys()
     for key, value in start.state_dict().items():
@@ -118,7 +115,7 @@ def uninterrupted(images: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     )
 
 
-def test_batch_norms_have_seen_the_training_images_and_no_simulation(uninterrupted: dict[str, torch.Tensor]) -> None:
+def test_batch_norms_have_seen_the_training_images_and_no_warm_up(uninterrupted: dict[str, torch.Tensor]) -> None:
     """80 images and a global batch of 24: 4 epochs before the batch norms freeze are 14 steps, one pass each."""
     counters = {int(value) for name, value in uninterrupted.items() if name.endswith("num_batches_tracked")}
     assert counters == {14}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.index import UNLABELLED, Dataset, ImageClass, ImageRecord, read_dataset, write_dataset
-from pipeline.evaluation.scores import ScoreDescription, ScoreFile, digest_classes, digest_images, image_names
+from pipeline.data.index import UNLABELLED, ImageClass, ImageIndex, read_index, write_index
+from pipeline.data.index import make_index as index_of
+from pipeline.evaluation.scores import KIND, ScoreDescription, ScoreFile, digest_classes, digest_images, read_scores
+from pipeline.store.seal import seal_directory, seal_file
 
 
 def make_scores(
@@ -21,57 +24,63 @@ def make_scores(
     return (logits - np.log(np.exp(logits).sum(1, keepdims=True))).astype(np.float16)
 
 
-def make_dataset(
-    directory: Path, num_images: int = 40, num_classes: int = 8, name: str = "folder", split: str = "val"
-) -> Dataset:
-    """A prepare stage's directory whose `split` has images named like the contest's, not in their order."""
+def make_index(
+    directory: Path, num_images: int = 40, num_classes: int = 8, dataset: str = "folder", split: str = "val"
+) -> ImageIndex:
+    """The index in a directory of `prepare`, of images named like the contest's, not in their order."""
     directory.mkdir(parents=True)
     classes = [
-        ImageClass(label, f"n{label:08d}", f"word {label}", num_classes - label if name == "imagenet" else None)
+        ImageClass(label, f"n{label:08d}", f"word {label}", num_classes - label if dataset == "imagenet" else None)
         for label in range(num_classes)
     ]
-    records = [
-        ImageRecord(
-            f"ILSVRC2012_{split}_{(position * 7) % num_images + 1:08d}.JPEG",
-            UNLABELLED if split == "test" else position % num_classes,
-            1000,
-            100 + position,
-            50 + position,
-            f"{position:016d}",
-        )
-        for position in range(num_images)
-    ]
-    splits: dict[str, list[ImageRecord]] = {"train": [], "val": [], split: records}
-    write_dataset(directory, name, classes, dict.fromkeys(splits, directory), splits)
-    return read_dataset(directory)
+    positions = np.arange(num_images)
+    index = index_of(
+        split,
+        dataset,
+        classes,
+        names=[f"ILSVRC2012_{split}_{(position * 7) % num_images + 1:08d}.JPEG" for position in range(num_images)],
+        labels=np.full(num_images, UNLABELLED) if split == "test" else positions % num_classes,
+        num_bytes=np.full(num_images, 1000),
+        widths=100 + positions,
+        heights=50 + positions,
+        sha256=np.repeat(positions.astype(np.uint8)[:, None], 32, axis=1),
+        flags=np.zeros(num_images),
+    )
+    seal_directory(directory, "stage", {}, write_index(directory, index))
+    return read_index(directory)
 
 
 def write_scores(
     directory: Path,
     plan: str,
     array: npt.NDArray[np.float16],
-    dataset: Dataset,
-    split: str = "val",
+    index: ImageIndex,
     weights: str = "weights.safetensors",
+    **changes: object,
 ) -> Path:
-    """A score file as the evaluate stage leaves it; returns its path."""
+    """A score file as the evaluate stage leaves it, or with changes in its description; returns its path."""
     directory.mkdir(parents=True, exist_ok=True)
-    index = dataset.val if split == "val" else dataset.test
-    assert index is not None
-    draft = ScoreDescription(
+    description = ScoreDescription(
         plan=plan,
         averaging="probabilities",
-        split="val" if split == "val" else "test",
+        split="test" if index.split == "test" else "val",
         weights=weights,
         weights_sha256=f"sha256 of {weights}",
         images=len(array),
-        images_sha256=digest_images(image_names(index)),
+        images_sha256=digest_images(index.names),
         classes=array.shape[1],
-        classes_sha256=digest_classes(dataset.classes),
-        made_from={"plan": plan},
+        classes_sha256=digest_classes(index.classes),
+        index_sha256=index.digest,
+        key="0123456789",
         seconds=1.5,
-        sha256="",
     )
-    file = ScoreFile(directory, plan)
-    file.write(draft, [array])
-    return file.path
+    ScoreFile(directory, plan).write(dataclasses.replace(description, **changes), [array])  # type: ignore[arg-type]
+    return directory / f"scores-{plan}.npy"
+
+
+def rewrite_scores(path: Path, array: npt.NDArray[np.float16], **changes: object) -> Path:
+    """Replace the array of a score file, or what its description says, and mend its seal."""
+    description = dataclasses.replace(read_scores(path).description, **changes)  # type: ignore[arg-type]
+    np.save(path, array)
+    seal_file(path, KIND, dataclasses.asdict(description))
+    return path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import socket
@@ -13,25 +12,28 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.config.crop_plan import CropGroup, CropPlan
+from pipeline.config.crop_plan import CropGroup, CropPlan, Position
 from pipeline.config.reader import write_run_config
 from pipeline.config.schema import Config
-from pipeline.data.index import ImageClass, ImageRecord, read_dataset, write_dataset
+from pipeline.data import index as stored
+from pipeline.data.index import UNLABELLED, ImageIndex, write_index
 from pipeline.data.normalisation import Preprocessor
+from pipeline.data.source import locate
 from pipeline.evaluation.validation import validate
 from pipeline.ground.distributed import Collective
 from pipeline.ground.ranks import read_ranks
 from pipeline.models import create_model
 from pipeline.models.weights import load_weights, save_weights
 from pipeline.running.stage import place_stages
-from pipeline.store.manifest import Manifest, describe_outputs, write_manifest
 from stages import STAGES
+from tests.data.indexing import index_files
 from tests.processes import finish, fork_context
+from tests.sealed import seal_part
 
 NUM_IMAGES = 37
 NUM_CLASSES = 7
 CENTER = CropPlan(name="center", crops=(CropGroup(resize_px=36, crop_px=32),))
-CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right", "center")
+CORNERS: tuple[Position, ...] = ("top_left", "top_right", "bottom_left", "bottom_right", "center")
 MANY = CropPlan(
     name="many",
     crops=(
@@ -46,7 +48,7 @@ def make_config(folder: Path, **evaluate: object) -> Config:
     return Config.model_validate(
         {
             "name": "small",
-            "data": {"dataset": "folder", "root": str(folder / "images")},
+            "data": {"dataset": "folder", "root": str(folder), "train": "images", "val": "images"},
             "model": {"name": "senet_nano", "num_classes": NUM_CLASSES},
             "optim": {"lr": 0.1},
             "schedule": {},
@@ -57,7 +59,6 @@ def make_config(folder: Path, **evaluate: object) -> Config:
                 "image_size_px": 32,
                 "validation": CENTER,
             },
-            "freeze_bn": {"last_epochs": 0},
             "evaluate": {
                 "weights": str(folder / "weights.safetensors"),
                 "plans": [CENTER, MANY],
@@ -71,21 +72,15 @@ def make_config(folder: Path, **evaluate: object) -> Config:
     )
 
 
-def make_images(root: Path) -> list[ImageRecord]:
-    """Soft blobs of colour, seeded, wide, tall and square; their records in index order."""
+def make_images(root: Path) -> None:
+    """Soft blobs of colour, seeded, wide, tall and square."""
     generator = np.random.default_rng(5)
-    records = []
     for number in range(NUM_IMAGES):
-        label = number % NUM_CLASSES
         width, height = (int(size) for size in generator.integers(40, 90, size=2))
         coarse = Image.fromarray(generator.integers(0, 256, size=(5, 5, 3), dtype=np.uint8))
-        path = root / f"class{label}" / f"{number:02d}.jpg"
+        path = root / f"class{number % NUM_CLASSES}" / f"{number:02d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         coarse.resize((width, height), Image.Resampling.BICUBIC).save(path, quality=95)
-        content = path.read_bytes()
-        digest = hashlib.sha256(content).hexdigest()[:16]
-        records.append(ImageRecord(str(path.relative_to(root)), label, len(content), width, height, digest))
-    return records
 
 
 def make_weights(path: Path, seed: int = 3, num_classes: int = NUM_CLASSES) -> None:
@@ -100,10 +95,9 @@ def make_weights(path: Path, seed: int = 3, num_classes: int = NUM_CLASSES) -> N
 
 
 def make_run(folder: Path, name: str = "run", **evaluate: object) -> Path:
-    """A run below `folder` whose prepare stage is done, to be evaluated with the weights of `folder`."""
-    root = folder / "images"
-    if not root.exists():
-        (folder / "records.json").write_text(json.dumps([dataclasses.asdict(record) for record in make_images(root)]))
+    """A run below `folder` whose images are prepared, to be evaluated with the weights of `folder`."""
+    if not (folder / "images").exists():
+        make_images(folder / "images")
         make_weights(folder / "weights.safetensors")
     config = make_config(folder, **evaluate)
     run = folder / name
@@ -113,26 +107,21 @@ def make_run(folder: Path, name: str = "run", **evaluate: object) -> Path:
     return run
 
 
-def prepare(folder: Path, run: Path, config: Config, **splits: list[ImageRecord]) -> None:
-    """Have the run's prepare stage done: the images of `folder` as train and val, but for the `splits` given."""
-    records = read_records(folder)
-    splits = {"train": records, "val": records, **splits}
-    placed = place_stages(config, run, STAGES)["prepare"]
-    placed.directory.mkdir(parents=True)
-    classes = [ImageClass(label, f"class{label}", f"words {label}", None) for label in range(NUM_CLASSES)]
-    outputs = write_dataset(placed.directory, "folder", classes, dict.fromkeys(splits, folder / "images"), splits)
-    described = describe_outputs(placed.directory, outputs)
-    write_manifest(placed.directory, Manifest("prepare", placed.key, {}, described, placed.config_part, {}, {}))
+def prepare(folder: Path, run: Path, config: Config) -> None:
+    """Have the prepare stage done: the images of `folder` as whatever split the run wants, those of test unlabelled."""
+    files = sorted((folder / "images").glob("*/*.jpg"), key=lambda path: path.name)
+    for part in place_stages(config, run, STAGES)["prepare"].parts:
+        part.directory.mkdir()
+        index = index_files(files, NUM_CLASSES, str(part.split))
+        if part.split == "test":
+            index = dataclasses.replace(index, labels=np.full(len(index), UNLABELLED))
+        seal_part(part, write_index(part.directory, index), images={index.split: index.digest})
 
 
-def read_records(folder: Path) -> list[ImageRecord]:
-    """The images below `folder`, in index order."""
-    return [ImageRecord(**fields) for fields in json.loads((folder / "records.json").read_text())]
-
-
-def prepare_directory(run: Path, config: Config) -> Path:
-    """Where the run's index is."""
-    return place_stages(config, run, STAGES)["prepare"].directory
+def read_index(run: Path, config: Config) -> ImageIndex:
+    """The index of the run's images, located."""
+    directory = place_stages(config, run, STAGES)["prepare"].parts[-1].directory
+    return locate(stored.read_index(directory), directory, config.data)
 
 
 def evaluate_directory(run: Path, config: Config) -> Path:
@@ -164,12 +153,12 @@ def _validate(
     environment = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
     os.environ.update(environment, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     config = make_config(folder)
-    dataset = read_dataset(prepare_directory(run, config))
+    index = read_index(run, config)
     config = config.model_copy(update={"train": config.train.model_copy(update={"max_micro_batch": max_micro_batch})})
     collective = Collective(read_ranks(), 60)
     model = create_model("senet_nano", NUM_CLASSES)
     load_weights(model, folder / "weights.safetensors")
-    preprocessor = Preprocessor(config.data, config.augmentation, collective.device, channels_last=True)
-    result = validate(model, dataset.val, MANY, config, collective, preprocessor)
+    preprocessor = Preprocessor(config.input, config.augmentation, collective.device, channels_last=True)
+    result = validate(model, index, MANY, config, collective, preprocessor)
     output.write_text(json.dumps(vars(result)))
     collective.close()

@@ -117,7 +117,7 @@ def test_a_file_of_the_older_form_read_as_the_newer_one_is_one_prediction_a_line
 def test_wrong_order_is_named_where_the_error_would_else_be_that_of_chance(
     tmp_path: Path, values: object, message: str
 ) -> None:
-    errors = score(write(tmp_path / "predictions.txt", *lines_of(values(good_ids()))))  # type: ignore[operator]
+    errors = score(write(tmp_path / "predictions.txt", *lines_of(values(good_ids()))))
     assert errors.all_images[-1] > 0.95
     assert errors.mistake is not None
     assert message in errors.mistake
@@ -136,7 +136,7 @@ def test_ids_that_count_from_0_are_refused_and_named(tmp_path: Path, values: obj
     with pytest.raises(
         UserError, match=rf"predictions\.txt:\d+: predictions must be ILSVRC2012_IDs, which .*{message}"
     ):
-        score(write(tmp_path / "predictions.txt", *lines_of(values(ids))))  # type: ignore[operator]
+        score(write(tmp_path / "predictions.txt", *lines_of(values(ids))))
 
 
 @pytest.mark.parametrize(

@@ -12,16 +12,15 @@ import pytest
 
 from pipeline.config.fusion import FuseConfig
 from pipeline.data.ilsvrc import Ilsvrc, Synset, digest_ids
-from pipeline.data.index import Dataset
+from pipeline.data.index import ImageIndex
 from pipeline.evaluation.contest import flat_errors, read_predictions
 from pipeline.evaluation.ensemble import Fusion, fuse
-from pipeline.evaluation.members import find_dataset, find_scores, read_members
+from pipeline.evaluation.members import find_index, find_scores, read_members
 from pipeline.evaluation.metrics import rank_scores
 from pipeline.evaluation.scores import read_scores
 from pipeline.evaluation.selection import stratified_halves
 from pipeline.ground.errors import UserError
-from stages import STAGES
-from tests.evaluation.ensemble_members import make_dataset, make_scores, write_scores
+from tests.evaluation.ensemble_members import make_index, make_scores, write_scores
 
 NUM_IMAGES, NUM_CLASSES = 120, 8
 TABLE = Ilsvrc(
@@ -34,27 +33,31 @@ PLANS = {"one": (1, 3.0), "two": (2, 4.0), "three": (3, 0.5)}
 
 
 @pytest.fixture
-def dataset(tmp_path: Path) -> Dataset:
-    return make_dataset(tmp_path / "prepare", NUM_IMAGES, NUM_CLASSES, "imagenet")
+def index(tmp_path: Path) -> ImageIndex:
+    return make_index(tmp_path / "prepare", NUM_IMAGES, NUM_CLASSES, "imagenet")
 
 
-def make_members(folder: Path, dataset: Dataset, plans: dict[str, tuple[int, float]] | None = None) -> list[Path]:
+def no_runs(run: Path) -> Path:
+    raise AssertionError(f"{run} is no run")
+
+
+def make_members(folder: Path, index: ImageIndex, plans: dict[str, tuple[int, float]] | None = None) -> list[Path]:
     return [
-        write_scores(folder, plan, make_scores(dataset.val.labels, NUM_CLASSES, seed, skill), dataset)
+        write_scores(folder, plan, make_scores(index.labels, NUM_CLASSES, seed, skill), index)
         for plan, (seed, skill) in (plans or PLANS).items()
     ]
 
 
 def fuse_files(tmp_path: Path, paths: list[Path], out: str = "out", **config: Any) -> Fusion:
     members = read_members(paths)
-    dataset, prepare = find_dataset(members, tmp_path / "prepare")
+    index, prepared = find_index(members, tmp_path / "prepare")
     (tmp_path / out).mkdir(exist_ok=True)
-    return fuse(members, dataset, prepare, FuseConfig(**config), 2017, tmp_path / out, TABLE)
+    return fuse(members, index, prepared, FuseConfig(**config), 2017, tmp_path / out, TABLE)
 
 
 @pytest.mark.parametrize("averaging", ["probabilities", "logits"])
-def test_fused_scores_are_the_weighted_mean(tmp_path: Path, dataset: Dataset, averaging: str) -> None:
-    paths = make_members(tmp_path / "a", dataset)
+def test_fused_scores_are_the_weighted_mean(tmp_path: Path, index: ImageIndex, averaging: str) -> None:
+    paths = make_members(tmp_path / "a", index)
     fuse_files(tmp_path, paths, averaging=averaging, member_weights=(1.0, 2.0, 1.0))
     fused = np.asarray(read_scores(tmp_path / "out" / "scores-fused.npy").array, np.float64)
     members = [np.asarray(read_scores(path).array, np.float64) for path in paths]
@@ -67,17 +70,17 @@ def test_fused_scores_are_the_weighted_mean(tmp_path: Path, dataset: Dataset, av
     assert np.exp(fused).sum(1) == pytest.approx(1, abs=5e-3)
 
 
-def test_one_member_is_left_as_it_is(tmp_path: Path, dataset: Dataset) -> None:
-    (path,) = make_members(tmp_path / "a", dataset, {"one": (1, 3.0)})
+def test_one_member_is_left_as_it_is(tmp_path: Path, index: ImageIndex) -> None:
+    (path,) = make_members(tmp_path / "a", index, {"one": (1, 3.0)})
     fuse_files(tmp_path, [path])
     assert (read_scores(tmp_path / "out" / "scores-fused.npy").array == read_scores(path).array).all()
 
 
-def test_figures_are_those_of_the_files(tmp_path: Path, dataset: Dataset) -> None:
-    paths = make_members(tmp_path / "a", dataset)
+def test_figures_are_those_of_the_files(tmp_path: Path, index: ImageIndex) -> None:
+    paths = make_members(tmp_path / "a", index)
     figures = fuse_files(tmp_path, paths).figures
     assert figures == json.loads((tmp_path / "out" / "fused.json").read_text())
-    labels = dataset.val.labels
+    labels = index.labels
     ranking = rank_scores(read_scores(tmp_path / "out" / "scores-fused.npy").array, labels)
     for k in (1, 5):
         error = figures["errors"][f"top{k}"]
@@ -95,8 +98,8 @@ def test_figures_are_those_of_the_files(tmp_path: Path, dataset: Dataset) -> Non
     assert figures["disagreement_percent"][1][1] == 0
 
 
-def test_gain_of_a_member_is_what_its_absence_costs(tmp_path: Path, dataset: Dataset) -> None:
-    paths = make_members(tmp_path / "a", dataset)
+def test_gain_of_a_member_is_what_its_absence_costs(tmp_path: Path, index: ImageIndex) -> None:
+    paths = make_members(tmp_path / "a", index)
     figures = fuse_files(tmp_path, paths).figures
     without = fuse_files(tmp_path, [paths[0], paths[2]], "without").figures
     cost = without["errors"]["top1"]["percent"] - figures["errors"]["top1"]["percent"]
@@ -106,41 +109,41 @@ def test_gain_of_a_member_is_what_its_absence_costs(tmp_path: Path, dataset: Dat
     assert fuse_files(tmp_path, paths[:1], "alone").figures["members"][0]["gain"] is None
 
 
-def test_no_image_is_judged_with_weights_that_it_helped_to_choose(tmp_path: Path, dataset: Dataset) -> None:
-    paths = make_members(tmp_path / "a", dataset)
+def test_no_image_is_judged_with_weights_that_it_helped_to_choose(tmp_path: Path, index: ImageIndex) -> None:
+    paths = make_members(tmp_path / "a", index)
     figures = fuse_files(tmp_path, paths, selection="greedy").figures
     first, second = (half["weights"] for half in figures["halves"])
     assert sum(half["images"] for half in figures["halves"]) == NUM_IMAGES
     means = [member["weight"] for member in figures["members"]]
     assert means == pytest.approx([(one + other) / 2 for one, other in zip(first, second, strict=True)], abs=1e-5)
     # Spoiling the labels of the first half's images changes the second half's weights, not its own.
-    is_second = stratified_halves(dataset.val.labels, 2017)
+    is_second = stratified_halves(index.labels, 2017)
     spoilt = {}
     for number, path in enumerate(paths):
         array = np.array(read_scores(path).array)
         array[~is_second] = np.roll(array[~is_second], number, axis=1)
-        spoilt[path] = write_scores(tmp_path / "spoilt", path.stem.removeprefix("scores-"), array, dataset)
+        spoilt[path] = write_scores(tmp_path / "spoilt", path.stem.removeprefix("scores-"), array, index)
     again = fuse_files(tmp_path, list(spoilt.values()), "again", selection="greedy").figures
     assert again["halves"][0]["weights"] == first
     assert again["halves"][1]["weights"] != second
 
 
-def test_a_fusion_is_a_member_again_and_finds_its_labels(tmp_path: Path, dataset: Dataset) -> None:
-    paths = make_members(tmp_path / "a", dataset)
+def test_a_fusion_is_a_member_again_and_finds_its_labels(tmp_path: Path, index: ImageIndex) -> None:
+    paths = make_members(tmp_path / "a", index)
     fuse_files(tmp_path, paths[:2], "first")
-    members = read_members([*find_scores(tmp_path / "first", STAGES), paths[2]])
-    found, prepare = find_dataset(members, None)
-    assert (found.val.digest, prepare) == (dataset.val.digest, tmp_path / "prepare")
+    members = read_members([*find_scores(tmp_path / "first", no_runs), paths[2]])
+    found, prepared = find_index(members, None)
+    assert (found.digest, prepared) == (index.digest, tmp_path / "prepare")
     assert [member.name for member in members] == ["fused", "three"]
 
 
-def test_contest_files_come_back_from_score_with_the_same_error(tmp_path: Path, dataset: Dataset) -> None:
-    figures = fuse_files(tmp_path, make_members(tmp_path / "a", dataset)).figures
+def test_contest_files_come_back_from_score_with_the_same_error(tmp_path: Path, index: ImageIndex) -> None:
+    figures = fuse_files(tmp_path, make_members(tmp_path / "a", index)).figures
     assert figures["contest_files"] == ["submission-2012.txt", "submission-2014.txt"]
     truth = np.zeros(NUM_IMAGES, np.int64)
-    for position, path in enumerate(dataset.val.paths):
-        label = int(dataset.val.labels[position])
-        truth[int(path[-13:-5]) - 1] = dataset.classes[label].ilsvrc2012_id or 0
+    for position, name in enumerate(index.names):
+        label = int(index.labels[position])
+        truth[int(name[-13:-5]) - 1] = index.classes[label].ilsvrc2012_id or 0
     for name, form in (("submission-2012.txt", "2012"), ("submission-2014.txt", "2014")):
         predictions = read_predictions(tmp_path / "out" / name, None, NUM_CLASSES)
         assert (predictions.form, predictions.ragged) == (form, 0)
@@ -148,41 +151,41 @@ def test_contest_files_come_back_from_score_with_the_same_error(tmp_path: Path, 
         assert 100 * errors[0] == pytest.approx(figures["errors"]["top1"]["percent"], abs=1e-5)
         assert 100 * errors[4] == pytest.approx(figures["errors"]["top5"]["percent"], abs=1e-5)
     first = (tmp_path / "out" / "submission-2014.txt").read_text().splitlines()[0].split()
-    position = list(dataset.val.paths).index("ILSVRC2012_val_00000001.JPEG")
+    position = list(index.names).index("ILSVRC2012_val_00000001.JPEG")
     assert first[1:5] == ["1", "1", str(100 + position), str(50 + position)]
 
 
-def test_test_images_are_fused_with_the_weights_of_a_fusion(tmp_path: Path, dataset: Dataset) -> None:
-    paths = make_members(tmp_path / "a", dataset)
+def test_test_images_are_fused_with_the_weights_of_a_fusion(tmp_path: Path, index: ImageIndex) -> None:
+    paths = make_members(tmp_path / "a", index)
     chosen = fuse_files(tmp_path, paths, "val", selection="greedy").figures
-    test = make_dataset(tmp_path / "test" / "prepare", NUM_IMAGES, NUM_CLASSES, "imagenet", split="test")
+    test = make_index(tmp_path / "test" / "prepare", NUM_IMAGES, NUM_CLASSES, "imagenet", split="test")
     labels = np.arange(NUM_IMAGES) % NUM_CLASSES
     tests = [
-        write_scores(tmp_path / "b", plan, make_scores(labels, NUM_CLASSES, seed + 10, skill), test, "test")
+        write_scores(tmp_path / "b", plan, make_scores(labels, NUM_CLASSES, seed + 10, skill), test)
         for plan, (seed, skill) in reversed(PLANS.items())
     ]
-    figures = fuse_files(tmp_path / "test", tests, member_weights=str(tmp_path / "val")).figures
+    figures = fuse_files(tmp_path / "test", tests, weights_from=str(tmp_path / "val")).figures
     weights = {member["name"]: member["weight"] for member in figures["members"]}
     assert weights == pytest.approx({member["name"]: member["weight"] for member in chosen["members"]}, abs=1e-5)
     assert "errors" not in figures
     assert len((tmp_path / "test" / "out" / "submission-2012.txt").read_text().splitlines()) == NUM_IMAGES
     with pytest.raises(UserError, match=r"fuse\.selection: test images have no labels to choose on"):
         fuse_files(tmp_path / "test", tests, selection="greedy")
-    with pytest.raises(UserError, match=r"fuse\.member_weights: .*fused\.json: its member .* is missing here"):
-        fuse_files(tmp_path / "test", tests[:-2], member_weights=str(tmp_path / "val"))
+    with pytest.raises(UserError, match=r"fuse\.weights_from: .*fused\.json: its member .* is missing here"):
+        fuse_files(tmp_path / "test", tests[:-2], weights_from=str(tmp_path / "val"))
     with pytest.raises(
         UserError, match=r"fuse\.member_weights: must be 3 numbers, one for each member: three, two, one"
     ):
         fuse_files(tmp_path / "test", tests, member_weights=(1.0, 2.0))
 
 
-def test_chosen_weights_are_not_judged_on_the_images_they_were_chosen_on(tmp_path: Path, dataset: Dataset) -> None:
-    paths = make_members(tmp_path / "a", dataset)
+def test_chosen_weights_are_not_judged_on_the_images_they_were_chosen_on(tmp_path: Path, index: ImageIndex) -> None:
+    paths = make_members(tmp_path / "a", index)
     fuse_files(tmp_path, paths, "chosen", selection="greedy")
     fuse_files(tmp_path, paths, "equal")
     with pytest.raises(UserError, match=r"the weights in .*chosen/fused\.json were chosen on these very images"):
-        fuse_files(tmp_path, paths, member_weights=str(tmp_path / "chosen"))
-    assert fuse_files(tmp_path, paths, member_weights=str(tmp_path / "equal")).figures["errors"]
+        fuse_files(tmp_path, paths, weights_from=str(tmp_path / "chosen"))
+    assert fuse_files(tmp_path, paths, weights_from=str(tmp_path / "equal")).figures["errors"]
 
 
 def test_no_contest_files_for_other_images_or_some_of_them(tmp_path: Path) -> None:
@@ -191,7 +194,7 @@ def test_no_contest_files_for_other_images_or_some_of_them(tmp_path: Path) -> No
         ("imagenet", NUM_IMAGES - 8, "no contest files: they need a line for each of the 120 val images, and .* 112"),
     ):
         place = tmp_path / f"{name}-{count}"
-        other = make_dataset(place / "prepare", count, NUM_CLASSES, name)
+        other = make_index(place / "prepare", count, NUM_CLASSES, name)
         figures = fuse_files(place, make_members(place / "a", other)).figures
         assert figures["contest_files"] == []
         assert re.match(note, figures["contest_files_note"])

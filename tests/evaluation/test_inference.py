@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pipeline.config.crop_plan import CropGroup, CropPlan
-from pipeline.config.data import AugmentationConfig, DataConfig
+from pipeline.config.data import AugmentationConfig, InputConfig
 from pipeline.config.execution import ExecutionConfig
 from pipeline.data.normalisation import Preprocessor
 from pipeline.evaluation.inference import PlanScorer, SlidingPool, evaluating
@@ -19,8 +19,7 @@ PLAN = CropPlan(
 
 
 def make_scorer(network: nn.Module, precision: str = "float32", fill_up_to: int = 0) -> PlanScorer:
-    data = DataConfig(dataset="folder", root="nowhere")
-    preprocessor = Preprocessor(data, AugmentationConfig(), CPU, channels_last=True)
+    preprocessor = Preprocessor(InputConfig(), AugmentationConfig(), CPU, channels_last=True)
     execution = ExecutionConfig(precision=precision)  # type: ignore[arg-type]
     compiled = network if fill_up_to else None
     return PlanScorer(network, PLAN, execution, preprocessor, CPU, fill_up_to or 64, compiled)
@@ -46,8 +45,8 @@ class LeftHalf(nn.Module):
 
 def test_score_is_the_logarithm_of_the_mean_probability_over_crops_and_mirrored_crops() -> None:
     big, small = make_crops(4)
-    data = DataConfig(dataset="folder", root="nowhere")
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (data.mean, data.std))
+    pixels = InputConfig()
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (pixels.mean, pixels.std))
     network = LeftHalf()
     probabilities = [
         network((images.float() - mean) / std).softmax(1) for images in (big, torch.flip(big, dims=[3]), small)
@@ -113,6 +112,6 @@ def test_sliding_crops_need_a_map_of_their_size() -> None:
         SlidingPool()(torch.zeros(1, 2, 6, 9))
 
 
-def test_a_map_of_one_window_is_averaged_as_a_whole() -> None:
+def test_a_map_of_7_by_7_is_averaged_as_a_whole() -> None:
     features = torch.randn(2, 3, 7, 7, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(SlidingPool()(features), features.mean((2, 3), keepdim=True))

@@ -67,11 +67,11 @@ def test_only_classes_that_members_disagree_about_are_kept() -> None:
 
 
 def test_a_table_larger_than_its_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    guessing = [make_scores(LABELS, NUM_CLASSES, seed, 0.0) for seed in (4, 5, 6)]
-    size = find_undecided(guessing, LABELS, "probabilities").margins.nbytes
+    untrained = [make_scores(LABELS, NUM_CLASSES, seed, 0.0) for seed in (4, 5, 6)]
+    size = find_undecided(untrained, LABELS, "probabilities").margins.nbytes
     monkeypatch.setattr(margins_module, "_TABLE_BYTES", size - 1)
     with pytest.raises(UserError, match=r"these 3 members disagree about too much .* \d classes an image.* leave such"):
-        find_undecided(guessing, LABELS, "probabilities")
+        find_undecided(untrained, LABELS, "probabilities")
     assert find_undecided(MEMBERS, LABELS, "probabilities").margins.nbytes < size
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +67,7 @@ def test_with_five_classes_or_fewer_every_image_is_among_the_top_five() -> None:
     assert ranking_of(scores, [2]).errors(5) == 0
 
 
-def test_memory_mapped_scores_are_ranked_over_all_their_rows(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_memory_mapped_scores_are_ranked_over_all_their_rows(tmp_path: Path) -> None:
     scores = np.random.default_rng(13).normal(size=(5000, 3)).astype(np.float16)
     labels = np.random.default_rng(14).integers(0, 3, size=5000)
     np.save(tmp_path / "scores.npy", scores)

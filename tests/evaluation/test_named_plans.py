@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from pipeline.config.crop_plan import CropGroup, CropPlan, Position, Square, builtin_names, builtin_plan
-from pipeline.config.data import AugmentationConfig, DataConfig
+from pipeline.config.data import AugmentationConfig, InputConfig
 from pipeline.config.execution import ExecutionConfig
 from pipeline.config.operations import LoaderConfig
 from pipeline.data.batch import CropImages
@@ -29,7 +29,7 @@ from pipeline.models.senet import SENet
 from tests.data.indexing import index_files
 
 CPU = torch.device("cpu")
-DATA = DataConfig(dataset="folder", root="nowhere")
+PIXELS = InputConfig()
 PLANS = tuple(builtin_plan(name) for name in builtin_names())
 BY_HAND = {
     "bilinear_antialias": Image.Resampling.BILINEAR,
@@ -109,17 +109,19 @@ def all_crops_by_hand(index: ImageIndex, plan: CropPlan, kernel: str = "bilinear
     by_image = [
         [crop for group in plan.crops for crop in crops_by_hand(image, group, BY_HAND[kernel])] for image in images
     ]
-    return [list(crop) for crop in zip(*by_image, strict=True)]
+    return [list(images) for images in zip(*by_image, strict=True)]
 
 
-def cut_crops(index: ImageIndex, plan: CropPlan, backend: str, kernel: str = "bilinear_antialias") -> list[list[Crop]]:
+def taken_crops(
+    index: ImageIndex, plan: CropPlan, backend: str, kernel: str = "bilinear_antialias"
+) -> list[list[Crop]]:
     """The same by a loader, two images at a time."""
     crops = [seen.crop for seen in expand(plan, kernel)]  # type: ignore[arg-type]
     loader = LoaderConfig(backend=backend)  # type: ignore[arg-type]
     rows: list[list[Crop]] = [[] for _ in crops]
     for batch in build_plan_loader(index, np.arange(len(index)), crops, 2, loader, CPU):
-        for row, group in zip(rows, batch.crops, strict=True):
-            row.extend(image.permute(1, 2, 0).numpy() for image in group)
+        for row, images in zip(rows, batch.crops, strict=True):
+            row.extend(image.permute(1, 2, 0).numpy() for image in images)
     return rows
 
 
@@ -134,7 +136,7 @@ def require_alike(ours: list[list[Crop]], theirs: list[list[Crop]], mean: float)
 # The difference of a pixel's offset is more than 2 of 255 in these photographs.
 @pytest.mark.parametrize(("backend", "mean"), [("reference", 0.3), ("dali", 1.0)])
 def test_crops_are_pils(photographs: ImageIndex, plan: CropPlan, backend: str, mean: float) -> None:
-    require_alike(cut_crops(photographs, plan, backend), all_crops_by_hand(photographs, plan), mean)
+    require_alike(taken_crops(photographs, plan, backend), all_crops_by_hand(photographs, plan), mean)
 
 
 @pytest.mark.parametrize(("backend", "mean"), [("reference", 0.3), ("dali", 1.0)])
@@ -145,21 +147,21 @@ def test_crops_of_imagenet_are_pils(shared_data: Path, tmp_path: Path, backend: 
     index = index_files(sorted(tmp_path.rglob("*.JPEG")))
     for name in ("144crop", "dense"):
         plan = builtin_plan(name)
-        require_alike(cut_crops(index, plan, backend), all_crops_by_hand(index, plan), mean)
+        require_alike(taken_crops(index, plan, backend), all_crops_by_hand(index, plan), mean)
 
 
 @pytest.mark.parametrize(("backend", "mean"), [("reference", 0.3), ("dali", 1.0)])
 def test_bicubic_crops_are_pils(photographs: ImageIndex, backend: str, mean: float) -> None:
     plan = builtin_plan("center224")
     kernel = "bicubic_antialias"
-    require_alike(cut_crops(photographs, plan, backend, kernel), all_crops_by_hand(photographs, plan, kernel), mean)
+    require_alike(taken_crops(photographs, plan, backend, kernel), all_crops_by_hand(photographs, plan, kernel), mean)
 
 
 @pytest.mark.parametrize("backend", ["reference", "dali"])
 def test_plain_bilinear_looks_at_the_four_nearest_pixels(photographs: ImageIndex, backend: str) -> None:
     plan = CropPlan(name="scaled", crops=(CropGroup(resize_px=160, dense="global"),))
-    (crop,) = cut_crops(photographs, plan, backend, "bilinear")
-    for row, ours in enumerate(crop):
+    (images,) = taken_crops(photographs, plan, backend, "bilinear")
+    for row, ours in enumerate(images):
         image = np.array(Image.open(photographs.file(row)).convert("RGB"), dtype=np.float64)
         corners = []
         for ours_px, px in zip(ours.shape[:2], image.shape[:2], strict=True):
@@ -180,7 +182,7 @@ def test_plain_bilinear_looks_at_the_four_nearest_pixels(photographs: ImageIndex
 def test_scores_are_those_of_the_crops_one_by_one(photographs: ImageIndex, network: SENet, plan: CropPlan) -> None:
     # One by one takes its time: several images, and so several sizes in a batch, only under plans of few crops.
     images = 1 if count_crops(plan) > 10 else 3
-    crops = [crop[:images] for crop in all_crops_by_hand(photographs, plan)]
+    crops = [each[:images] for each in all_crops_by_hand(photographs, plan)]
     require_scores_by_hand(network, plan, crops, batch=7)
 
 
@@ -200,17 +202,18 @@ def test_weights_count_in_either_average(photographs: ImageIndex, network: SENet
 
 def require_scores_by_hand(network: SENet, plan: CropPlan, crops: list[list[Crop]], batch: int) -> None:
     """The scorer's answer to these crops is that of double precision, each crop by itself."""
-    preprocessor = Preprocessor(DATA, AugmentationConfig(), CPU, channels_last=True)
+    preprocessor = Preprocessor(PIXELS, AugmentationConfig(), CPU, channels_last=True)
     scorer = PlanScorer(network, plan, ExecutionConfig(precision="float32"), preprocessor, CPU, batch)
-    crops = tuple(as_view(crop) for crop in crops)
+    batches = tuple(as_batch(images) for images in crops)
     with evaluating(network):
-        ours = scorer.log_probabilities(crops).double().numpy()
-    seen = [group for group in plan.crops for _ in group.crops()]
+        ours = scorer.log_probabilities(batches).double().numpy()
+    groups = [group for group in plan.crops for _ in group.places()]
     answers, weights = [], []
     with torch.no_grad():
-        for crop, group in zip(crops, seen, strict=True):
+        for images, group in zip(crops, groups, strict=True):
             for mirrored in (False, True) if group.mirror else (False,):
-                answers.append([logits_by_hand(network, crop[:, ::-1] if mirrored else crop, group) for crop in crop])
+                seen = [image[:, ::-1] if mirrored else image for image in images]
+                answers.append([logits_by_hand(network, image, group) for image in seen])
                 weights.append(group.weight)
     logits_VNK = torch.stack([torch.stack(answer) for answer in answers]).double()
     share_V11 = (torch.tensor(weights).double() / sum(weights))[:, None, None]
@@ -221,13 +224,13 @@ def require_scores_by_hand(network: SENet, plan: CropPlan, crops: list[list[Crop
     np.testing.assert_allclose(ours, expected.numpy(), atol=2e-4)
 
 
-def as_view(crops: list[Crop]) -> CropImages:
+def as_batch(crops: list[Crop]) -> CropImages:
     images = tuple(torch.from_numpy(crop.copy()).permute(2, 0, 1) for crop in crops)
     return images if len({image.shape for image in images}) > 1 else torch.stack(images)
 
 
 def logits_by_hand(network: SENet, crop: Crop, group: CropGroup) -> torch.Tensor:
-    pixels = (crop - np.array(DATA.mean)) / np.array(DATA.std)
+    pixels = (crop - np.array(PIXELS.mean)) / np.array(PIXELS.std)
     image = torch.from_numpy(pixels.transpose(2, 0, 1)[None].astype(np.float32))
     if group.dense != "sliding":
         return cast(torch.Tensor, network(image))[0]
@@ -237,18 +240,18 @@ def logits_by_hand(network: SENet, crop: Crop, group: CropGroup) -> torch.Tensor
     hook.remove()
     (features,) = maps
     height, width = features.shape[2:]
-    crops = [features[0, :, y : y + 7, x : x + 7] for y in range(height - 6) for x in range(width - 6)]
-    assert len(crops) > 1
-    return torch.stack([network.last_linear(crop.mean((1, 2))) for crop in crops]).mean(0)
+    maps_7x7 = [features[0, :, y : y + 7, x : x + 7] for y in range(height - 6) for x in range(width - 6)]
+    assert len(maps_7x7) > 1
+    return torch.stack([network.last_linear(each.mean((1, 2))) for each in maps_7x7]).mean(0)
 
 
 def test_the_two_ways_to_pool_differ(photographs: ImageIndex, network: SENet) -> None:
     crops = all_crops_by_hand(photographs, builtin_plan("dense"))
-    preprocessor = Preprocessor(DATA, AugmentationConfig(), CPU, channels_last=True)
+    preprocessor = Preprocessor(PIXELS, AugmentationConfig(), CPU, channels_last=True)
     with evaluating(network):
         globally, sliding = (
             PlanScorer(network, builtin_plan(name), ExecutionConfig(precision="float32"), preprocessor, CPU, 4)
-            .log_probabilities((as_view(crops[0]),))
+            .log_probabilities((as_batch(crops[0]),))
             .exp()
             for name in ("dense", "dense_sliding")
         )

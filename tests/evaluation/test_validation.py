@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.data.index import ImageIndex, read_dataset
+from pipeline.data.index import ImageIndex
 from pipeline.data.normalisation import Preprocessor
 from pipeline.evaluation.validation import Validation, validate
 from pipeline.ground.distributed import Collective
@@ -20,7 +20,7 @@ from tests.evaluation.small_run import (
     NUM_IMAGES,
     make_config,
     make_run,
-    prepare_directory,
+    read_index,
     validate_at,
 )
 
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def index(folder: Path) -> ImageIndex:
-    return read_dataset(prepare_directory(folder / "run", make_config(folder))).val
+    return read_index(folder / "run", make_config(folder))
 
 
 @pytest.fixture
@@ -47,11 +47,11 @@ def model(folder: Path) -> SENet:
 def validate_alone(folder: Path, index: ImageIndex, model: SENet, **train: object) -> Validation:
     config = make_config(folder)
     config = config.model_copy(update={"train": config.train.model_copy(update=train)})
-    preprocessor = Preprocessor(config.data, config.augmentation, torch.device("cpu"), channels_last=True)
+    preprocessor = Preprocessor(config.input, config.augmentation, torch.device("cpu"), channels_last=True)
     return validate(model, index, CENTER, config, Collective(Ranks(), 60), preprocessor)
 
 
-def test_answer_is_the_same_to_the_last_bit_at_1_2_3_and_5_processes(folder: Path) -> None:
+def test_answer_is_the_same_to_the_last_bit_at_world_sizes_1_2_3_and_5(folder: Path) -> None:
     # 37 images in batches of 5: 8 batches, the last of 2 images; no world size but 2 divides them.
     answers = {world_size: validate_at(folder, folder / "run", world_size) for world_size in (1, 2, 3, 5)}
     (alone,) = answers[1]
@@ -78,7 +78,7 @@ def test_loss_and_errors_are_those_of_one_image_at_a_time(folder: Path, index: I
 
 def test_validation_leaves_the_model_as_it_was(folder: Path, index: ImageIndex, model: SENet) -> None:
     model.train()
-    model.layer0.bn1.eval()
+    model.get_submodule("layer0.bn1").eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     first = validate_alone(folder, index, model)
     assert first == validate_alone(folder, index, model)

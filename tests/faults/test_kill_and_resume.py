@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import random
 import signal
@@ -14,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.reader import write_run_config
-from pipeline.running.stage import PlacedStage, place_stages
-from pipeline.store.manifest import MANIFEST, read_manifest, verify_outputs
+from pipeline.running.attempts import read_outcome
+from pipeline.running.stage import PlacedStage, parts_of, place_stages
+from pipeline.store.seal import SEAL, read_seal, verify_files
 from pipeline.tracking.events import read_events
 from stages import STAGES
 from tests.images import write_image_folders
@@ -24,13 +24,13 @@ from tests.recipes import small_recipe
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
-STAGE_NAMES = ("prepare", "build", "train", "freeze_bn", "evaluate", "fuse", "report")
-DISTRIBUTED = ("train", "freeze_bn", "evaluate")
+STAGE_NAMES = tuple(stage.name for stage in STAGES)
+DISTRIBUTED = tuple(stage.name for stage in STAGES if stage.is_distributed)
 KILLS = {1: 10, 2: 4, 3: 4, 4: 4}
 """How many kills must hit a living process, for each number of processes: 22 in all."""
 ATTEMPTS = 3
 """How often a stage is shot at before it may finish."""
-TIMINGS = {"time", "images_per_second", "data_wait_percent", "seconds"}
+TIMINGS = {"time", "images_per_second", "data_wait_percent", "seconds", "crc"}
 
 
 @pytest.fixture(scope="module")
@@ -52,18 +52,19 @@ def world(stage: str, world_size: int) -> int:
 def essence(placed: dict[str, PlacedStage]) -> dict[str, object]:
     """What a run has come to: the checksums of the results, and every event without its timings."""
     result: dict[str, object] = {}
-    for name, stage in placed.items():
-        manifest = read_manifest(stage.directory)
-        assert manifest is not None
-        verify_outputs(stage.directory, manifest)
-        if name in ("prepare", "build", "train", "freeze_bn"):
-            weights = (output for output in manifest.outputs.items() if "state.json" not in output[0])
-            result[name] = {file: output.sha256 for file, output in weights if not file.endswith(MANIFEST)}
-        events = [
+    for name, part in parts_of(placed).items():
+        seal = read_seal(part.directory, "stage")
+        assert seal is not None
+        verify_files(part.directory, seal)
+        result[f"{name} images"] = seal.about["images"]
+        if name not in ("evaluate", "fuse", "report"):
+            result[name] = {
+                file: sealed.sha256 for file, sealed in seal.files.items() if not file.endswith(("state.json", SEAL))
+            }
+        result[f"{name} events"] = [
             {field: value for field, value in event.items() if field not in TIMINGS}
-            for event in read_events(stage.directory)
+            for event in read_events(part.directory)
         ]
-        result[f"{name} events"] = events
     for scores in sorted(file for name in ("evaluate", "fuse") for file in placed[name].directory.glob("*.npy")):
         result[scores.name] = hashlib.sha256(scores.read_bytes()).hexdigest()
     return result
@@ -160,13 +161,13 @@ def test_a_signal_to_any_rank_saves_and_stops_all_with_the_code_that_says_go_on(
     codes = finish(processes)
     # Several ranks leave with 0, lest their launcher kill the slower ones; the note says what happened.
     assert codes == ([75] if world_size == 1 else [0] * world_size)
-    outcome = json.loads((train / "outcome.json").read_text())
-    assert outcome["exit_code"] == 75
-    assert "stopped on request" in outcome["message"]
+    outcome = read_outcome(train)
+    assert outcome is not None
+    assert outcome.exit_code == 75
+    assert "stopped on request" in outcome.message
     assert not placed["train"].is_done
     run_stage_to_end(run, "train", world_size)
-    assert not (train / "outcome.json").exists()
-    manifest = read_manifest(train)
-    assert manifest is not None
+    seal = read_seal(train, "stage")
+    assert seal is not None
     expected, _ = uninterrupted[world_size]
-    assert {"weights.safetensors": manifest.outputs["weights.safetensors"].sha256}.items() <= expected["train"].items()  # type: ignore[attr-defined]
+    assert {"weights.safetensors": seal.files["weights.safetensors"].sha256}.items() <= expected["train"].items()  # type: ignore[attr-defined]

@@ -6,18 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.config.engines import ApexConfig, NativeConfig
+from pipeline.config.engines import NativeConfig
 from pipeline.config.execution import ExecutionConfig
 from pipeline.config.training import OptimConfig
 from pipeline.engines.apex import ApexEngine, build_fused_sgd, check_apex
 from pipeline.engines.native import NativeEngine
-from pipeline.engines.nhwc_batch_norm import fuse_batch_norms
+from pipeline.engines.sgd import build_sgd
 from pipeline.ground.distributed import Collective
 from pipeline.ground.errors import UserError
 from pipeline.ground.ranks import Ranks
 from pipeline.models import create_model
 from pipeline.models.senet import initialise
-from pipeline.training.optim import build_sgd
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -31,9 +30,9 @@ def _float32_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
 
 
-def require_apex(options: ApexConfig) -> None:
+def require_apex() -> None:
     try:
-        check_apex(options, torch.device("cuda", 0))
+        check_apex(torch.device("cuda", 0))
     except UserError as error:
         pytest.skip(str(error))
 
@@ -68,7 +67,7 @@ def flat(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
 
 @pytest.mark.parametrize("nesterov", [False, True])
 def test_fused_sgd_is_pytorchs_sgd_to_the_last_bits(nesterov: bool) -> None:
-    require_apex(ApexConfig())
+    require_apex()
     optim = OPTIM.model_copy(update={"nesterov": nesterov})
     models = [gpu_nano(), gpu_nano()]
     optimizers = [build_fused_sgd(models[0], optim), build_sgd(models[1], optim)]
@@ -86,11 +85,11 @@ def test_fused_sgd_is_pytorchs_sgd_to_the_last_bits(nesterov: bool) -> None:
 
 @pytest.mark.usefixtures("_float32_arithmetic")
 def test_apex_agrees_with_native_after_50_steps() -> None:
-    require_apex(ApexConfig())
+    require_apex()
     collective = Collective(Ranks(), timeout_seconds=60)
     execution = ExecutionConfig()
     engines = [
-        ApexEngine(nano(), OPTIM, execution, ApexConfig(), collective),
+        ApexEngine(nano(), OPTIM, execution, collective),
         NativeEngine(nano(), OPTIM, execution, NativeConfig(), collective),
     ]
     for engine in engines:
@@ -104,55 +103,18 @@ def test_apex_agrees_with_native_after_50_steps() -> None:
 @pytest.mark.usefixtures("_float32_arithmetic")
 @pytest.mark.parametrize("apex_first", [False, True])
 def test_either_engine_goes_on_from_the_others_state(apex_first: bool) -> None:
-    require_apex(ApexConfig())
+    require_apex()
     collective = Collective(Ranks(), timeout_seconds=60)
     execution = ExecutionConfig()
     engines: list[NativeEngine] = [
-        ApexEngine(nano(), OPTIM, execution, ApexConfig(), collective),
+        ApexEngine(nano(), OPTIM, execution, collective),
         NativeEngine(nano(), OPTIM, execution, NativeConfig(), collective),
     ]
     first, second = engines if apex_first else engines[::-1]
     train(first, range(5))
-    second.load_model({name: tensor.clone() for name, tensor in first.model.state_dict().items()})
+    second.model.load_state_dict(first.model.state_dict())
     second.load_state_dict(first.state_dict())
     for engine in engines:
         train(engine, range(5, 8))
     ours, theirs = (flat(dict(engine.model.named_parameters())) for engine in engines)
     assert (ours - theirs).norm() / theirs.norm() < 1e-5
-
-
-def test_fused_batch_norms_compute_what_the_plain_ones_do() -> None:
-    require_apex(ApexConfig(fused_sgd=False, nhwc_batch_norm=True))
-    fused, plain = gpu_nano(), gpu_nano()
-    assert fuse_batch_norms(fused) > 0
-    images, labels = images_and_labels(1)
-    logits = []
-    for model in (fused, plain):
-        with torch.autocast("cuda", torch.float16):
-            logits.append(model(images).float())
-        nn.functional.cross_entropy(logits[-1], labels).mul(1024).backward()
-    torch.testing.assert_close(logits[0], logits[1], rtol=0.02, atol=0.02)
-    ours, theirs = (
-        flat({name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None})
-        for model in (fused, plain)
-    )
-    assert (ours - theirs).norm() / theirs.norm() < 0.05
-    for (name, our), their in zip(fused.state_dict().items(), plain.state_dict().values(), strict=True):
-        torch.testing.assert_close(our, their, rtol=0.01, atol=0.01, msg=name)
-    with torch.inference_mode(), torch.autocast("cuda", torch.float16):
-        torch.testing.assert_close(fused.eval()(images).float(), plain.eval()(images).float(), rtol=0.02, atol=0.02)
-
-
-def test_fused_batch_norm_trains() -> None:
-    options = ApexConfig(nhwc_batch_norm=True)
-    require_apex(options)
-    collective = Collective(Ranks(), timeout_seconds=60)
-    engine = ApexEngine(nano(), OPTIM, ExecutionConfig(precision="float16"), options, collective)
-    images, labels = images_and_labels(1)
-    losses = []
-    for _ in range(30):
-        loss = nn.functional.cross_entropy(engine.forward(images), labels)
-        engine.backward(loss)
-        engine.step(0.05)
-        losses.append(float(loss.detach()))
-    assert losses[-1] < losses[0] / 2

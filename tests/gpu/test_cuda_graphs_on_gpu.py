@@ -13,7 +13,6 @@ from torch.profiler import ProfilerActivity, profile
 
 from pipeline.engines.cuda_graphs import split
 from pipeline.evaluation.inference import evaluating
-from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.throughput import Throughput
 from pipeline.training.trainer import Trainer
 from tests.training.small_trainer import small_trainer
@@ -37,17 +36,17 @@ def one_order_of_sums() -> Iterator[None]:
     torch.backends.cudnn.deterministic = False
 
 
-def simulated(folder: Path, has_graphs: bool, *, in_group: bool = False, **sections: Any) -> Trainer:
+def warmed_up(
+    folder: Path, has_graphs: bool, *, in_group: bool = False, start: Path | None = None, **sections: Any
+) -> Trainer:
     """A trainer at its first step, as the stage `train` would have it; `in_group` below DistributedDataParallel."""
     optim = {"lr": 0.002}  # so small that rounding does not grow into differences
-    trainer = small_trainer(folder, STEPS, optim=optim, native={"cuda_graphs": has_graphs}, **sections)
+    trainer = small_trainer(folder, STEPS, start, optim=optim, native={"cuda_graphs": has_graphs}, **sections)
     engine: Any = trainer._engine
-    initial = {name: tensor.clone() for name, tensor in engine.model.state_dict().items()}
     if in_group:
         trainer._collective.join_group()
         engine._is_distributed = True
     engine.warm_up((MICRO_BATCH, 3, 32, 32))
-    engine.load_model(initial)
     return trainer
 
 
@@ -73,7 +72,7 @@ def test_ten_steps_with_graphs_are_those_without(
     execution = {"precision": precision, "channels_last": channels_last, "compile": compile_}
     ends = []
     for has_graphs in (False, True):
-        trainer = simulated(tmp_path / str(has_graphs), has_graphs, in_group=in_group, execution=execution)
+        trainer = warmed_up(tmp_path / str(has_graphs), has_graphs, in_group=in_group, execution=execution)
         start = weights(trainer._engine.model)
         try:
             trainer.run()
@@ -84,18 +83,17 @@ def test_ten_steps_with_graphs_are_those_without(
 
 
 def test_a_resumed_run_ends_where_the_uninterrupted_one_does(tmp_path: Path) -> None:
-    whole = simulated(tmp_path / "whole", True, checkpoint={"every_steps": 4})
+    whole = warmed_up(tmp_path / "whole", True, checkpoint={"every_steps": 4})
     start = weights(whole._engine.model)
     whole.run()
-    resumed = simulated(tmp_path / "resumed", True, checkpoint={"every_steps": 4})
     saved = tmp_path / "whole" / "checkpoints" / "step-00000004"
-    resumed.resume(read_checkpoint(saved), saved)
+    resumed = warmed_up(tmp_path / "resumed", True, start=saved, checkpoint={"every_steps": 4})
     resumed.run()
     assert distance(start, weights(whole._engine.model), weights(resumed._engine.model)) <= ALLOWED["float32"]
 
 
 def test_the_network_is_evaluated_without_graphs(tmp_path: Path) -> None:
-    engine = simulated(tmp_path, True)._engine
+    engine = warmed_up(tmp_path, True)._engine
     with evaluating(engine.model), torch.no_grad():
         assert engine.model(torch.zeros(3, 3, 48, 48, device="cuda")).shape == (3, 4)
 
@@ -104,11 +102,11 @@ def take_steps(trainer: Trainer, batches: Any, count: int) -> None:
     throughput = Throughput(24)
     for _ in range(count):
         trainer._train_step(batches, throughput)
-        trainer._progress.global_step += 1
+        trainer._global_step += 1
 
 
 def test_every_pass_of_a_section_is_one_launch_and_no_step_waits_for_the_gpu(tmp_path: Path) -> None:
-    trainer = simulated(tmp_path, True)
+    trainer = warmed_up(tmp_path, True)
     batches = iter(trainer._loader)
     take_steps(trainer, batches, 2)
     torch.cuda.set_sync_debug_mode("error")

@@ -13,10 +13,11 @@ import torch
 from pipeline.config.operations import LoaderConfig
 from pipeline.config.reader import write_run_config
 from pipeline.data.crop import Crop
-from pipeline.data.index import read_dataset
+from pipeline.data.index import read_index
 from pipeline.data.loaders import build_plan_loader
-from pipeline.running.stage import PlacedStage, place_stages
-from pipeline.store.manifest import read_manifest
+from pipeline.data.source import locate
+from pipeline.running.stage import PlacedStage, parts_of, place_stages
+from pipeline.store.seal import read_seal
 from pipeline.tracking.events import read_events
 from stages import STAGES
 from tests.images import write_image_folders
@@ -37,7 +38,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def start_run(run: Path, images: Path, **sections: object) -> dict[str, PlacedStage]:
     run.mkdir()
-    config = small_recipe(images, **sections)  # type: ignore[arg-type]
+    config = small_recipe(images, **sections)
     write_run_config(run, config)
     for stage in ("prepare", "build"):
         run_stage_to_end(run, stage)
@@ -57,16 +58,17 @@ def test_every_way_to_execute_learns_and_keeps_frozen_batch_norms(
         assert finish_codes == [0], stage
     losses = [event["loss"] for event in read_events(placed["train"].directory, "train")]
     assert losses[-1] < losses[0]
-    manifest = read_manifest(placed["evaluate"].directory)
-    assert manifest is not None
+    seal = read_seal(placed["evaluate"].directory, "stage")
+    assert seal is not None
     # Four colours under noise: chance is 75 %.
-    assert manifest.metrics["center32"]["top1_error_percent"] <= 25
+    assert seal.about["metrics"]["center32"]["top1_error_percent"] <= 25
     assert (tmp_path / "run" / "compiled").is_dir() == compile_
 
 
 def test_gpu_decoding_shows_what_cpu_decoding_shows(images: Path, tmp_path: Path) -> None:
     placed = start_run(tmp_path / "run", images)
-    index = read_dataset(placed["prepare"].directory).val
+    directory = parts_of(placed)["prepare-val"].directory
+    index = locate(read_index(directory), directory, small_recipe(images).data)
     positions = np.arange(len(index))
     whole_square, whole_image = Crop(40, 32, "whole", "last"), Crop(36, None, None)
     crops = [Crop(36, 32, "center"), Crop(36, 32, "top_left"), whole_square, whole_image]

@@ -27,7 +27,7 @@ def test_no_step_makes_the_host_wait_for_the_gpu(precision: str, decode: str, tm
     def take_steps(count: int) -> None:
         for _ in range(count):
             trainer._train_step(batches, throughput)
-            trainer._progress.global_step += 1
+            trainer._global_step += 1
 
     # The first ones allocate and choose algorithms, for which the host has to wait.
     take_steps(2)
@@ -39,14 +39,14 @@ def test_no_step_makes_the_host_wait_for_the_gpu(precision: str, decode: str, tm
         trainer._loader.close()
 
 
-def test_a_checkpoint_written_aside_holds_the_weights_of_its_own_step(tmp_path: Path) -> None:
+def test_a_checkpoint_written_in_the_background_holds_the_weights_of_its_own_step(tmp_path: Path) -> None:
     """The copies to pinned memory are queued before the next steps change what they read."""
     trainer = small_trainer(tmp_path, 4, checkpoint={"every_steps": 1, "keep_last": 9})
     taken, save = {}, trainer._save
 
     def saving() -> None:
         model = trainer._engine.model.state_dict()
-        taken[trainer._progress.global_step] = {name: tensor.clone() for name, tensor in model.items()}
+        taken[trainer._global_step] = {name: tensor.clone() for name, tensor in model.items()}
         save()
 
     trainer._save = saving  # type: ignore[method-assign]

@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-# In processes of their own: nothing of this one is to be kept from its collector.
+# In processes of their own: nothing of this one is to be kept from garbage collection.
 PRELUDE = "import gc, sys\nfrom pipeline.ground.gc_pause import paused_gc\n"
 
 
@@ -45,7 +45,7 @@ print(gc.isenabled(), gc.get_freeze_count())
     assert run(code, folder) == ["False", "True 0"]
 
 
-def test_the_collector_goes_on_after_an_error_and_stays_off_where_it_was(folder):
+def test_collection_goes_on_after_an_error_and_stays_off_where_it_was(folder):
     code = """
 try:
     with paused_gc():

@@ -16,7 +16,8 @@ def test_a_seed_is_the_same_for_ever() -> None:
 
 
 def test_parts_are_told_apart() -> None:
-    seeds = {derive_seed(*parts) for parts in [(1, 23), (12, 3), ("1", 23), (1, "23"), (123,), (1, 2, 3)]}
+    told_apart: list[tuple[int | str, ...]] = [(1, 23), (12, 3), ("1", 23), (1, "23"), (123,), (1, 2, 3)]
+    seeds = {derive_seed(*parts) for parts in told_apart}
     assert len(seeds) == 6
 
 

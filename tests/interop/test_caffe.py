@@ -22,6 +22,7 @@ def network() -> CaffeNetwork:
 
 def our_scores(imported: Imported, image_rgb: np.ndarray) -> np.ndarray:
     """As evaluate shows images to imported weights."""
+    assert imported.preprocessing is not None
     model = create_model(imported.model, imported.num_classes, max_pool=imported.preprocessing.max_pool)
     load_tensors(model, imported.tensors, "caffe")
     mean, std = (

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.ground.errors import UserError
+from pipeline.data.preprocessing import Preprocessing
+from pipeline.ground.errors import EXIT_USER_ERROR, UserError
+from pipeline.interop.__main__ import main
 from pipeline.interop.exporting import export_weights
 from pipeline.interop.importing import import_weights
-from pipeline.interop.preprocessing import Preprocessing
 from pipeline.models import create_model
 from pipeline.models.weights import load_tensors, read_metadata, read_weights, save_weights
 from tests.interop.random_weights import randomise, relative_error
@@ -49,15 +50,16 @@ def test_an_exported_state_dict_loads_as_pytorch_loads_it(ours, tmp_path):
     assert read_metadata(tmp_path / "theirs.safetensors") == {"format": "pt", **OWN.metadata()}
 
 
-def test_a_full_disk_is_named_and_leaves_nothing(ours, tmp_path):
+def test_a_limit_of_the_disk_is_named_and_leaves_nothing(ours, tmp_path, capsys):
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limits[1]))
     try:
-        with pytest.raises(UserError, match=r"theirs\.pth: no space left to write it"):
-            export_weights(ours, tmp_path / "theirs.pth", "cadene")
+        code = main(["export", str(ours), str(tmp_path / "theirs.pth"), "--layout", "cadene"])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
+    assert code == EXIT_USER_ERROR
+    assert f"{tmp_path / 'theirs.pth'}: a limit on the size of files" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

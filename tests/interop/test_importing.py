@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 import torch
 
+from pipeline.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from pipeline.ground.errors import UserError
 from pipeline.interop.importing import import_weights, read_foreign
-from pipeline.interop.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from pipeline.models import create_model
 from pipeline.models.weights import read_weights, save_weights
+from pipeline.networks.spec import SPECS
 from pipeline.store.file import sha256_of
 
 
@@ -47,6 +49,21 @@ def test_weights_of_this_project_come_back_bit_for_bit(small, tmp_path):
     found = read_weights(tmp_path / "w.safetensors")
     assert found.keys() == small.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in small.items())
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_of_networks_with_the_same_blocks_and_groups_the_one_with_these_shapes_is_found(
+    small, tmp_path, monkeypatch, is_first
+):
+    nano = SPECS["senet_nano"]
+    wide = dataclasses.replace(nano, name="senet_wide", widths=tuple(2 * width for width in nano.widths))
+    both = (wide, nano) if is_first else (nano, wide)
+    specs = {spec.name: spec for spec in both}
+    for module in ("pipeline.interop.network", "pipeline.interop.importing", "pipeline.models"):
+        monkeypatch.setattr(f"{module}.SPECS", specs)
+    assert read_foreign(saved(tmp_path / "nano.pth", small), None).model == "senet_nano"
+    tensors = create_model("senet_wide", 10, seed=1).state_dict()
+    assert read_foreign(saved(tmp_path / "wide.pth", tensors), None).model == "senet_wide"
 
 
 def test_a_layout_that_is_insisted_on_brings_its_preprocessing(small, tmp_path):
@@ -104,7 +121,7 @@ def test_the_wrong_layout_is_refused_with_what_was_found(small, tmp_path):
 )
 def test_another_network_is_named(tmp_path, tensors, name):
     path = saved(tmp_path / "w.pth", tensors)
-    message = f"{path}: another network: {name}; what can be converted is senet154, senet_nano"
+    message = f"{path}: another network: {name}; what can be converted is {', '.join(SPECS)}"
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         read_foreign(path, None)
 
@@ -115,7 +132,7 @@ def test_a_network_without_blocks_is_listed(tmp_path):
         read_foreign(path, None)
     assert str(caught.value) == (
         f"{path}: no network of a known layout; it holds 2, the first: features.0.weight (64, 3, 11, 11), "
-        f"{'x' * 80} (2,); what can be converted is senet154, senet_nano"
+        f"{'x' * 80} (2,); what can be converted is {', '.join(SPECS)}"
     )
 
 

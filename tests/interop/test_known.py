@@ -3,14 +3,14 @@ from __future__ import annotations
 import pytest
 
 from pipeline.config.crop_plan import CropGroup, CropPlan, builtin_plan
-from pipeline.interop.known import KNOWN, compare, published
+from pipeline.interop.known import KNOWN, Published, compare, published
 
 SENET = {"model": "senet154", "num_classes": "1000"}
 CADENE, LEGACY, GLUON, AUTHORS = KNOWN
 
 
 @pytest.mark.parametrize("known", [CADENE, LEGACY, GLUON])
-def test_a_public_file_is_known_by_its_checksum(known):
+def test_a_public_file_is_known_by_its_checksum(known: Published) -> None:
     sha256 = known.sha256_prefix + "0" * 56
     assert known.sha256_prefix in known.file
     assert published(SENET | {"source_layout": known.layout, "source_sha256": sha256}) is known

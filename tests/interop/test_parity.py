@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from pipeline.data.preprocessing import read_preprocessing
 from pipeline.interop.importing import import_weights, read_foreign
-from pipeline.interop.preprocessing import read_preprocessing
 from pipeline.models import create_model
 from pipeline.models.senet import SENet
 from pipeline.models.weights import load_tensors, load_weights, read_metadata
+from pipeline.networks.spec import MaxPool
 from tests.interop.random_weights import randomise, relative_error
 
 timm = pytest.importorskip("timm")
@@ -38,7 +39,7 @@ def foreign(make) -> nn.Module:
     return network.eval()
 
 
-def unfilled(max_pool: str) -> SENet:
+def unfilled(max_pool: MaxPool) -> SENet:
     with torch.device("meta"):
         return create_model("senet154", 1000, max_pool=max_pool)
 
@@ -84,6 +85,7 @@ def test_timm_s_gluon_file_gives_timm_s_scores_with_timm_s_pooling_and_no_other(
     theirs = foreign(lambda: timm.create_model("senet154"))
     torch.save(theirs.state_dict(), tmp_path / "gluon.pth")
     imported = read_foreign(tmp_path / "gluon.pth", layout=None)
+    assert imported.preprocessing is not None
     assert (imported.layout, imported.preprocessing.max_pool) == ("gluon", "padded")
     assert imported.preprocessing.resize == "bicubic_antialias"
     ours = unfilled("padded")

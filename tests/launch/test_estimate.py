@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-import json
+from pathlib import Path
+
+import pytest
 
 from launch.estimate import (
     Span,
@@ -16,11 +18,13 @@ from pipeline.config.schema import Config
 from pipeline.data.digits import write_digits
 from pipeline.models import create_model
 from pipeline.running.stage import PlacedStage, place_stages
+from pipeline.tracking.events import EventLog
 from stages import STAGES
+from tests.launch.finished import finish, finish_prepare, save_checkpoint
 from tests.recipes import small_recipe
 
 
-def place(config: Config, run) -> dict[str, PlacedStage]:
+def place(config: Config, run: Path) -> dict[str, PlacedStage]:
     return place_stages(config, run, STAGES)
 
 
@@ -33,27 +37,42 @@ def digits_recipe(tmp_path) -> Config:
 
 def test_number_of_digits_is_what_prepare_writes(tmp_path):
     config = digits_recipe(tmp_path)
-    write_digits(tmp_path / "digits")
-    written = sum(1 for _ in (tmp_path / "digits" / "train").rglob("*.*"))
+    write_digits(tmp_path / "digits", "train")
+    written = sum(1 for _ in (tmp_path / "digits").rglob("*.*"))
     assert training_images(config, place(config, tmp_path)).count == written
 
 
 def test_images_are_counted_once_prepare_is_done(tmp_path):
     config = small_recipe(tmp_path)
-    prepare = place(config, tmp_path)["prepare"].directory
-    prepare.mkdir()
-    (prepare / "train.tsv").write_text("path\tlabel\n" + "a\t0\n" * 7)
+    prepare = place(config, tmp_path)["prepare"]
     assert training_images(config, place(config, tmp_path)).count is None
-    (prepare / "manifest.json").write_text("{}")
+    finish_prepare(prepare, 7)
     assert training_images(config, place(config, tmp_path)).count == 7
 
 
+@pytest.mark.parametrize("damage", ["{", "{}", None])
+def test_a_damaged_index_is_said_to_be_damaged(tmp_path, damage: str | None):
+    config = small_recipe(tmp_path)
+    placed = place(config, tmp_path)
+    finish_prepare(placed["prepare"], 7)
+    index = placed["prepare"].parts[0].directory / "index.json"
+    index.unlink() if damage is None else index.write_text(damage)
+    images = training_images(config, placed)
+    assert images.count is None
+    assert images.source == f"unknown: the index in {index.parent} is damaged"
+
+
 def test_frozen_steps_begin_where_the_given_checkpoint_stands(tmp_path):
-    (tmp_path / "manifest.json").write_text(json.dumps({"global_step": 9, "files": {}}))
-    config = small_recipe(tmp_path, freeze_bn={"from_checkpoint": str(tmp_path)})
+    config = small_recipe(tmp_path, freeze_bn={"from_checkpoint": str(save_checkpoint(tmp_path, 9))})
     order = stream_order(config, 80)
-    spans = step_spans(config, order, {"freeze_bn": place(config, tmp_path)["freeze_bn"]})
-    assert spans == {"freeze_bn": Span(9, 20, 6)}
+    assert step_spans(config, order, place(config, tmp_path)) == {"freeze_bn": Span(9, 20, 6)}
+
+
+def test_the_training_stages_share_the_steps_of_the_recipe(tmp_path):
+    config = small_recipe(tmp_path)
+    spans = step_spans(config, stream_order(config, 80), place(config, tmp_path))
+    # 80 images in steps of 24: epoch 4 ends in step 14, epoch 6 with step 20.
+    assert spans == {"train": Span(0, 14, 4), "freeze_bn": Span(14, 20, 6)}
 
 
 def test_steps_done_come_from_the_record_and_all_count_once_the_stage_is_done(tmp_path):
@@ -61,9 +80,12 @@ def test_steps_done_come_from_the_record_and_all_count_once_the_stage_is_done(tm
     span = Span(0, 14, 4)
     assert steps_done(train, span) == 0
     train.directory.mkdir()
-    (train.directory / "events.jsonl").write_text('{"kind": "train", "global_step": 5}\n{"kind": "validation"}\n')
+    events = EventLog(train.directory)
+    events.write("train", global_step=5)
+    events.write("validation")
+    events.close()
     assert steps_done(train, span) == 5
-    (train.directory / "manifest.json").write_text("{}")
+    finish(train)
     assert steps_done(train, span) == 14
 
 

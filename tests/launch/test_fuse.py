@@ -14,16 +14,16 @@ from launch.__main__ import main
 from pipeline.data.ilsvrc import read_ilsvrc2012
 from pipeline.ground.errors import EXIT_DONE, EXIT_USER_ERROR
 from tests.conftest import REPOSITORY
-from tests.evaluation.ensemble_members import make_dataset, make_scores, write_scores
+from tests.evaluation.ensemble_members import make_index, make_scores, write_scores
 
 
 @pytest.fixture
 def members(tmp_path: Path) -> Path:
-    """A folder with the score files of three crop plans, beside the index of their images."""
-    dataset = make_dataset(tmp_path / "prepare-0", num_images=60)
+    """A folder with the score files of three crop plans, and not beside it the index of their images."""
+    index = make_index(tmp_path / "prepare-0", num_images=60)
     for seed, plan in enumerate(("center", "corners", "many")):
-        write_scores(tmp_path / "scores", plan, make_scores(dataset.val.labels, 8, seed, 3.0), dataset)
-    return tmp_path / "scores"
+        write_scores(tmp_path / "below" / "scores", plan, make_scores(index.labels, 8, seed, 3.0), index)
+    return tmp_path / "below" / "scores"
 
 
 def launch(*arguments: object) -> int:
@@ -43,7 +43,7 @@ def test_score_files_are_fused_into_a_new_folder_with_a_table(
     error = figures["errors"]["top1"]
     assert f"top-1 {error['low']:.2f} to {error['high']:.2f} %" in shown
     assert "no contest files: the images are folder, not the contest's" in shown
-    assert sorted(path.name for path in out.iterdir()) == ["fused.json", "scores-fused.json", "scores-fused.npy"]
+    assert sorted(path.name for path in out.iterdir()) == ["fused.json", "scores-fused.npy", "scores-fused.seal.json"]
     assert str(figures["disagreement_percent"][0][1])[:4] in shown
 
 

@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from launch.inputs import check_inputs
+from launch.inputs import check_initial_checkpoint, check_inputs
+from pipeline.config.reader import load_config
 from pipeline.config.schema import Config
 from pipeline.ground.errors import UserError
 from pipeline.running.stage import place_stages
 from stages import STAGES
+from tests.conftest import REPOSITORY
+from tests.launch.finished import finish, save_checkpoint
 from tests.recipes import small_recipe
 
 
@@ -38,10 +41,33 @@ def test_a_relative_folder_is_told_in_full(tmp_path, monkeypatch):
 
 def test_images_that_were_checked_already_may_be_gone(tmp_path):
     config = small_recipe(tmp_path / "images")
-    prepare = place_stages(config, tmp_path / "run", STAGES)["prepare"].directory
-    prepare.mkdir(parents=True)
-    (prepare / "manifest.json").write_text("{}")
+    finish(place_stages(config, tmp_path / "run", STAGES)["prepare"])
     check(config, tmp_path / "run")
+
+
+def test_only_the_splits_that_are_wanted_must_be_there(tmp_path):
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes((2).to_bytes(8, "little") + b"{}")
+    images = tmp_path / "images"
+    overrides = [f"data.root={images}", "data.test=test", f"evaluate.weights={weights}"]
+    recipe = REPOSITORY / "configs" / "senet154_1gpu.yaml"
+    images.mkdir()
+    with pytest.raises(UserError, match=rf"\Adata\.val: must be a folder \(given {images}/val\)\Z"):
+        check(load_config(recipe, overrides), tmp_path / "run")
+    with pytest.raises(UserError, match=rf"\Adata\.test: must be a folder \(given {images}/test\)\Z"):
+        check(load_config(recipe, [*overrides, "evaluate.split=test", "fuse.selection=none"]), tmp_path / "run")
+
+
+def test_a_checkpoint_is_known_by_its_seal(tmp_path):
+    checkpoint = save_checkpoint(tmp_path, 9)
+    check_initial_checkpoint(small_recipe(tmp_path, freeze_bn={"from_checkpoint": str(checkpoint)}))
+    stage = small_recipe(tmp_path, freeze_bn={"from_checkpoint": str(tmp_path)})
+    with pytest.raises(UserError, match=r"freeze_bn\.from_checkpoint: must be the directory of a checkpoint"):
+        check_initial_checkpoint(stage)
+    seal = checkpoint / "seal.json"
+    seal.write_text(seal.read_text().replace('"global_step": 9', '"global_step": 8'))
+    with pytest.raises(UserError, match=r"step-00000009/seal\.json: damaged"):
+        check_initial_checkpoint(small_recipe(tmp_path, freeze_bn={"from_checkpoint": str(checkpoint)}))
 
 
 def test_a_pickle_to_be_evaluated_is_refused_with_the_command_that_converts_it(tmp_path):

@@ -59,7 +59,7 @@ def toolkit(folder: Path, release: str, *, headers: bool = True) -> Path:
 def interpreter(
     folder: Path, cuda: str, cuda_home: str | Path, *, has_pip: bool = True, imports: str = "amp_C"
 ) -> Path:
-    """A Python with a PyTorch for `cuda`, which builds nothing and can then import the extensions named."""
+    """A Python with a PyTorch for `cuda`, which builds nothing and can then import the extension named."""
     return executable(
         folder / "python",
         f"""
@@ -133,25 +133,25 @@ def test_nvcc_away_from_its_toolkit_is_refused(source: Path, tmp_path: Path) -> 
     assert f"{cuda}: has nvcc but not the toolkit's headers" in answer.stderr
 
 
-def test_build_is_told_which_extensions_to_make_and_reported(source: Path, tmp_path: Path) -> None:
+def test_build_is_told_which_extension_to_make_and_reported(source: Path, tmp_path: Path) -> None:
     cuda = toolkit(tmp_path / "cuda", "13.0")
-    python = interpreter(tmp_path, "13.0", cuda, imports="amp_C bnp")
-    answer = run_script(source, "--nhwc-batch-norm", PYTHON=python, CPATH="/mine")
+    python = interpreter(tmp_path, "13.0", cuda, imports="amp_C")
+    answer = run_script(source, PYTHON=python, CPATH="/mine")
     assert answer.returncode == EXIT_DONE, answer.stderr
     environment = (tmp_path / "environment").read_text().splitlines()
-    expected = ["APEX_CPP_EXT=1", "APEX_CUDA_EXT=1", "APEX_BNP=1", f"CUDA_HOME={cuda}"]
+    expected = ["APEX_CPP_EXT=1", "APEX_CUDA_EXT=1", f"CUDA_HOME={cuda}"]
     assert {*expected, "CPATH=/mine:/headers/cudnn/include"} <= set(environment)
     arguments = (tmp_path / "arguments").read_text().split()
     assert arguments[:3] == ["-m", "pip", "install"]
     assert {"--no-build-isolation", "--no-deps", str(source)} <= set(arguments)
-    assert answer.stdout.splitlines()[-1].endswith(f"Apex is installed for {python}, with amp_C bnp (CUDA 13.0)")
+    assert answer.stdout.splitlines()[-1].endswith(f"Apex is installed for {python}, with amp_C (CUDA 13.0)")
 
 
 def test_extension_that_was_built_in_vain_is_named(source: Path, tmp_path: Path) -> None:
     cuda = toolkit(tmp_path / "cuda", "13.0")
-    answer = run_script(source, "--nhwc-batch-norm", PYTHON=interpreter(tmp_path, "13.0", cuda, imports="amp_C"))
+    answer = run_script(source, PYTHON=interpreter(tmp_path, "13.0", cuda, imports="others"))
     assert answer.returncode == EXIT_FAILED
-    assert "bnp was built but cannot be imported" in answer.stderr
+    assert "amp_C was built but cannot be imported" in answer.stderr
 
 
 def test_environment_without_pip_is_installed_into_with_uv(source: Path, tmp_path: Path) -> None:
@@ -161,7 +161,6 @@ def test_environment_without_pip_is_installed_into_with_uv(source: Path, tmp_pat
     answer = run_script(source, "--dry-run", PYTHON=python, PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     assert answer.returncode == EXIT_DONE, answer.stderr
     assert f"uv pip install --python {python} --no-cache" in answer.stdout
-    assert "APEX_BNP" not in answer.stdout
 
 
 def test_dry_run_for_this_pytorch_prints_one_command_and_builds_nothing(tmp_path: Path, source: Path) -> None:
@@ -177,7 +176,7 @@ def test_dry_run_for_this_pytorch_prints_one_command_and_builds_nothing(tmp_path
     assert not (source / "build").exists()
 
 
-def test_command_makes_the_real_setup_build_these_extensions(tmp_path: Path) -> None:
+def test_command_makes_the_real_setup_build_the_extension(tmp_path: Path) -> None:
     if "APEX_SOURCE" not in os.environ:
         pytest.skip("APEX_SOURCE does not name a checkout of NVIDIA Apex")
     if torch.version.cuda is None:
@@ -189,14 +188,10 @@ def test_command_makes_the_real_setup_build_these_extensions(tmp_path: Path) -> 
         "lambda **given: print('built:', *(extension.name for extension in given['ext_modules'])); "
         "runpy.run_path('setup.py')"
     )
-    built = {}
-    for flags in ((), ("--nhwc-batch-norm",)):
-        answer = run_script(source, "--dry-run", *flags, PYTHON=sys.executable, CUDA_HOME=cuda)
-        words = shlex.split(answer.stdout.splitlines()[-1])
-        settings = words[: words.index(sys.executable)]
-        assert words[-1] == str(source)
-        answer = subprocess.run([*settings, sys.executable, "-c", show], cwd=source, capture_output=True, text=True)
-        assert answer.returncode == 0, answer.stderr
-        built[flags] = set(answer.stdout.splitlines()[-1].split()[1:])
-    assert {"apex_C", "amp_C"} <= built[()]
-    assert built[("--nhwc-batch-norm",)] - built[()] == {"bnp"}
+    answer = run_script(source, "--dry-run", PYTHON=sys.executable, CUDA_HOME=cuda)
+    words = shlex.split(answer.stdout.splitlines()[-1])
+    settings = words[: words.index(sys.executable)]
+    assert words[-1] == str(source)
+    answer = subprocess.run([*settings, sys.executable, "-c", show], cwd=source, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert {"apex_C", "amp_C"} <= set(answer.stdout.splitlines()[-1].split()[1:])

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import pytest
 
 from launch.plan import describe_schedule, print_plan
+from launch.run_directory import set_up
 from pipeline.config.reader import load_config, write_run_config
 from pipeline.ground.errors import UserError
+from pipeline.ground.ranks import Ranks
+from pipeline.running.attempts import note_start
 from pipeline.running.stage import place_stages
+from pipeline.tracking.events import EventLog
 from stages import STAGES
 from tests.conftest import REPOSITORY
+from tests.launch.finished import finish, save_checkpoint
 from tests.recipes import small_recipe
 
 CONFIGS = REPOSITORY / "configs"
@@ -73,7 +77,7 @@ def test_fewer_gpus_keep_the_global_batch_by_accumulation(capsys, tmp_path, proc
 
 
 def test_plan_of_the_demo_at_two_processes(capsys, tmp_path):
-    overrides = ["processes=2", "epochs=10", "freeze_bn.last_epochs=2", "global_batch=64", "optim.lr=0.05"]
+    overrides = ["processes=2", "epochs=10", "train.frozen_epochs=2", "global_batch=64", "optim.lr=0.05"]
     overrides += ["warmup_epochs=1", "schedule.kind=cosine", "expected_images_per_second=400"]
     rows = plan_rows(capsys, CONFIGS / "demo.yaml", overrides, tmp_path)
     assert rows["batch"].startswith("global batch 64 = 2 processes x 32 images x 1 accumulation step; lr 0.05 is")
@@ -111,13 +115,42 @@ def test_a_plan_without_training_has_no_figures_of_training(capsys, tmp_path):
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes((2).to_bytes(8, "little") + b"{}")
     rows = plan_rows(capsys, CONFIGS / "demo.yaml", [f"evaluate.weights={weights}"], tmp_path / "run")
-    assert "images" in rows
-    assert not {"train", "batch", "steps", "time", "lr", "memory", "checkpoint"} & rows.keys()
+    assert "evaluate" in rows
+    assert not {"images", "train", "batch", "steps", "time", "lr", "memory", "checkpoint"} & rows.keys()
 
 
 def test_a_plan_writes_nothing(capsys, tmp_path):
     plan_rows(capsys, CONFIGS / "demo.yaml", [], tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_changes_of_the_recipe_are_shown_as_run_will_treat_them(capsys, tmp_path):
+    run, recipe = tmp_path / "run", CONFIGS / "demo.yaml"
+    config = load_config(recipe)
+    set_up(run, config, [], accept_changes=False)
+    for stage in place_stages(config, run, STAGES).values():
+        finish(stage)
+    assert print_plan(recipe, ["evaluate.batch=7"], run) == 0
+    assert f"\nmade anew, beside the old in {run}: evaluate, fuse" in capsys.readouterr().out
+    assert print_plan(recipe, ["optim.lr=7"], run) == 0
+    shown = capsys.readouterr().out
+    assert f"{run} was set up with another recipe; this one differs in\n  optim.lr: 0.05 -> 7.0\n" in shown
+    assert "\n`run` will want --accept-changes\n" in shown
+    assert print_plan(recipe, ["threads=7"], run) == 0
+    assert "beside" not in capsys.readouterr().out
+
+
+def test_unfinished_work_and_a_damaged_seal_are_a_line_each(capsys, tmp_path):
+    placed = place_stages(load_config(CONFIGS / "demo.yaml"), tmp_path, STAGES)
+    for name in ("prepare", "build"):
+        finish(placed[name])
+    save_checkpoint(placed["train"].directory, 7)
+    note_start(placed["train"].directory, Ranks(0, 0, 1))
+    seal = placed["build"].directory / "seal.json"
+    seal.write_bytes(seal.read_bytes()[:-9])
+    rows = plan_rows(capsys, CONFIGS / "demo.yaml", [], tmp_path)
+    assert rows["train"].endswith("unfinished work, saved after step 7 (killed)")
+    assert f"{seal}: not a readable seal" in rows["build"]
 
 
 def test_a_missing_engine_is_a_warning_of_one_line(capsys, tmp_path, monkeypatch):
@@ -127,22 +160,23 @@ def test_a_missing_engine_is_a_warning_of_one_line(capsys, tmp_path, monkeypatch
     assert rows["warning:"].endswith(": it is not installed; " + BUILD_APEX)
     # What is trained already needs no engine, and PyTorch alone is always there.
     placed = place_stages(load_config(CONFIGS / "demo.yaml", ["engine=apex"]), tmp_path, STAGES)
-    for name in ("train", "freeze_bn"):
-        placed[name].directory.mkdir()
-        (placed[name].directory / "manifest.json").touch()
+    for stage in placed.values():
+        if stage.stage.is_training:
+            finish(stage)
     assert "warning:" not in plan_rows(capsys, CONFIGS / "demo.yaml", ["engine=apex"], tmp_path)
     assert "warning:" not in plan_rows(capsys, CONFIGS / "demo.yaml", [], tmp_path / "other")
 
 
 def test_measured_speed_replaces_the_expected_one_and_done_steps_are_taken_off(capsys, tmp_path):
-    overrides = ["processes=1", "epochs=10", "freeze_bn.last_epochs=2", "global_batch=64"]
+    overrides = ["processes=1", "epochs=10", "train.frozen_epochs=2", "global_batch=64"]
     config = load_config(CONFIGS / "demo.yaml", overrides)
     train = place_stages(config, tmp_path, STAGES)["train"].directory
     train.mkdir()
-    events = [{"kind": "train", "time": 1.0, "global_step": 45 + i, "images_per_second": 320.0} for i in range(1, 46)]
-    (train / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
-    attempt = {"kind": "start", "time": 1.0, "world_size": 2}
-    (train / "attempts.jsonl").write_text(json.dumps(attempt) + "\n")
+    events = EventLog(train)
+    for step in range(46, 91):
+        events.write("train", global_step=step, images_per_second=320.0)
+    events.close()
+    note_start(train, Ranks(0, 0, 2))
     rows = plan_rows(capsys, CONFIGS / "demo.yaml", overrides, tmp_path)
     # 225 steps x 64 images / 160 images/s = 90 s; 90 of the steps are done
     assert rows["time"].startswith(

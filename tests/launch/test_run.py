@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shlex
 import shutil
 import signal
@@ -16,7 +18,7 @@ import pytest
 from launch.__main__ import main
 from pipeline.config.reader import load_config, write_run_config
 from pipeline.ground.errors import EXIT_STOPPED
-from pipeline.running.outcome import read_outcome
+from pipeline.running.attempts import read_outcome
 from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.store.lock import exclusive, lock_holder
 from pipeline.tracking.events import read_events
@@ -103,8 +105,9 @@ def test_a_stopped_run_goes_on_with_the_command_it_prints_and_ends_with_its_resu
     assert process.returncode == EXIT_STOPPED, err
     assert "Traceback" not in err
     assert "ChildFailedError" not in err
-    assert "[1/7] prepare: already done in" in out
-    assert "[3/7] train: train to the epoch where the batch norms freeze" in out
+    total, number = len(stages), list(stages).index("train") + 1
+    assert f"[1/{total}] prepare: already done in" in out
+    assert f"[{number}/{total}] train: train to the epoch where the batch norms freeze" in out
     shown = status(run, capsys)
     assert "stopped, resumable" in shown
     assert "checkpoint after step" in shown
@@ -114,7 +117,7 @@ def test_a_stopped_run_goes_on_with_the_command_it_prints_and_ends_with_its_resu
     done = subprocess.run(shlex.split(last.removeprefix("to go on: ")), cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "going on after step" in done.stdout
-    assert "[7/7] report: done in" in done.stdout
+    assert f"[{total}/{total}] report: done in" in done.stdout
     table, report = done.stdout.splitlines()[-5:-2], done.stdout.splitlines()[-1]
     assert table[0].split() == ["crop", "plan", "crops", "top-1", "error", "top-5", "error"]
     assert table[1].split()[:2] == ["center32", "1"]
@@ -122,12 +125,12 @@ def test_a_stopped_run_goes_on_with_the_command_it_prints_and_ends_with_its_resu
     assert table[1].split()[-4:] == table[2].split()[-4:]
     assert Path(report.removeprefix("report: ")).is_file()
     shown = status(run, capsys)
-    assert shown.count(" done ") == 7
-    assert "in 2 starts" in shown
+    assert shown.count(" done ") == total
+    assert "in 2 attempts" in shown
 
     again = launch("run", recipe, "--run", run)
     assert again.returncode == 0
-    assert again.stdout.count("already done") == 7
+    assert again.stdout.count("already done") == total
     assert again.stdout.splitlines()[-1] == report
 
 
@@ -143,6 +146,39 @@ def test_ctrl_c_lets_the_stage_save_before_the_launcher_ends(recipe, run):
     assert err.splitlines()[-1].startswith("to go on: ")
     assert lock_holder(train.directory) is None
     assert list((train.directory / "checkpoints").glob("step-*"))
+
+
+def test_a_second_ctrl_c_ends_the_run_with_1_and_says_that_nothing_was_saved(recipe, run, capsys):
+    train = placed(recipe, run)["train"]
+    process = start("run", recipe, "--run", run, "--only", "train")
+    wait_until(trains(train), process)
+    holder = lock_holder(train.directory)
+    assert holder is not None
+    # As one that hangs in a driver: it can neither save nor handle a signal.
+    os.kill(int(holder.split()[1]), signal.SIGSTOP)
+    assert process.stderr is not None
+    process.send_signal(signal.SIGINT)
+    assert process.stderr.readline() == "\n"
+    assert process.stderr.readline().endswith("Ctrl-C again ends it without saving\n")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1, err
+    *_, ended, advice = err.splitlines()
+    assert ended.endswith("ended at once by a second Ctrl-C: what was done since the last checkpoint is not saved")
+    assert advice.startswith("to go on: ")
+    assert "killed, resumable" in status(run, capsys)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_stage_whose_directory_is_deleted_ends_with_2_and_one_sentence(recipe, run, processes):
+    train = placed(recipe, run)["train"]
+    process = start("run", recipe, f"processes={processes}", "--run", run, "--only", "train")
+    wait_until(trains(train), process)
+    shutil.rmtree(train.directory)
+    _, err = process.communicate()
+    assert process.returncode == 2, err
+    assert "Traceback" not in err
+    assert f"{train.directory}: this folder was removed while the stage ran" in err
 
 
 def test_a_killed_launcher_takes_its_stage_with_it_and_the_work_is_saved(recipe, run):
@@ -187,13 +223,13 @@ def test_a_damaged_input_ends_a_stage_with_2_and_one_message(recipe, run, capsys
 
 
 def test_a_group_s_exit_code_is_its_first_failing_process_s(recipe, run):
-    (placed(recipe, run)["build"].directory / "manifest.json").write_text("{")
+    (placed(recipe, run)["build"].directory / "seal.json").write_text("{")
     failed = launch("run", recipe, "processes=2", "--run", run, "--only", "train")
     assert failed.returncode == 2, failed.stderr
     assert "Traceback" not in failed.stderr
     *_, advice = failed.stderr.splitlines()
     assert advice.startswith("when the cause is removed, go on with: ")
-    assert "manifest.json: not a readable manifest" in failed.stderr
+    assert "seal.json: not a readable seal" in failed.stderr
 
 
 def test_a_stage_that_another_process_works_on_is_left_alone(recipe, run, capsys):
@@ -205,11 +241,45 @@ def test_a_stage_that_another_process_works_on_is_left_alone(recipe, run, capsys
         assert "running" in status(run, capsys)
 
 
-def test_a_finished_stage_with_an_unreadable_manifest_is_not_passed_over(recipe, run, capsys):
-    manifest = placed(recipe, run)["build"].directory / "manifest.json"
-    manifest.write_text("{")
+def test_a_finished_stage_with_a_damaged_seal_is_not_passed_over(recipe, run, capsys):
+    seal = placed(recipe, run)["build"].directory / "seal.json"
+    seal.write_text("{")
     assert main(["run", str(recipe), "--run", str(run)]) == 2
-    assert f"{manifest}: not a readable manifest" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"{seal}: not a readable seal" in error
+    assert error.endswith(f"delete {seal.parent} and run the same command again\n")
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "status", "logs", "cancel", "submit"])
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("file", "a part of the path is a file, not a folder (Not a directory); choose another path"),
+        ("file/below", "a part of the path is a file, not a folder (Not a directory); choose another path"),
+        ("x" * 300, "the path is too long (File name too long); choose another path"),
+        ("/".join(["y" * 99] * 42), "the path is too long (File name too long); choose another path"),
+    ],
+)
+def test_a_path_that_no_run_can_have_is_refused_in_a_sentence(tmp_path, monkeypatch, capsys, command, place, message):
+    monkeypatch.chdir(REPOSITORY)
+    (tmp_path / "file").touch()
+    run = f"{tmp_path}/{place}"
+    if command in ("run", "plan", "submit"):
+        profile = ["--profile", "slurm/profiles/cpu_test.yaml"] if command == "submit" else []
+        arguments = ["configs/demo.yaml", *profile, "--run", run]
+    else:
+        arguments = [run, *(["train"] if command == "logs" else [])]
+    assert main([command, *arguments]) == 2
+    assert capsys.readouterr().err == f"{run}: {message}\n"
+
+
+def test_an_error_of_the_disk_that_nobody_foresaw_keeps_its_traceback(monkeypatch, capsys):
+    def fail(*arguments: object) -> int:
+        raise OSError(errno.EIO, "Input/output error", "/somewhere")
+
+    monkeypatch.setattr("launch.plan.print_plan", fail)
+    with pytest.raises(OSError, match="/somewhere"):
+        main(["plan", "configs/demo.yaml"])
 
 
 @pytest.mark.parametrize(

@@ -9,19 +9,19 @@ from launch import simulation
 from launch.plan import print_plan
 from launch.simulation import describe_rates, describe_sharding
 from pipeline.config.reader import write_run_config
-from pipeline.data.index import ImageRecord, write_dataset
 from pipeline.data.order import StreamOrder
 from pipeline.ground.errors import UserError
 from pipeline.running.simulation import Network, Sharding, Simulation
 from pipeline.running.stage import place_stages
 from stages import STAGES
 from tests.conftest import REPOSITORY
+from tests.launch.finished import finish_prepare
 from tests.recipes import small_recipe
 
 RECIPE = REPOSITORY / "configs" / "senet154_ilsvrc2017.yaml"
 PROFILES = REPOSITORY / "slurm" / "profiles"
 EXACT = Sharding(64, 1_281_167, 2, 1252, 40_064, 40_064, 0, 0, 0)
-NETWORK = Network(1000, 5_000_000, 0, 4_000, 8_000)
+NETWORK = Network(1000, 5_000_000, 224, 0, 4_000, 8_000)
 
 
 def simulated(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
@@ -54,11 +54,7 @@ def test_simulation_of_the_winning_recipe_on_64_ranks_has_its_numbers(capsys, tm
 def test_the_index_of_a_finished_prepare_is_what_is_shared(capsys, tmp_path):
     config = small_recipe(tmp_path, resources={"processes": 3})
     write_run_config(tmp_path / "recipe", config)
-    prepare = place_stages(config, tmp_path / "run", STAGES)["prepare"].directory
-    records = [ImageRecord(f"{number}.JPEG", 0, 1, 32, 32, "0" * 16) for number in range(50)]
-    prepare.mkdir(parents=True)
-    write_dataset(prepare, "folder", [], dict.fromkeys(("train", "val"), tmp_path), {"train": records, "val": []})
-    (prepare / "manifest.json").write_text("{}")
+    finish_prepare(place_stages(config, tmp_path / "run", STAGES)["prepare"], 50)
     assert print_plan(tmp_path / "recipe" / "config.yaml", [], tmp_path / "run", simulate=True) == 0
     rows = simulated(capsys)
     assert rows["shards"] == (

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from pipeline.bench.advice import Identity, read_probe
 from tests.conftest import REPOSITORY
 
 RECIPE = REPOSITORY / "configs" / "demo.yaml"
-IDENTITY = {
+IDENTITY: dict[str, Any] = {
     "device": "some GPU",
     "torch": "2.11",
     "cudnn": 91000,
@@ -51,7 +52,7 @@ def child(tmp_path, monkeypatch):
         script = tmp_path / "child"
         script.write_text(f"#!{PYTHON}\n{CHILD.format(first=first, lines=lines, then=then)}")
         script.chmod(0o755)
-        monkeypatch.setattr(tune.sys, "executable", str(script))
+        monkeypatch.setattr(sys, "executable", str(script))
 
     return replace
 
@@ -114,7 +115,7 @@ def test_what_takes_too_long_is_left_out_and_the_rest_kept(child, capsys, monkey
 
 def test_a_probe_that_cannot_begin_has_said_why_and_nothing_is_kept(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(tune.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     assert print_tuning(RECIPE, [], again=False) == 1
     assert list(tmp_path.iterdir()) == []
 

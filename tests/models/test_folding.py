@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from pipeline.models import create_model
+from pipeline.models.bn_freeze import FrozenBatchNorm2d, Scope, freeze_batch_norms
 from pipeline.models.folding import fold_batch_norms
 from pipeline.models.senet import SENet
 from pipeline.networks.spec import MaxPool
-from pipeline.training.bn_freeze import FrozenBatchNorm2d, Scope, freeze_batch_norms
 
 
 def make_network(name: str = "senet_nano", *, seed: int = 1, size_px: int = 64, max_pool: MaxPool = "ceil") -> SENet:

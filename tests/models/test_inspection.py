@@ -57,7 +57,8 @@ def _one_block_less(model: SENet) -> None:
 
 
 def _one_block_more(model: SENet) -> None:
-    model.layer4.append(model.layer4[2].__class__(2048, 2048, stride=1, groups=64, reduction=16, bn_momentum=0.1))
+    block = model.layer4[2].__class__
+    model.layer4.append(block(2048, 2048, stride=1, groups=64, reduction=16, bn_momentum=0.1))  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize(

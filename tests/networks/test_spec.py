@@ -91,7 +91,7 @@ def test_senet154_keeps_the_measured_memory_an_image() -> None:
 
 @pytest.mark.parametrize(
     ("spec", "image_size_px"),
-    [(SPECS["senet_nano"], 32), (SENetSpec("wide", (8, 8, 16), (32, 64, 128, 256), (1, 2, 1, 1), 8, 8), 65)],
+    [(SPECS["senet_nano"], 32), (SENetSpec("wide", (8, 8, 16), (32, 64, 128, 256), (1, 2, 1, 1), 8, 8, 65), 65)],
     ids=["senet_nano at 32", "four stages at an odd size"],
 )
 def test_activation_memory_is_what_pytorch_keeps_for_backward(spec: SENetSpec, image_size_px: int) -> None:

@@ -14,25 +14,29 @@ from pipeline.config.reader import write_run_config
 from pipeline.config.schema import Config
 from pipeline.data.findings import Finding, write_findings
 from pipeline.data.ilsvrc import read_ilsvrc2012
-from pipeline.data.index import Dataset, ImageClass, ImageRecord, read_dataset, write_dataset
+from pipeline.data.index import FLAGS, ImageClass, ImageIndex, make_index, read_index, write_index
+from pipeline.data.source import locate
 from pipeline.evaluation.ensemble import fuse
 from pipeline.evaluation.expansion import count_crops
 from pipeline.evaluation.members import read_members
 from pipeline.evaluation.metrics import class_table, error_percent, rank_scores, worst_mistakes
+from pipeline.ground.errors import EXIT_DONE
+from pipeline.ground.ranks import Ranks
 from pipeline.networks.spec import SPECS
 from pipeline.networks.summary import summarise
-from pipeline.running.attempts import recorded_attempt
-from pipeline.running.provenance import collect_provenance
-from pipeline.running.stage import PlacedStage, place_stages
+from pipeline.reporting.record import RunRecord, read_run_record
+from pipeline.running.attempts import Outcome, note_end, note_start
+from pipeline.running.stage import Part, parts_of, place_stages
 from pipeline.store.file import sha256_of
-from pipeline.store.manifest import Manifest, describe_outputs, write_manifest
+from pipeline.store.seal import read_seal
 from pipeline.tracking.events import EventLog
 from stages import STAGES
 from tests.evaluation.ensemble_members import write_scores
+from tests.sealed import seal_part
 
 HOSTILE = "<script>alert('x')</script> & \"co\""
 STEPS_PER_EPOCH = 10
-VIEW = {"resize_px": 32, "crop_px": 32}
+CROP = {"resize_px": 32, "crop_px": 32}
 
 
 def make_config(folder: Path, **sections: Any) -> Config:
@@ -48,13 +52,13 @@ def make_config(folder: Path, **sections: Any) -> Config:
             "global_batch": 64,
             "max_micro_batch": 32,
             "image_size_px": 32,
-            "validation": {"name": "center32", "crops": [VIEW]},
+            "frozen_epochs": 2,
+            "validation": {"name": "center32", "crops": [CROP]},
         },
-        "freeze_bn": {"last_epochs": 2},
         "evaluate": {
             "plans": [
-                {"name": "center32", "crops": [VIEW]},
-                {"name": "flipped", "crops": [{**VIEW, "mirror": True}]},
+                {"name": "center32", "crops": [CROP]},
+                {"name": "flipped", "crops": [{**CROP, "mirror": True}]},
             ]
         },
         "tracking": {"wandb": "disabled"},
@@ -64,34 +68,37 @@ def make_config(folder: Path, **sections: Any) -> Config:
 
 
 def make_run(folder: Path, config: Config, num_val: int = 60) -> Path:
-    """Every stage that the report of `config` reads, done, below `folder`/run."""
+    """Every part that the report of `config` reads, done, below `folder`/run."""
     run = folder / "run"
     run.mkdir(parents=True)
     write_run_config(run, config)
-    placed = place_stages(config, run, STAGES)
-    for name in (*placed["report"].inputs,):
-        placed[name].directory.mkdir()
-        with recorded_attempt(placed[name].directory, 1):
-            outputs, metrics = WRITERS[name](placed[name], config, folder, num_val)
-        _finish(placed[name], outputs, metrics)
+    parts = parts_of(place_stages(config, run, STAGES))
+    for name in parts["report"].inputs:
+        part = parts[name]
+        part.directory.mkdir()
+        note_start(part.directory, Ranks())
+        files, metrics = WRITERS[name.partition("-")[0]](part, config, folder, num_val)
+        seal_part(part, files, metrics)
+        note_end(part.directory, Outcome(EXIT_DONE, "done", 0))
     return run
 
 
-def input_directories(config: Config, run: Path) -> dict[str, Path]:
-    """What the report stage gets as inputs."""
-    placed = place_stages(config, run, STAGES)
-    return {name: placed[name].directory for name in placed["report"].inputs}
+def read_record(config: Config, run: Path) -> RunRecord:
+    """What the report stage reads of its inputs."""
+    parts = parts_of(place_stages(config, run, STAGES))
+    inputs = {name: parts[name].directory for name in parts["report"].inputs}
+    seals = {name: seal for name, path in inputs.items() if (seal := read_seal(path, "stage"))}
+    indexes = {
+        str(parts[name].split): locate(read_index(path), path, config.data)
+        for name, path in inputs.items()
+        if parts[name].split
+    }
+    return read_run_record(config, inputs, seals, indexes)
 
 
-def _finish(placed: PlacedStage, outputs: list[str], metrics: dict[str, Any]) -> None:
-    described = describe_outputs(placed.directory, outputs)
-    made = (dict(placed.input_keys), described, placed.config_part, collect_provenance(), metrics)
-    write_manifest(placed.directory, Manifest(placed.name, placed.key, *made))
-
-
-def _prepare(placed: PlacedStage, config: Config, folder: Path, num_val: int) -> tuple[list[str], dict[str, Any]]:
-    root = folder / "images"
-    root.mkdir()
+def _prepare(part: Part, config: Config, folder: Path, num_val: int) -> tuple[list[str], dict[str, Any]]:
+    root = folder / "images" / str(part.split)
+    root.mkdir(parents=True)
     generator = np.random.default_rng(7)
     for number in range(4):
         pixels = generator.integers(0, 256, (60, 80, 3), np.uint8)
@@ -100,33 +107,37 @@ def _prepare(placed: PlacedStage, config: Config, folder: Path, num_val: int) ->
         ImageClass(label, f"n{label:08d}", HOSTILE if label == 1 else f"word {label}, other word", None)
         for label in range(config.model.num_classes)
     ]
-    records = [
-        ImageRecord(f"{position % 4}.jpg", position % config.model.num_classes, 4000, 80, 60, "0" * 16, ("grey",))
-        for position in range(max(num_val, config.model.num_classes))
-    ]
-    outputs = write_dataset(
-        placed.directory,
+    num_images = max(num_val, config.model.num_classes)
+    index = make_index(
+        str(part.split),
         config.data.dataset,
         classes,
-        dict.fromkeys(("train", "val"), root),
-        {"train": records, "val": records},
+        names=[f"{position % 4}.jpg" for position in range(num_images)],
+        labels=np.arange(num_images) % config.model.num_classes,
+        num_bytes=np.full(num_images, 4000),
+        widths=np.full(num_images, 80),
+        heights=np.full(num_images, 60),
+        sha256=np.zeros((num_images, 32)),
+        flags=np.full(num_images, 1 << FLAGS.index("grey")),
     )
-    findings = [Finding("train", f"{HOSTILE}.jpg", "duplicate", "warning", "the same bytes as train/0.jpg")]
-    return [*outputs, write_findings(placed.directory, findings)], {}
+    findings = []
+    if part.split == "train":
+        findings.append(Finding("train", f"{HOSTILE}.jpg", "duplicate", "warning", "the same bytes as train/0.jpg"))
+    return [*write_index(part.directory, index), write_findings(part.directory, findings)], {}
 
 
-def _build(placed: PlacedStage, config: Config, folder: Path, num_val: int) -> tuple[list[str], dict[str, Any]]:
+def _build(part: Part, config: Config, folder: Path, num_val: int) -> tuple[list[str], dict[str, Any]]:
     summary = summarise(SPECS[config.model.name], config.model.num_classes, config.train.image_size_px)
     summary["checks"] = [{"claim": "parameters: 1 claimed", "found": "1 found", "passed": True}]
-    (placed.directory / "summary.json").write_text(json.dumps(summary))
+    (part.directory / "summary.json").write_text(json.dumps(summary))
     return ["summary.json"], {}
 
 
-def _train(placed: PlacedStage, config: Config, folder: Path, num_val: int) -> tuple[list[str], dict[str, Any]]:
+def _train(part: Part, config: Config, folder: Path, num_val: int) -> tuple[list[str], dict[str, Any]]:
     epochs = (
-        (0, config.train_stage_epochs) if placed.name == "train" else (config.train_stage_epochs, config.train.epochs)
+        (0, config.train_stage_epochs) if part.name == "train" else (config.train_stage_epochs, config.train.epochs)
     )
-    log = EventLog(placed.directory)
+    log = EventLog(part.directory)
     for step in range(epochs[0] * STEPS_PER_EPOCH + 1, epochs[1] * STEPS_PER_EPOCH + 1):
         epoch = step / STEPS_PER_EPOCH
         log.write(
@@ -145,46 +156,43 @@ def _train(placed: PlacedStage, config: Config, folder: Path, num_val: int) -> t
     return [], {"global_step": step, "images_per_second": 400.0, "world_size": 1, "micro_batch": 32, "accumulation": 2}
 
 
-def _evaluate(placed: PlacedStage, config: Config, folder: Path, num_val: int) -> tuple[list[str], dict[str, Any]]:
-    dataset = read_dataset(_input(placed, "prepare"))
+def _evaluate(part: Part, config: Config, folder: Path, num_val: int) -> tuple[list[str], dict[str, Any]]:
+    index = read_index(_input(part, "prepare-val"))
     generator = np.random.default_rng(3)
-    plans = config.evaluate.resolved_plans()
-    results = [_plan_result(placed, plan, dataset, generator) for plan in plans]
+    results = [_plan_result(part, plan, index, generator) for plan in config.evaluate.plans]
     content = {
         "weights": {"path": "weights.safetensors", "sha256": "sha256 of weights.safetensors"},
         "device": "cpu",
-        "images": len(dataset.val),
-        "classes": len(dataset.classes),
+        "images": len(index),
+        "classes": len(index.classes),
         "plans": results,
     }
-    (placed.directory / "results.json").write_text(json.dumps(content))
+    (part.directory / "results.json").write_text(json.dumps(content))
     tables = [result["per_class"] for result in results]
-    return ["results.json", *tables, *(path.name for path in sorted(placed.directory.glob("scores-*")))], {}
+    return ["results.json", *tables, *(path.name for path in sorted(part.directory.glob("scores-*")))], {}
 
 
-def _fuse(placed: PlacedStage, config: Config, folder: Path, num_val: int) -> tuple[list[str], dict[str, Any]]:
-    prepare, evaluate = _input(placed, "prepare"), _input(placed, "evaluate")
-    members = read_members([evaluate / f"scores-{plan.name}.npy" for plan in config.evaluate.resolved_plans()])
-    dataset = read_dataset(prepare)
-    fusion = fuse(members, dataset, prepare, config.fuse, config.seed, placed.directory, read_ilsvrc2012())
+def _fuse(part: Part, config: Config, folder: Path, num_val: int) -> tuple[list[str], dict[str, Any]]:
+    prepare, evaluate = _input(part, "prepare-val"), _input(part, "evaluate")
+    members = read_members([evaluate / f"scores-{plan.name}.npy" for plan in config.evaluate.plans])
+    index = read_index(prepare)
+    fusion = fuse(members, index, prepare, config.fuse, config.seed, part.directory, read_ilsvrc2012())
     return fusion.outputs, {}
 
 
-def _input(placed: PlacedStage, name: str) -> Path:
-    return placed.directory.parent / f"{name}-{placed.input_keys[name]}"
+def _input(part: Part, name: str) -> Path:
+    return part.directory.parent / f"{name}-{part.inputs[name]}"
 
 
-def _plan_result(
-    placed: PlacedStage, plan: CropPlan, dataset: Dataset, generator: np.random.Generator
-) -> dict[str, Any]:
-    labels, num_classes = dataset.val.labels, len(dataset.classes)
+def _plan_result(part: Part, plan: CropPlan, index: ImageIndex, generator: np.random.Generator) -> dict[str, Any]:
+    labels, num_classes = index.labels, len(index.classes)
     logits = generator.normal(0, 1, (len(labels), num_classes))
     logits[np.arange(len(labels)), labels] += 2
     scores = np.log(np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).astype(np.float16)
-    path = write_scores(placed.directory, plan.name, scores, dataset)
+    path = write_scores(part.directory, plan.name, scores, index)
     ranking = rank_scores(scores, labels)
     table = f"per-class-{plan.name}.tsv"
-    (placed.directory / table).write_text(class_table(ranking, dataset.classes))
+    (part.directory / table).write_text(class_table(ranking, index.classes))
     errors = {k: ranking.errors(k) for k in (1, 5)}
     return {
         "name": plan.name,

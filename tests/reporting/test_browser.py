@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from pipeline.reporting.page import render_report
-from pipeline.reporting.record import read_run_record
+from pipeline.running.stage import part_names
 from stages import STAGES
-from tests.reporting.example_run import input_directories, make_config, make_run
+from tests.reporting.example_run import make_config, make_run, read_record
 
 FLAGS = (
     "--headless",
@@ -70,9 +70,9 @@ def chromium() -> str:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     config = make_config(folder)
-    record = read_run_record(config, input_directories(config, make_run(folder, config)))
+    record = read_record(config, make_run(folder, config))
     path = folder / "report.html"
-    path.write_text(render_report(record, tuple(spec.name for spec in STAGES)).html)
+    path.write_text(render_report(record, tuple(name for stage in STAGES for name in part_names(stage))).html)
     return path
 
 

@@ -15,30 +15,32 @@ import pytest
 from PIL import Image
 
 from pipeline.config.schema import Config
+from pipeline.data.places import Source
 from pipeline.reporting.class_changes import ClassChange, Comparison
 from pipeline.reporting.confusion import confusions
 from pipeline.reporting.page import Report, render_report
 from pipeline.reporting.plots import Plot
-from pipeline.reporting.record import RunRecord, read_run_record
+from pipeline.reporting.record import RunRecord
+from pipeline.running.stage import part_names
 from stages import STAGES
-from tests.reporting.example_run import HOSTILE, input_directories, make_config, make_run
+from tests.reporting.example_run import HOSTILE, make_config, make_run, read_record
 
 PLOTS = [
     "calibration_center32.png",
     "calibration_fused.png",
     "cost.png",
+    "crops.png",
     "images_per_second.png",
     "loss.png",
     "lr.png",
     "validation.png",
-    "crops.png",
     "worst_classes.png",
 ]
-ORDER = tuple(spec.name for spec in STAGES)
+ORDER = tuple(name for stage in STAGES for name in part_names(stage))
 
 
 def record_of(folder: Path, config: Config, **options: Any) -> RunRecord:
-    return read_run_record(config, input_directories(config, make_run(folder, config, **options)))
+    return read_record(config, make_run(folder, config, **options))
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +152,8 @@ def test_the_papers_tables_are_there_as_printed(report: Report) -> None:
 def test_where_every_stage_ran_is_told(record: RunRecord, report: Report) -> None:
     text = Elements(report.html).text
     for name, stage in record.stages.items():
-        made = stage.manifest.provenance
-        assert f"{name} {stage.manifest.key}" in text
+        made = stage.provenance
+        assert f"{name} {stage.key}" in text
         assert made["host"] in text
         assert f"torch {made['packages']['torch']}" in text
 
@@ -159,7 +161,7 @@ def test_where_every_stage_ran_is_told(record: RunRecord, report: Report) -> Non
 def test_the_mistakes_are_pictures_with_both_classes_and_the_probability(record: RunRecord, report: Report) -> None:
     text = Elements(report.html).text
     first = record.results["plans"][0]["mistakes"][0]
-    true, predicted = (record.dataset.classes[first[name]] for name in ("label", "predicted"))
+    true, predicted = (record.val.classes[first[name]] for name in ("label", "predicted"))
     assert f"true {true.words} rank {first['label_rank'] + 1} predicted {predicted.words}" in text
     assert f"{predicted.words} {100 * first['probability']:.1f} %" in text
     confused = confusions(record.rankings["center32"])
@@ -169,8 +171,8 @@ def test_the_mistakes_are_pictures_with_both_classes_and_the_probability(record:
 
 @pytest.mark.usefixtures("undrawn")
 def test_an_image_that_is_gone_leaves_its_words(record: RunRecord, tmp_path: Path) -> None:
-    val = dataclasses.replace(record.dataset.val, root=tmp_path)
-    moved = dataclasses.replace(record, dataset=dataclasses.replace(record.dataset, val=val))
+    val = dataclasses.replace(record.val, source=Source("folders", tmp_path))
+    moved = dataclasses.replace(record, indexes={**record.indexes, "val": val})
     page = render_report(moved, ORDER).html
     assert "the image file is gone" in page
     assert "data:image/jpeg" not in page
@@ -194,7 +196,8 @@ def test_numbers_of_other_images_are_not_called_comparable(report: Report) -> No
 
 
 def test_a_run_without_frozen_batch_norms_is_reported(tmp_path: Path) -> None:
-    config = make_config(tmp_path, freeze_bn={"last_epochs": 0})
+    train = make_config(tmp_path).train.model_copy(update={"frozen_epochs": 0})
+    config = make_config(tmp_path, train=train)
     text = Elements(render_report(record_of(tmp_path, config), ORDER).html).text
     assert "for 5 epochs; evaluated" in text
     assert "not frozen" in text
@@ -270,7 +273,7 @@ def test_tables_for_wandb_have_plain_values(report: Report, record: RunRecord) -
     assert [row[0] for row in table["rows"]] == ["center32", "flipped", "fused"]
     assert [row[0] for row in report.tables["ensemble"]["rows"]] == ["center32", "flipped"]
     predictions = report.tables["predictions"]["rows"]
-    assert len(predictions) == len(record.dataset.val)
+    assert len(predictions) == len(record.val)
     ranking = record.rankings["center32"]
     assert [row[4] == 1 for row in predictions] == (ranking.ranks == 0).tolist()
     for name, found in report.tables.items():

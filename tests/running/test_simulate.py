@@ -22,7 +22,7 @@ from tests.conftest import REPOSITORY
 from tests.recipes import small_recipe
 
 NUM_IMAGES = 50
-REAL_SHARE = StreamLoader.share
+REAL_POSITIONS = StreamLoader.local_positions
 
 
 def recipe(processes: int = 4, **sections: Any) -> Config:
@@ -44,7 +44,7 @@ def test_the_loaders_show_every_image_once_an_epoch_at_any_number_of_ranks(proce
 
 
 def test_a_run_of_one_epoch_and_a_batch_larger_than_the_data_are_simulated_too():
-    config = recipe(train={"epochs": 1}, freeze_bn={"last_epochs": 0}, schedule={"drop_epochs": [], "warmup_epochs": 0})
+    config = recipe(train={"epochs": 1, "frozen_epochs": 0}, schedule={"drop_epochs": [], "warmup_epochs": 0})
     assert simulate_sharding(config, expected_index(7)) == sharding(num_images=7, epochs=1, steps=1, fewest=6, most=6)
 
 
@@ -69,13 +69,13 @@ def as_rank_0(loader: StreamLoader, first: int, end: int) -> tuple[np.ndarray, n
 
 
 def without_the_last_image(loader: StreamLoader, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-    positions, epochs = REAL_SHARE(loader, first, end)
+    positions, epochs = REAL_POSITIONS(loader, first, end)
     kept = slice(None, -1) if loader._ranks.rank == 3 and first == 0 else slice(None)
     return positions[kept], epochs[kept]
 
 
 def one_row_too_far(loader: StreamLoader, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-    positions, epochs = REAL_SHARE(loader, first, end)
+    positions, epochs = REAL_POSITIONS(loader, first, end)
     return positions + 1, epochs
 
 
@@ -96,7 +96,7 @@ def one_place_too_far(loader: StreamLoader, first: int, end: int) -> tuple[np.nd
     ],
 )
 def test_a_broken_sharding_is_caught(monkeypatch, share: Callable[..., Any], differences):
-    monkeypatch.setattr(StreamLoader, "share", share)
+    monkeypatch.setattr(StreamLoader, "local_positions", share)
     result = simulate_sharding(recipe(), expected_index(NUM_IMAGES))
     assert not result.is_exact
     found = {name: getattr(result, name) for name in differences}
@@ -119,7 +119,7 @@ def test_a_false_claim_about_the_network_is_a_users_mistake():
 
 def test_the_module_says_a_users_mistake_in_one_message_and_ends_with_2():
     config = recipe(model={"expect": {"parameters": 1, "gmacs": 0.00645}}).model_dump(mode="json")
-    request = json.dumps({"config": config, "prepare": None, "images": 50})
+    request = json.dumps({"config": config, "index": None, "images": 50})
     command = [sys.executable, "-m", "pipeline.running.simulate"]
     done = subprocess.run(command, cwd=REPOSITORY, input=request, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -7,7 +8,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ from pipeline.config.crop_plan import CropGroup, CropPlan
 from pipeline.config.reader import write_run_config
 from pipeline.config.schema import Config
 from pipeline.data.batch import CropImages
-from pipeline.data.index import UNLABELLED, read_dataset
 from pipeline.data.normalisation import Preprocessor
+from pipeline.data.preprocessing import Preprocessing
+from pipeline.evaluation import plan_scoring
 from pipeline.evaluation.inference import PlanScorer
 from pipeline.evaluation.parts import Part, PartFolder
 from pipeline.evaluation.scores import read_scores as read_score_file
@@ -31,16 +33,16 @@ from pipeline.ground.distributed import Collective
 from pipeline.ground.errors import EXIT_DONE, EXIT_STOPPED, EXIT_USER_ERROR
 from pipeline.ground.ranks import Ranks
 from pipeline.interop.known import Published
-from pipeline.interop.preprocessing import Preprocessing
 from pipeline.models import create_model
 from pipeline.models.weights import load_weights, read_weights, save_weights
-from pipeline.running.outcome import read_outcome
+from pipeline.running.attempts import read_outcome
+from pipeline.running.named_files import record_files
 from pipeline.running.runner import run_stage
-from pipeline.running.stage import place_stages
+from pipeline.running.stage import Stage, parts_of, place_stages
 from pipeline.store.file import sha256_of
-from pipeline.store.manifest import Manifest, describe_outputs, read_manifest, write_manifest
-from pipeline.tracking.events import read_events
-from stages import STAGES, scoring
+from pipeline.store.seal import SEAL, is_sealed, read_seal
+from pipeline.tracking.events import EventLog, read_events
+from stages import STAGES
 from tests.evaluation.small_run import (
     CENTER,
     MANY,
@@ -51,10 +53,10 @@ from tests.evaluation.small_run import (
     make_run,
     make_weights,
     prepare,
-    prepare_directory,
-    read_records,
+    read_index,
 )
 from tests.processes import finish, run_stage_to_end, start_stage
+from tests.sealed import seal_part
 
 PLANS = (CENTER, MANY)
 
@@ -90,7 +92,7 @@ def finished(folder: Path) -> dict[int, Path]:
 def by_hand(folder: Path, finished: dict[int, Path]) -> dict[str, npt.NDArray[np.float64]]:
     """Each plan's probabilities by PIL, one crop after the other through the network."""
     config = make_config(folder)
-    index = read_dataset(prepare_directory(folder / "world-1", config)).val
+    index = read_index(folder / "world-1", config)
     model = create_model("senet_nano", NUM_CLASSES)
     load_weights(model, folder / "weights.safetensors")
     model.eval()
@@ -121,9 +123,14 @@ def unbroken(folder: Path) -> Path:
 
 def wait_for_parts(parts: Path, count: int) -> None:
     deadline = time.monotonic() + 60
-    while len(list(parts.glob("*.part"))) < count:
+    while len(list(parts.glob("0*.seal.json"))) < count:
         assert time.monotonic() < deadline, f"no {count} parts appeared in {parts}"
         time.sleep(0.001)
+
+
+def run_evaluate(config: Config, run: Path, stages: tuple[Stage, ...] = STAGES) -> int:
+    """In this process, which tests look into."""
+    return run_stage("evaluate", config, run, stages)
 
 
 def copy_run(run: Path, target: Path) -> Path:
@@ -152,7 +159,7 @@ def assert_same_outcome(directory: Path, expected: Path) -> None:
     assert not list(directory.glob("parts-*"))
 
 
-def test_scores_and_counts_are_the_same_bits_at_1_2_3_and_5_processes(finished: dict[int, Path]) -> None:
+def test_scores_and_counts_are_the_same_bits_at_world_sizes_1_2_3_and_5(finished: dict[int, Path]) -> None:
     for directory in finished.values():
         assert_same_outcome(directory, finished[1])
 
@@ -168,7 +175,7 @@ def test_scores_are_those_of_pil_crops_one_by_one_through_the_network(
 ) -> None:
     config = with_section(make_config(folder), "loader", backend=backend)
     run = copy_run(folder / "world-1", tmp_path)
-    assert run_stage("evaluate", config, run) == EXIT_DONE
+    assert run_evaluate(config, run) == EXIT_DONE
     for plan in PLANS:
         stored = np.exp(read_scores(evaluate_directory(run, config), plan).astype(np.float64))
         assert np.abs(stored - by_hand[plan.name]).mean() < bound
@@ -183,6 +190,7 @@ def score_by_hand(model: torch.nn.Module, config: Config, plan: CropPlan, path: 
     image = Image.open(path).convert("RGB")
     probabilities = []
     for group in plan.crops:
+        assert group.crop_px is not None
         scale = group.resize_px / min(image.size)
         width, height = (group.resize_px if side == min(image.size) else int(side * scale) for side in image.size)
         resized = image.resize((width, height), Image.Resampling.BILINEAR)
@@ -198,7 +206,7 @@ def score_by_hand(model: torch.nn.Module, config: Config, plan: CropPlan, path: 
             left, top = corner[position]
             crop = np.array(resized.crop((left, top, left + group.crop_px, top + group.crop_px)), dtype=np.float32)
             for seen in (crop, crop[:, ::-1]) if group.mirror else (crop,):
-                pixels = (seen - np.array(config.data.mean)) / np.array(config.data.std)
+                pixels = (seen - np.array(config.input.mean)) / np.array(config.input.std)
                 with torch.no_grad():
                     logits = model(torch.from_numpy(pixels.transpose(2, 0, 1)[None].astype(np.float32)))
                 probabilities.append(logits.double().softmax(1)[0].numpy())
@@ -207,10 +215,10 @@ def score_by_hand(model: torch.nn.Module, config: Config, plan: CropPlan, path: 
 
 def test_errors_and_loss_agree_with_validation_during_training(folder: Path, finished: dict[int, Path]) -> None:
     config = make_config(folder)
-    index = read_dataset(prepare_directory(folder / "world-1", config)).val
+    index = read_index(folder / "world-1", config)
     model = create_model("senet_nano", NUM_CLASSES)
     load_weights(model, folder / "weights.safetensors")
-    preprocessor = Preprocessor(config.data, config.augmentation, torch.device("cpu"), channels_last=True)
+    preprocessor = Preprocessor(config.input, config.augmentation, torch.device("cpu"), channels_last=True)
     validation = validate(model, index, MANY, config, Collective(Ranks(), 60), preprocessor)
     many = read_results(finished[1])["plans"][1]
     assert many["top1_error_percent"] == validation.top1_error_percent
@@ -219,36 +227,37 @@ def test_errors_and_loss_agree_with_validation_during_training(folder: Path, fin
     assert -stored.mean() == pytest.approx(validation.loss, rel=1e-3)
 
 
-def test_report_and_manifest_are_counted_from_the_stored_scores(folder: Path, finished: dict[int, Path]) -> None:
+def test_results_and_seal_are_counted_from_the_stored_scores(folder: Path, finished: dict[int, Path]) -> None:
     directory = finished[1]
-    labels = read_dataset(prepare_directory(folder / "world-1", make_config(folder))).val.labels
+    labels = read_index(folder / "world-1", make_config(folder)).labels
     results = read_results(directory)
     assert results["weights"]["sha256"] == sha256_of(folder / "weights.safetensors")
     assert (results["images"], results["classes"]) == (NUM_IMAGES, NUM_CLASSES)
-    manifest = read_manifest(directory)
-    assert manifest is not None
+    seal = read_seal(directory, "stage")
+    assert seal is not None
     for plan, crops, result in zip(PLANS, (1, 11), results["plans"], strict=True):
         order = np.argsort(-read_scores(directory, plan).astype(np.float64), axis=1, kind="stable")
         errors = [int((order[:, :k] != labels[:, None]).all(axis=1).sum()) for k in (1, 5)]
         assert [result["top1_errors"], result["top5_errors"]] == errors
-        assert manifest.metrics[plan.name] == {
+        assert seal.about["metrics"][plan.name] == {
             "top1_error_percent": 100 * errors[0] / NUM_IMAGES,
             "top5_error_percent": 100 * errors[1] / NUM_IMAGES,
             "crops": crops,
         }
-        assert result["scores"]["sha256"] == manifest.outputs[f"scores-{plan.name}.npy"].sha256
+        assert result["scores"]["sha256"] == seal.files[f"scores-{plan.name}.npy"].sha256
         table = (directory / result["per_class"]).read_text().splitlines()
         assert len(table) == 1 + NUM_CLASSES
         assert sum(int(line.split("\t")[4]) for line in table[1:]) == errors[0]
         worst = result["mistakes"][0]
         assert worst["label"] == labels[worst["position"]]
         assert worst["predicted"] == order[worst["position"], 0] != worst["label"]
-    assert {"results.json", "scores-many.npy", "scores-many.json", "per-class-many.tsv"} <= set(manifest.outputs)
+    assert seal.about["images"] == {"val": read_index(folder / "world-1", make_config(folder)).digest}
+    assert {"results.json", "scores-many.npy", "scores-many.seal.json", "per-class-many.tsv"} <= set(seal.files)
 
 
 def test_killed_evaluation_goes_on_to_the_same_bits(folder: Path, killed: Path, unbroken: Path, tmp_path: Path) -> None:
     run = copy_run(killed, tmp_path)
-    # Goes on with another number of processes than it began with.
+    # Goes on with another world size than it began with.
     run_stage_to_end(run, "evaluate", world_size=2)
     assert_same_outcome(evaluate_directory(run, make_config(folder, batch=1)), unbroken)
 
@@ -260,14 +269,14 @@ def test_finished_parts_are_not_computed_again(
     config = make_config(folder, batch=1)
     directory = evaluate_directory(run, config)
     marker = np.full((4, NUM_CLASSES), -1.5, dtype=np.float16)
-    made_from = json.loads((directory / "scores-center.json").read_text())["made_from"]
-    made_from["plan"] = MANY.model_dump(mode="json", exclude={"name"})
-    parts = PartFolder(directory / "parts-many", made_from, NUM_IMAGES, NUM_CLASSES, 4)
+    seal = read_seal(directory / "parts-many" / "00000000.npy", "part")
+    assert seal is not None
+    parts = PartFolder(directory / "parts-many", seal.about["key"], NUM_IMAGES, NUM_CLASSES, 4)
     pending, problems = parts.survey()
     assert 0 not in pending
     assert not problems
     parts.write(0, Part(marker, seconds=1.0))
-    assert run_stage("evaluate", config, run) == EXIT_DONE
+    assert run_evaluate(config, run) == EXIT_DONE
     np.testing.assert_array_equal(read_scores(directory, MANY)[:4], marker)
     assert f"plan 'many': going on with {len(pending)} of 10 parts to do" in "".join(capfd.readouterr())
 
@@ -277,13 +286,16 @@ def test_damaged_part_is_named_and_computed_again(
 ) -> None:
     run = copy_run(killed, tmp_path)
     config = make_config(folder, batch=1)
-    part = evaluate_directory(run, config) / "parts-many" / "00000000.part"
+    part = evaluate_directory(run, config) / "parts-many" / "00000000.npy"
     content = bytearray(part.read_bytes())
     content[-40] ^= 1
     part.write_bytes(content)
-    assert run_stage("evaluate", config, run) == EXIT_DONE
+    assert run_evaluate(config, run) == EXIT_DONE
     shown = "".join(capfd.readouterr())
-    assert f"{part}: damaged (its checksum does not fit); it is computed again" in shown
+    assert (
+        shown.count(f"{part}: its content has changed since it was written (SHA-256 differs); it is computed again")
+        == 1
+    )
     assert_same_outcome(evaluate_directory(run, config), unbroken)
 
 
@@ -293,15 +305,15 @@ def test_part_of_other_weights_is_named_and_computed_again(
     run = copy_run(killed, tmp_path)
     config = make_config(folder, batch=1)
     parts = evaluate_directory(run, config) / "parts-many"
-    foreign = PartFolder(parts, {"weights_sha256": "another"}, NUM_IMAGES, NUM_CLASSES, 4)
+    foreign = PartFolder(parts, "another", NUM_IMAGES, NUM_CLASSES, 4)
     foreign.write(1, Part(np.zeros((4, NUM_CLASSES), np.float16), seconds=1.0))
-    assert run_stage("evaluate", config, run) == EXIT_DONE
-    expected = f"{parts / '00000001.part'}: made from other weights, images or settings; it is computed again"
+    assert run_evaluate(config, run) == EXIT_DONE
+    expected = f"{parts / '00000001.npy'}: made from other weights, images or settings; it is computed again"
     assert expected in "".join(capfd.readouterr())
     assert_same_outcome(evaluate_directory(run, config), unbroken)
 
 
-@pytest.mark.parametrize("moment", ["scores", "description", "first event", "results", "manifest"])
+@pytest.mark.parametrize("moment", ["scores", "seal", "first event", "results", "stage's seal"])
 def test_killed_between_any_two_files_it_ends_the_same(
     folder: Path, finished: dict[int, Path], tmp_path: Path, moment: str
 ) -> None:
@@ -309,31 +321,38 @@ def test_killed_between_any_two_files_it_ends_the_same(
     run = copy_run(folder / "world-1", tmp_path)
     config = make_config(folder)
     directory = evaluate_directory(run, config)
-    if moment != "manifest":
-        (directory / "manifest.json").unlink()
-    if moment in ("scores", "description", "first event"):
+    if moment != "stage's seal":
+        (directory / SEAL).unlink()
+    if moment in ("scores", "seal", "first event"):
         (directory / "results.json").unlink()
         # In the plans' order: the second was not there yet.
         (directory / "scores-many.npy").unlink()
-        (directory / "scores-many.json").unlink()
+        (directory / "scores-many.seal.json").unlink()
         first, _second = (directory / "events.jsonl").read_bytes().splitlines(keepends=True)
         (directory / "events.jsonl").write_bytes(first if moment == "first event" else b"")
     if moment == "scores":
-        (directory / "scores-center.json").unlink()
-    assert run_stage("evaluate", config, run) == EXIT_DONE
+        (directory / "scores-center.seal.json").unlink()
+    assert run_evaluate(config, run) == EXIT_DONE
     assert_same_outcome(directory, finished[1])
 
 
-def test_event_of_scores_that_are_gone_is_not_kept(folder: Path, finished: dict[int, Path], tmp_path: Path) -> None:
+def test_damaged_scores_are_named_and_made_again_and_so_is_their_event(
+    folder: Path, finished: dict[int, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     run = copy_run(folder / "world-1", tmp_path)
     config = make_config(folder)
     directory = evaluate_directory(run, config)
-    (directory / "manifest.json").unlink()
+    (directory / SEAL).unlink()
     (directory / "scores-center.npy").write_bytes(b"junk")
-    lines = (directory / "events.jsonl").read_text().splitlines()
-    stale = [json.dumps({**json.loads(line), "top1_error_percent": -1.0}) for line in lines]
-    (directory / "events.jsonl").write_text("\n".join(stale) + "\n")
-    assert run_stage("evaluate", config, run) == EXIT_DONE
+    stale = [{**event, "top1_error_percent": -1.0} for event in read_events(directory)]
+    with contextlib.closing(EventLog(directory)) as events:
+        events.rewind(None)
+        for event in stale:
+            events.write(**{name: value for name, value in event.items() if name not in ("time", "number", "crc")})
+    assert run_evaluate(config, run) == EXIT_DONE
+    path = directory / "scores-center.npy"
+    told = f"{path}: 4 bytes, {path.stat().st_size} when it was written; it is computed again"
+    assert "".join(capfd.readouterr()).count(told) == 1
     assert_same_outcome(directory, finished[1])
     assert all(event["top1_error_percent"] >= 0 for event in read_events(directory, "evaluation"))
 
@@ -355,8 +374,8 @@ def test_asked_to_stop_it_stops_at_the_next_batch_and_the_same_command_goes_on(
     assert outcome is not None
     assert outcome.exit_code == EXIT_STOPPED
     assert outcome.message == "stopped on request while scoring plan 'many'; the same command goes on"
-    assert read_manifest(directory) is None
-    assert len(list((directory / "parts-many").glob("*.part"))) < 10
+    assert not is_sealed(directory)
+    assert len(list((directory / "parts-many").glob("0*.seal.json"))) < 10
     run_stage_to_end(run, "evaluate", world_size)
     assert_same_outcome(directory, unbroken)
 
@@ -368,12 +387,58 @@ def test_weights_of_another_network_end_it_with_the_first_differing_tensors(
     make_weights(other, num_classes=NUM_CLASSES + 1)
     run = make_run(folder, "other-weights", weights=str(other))
     config = make_config(folder, weights=str(other))
-    assert run_stage("evaluate", config, run) == EXIT_USER_ERROR
-    assert read_manifest(evaluate_directory(run, config)) is None
+    assert run_evaluate(config, run) == EXIT_USER_ERROR
+    assert not is_sealed(evaluate_directory(run, config))
     said = capfd.readouterr().err
     assert str(other) in said
     assert "last_linear.weight is (8, " in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_weights_that_are_no_numbers_are_refused_with_file_and_tensor(
+    folder: Path, finished: dict[int, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], value: float
+) -> None:
+    weights = tmp_path / "broken.safetensors"
+    tensors = read_weights(folder / "weights.safetensors")
+    tensors["layer2.0.conv2.weight"].view(-1)[7] = value
+    save_weights(weights, tensors, {})
+    run = copy_run(folder / "world-1", tmp_path)
+    config = make_config(folder, weights=str(weights))
+    assert run_evaluate(config, run) == EXIT_USER_ERROR
+    assert f"{weights}: holds NaN or infinity in layer2.0.conv2.weight" in capfd.readouterr().err
+    assert not list(evaluate_directory(run, config).glob("scores-*"))
+
+
+def test_weights_replaced_since_the_run_was_set_up_are_refused(
+    folder: Path, finished: dict[int, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "recorded.safetensors"
+    make_weights(weights, seed=5)
+    run = copy_run(folder / "world-1", tmp_path)
+    record_files([weights], run)
+    status = weights.stat()
+    make_weights(weights, seed=6)
+    os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+    config = make_config(folder, weights=str(weights))
+    assert run_evaluate(config, run) == EXIT_USER_ERROR
+    assert f"{weights}: not the file that this run was set up with" in capfd.readouterr().err
+    assert not list(evaluate_directory(run, config).glob("scores-*"))
+
+
+def test_an_answer_that_is_no_number_is_refused_with_its_image(
+    folder: Path, finished: dict[int, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    weights = tmp_path / "huge.safetensors"
+    tensors = read_weights(folder / "weights.safetensors")
+    tensors["last_linear.weight"].fill_(3e38)
+    save_weights(weights, tensors, {})
+    run = copy_run(folder / "world-1", tmp_path)
+    config = make_config(folder, weights=str(weights))
+    assert run_evaluate(config, run) == EXIT_USER_ERROR
+    image = read_index(run, config).name(0)
+    assert f"{image}: under plan 'center' the network answers with NaN or infinity" in capfd.readouterr().err
+    assert not list(evaluate_directory(run, config).glob("scores-*"))
 
 
 @pytest.fixture
@@ -390,11 +455,11 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             names.append(self._name)
             return super().log_probabilities(crops)
 
-    monkeypatch.setattr(scoring, "PlanScorer", NamingScorer)
+    monkeypatch.setattr(plan_scoring, "PlanScorer", NamingScorer)
     return names
 
 
-def test_network_has_its_batch_norms_folded_and_the_scores_say_so(
+def test_network_has_its_batch_norms_folded(
     folder: Path, tmp_path: Path, finished: dict[int, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     networks: list[torch.nn.Module] = []
@@ -404,14 +469,12 @@ def test_network_has_its_batch_norms_folded_and_the_scores_say_so(
             super().__init__(model, *others)
             networks.append(model)
 
-    monkeypatch.setattr(scoring, "PlanScorer", KeepingScorer)
+    monkeypatch.setattr(plan_scoring, "PlanScorer", KeepingScorer)
     run = copy_run(folder / "world-1", tmp_path)
     config = make_config(folder, plans=[MANY.model_copy(update={"name": "anew", "averaging": "logits"})])
-    assert run_stage("evaluate", config, run) == EXIT_DONE
+    assert run_evaluate(config, run) == EXIT_DONE
     (network,) = networks
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
-    # Scores and parts made otherwise are therefore not taken over.
-    assert read_score_file(finished[1] / "scores-many.npy").description.made_from["batch_norms"] == "folded"
 
 
 def test_a_plan_more_makes_forward_passes_for_itself_alone(
@@ -421,7 +484,7 @@ def test_a_plan_more_makes_forward_passes_for_itself_alone(
     dense = CropPlan(name="dense", crops=(CropGroup(resize_px=36, dense="global", mirror=True),))
     renamed = MANY.model_copy(update={"name": "renamed"})
     config = make_config(folder, plans=[renamed, dense, CENTER])
-    assert run_stage("evaluate", config, run) == EXIT_DONE
+    assert run_evaluate(config, run) == EXIT_DONE
     assert set(scored) == {"dense"}
     earlier, later = (evaluate_directory(run, each) for each in (make_config(folder), config))
     assert f"plan 'renamed': the scores are there already, in {earlier}" in "".join(capfd.readouterr())
@@ -440,9 +503,9 @@ def test_a_plan_more_leaves_the_parts_of_an_unfinished_plan_good(
 ) -> None:
     run = copy_run(killed, tmp_path)
     # In parts of 4 images, each a batch of its own.
-    parts = len(list((evaluate_directory(run, make_config(folder, batch=1)) / "parts-many").glob("0*.part")))
+    parts = len(list((evaluate_directory(run, make_config(folder, batch=1)) / "parts-many").glob("0*.seal.json")))
     config = make_config(folder, batch=1, plans=[MANY])
-    assert run_stage("evaluate", config, run) == EXIT_DONE
+    assert run_evaluate(config, run) == EXIT_DONE
     assert len(scored) == NUM_IMAGES - 4 * parts
     assert (evaluate_directory(run, config) / "scores-many.npy").read_bytes() == (
         unbroken / "scores-many.npy"
@@ -450,28 +513,24 @@ def test_a_plan_more_leaves_the_parts_of_an_unfinished_plan_good(
 
 
 def test_scores_of_an_older_version_of_the_stage_are_not_taken_over(
-    folder: Path, tmp_path: Path, finished: dict[int, Path], scored: list[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, finished: dict[int, Path], scored: list[str]
 ) -> None:
     run = copy_run(folder / "world-1", tmp_path)
-    newer = tuple(
-        dataclasses.replace(spec, version=spec.version + 1) if spec.name == "evaluate" else spec for spec in STAGES
-    )
-    for module in ("runner", "scoring"):
-        monkeypatch.setattr(f"stages.{module}.STAGES", newer)
-    assert run_stage("evaluate", make_config(folder), run) == EXIT_DONE
+    stages = tuple(dataclasses.replace(stage, version=stage.version + (stage.name == "evaluate")) for stage in STAGES)
+    assert run_evaluate(make_config(folder), run, stages) == EXIT_DONE
     assert set(scored) == {CENTER.name, MANY.name}
 
 
 def test_description_says_which_images_classes_and_weights(folder: Path, finished: dict[int, Path]) -> None:
-    index = read_dataset(prepare_directory(folder / "world-1", make_config(folder))).val
+    index = read_index(folder / "world-1", make_config(folder))
     description = read_score_file(finished[1] / "scores-many.npy").description
     weights = folder / "weights.safetensors"
     assert (description.weights, description.weights_sha256) == (str(weights), sha256_of(weights))
     assert (description.plan, description.averaging, description.split) == ("many", "probabilities", "val")
     assert (description.images, description.classes) == (NUM_IMAGES, NUM_CLASSES)
-    names = "\n".join(path.rpartition("/")[2] for path in index.paths)
+    names = "\n".join(name.rpartition("/")[2] for name in index.names)
     assert description.images_sha256 == hashlib.sha256(names.encode()).hexdigest()
-    folders = "\n".join(f"class{label}" for label in range(NUM_CLASSES))
+    folders = "\n".join(str(label) for label in range(NUM_CLASSES))
     assert description.classes_sha256 == hashlib.sha256(folders.encode()).hexdigest()
 
 
@@ -480,23 +539,21 @@ def test_images_without_labels_get_scores_and_no_errors(
 ) -> None:
     run = copy_run(folder / "world-1", tmp_path)
     # Past the schema, which knows test images of ImageNet alone.
-    config = with_section(with_section(make_config(folder), "data", test="test"), "evaluate", split="test")
+    config = with_section(with_section(make_config(folder), "data", test="images"), "evaluate", split="test")
     placed = place_stages(config, run, STAGES)
     assert "report" not in placed
-    records = read_records(folder)
-    unlabelled = [dataclasses.replace(record, label=UNLABELLED) for record in records]
-    prepare(folder, run, config, val=records[:5], test=unlabelled)
-    assert run_stage("evaluate", config, run) == EXIT_DONE
+    prepare(folder, run, config)
+    assert run_evaluate(config, run) == EXIT_DONE
     directory = placed["evaluate"].directory
     for plan in PLANS:
         np.testing.assert_array_equal(read_scores(directory, plan), read_scores(finished[1], plan))
     assert read_score_file(directory / "scores-many.npy").description.split == "test"
     results = read_results(directory)
     assert (results["split"], results["images"]) == ("test", NUM_IMAGES)
-    assert [sorted(plan) for plan in results["plans"]] == [["images", "name", "scores", "crops"]] * 2
-    manifest = read_manifest(directory)
-    assert manifest is not None
-    assert manifest.metrics == {"center": {"crops": 1}, "many": {"crops": 11}}
+    assert [sorted(plan) for plan in results["plans"]] == [["crops", "images", "name", "scores"]] * 2
+    seal = read_seal(directory, "stage")
+    assert seal is not None
+    assert seal.about["metrics"] == {"center": {"crops": 1}, "many": {"crops": 11}}
     assert not list(directory.glob("per-class-*"))
 
 
@@ -505,9 +562,8 @@ def test_a_weight_files_own_preprocessing_is_used_and_told(
 ) -> None:
     run = copy_run(folder / "world-1", tmp_path)
     mean, std = (100.0, 110.0, 120.0), (50.0, 60.0, 70.0)
-    in_recipe = with_section(make_config(folder), "data", mean=mean, std=std)
-    prepare(folder, run, in_recipe)
-    assert run_stage("evaluate", in_recipe, run) == EXIT_DONE
+    in_recipe = with_section(make_config(folder), "input", mean=mean, std=std)
+    assert run_evaluate(in_recipe, run) == EXIT_DONE
     capfd.readouterr()
     scores = {}
     for name, preprocessing in {
@@ -518,7 +574,7 @@ def test_a_weight_files_own_preprocessing_is_used_and_told(
         weights = tmp_path / f"{name}.safetensors"
         save_weights(weights, read_weights(folder / "weights.safetensors"), preprocessing.metadata())
         config = make_config(folder, weights=str(weights))
-        assert run_stage("evaluate", config, run) == EXIT_DONE
+        assert run_evaluate(config, run) == EXIT_DONE
         said = f"{weights} asks for other preprocessing than the recipe's, and gets it: {preprocessing.sentence()}"
         assert said in "".join(capfd.readouterr())
         directory = evaluate_directory(run, config)
@@ -531,16 +587,25 @@ def test_a_weight_files_own_preprocessing_is_used_and_told(
 
 
 def test_published_figures_are_told_for_known_weights_and_no_others(
-    folder: Path, tmp_path: Path, finished: dict[int, Path], capfd: pytest.CaptureFixture[str], monkeypatch
+    folder: Path,
+    tmp_path: Path,
+    finished: dict[int, Path],
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = copy_run(folder / "world-1", tmp_path)
     known = Published("small.pth", "Somebody reports", "cadene", "c0ffee", 18.0, 4.0)
-    asked = []
-    monkeypatch.setattr("stages.evaluate.published", lambda metadata: asked.append(metadata) or known)
+    asked: list[Mapping[str, str]] = []
+
+    def published(metadata: Mapping[str, str]) -> Published:
+        asked.append(metadata)
+        return known
+
+    monkeypatch.setattr("stages.evaluate.published", published)
     weights = tmp_path / "known.safetensors"
     save_weights(weights, read_weights(folder / "weights.safetensors"), {"source_layout": "cadene"})
     config = make_config(folder, weights=str(weights))
-    assert run_stage("evaluate", config, run) == EXIT_DONE
+    assert run_evaluate(config, run) == EXIT_DONE
     told = (
         "Somebody reports 18 / 4 % top-1 / top-5 error for small.pth, on ILSVRC 2012's 50,000 validation images with "
         f"center224; not comparable with {CENTER.name} of {NUM_IMAGES} images"
@@ -558,39 +623,39 @@ def test_a_missing_image_is_named_and_finished_scores_stay(
     config = with_section(make_config(folder, plans=[CENTER]), "evaluate", batch=37)
     earlier = evaluate_directory(run, make_config(folder))
     content = {file.name: file.read_bytes() for file in earlier.iterdir() if file.is_file()}
-    index = read_dataset(prepare_directory(run, config)).val
+    index = read_index(run, config)
     image = Path(index.file(20))
     hidden = image.rename(tmp_path / "hidden.jpg")
     try:
-        assert run_stage("evaluate", config, run) == EXIT_USER_ERROR
+        assert run_evaluate(config, run) == EXIT_USER_ERROR
     finally:
         hidden.rename(image)
     said = capfd.readouterr().err
-    assert str(image) in said
+    assert f"val images: 1 of {NUM_IMAGES} looked at are missing or others" in said
+    assert f"{image}: cannot be read (No such file or directory)" in said
+    assert "put the old ones back, or begin anew with these in another run (--run)" in said
     assert "Traceback" not in said
     assert not list(evaluate_directory(run, config).glob("scores-*"))
     assert {file.name: file.read_bytes() for file in earlier.iterdir() if file.is_file()} == content
 
 
-@pytest.mark.parametrize("last_epochs", [0, 1])
+@pytest.mark.parametrize("frozen_epochs", [0, 1])
 def test_weights_are_those_of_the_last_training_stage(
-    folder: Path, finished: dict[int, Path], tmp_path: Path, last_epochs: int
+    folder: Path, finished: dict[int, Path], tmp_path: Path, frozen_epochs: int
 ) -> None:
     fields = make_config(folder, weights=None, plans=[CENTER]).model_dump()
-    fields["freeze_bn"]["last_epochs"] = last_epochs
+    fields["train"]["frozen_epochs"] = frozen_epochs
     config = Config.model_validate(fields)
     run = copy_run(folder / "world-1", tmp_path)
     write_run_config(run, config)
     placed = place_stages(config, run, STAGES)
-    trained = [name for name in ("train", "freeze_bn") if name in placed]
-    for seed, name in enumerate(trained):
-        stage = placed[name]
-        stage.directory.mkdir()
-        make_weights(stage.directory / "weights.safetensors", seed=seed)
-        outputs = describe_outputs(stage.directory, ["weights.safetensors"])
-        write_manifest(stage.directory, Manifest(name, stage.key, {}, outputs, {}, {}, {}))
-    assert run_stage("evaluate", config, run) == EXIT_DONE
-    last = placed[trained[-1]].directory / "weights.safetensors"
+    trained = [parts_of(placed)[name] for name in ("train", "freeze_bn") if name in placed]
+    for seed, part in enumerate(trained):
+        part.directory.mkdir()
+        make_weights(part.directory / "weights.safetensors", seed=seed)
+        seal_part(part, ["weights.safetensors"])
+    assert run_evaluate(config, run) == EXIT_DONE
+    last = trained[-1].directory / "weights.safetensors"
     weights = read_results(placed["evaluate"].directory)["weights"]
     assert weights == {"path": str(last), "sha256": sha256_of(last)}
 
@@ -605,6 +670,6 @@ def test_compiled_bfloat16_on_the_gpu_agrees_with_float32(folder: Path, tmp_path
     }.items():
         run = make_run(folder, f"gpu-{name}")
         config = with_section(make_config(folder), "execution", **keys)
-        assert run_stage("evaluate", config, run) == EXIT_DONE
+        assert run_evaluate(config, run) == EXIT_DONE
         probabilities[name] = np.exp(read_scores(evaluate_directory(run, config), MANY).astype(np.float64))
     assert np.abs(probabilities["fast"] - probabilities["plain"]).mean() < 0.02

@@ -6,16 +6,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.ground.errors import UserError
-from pipeline.ground.ranks import Ranks
-from pipeline.ground.stop import StopFlag
-from pipeline.running.context import StageContext
+from pipeline.ground.errors import EXIT_USER_ERROR, UserError
+from pipeline.running.runner import run_stage
 from pipeline.running.stage import PlacedStage, place_stages
-from pipeline.store.manifest import read_manifest, verify_outputs
-from pipeline.tracking.events import EventLog
+from pipeline.store.seal import read_seal, verify_files
 from stages import STAGES, report
-from tests.processes import finish, run_stage_to_end, start_stage
+from tests.processes import run_stage_to_end
 from tests.reporting.example_run import make_config, make_run
+from tests.sealed import stage_context
 
 
 def placed_report(folder: Path, run: Path) -> PlacedStage:
@@ -31,23 +29,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_stage_leaves_the_page_the_plots_and_the_tables(folder: Path) -> None:
     directory = placed_report(folder, folder / "run").directory
-    manifest = read_manifest(directory)
-    assert manifest is not None
-    verify_outputs(directory, manifest)
-    assert sorted(manifest.outputs) == [
+    seal = read_seal(directory, "stage")
+    assert seal is not None
+    verify_files(directory, seal, {})
+    assert sorted(seal.files) == [
         "plots/calibration_center32.png",
         "plots/calibration_fused.png",
         "plots/cost.png",
+        "plots/crops.png",
         "plots/images_per_second.png",
         "plots/loss.png",
         "plots/lr.png",
         "plots/validation.png",
-        "plots/crops.png",
         "plots/worst_classes.png",
         "report.html",
         "tables.json",
     ]
-    for name in manifest.outputs:
+    for name in seal.files:
         if name.endswith(".png"):
             with Image.open(directory / name) as image:
                 image.load()
@@ -71,14 +69,20 @@ def test_the_run_to_compare_with_is_read_and_is_in_the_key(tmp_path: Path) -> No
     placed = place_stages(config, run, STAGES)
     assert placed["report"].key != placed_report(tmp_path, run).key
     directory = tmp_path / "report"
-    directory.mkdir()
-    inputs = {name: placed[name].directory for name in placed["report"].inputs}
-    events = EventLog(directory)
-    report.run(StageContext(config, run, directory, inputs, Ranks(), events, StopFlag()))
-    events.close()
+    with stage_context("report", config, run, directory) as context:
+        report.run(context)
     assert "6 of 6 classes have as many errors in both" in (directory / "report.html").read_text()
+    table = placed["evaluate"].directory / "per-class-center32.tsv"
+    table.write_text(table.read_text().replace("n00000000", "n00000009"))
+    with (
+        stage_context("report", config, run, directory) as context,
+        pytest.raises(UserError, match=rf"{table}: its content has changed since it was written"),
+    ):
+        report.run(context)
     placed["evaluate"].directory.rename(tmp_path / "gone")
-    with pytest.raises(UserError, match="this run is not evaluated yet"):
+    with pytest.raises(
+        UserError, match=r"stage 'evaluate' of this run is not done; to do it: python -m stages evaluate --run"
+    ):
         place_stages(config, run, STAGES)
 
 
@@ -88,5 +92,18 @@ def test_results_that_changed_since_they_were_written_are_refused(
     run = make_run(tmp_path, make_config(tmp_path))
     (results,) = run.glob("evaluate-*/results.json")
     results.write_text(results.read_text().replace("0", "1", 1))
-    assert finish(start_stage(run, "report")) == [2]
+    assert run_stage("report", make_config(tmp_path), run, STAGES) == EXIT_USER_ERROR
+    said = capfd.readouterr().err
+    assert f"{results}: its content has changed since it was written (SHA-256 differs)" in said
+    assert f"delete {results.parent} to run stage 'evaluate' again" in said
     assert not (placed_report(tmp_path, run).directory / "report.html").exists()
+
+
+def test_images_that_are_gone_leave_a_report_without_pictures(tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_config(tmp_path))
+    (tmp_path / "images").rename(tmp_path / "gone")
+    with stage_context("report", make_config(tmp_path), run, tmp_path / "report") as context:
+        report.run(context)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "the image file is gone" in page
+    assert "data:image/jpeg" not in page

@@ -5,26 +5,22 @@ from typing import Any
 
 import pytest
 
+from pipeline.config.operations import TrackingConfig
 from pipeline.ground.errors import StopRequested, TrainingDiverged, UserError
-from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.tracking import listeners as listeners_module
 from pipeline.tracking.listeners import listening
-from stages import STAGES
-from tests.recipes import small_recipe
+from pipeline.tracking.tracked import Tracked
+from tests.tracking.stages import tracked
 
 
 class RecordingMirror:
     """Stands where W&B would be, to see what it is told."""
 
-    def __init__(self, config: Any, placed: Any, run: Path, mode: str, warn: Any) -> None:
+    def __init__(self, settings: TrackingConfig, stage: Tracked, mode: str, warn: Any) -> None:
         self.mode = mode
         self.warn = warn
-        self.events: list[Any] = []
         self.exit_codes: list[int] = []
         MIRRORS.append(self)
-
-    def __call__(self, event: Any) -> None:
-        self.events.append(event)
 
     def close(self, exit_code: int) -> None:
         self.exit_codes.append(exit_code)
@@ -39,12 +35,11 @@ def _no_real_mirror(monkeypatch: pytest.MonkeyPatch) -> None:
     MIRRORS.clear()
     monkeypatch.setattr(listeners_module, "WandbMirror", RecordingMirror)
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.delenv("SENET154_WARNING_SECONDS", raising=False)
 
 
-def listen(tmp_path: Path, stage: str, wandb: str = "auto", error: BaseException | None = None) -> None:
-    config = small_recipe(tmp_path, tracking={"wandb": wandb})
-    placed: PlacedStage = place_stages(config, tmp_path, STAGES)[stage]
-    with listening(config, placed, tmp_path) as heard:
+def listen(stage: Tracked, wandb: Any = "auto", error: BaseException | None = None) -> None:
+    with listening(TrackingConfig(wandb=wandb), stage) as heard:
         for listener in heard:
             listener({"kind": "note", "time": 0.0, "level": "info", "text": "hello"})
         if error is not None:
@@ -63,26 +58,33 @@ def listen(tmp_path: Path, stage: str, wandb: str = "auto", error: BaseException
 )
 def test_wandb_is_told_how_the_stage_ends(tmp_path: Path, error: BaseException, code: int) -> None:
     with pytest.raises(type(error)):
-        listen(tmp_path, "train", error=error)
+        listen(tracked(tmp_path), error=error)
     assert MIRRORS[0].exit_codes == [code]
 
 
 def test_everybody_hears_and_last_words_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    listen(tmp_path, "train")
-    assert [event["text"] for event in MIRRORS[0].events] == ["hello"]
+    listen(tracked(tmp_path))
     assert MIRRORS[0].exit_codes == [0]
     assert capsys.readouterr().out == "train  hello\nwarning  a last word\n"
 
 
 def test_how_to_upload_is_said_once_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for stage in ("train", "evaluate", "report"):
-        listen(tmp_path, stage)
+        listen(tracked(tmp_path, stage))
     said = capsys.readouterr().out
     assert said.count("wandb sync") == 1
-    assert f"{tmp_path}/wandb/offline-run-*" in said
+    assert f"to upload: wandb sync {tmp_path}/wandb/offline-run-*\n" in said
 
 
 def test_wandb_can_be_switched_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    listen(tmp_path, "train", wandb="disabled")
+    listen(tracked(tmp_path), wandb="disabled")
     assert MIRRORS == []
     assert capsys.readouterr().out == "train  hello\n"
+
+
+def test_a_warning_too_short_for_a_checkpoint_is_told_at_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SENET154_WARNING_SECONDS", "10")
+    listen(tracked(tmp_path, checkpoint_seconds=31.0), wandb="disabled")
+    assert "a checkpoint takes 31.0 s, the warning comes 10 s before the end" in capsys.readouterr().out

@@ -64,7 +64,7 @@ def test_plain_progress_is_first_last_and_every_ten_seconds() -> None:
         display(progress(done))
         clock.now += 1
     display.close()
-    shown = [int(re.search(r"step (\d+)/225", line)[1]) for line in stream.getvalue().splitlines()]  # type: ignore[index]
+    shown = [int(re.search(r"step (\d+)/225", line)[1]) for line in stream.getvalue().splitlines()]
     assert shown[0] == 1
     assert shown[-1] == 225
     assert shown[:-1] == list(range(1, 225, 10))

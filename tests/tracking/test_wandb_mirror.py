@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import signal
@@ -9,21 +8,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.config.schema import Config
-from pipeline.running.stage import PlacedStage, place_stages
-from pipeline.store.manifest import Manifest, describe_outputs, write_manifest
-from pipeline.tracking import wandb as mirror_module
+from pipeline.store.lock import exclusive
+from pipeline.tracking import wandb_mirror as mirror_module
 from pipeline.tracking.events import EventLog
+from pipeline.tracking.tracked import Tracked
 from pipeline.tracking.wandb_mirror import TABLES, WandbMirror
-from pipeline.tracking.wandb_process import metrics_of
+from pipeline.tracking.wandb_mode import Mode
+from pipeline.tracking.wandb_run import metrics_of, results_of
 from pipeline.tracking.wandb_state import STATE
-from stages import STAGES
+from tests.conftest import REPOSITORY
+from tests.tracking.stages import SETTINGS, evaluate, live, seal, tracked, train, train_fields
 from tests.tracking.wandb_file import (
     metric_definitions,
     read_artifacts,
@@ -32,31 +32,19 @@ from tests.tracking.wandb_file import (
     read_run,
     read_summary,
 )
+from tests.tracking.wandb_server import Server, serving
 
-REPOSITORY = Path(__file__).parents[2]
 KEY = "0123456789" * 4
-
-CONFIG = Config.model_validate(
-    {
-        "name": "small",
-        "data": {"dataset": "digits"},
-        "model": {"name": "senet_nano", "num_classes": 10},
-        "optim": {"lr": 0.1},
-        "schedule": {},
-        "train": {"epochs": 2, "global_batch": 64, "max_micro_batch": 64},
-        "freeze_bn": {"last_epochs": 0},
-        "tracking": {"project": "tests"},
-    }
-)
 
 
 @pytest.fixture(autouse=True)
 def _no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The machine's own key, settings and server are none of the tests' business."""
+    """The machine's own key, settings and server are none of the tests' business; nor is how slow it is today."""
     for name in list(os.environ):
         if name.startswith("WANDB_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(mirror_module, "CLOSE_SECONDS", 120.0)
 
 
 @pytest.fixture
@@ -64,35 +52,6 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     folder.mkdir()
     return folder
-
-
-@dataclasses.dataclass
-class Attempt:
-    placed: PlacedStage
-    warnings: list[str]
-
-
-def place(run: Path, name: str = "train") -> PlacedStage:
-    placed = place_stages(CONFIG, run, STAGES)[name]
-    placed.directory.mkdir(exist_ok=True)
-    return placed
-
-
-def train_fields(step: int) -> dict[str, Any]:
-    return {"global_step": step, "epoch": step / 20, "loss": 2 / step, "lr": 0.1, "images_per_second": 400.0}
-
-
-def live(run: Path, steps: range, exit_code: int = 0, mode: str = "offline") -> Attempt:
-    """One attempt of the train stage: some steps, a validation after the last."""
-    placed, warnings = place(run), []
-    mirror = WandbMirror(CONFIG, placed, run, mode, warnings.append)
-    log = EventLog(placed.directory, [mirror])
-    for step in steps:
-        log.write("train", **train_fields(step))
-    log.write("validation", global_step=steps[-1], epoch=1.0, loss=0.3, top1_error_percent=4.0, top5_error_percent=0.5)
-    log.close()
-    mirror.close(exit_code)
-    return Attempt(placed, warnings)
 
 
 def fragments(run: Path) -> list[Path]:
@@ -103,20 +62,19 @@ def logged_steps(run: Path) -> list[int]:
     return [row["global_step"] for path in fragments(run) for row in read_history(path) if "train/loss" in row]
 
 
-def state_of(placed: PlacedStage) -> dict[str, Any]:
-    return dict(json.loads((placed.directory / STATE).read_text()))
+def state_of(run: Path) -> dict[str, Any]:
+    return dict(json.loads((run / STATE).read_text()))
 
 
-def test_a_stage_is_a_run_with_its_group_job_type_config_and_metrics(run: Path) -> None:
-    attempt = live(run, range(1, 4), exit_code=75)
+def test_a_run_has_its_name_config_and_metrics(run: Path) -> None:
+    attempt = live(tracked(run), range(1, 4), exit_code=75)
     assert attempt.warnings == []
     (path,) = fragments(run)
     described = read_run(path)
-    assert (described.run_group, described.job_type, described.display_name) == ("small", "train", "small/train")
-    assert (described.run_id, described.project) == (state_of(attempt.placed)["id"], "tests")
+    assert (described.run_group, described.job_type, described.display_name) == ("", "", "small")
+    assert (described.run_id, described.project) == (state_of(run)["id"], "tests")
     config = {item.key: json.loads(item.value_json) for item in described.config.update}
-    assert config["optim"]["lr"] == 0.1
-    assert config["git"].keys() == {"commit", "modified"}
+    assert config["optim"] == {"lr": 0.1}
     history = read_history(path)
     assert history[1] == {
         "global_step": 2,
@@ -131,35 +89,168 @@ def test_a_stage_is_a_run_with_its_group_job_type_config_and_metrics(run: Path) 
     assert read_exit_code(path) == 75
 
 
+def run_of_all_stages(run: Path, mode: Mode, group: str | None = None) -> list[str]:
+    """prepare, two attempts of train, freeze_bn and evaluate, one after the other. Returns the warnings."""
+    warnings: list[str] = []
+
+    def attempt(part: str, work: Callable[[Tracked], None], metrics: dict[str, Any] | None) -> None:
+        stage = tracked(run, part, group=group, trained_steps=5)
+        mirror = WandbMirror(SETTINGS, stage, mode, warnings.append)
+        work(stage)
+        if metrics is not None:
+            seal(stage, metrics)
+        mirror.close(75 if metrics is None else 0)
+
+    attempt("prepare-val", lambda stage: None, {"images": 9})
+    attempt("train", lambda stage: train(stage, range(1, 3)), None)
+    attempt("train", lambda stage: train(stage, range(3, 4)), {"global_step": 3})
+    attempt("freeze_bn", lambda stage: train(stage, range(4, 6)), {"global_step": 5})
+    attempt("evaluate", lambda stage: evaluate(stage, "10crop"), {"10crop": {"top1_error_percent": 11.1}})
+    return warnings
+
+
+def test_all_stages_of_a_run_directory_are_one_run_which_the_command_that_is_told_uploads(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run_of_all_stages(run, "offline", "seeds") == []
+    pieces = fragments(run)
+    assert len(pieces) == 5
+    described = [read_run(path) for path in pieces]
+    assert {piece.run_id for piece in described} == {state_of(run)["id"]}
+    assert {(piece.run_group, piece.display_name) for piece in described} == {("seeds", "small")}
+    assert logged_steps(run) == [1, 2, 3, 4, 5], "the freeze goes on with the same curves"
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.address)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        program, pieces_of_run = Path(sys.executable).with_name("wandb"), list(run.glob("wandb/offline-run-*"))
+        command: list[str | Path] = [program, "sync", "--yes", *pieces_of_run]
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
+    check_uploaded(server, state_of(run)["id"])
+
+
+def test_all_stages_of_a_run_directory_are_one_run_at_a_server(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.address)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        assert run_of_all_stages(run, "online") == []
+    check_uploaded(server, state_of(run)["id"])
+    assert state_of(run)["url"] == f"{server.address}/entity/tests/runs/{state_of(run)['id']}"
+
+
+def check_uploaded(server: Server, run_id: str) -> None:
+    """Everything is in one run, each step once."""
+    ((name, uploaded),) = server.runs.items()
+    assert (name, uploaded["exit_code"]) == (run_id, 0)
+    history, summary = uploaded["history"], uploaded["summary"]
+    assert [row["global_step"] for row in history if "train/loss" in row] == [1, 2, 3, 4, 5]
+    assert [row["global_step"] for row in history if "val/loss" in row] == [2, 3, 5]
+    assert [row["global_step"] for row in history if "eval/10crop/images" in row] == [5]
+    assert (summary["prepare/val/images"], summary["train/global_step"], summary["train/loss"]) == (9, 3, 0.4)
+    assert (summary["val/top1_error_percent"], summary["eval/10crop/top1_error_percent"]) == (4.0, 11.1)
+
+
+def test_what_w_and_b_lacks_of_the_stages_before_comes_with_the_next_one(run: Path) -> None:
+    """As for a member of a sweep whose training another member has done in the store that they share."""
+    before, warnings = tracked(run), []
+    train(before, range(1, 4))
+    seal(before, {"global_step": 3})
+    stage = tracked(run, "evaluate", inputs={"train": before.directory}, trained_steps=3)
+    for _ in range(2):
+        mirror = WandbMirror(SETTINGS, stage, "offline", warnings.append)
+        evaluate(stage, "10crop")
+        mirror.close(1)
+    (path,) = fragments(run)
+    assert (warnings, logged_steps(run)) == ([], [1, 2, 3])
+    assert read_summary(path)["train/global_step"] == 3
+
+
+def test_a_stage_that_fails_before_its_first_event_leaves_nothing(run: Path) -> None:
+    warnings: list[str] = []
+    WandbMirror(SETTINGS, tracked(run, "prepare-train"), "offline", warnings.append).close(2)
+    assert warnings == []
+    assert sorted(path.name for path in run.iterdir()) == ["prepare-train-0123456789"]
+
+
 def test_the_id_is_kept_and_replayed_steps_are_not_sent_again(run: Path) -> None:
-    first = live(run, range(1, 6), exit_code=75)
-    # Stopped after step 5, going on from a checkpoint of step 3.
-    second = live(run, range(4, 8))
-    assert state_of(first.placed)["id"] == state_of(second.placed)["id"]
-    assert {read_run(path).run_id for path in fragments(run)} == {state_of(second.placed)["id"]}
+    stage, warnings = tracked(run), []
+    first = WandbMirror(SETTINGS, stage, "offline", warnings.append)
+    train(stage, range(1, 4))
+    log = EventLog(stage.directory)
+    position = log.position()
+    for step in (4, 5):
+        log.write("train", **train_fields(step))
+    log.close()
+    first.close(75)
+    second = WandbMirror(SETTINGS, stage, "offline", warnings.append)
+    time.sleep(1.5)  # it reads what the stage is about to cut off
+    log = EventLog(stage.directory)
+    log.rewind(position)
+    for step in range(4, 8):
+        log.write("train", **train_fields(step))
+    log.close()
+    second.close(0)
+    assert warnings == []
+    assert {read_run(path).run_id for path in fragments(run)} == {state_of(run)["id"]}
     assert logged_steps(run) == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_what_was_logged_while_the_mirror_was_away_is_caught_up(run: Path) -> None:
-    log = EventLog(place(run).directory)
-    for step in (1, 2, 3):
-        log.write("train", **train_fields(step))
-    log.close()
-    live(run, range(4, 6))
+    train(tracked(run), range(1, 4))
+    live(tracked(run), range(4, 6))
     assert logged_steps(run) == [1, 2, 3, 4, 5]
 
 
+def test_the_next_stage_waits_for_the_last_words_of_the_one_before(run: Path) -> None:
+    (run / "wandb").mkdir()
+    with exclusive(run / "wandb"):
+        stage, warnings = tracked(run), []
+        mirror = WandbMirror(SETTINGS, stage, "offline", warnings.append)
+        train(stage, range(1, 3))
+        closing = threading.Thread(target=mirror.close, args=(0,))
+        closing.start()
+        time.sleep(2)
+        assert fragments(run) == []
+    closing.join()
+    assert (warnings, logged_steps(run)) == ([], [1, 2])
+
+
+def test_a_run_at_which_another_stage_is_still_at_work_is_left_to_the_next(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mirror_module, "CLOSE_SECONDS", 8.0)
+    (run / "wandb").mkdir()
+    with exclusive(run / "wandb"):
+        attempt = live(tracked(run), range(1, 3))
+    assert attempt.warnings == ["another stage of the run is at Weights & Biases; this one's copy comes with the next"]
+    monkeypatch.setattr(mirror_module, "CLOSE_SECONDS", 120.0)
+    stage = tracked(run, "evaluate", inputs={"train": attempt.tracked.directory})
+    mirror = WandbMirror(SETTINGS, stage, "offline", attempt.warnings.append)
+    mirror.close(0)
+    assert logged_steps(run) == [1, 2]
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["new", "known"])
+def test_the_run_of_a_sweeps_agent_is_taken_over_by_a_run_directory_that_has_none(
+    run: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    if known:
+        live(tracked(run), range(1, 3), exit_code=75)
+    monkeypatch.setenv("WANDB_RUN_ID", "agents")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    live(tracked(run), range(3, 5))
+    described = read_run(fragments(run)[-1])
+    assert described.run_id == state_of(run)["id"]
+    assert (described.run_id == "agents", described.sweep_id) == ((False, "") if known else (True, "sweep"))
+
+
 KILLED = """
-import os, sys
+import sys
 from pathlib import Path
-from tests.tracking.test_wandb_mirror import CONFIG, place, train_fields
-from pipeline.tracking.events import EventLog
+from tests.tracking.stages import SETTINGS, tracked, train
 from pipeline.tracking.wandb_mirror import WandbMirror
-run = Path(sys.argv[1])
-mirror = WandbMirror(CONFIG, place(run), run, "offline", print)
-log = EventLog(place(run).directory, [mirror])
-for step in range(1, 51):
-    log.write("train", **train_fields(step))
+stage = tracked(Path(sys.argv[1]))
+mirror = WandbMirror(SETTINGS, stage, "offline", print)
+train(stage, range(1, 51))
 print(mirror._process.pid, flush=True)
 sys.stdin.read()
 """
@@ -186,7 +277,7 @@ def wait_until_gone(pid: int) -> None:
         except FileNotFoundError:
             return
         threading.Event().wait(0.05)
-    raise AssertionError(f"process {pid} attempts on")
+    raise AssertionError(f"process {pid} still runs")
 
 
 def test_a_kill_of_the_stage_loses_nothing(run: Path) -> None:
@@ -196,62 +287,47 @@ def test_a_kill_of_the_stage_loses_nothing(run: Path) -> None:
     wait_until_gone(mirror_pid)
     (path,) = fragments(run)
     assert read_exit_code(path) == 1, "the run has a proper end"
-    # What had not reached the pipe comes from the event file in the next attempt.
-    first = logged_steps(run)
-    assert first == list(range(1, len(first) + 1))
-    live(run, range(41, 61))
+    assert logged_steps(run) == list(range(1, 51))
+    live(tracked(run), range(41, 61))
     assert logged_steps(run) == list(range(1, 61))
 
 
 def test_a_kill_of_everything_leaves_no_torn_file_and_the_next_attempt_makes_it_good(run: Path) -> None:
     process, mirror_pid = start_killed_attempt(run)
-    state = place(run).directory / STATE
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (state.exists() and json.loads(state.read_text())["open_fragment"]):
+    while time.monotonic() < deadline and not ((run / STATE).exists() and state_of(run)["open_fragment"]):
         threading.Event().wait(0.02)
     os.killpg(mirror_pid, signal.SIGKILL)
     process.kill()
     process.wait()
     wait_until_gone(mirror_pid)
-    torn = state_of(place(run))["open_fragment"]
+    torn = state_of(run)["open_fragment"]
     assert torn is not None
-    live(run, range(41, 61))
+    live(tracked(run), range(41, 61))
     assert not (run / torn).exists()
     assert logged_steps(run) == list(range(1, 61))
 
 
-def test_results_tables_evaluations_and_scores_are_handed_over(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirror_module, "CLOSE_SECONDS", 120.0)  # however slow the machine is today
-    train, evaluate = place(run), place(run, "evaluate")
-    write_manifest(train.directory, Manifest("train", train.key, {}, {}, {}, {}, {"global_step": 225}))
-    warnings: list[str] = []
-    mirror = WandbMirror(CONFIG, evaluate, run, "offline", warnings.append)
-    log = EventLog(evaluate.directory, [mirror])
-    log.write(
-        "evaluation", plan="10crop", images=9, crops=10, top1_error_percent=11.1, top5_error_percent=0.0, seconds=1
-    )
-    log.close()
-    (evaluate.directory / TABLES).write_text(
-        json.dumps({"results": {"columns": ["plan", "top1"], "rows": [["a", 1.5]]}})
-    )
-    metrics = {"10crop": {"top1_error_percent": 11.1}}
-    for name in ("scores-10crop.npy", "scores-10crop.json", "results.json"):
-        (evaluate.directory / name).write_text(f"content of {name}")
-    outputs = describe_outputs(evaluate.directory, ["scores-10crop.npy", "scores-10crop.json", "results.json"])
-    write_manifest(evaluate.directory, Manifest("evaluate", evaluate.key, {}, outputs, {}, {}, metrics))
+def test_results_tables_evaluations_and_scores_are_handed_over(run: Path) -> None:
+    stage, warnings = tracked(run, "evaluate", trained_steps=225, name="größe 1"), []
+    mirror = WandbMirror(SETTINGS, stage, "offline", warnings.append)
+    evaluate(stage, "10crop")
+    files = {name: f"content of {name}" for name in ("scores-10crop.npy", "scores-10crop.seal.json", "results.json")}
+    files[TABLES] = json.dumps({"results": {"columns": ["plan", "top1"], "rows": [["a", 1.5]]}})
+    seal(stage, {"10crop": {"top1_error_percent": 11.1, "errors": 1}}, files)
     mirror.close(0)
     assert warnings == []
     (path,) = fragments(run)
     rows = read_history(path)
     assert rows[0]["global_step"] == 225
     assert rows[0]["eval/10crop/top1_error_percent"] == 11.1
-    assert read_summary(path)["10crop"]["top1_error_percent"] == 11.1
+    assert read_summary(path)["eval/10crop/errors"] == 1
     (table,) = path.parent.glob("files/media/table/*.json")
     assert json.loads(table.read_text()) == {"columns": ["plan", "top1"], "data": [["a", 1.5]]}
     (artifact,) = (found for found in read_artifacts(path) if found.type == "scores")
-    assert artifact.name == "small-evaluate-scores"
+    assert artifact.name == "gr-e-1-evaluate-scores"
     assert {entry.path: entry.local_path for entry in artifact.manifest.contents} == {
-        name: str(evaluate.directory / name) for name in ("scores-10crop.npy", "scores-10crop.json")
+        name: str(stage.directory / name) for name in ("scores-10crop.npy", "scores-10crop.seal.json")
     }
 
 
@@ -279,37 +355,48 @@ def free_address() -> str:
         return f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
-@pytest.mark.parametrize("kind", ["silent", "refusing"])
+@pytest.mark.parametrize(("kind", "when"), [("silent", "at the end"), ("refusing", "at the first event")])
 def test_a_server_that_cannot_be_reached_costs_one_warning_and_a_bounded_wait(
-    run: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, kind: str
+    run: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, kind: str, when: str
 ) -> None:
     address = request.getfixturevalue("silent_server") if kind == "silent" else free_address()
     monkeypatch.setenv("WANDB_BASE_URL", address)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
-    # The whole way through both processes, however slow the machine is today.
-    monkeypatch.setattr(mirror_module, "CLOSE_SECONDS", 120.0)
-    monkeypatch.setattr(mirror_module, "INIT_SECONDS", 3.0)
-    attempt = live(run, range(1, 4), mode="online")
-    (warning,) = attempt.warnings
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "3")
+    stage, warnings = tracked(run), []
+    mirror = WandbMirror(SETTINGS, stage, "online", warnings.append)
+    if when == "at the first event":
+        train(stage, range(1, 4))
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not warnings:
+            threading.Event().wait(0.05)
+    else:
+        time.sleep(1)
+        train(stage, range(1, 4))
+    seal(stage, {"global_step": 3})
+    mirror.close(0)
+    (warning,) = warnings
     assert "cannot be reached" in warning
     assert "logged offline" in warning
     assert logged_steps(run) == [1, 2, 3]
-    assert state_of(attempt.placed)["open_fragment"] is None
+    assert read_summary(fragments(run)[0])["train/global_step"] == 3
+    assert state_of(run)["open_fragment"] is None
+    assert read_exit_code(fragments(run)[0]) == 0
 
 
 def test_a_mirror_that_hangs_is_left_behind(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirror_module, "CLOSE_SECONDS", 0.2)
     started = []
 
-    def start_hanging(mode: str, description: dict[str, Any]) -> subprocess.Popen[str]:
+    def start_hanging(*arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", "import time; time.sleep(600)"]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        started.append(subprocess.Popen(command, text=True, start_new_session=True, **pipes))
+        started.append(
+            subprocess.Popen(command, text=True, start_new_session=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        )
         return started[-1]
 
     monkeypatch.setattr(mirror_module, "_start_process", start_hanging)
-    # More than a pipe holds, so that whoever waited for the other end to read would wait for ever.
-    attempt = live(run, range(1, 2000))
+    attempt = live(tracked(run), range(1, 2000))
     (warning,) = attempt.warnings
     assert "did not finish" in warning
     assert started[0].poll() == -signal.SIGKILL
@@ -320,14 +407,14 @@ def test_without_the_client_there_is_one_warning(run: Path, tmp_path: Path, monk
     broken.mkdir()
     (broken / "wandb.py").write_text("raise ImportError('no such luck')")
     monkeypatch.setattr(mirror_module, "_SOURCE", f"{broken}{os.pathsep}{REPOSITORY}")
-    attempt = live(run, range(1, 4))
+    attempt = live(tracked(run), range(1, 4))
     (warning,) = attempt.warnings
-    assert "Weights & Biases is not installed (no such luck)" in warning
+    assert "Weights & Biases gets no copy of this stage (ImportError: no such luck)" in warning
 
 
 def test_a_client_that_fails_costs_one_warning(run: Path) -> None:
     (run / "wandb").write_text("a file where the client wants its folder")
-    attempt = live(run, range(1, 4))
+    attempt = live(tracked(run), range(1, 4))
     (warning,) = attempt.warnings
     assert "gets no copy of this stage" in warning
 
@@ -335,3 +422,14 @@ def test_a_client_that_fails_costs_one_warning(run: Path) -> None:
 def test_metrics_are_numbers_with_their_step() -> None:
     event = {"kind": "validation", "time": 1.0, "global_step": 7, "epoch": 1.0, "images": 9, "note": "words"}
     assert metrics_of(event, 0) == {"global_step": 7, "val/epoch": 1.0, "val/images": 9}
+
+
+def test_results_are_items_of_the_summary_below_their_stage() -> None:
+    assert results_of("prepare-val", {"images": 9, "sizes": {"min": 3}}) == {
+        "prepare/val/images": 9,
+        "prepare/val/sizes/min": 3,
+    }
+    assert results_of("evaluate", {"10crop": {"images": 9}, "seconds": 2}) == {
+        "eval/10crop/images": 9,
+        "eval/seconds": 2,
+    }

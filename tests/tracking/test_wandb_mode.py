@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking.wandb_mirror import choose_mode
+from pipeline.tracking.wandb_mode import choose_mode
 
 KEY = "0123456789" * 4
 

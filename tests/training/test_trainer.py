@@ -13,23 +13,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.config.reader import read_run_config, write_run_config
 from pipeline.config.schema import Config
-from pipeline.data.index import read_dataset
+from pipeline.data.index import read_index
 from pipeline.data.loaders import build_train_loader
 from pipeline.data.normalisation import Preprocessor
 from pipeline.data.order import StreamOrder
+from pipeline.data.preprocessing import Preprocessing, read_preprocessing
+from pipeline.data.source import locate
 from pipeline.ground.errors import TrainingDiverged
 from pipeline.ground.ranks import Ranks
 from pipeline.ground.seeds import derive_seed
-from pipeline.interop.preprocessing import Preprocessing, read_preprocessing
 from pipeline.models import create_model
+from pipeline.models.bn_freeze import freeze_batch_norms
 from pipeline.models.weights import read_metadata, read_weights
-from pipeline.running.outcome import read_outcome
-from pipeline.running.stage import PlacedStage, place_stages
-from pipeline.store.manifest import read_manifest
+from pipeline.running.attempts import read_outcome
+from pipeline.running.stage import PlacedStage, parts_of, place_stages
+from pipeline.store.seal import read_seal
 from pipeline.tracking.events import read_events
-from pipeline.training import checkpoint_writer
-from pipeline.training.bn_freeze import freeze_batch_norms
-from pipeline.training.checkpoint import LATEST, read_checkpoint
+from pipeline.training import background_writer
+from pipeline.training.checkpoint import read_checkpoint
 from pipeline.training.schedule import LearningRate
 from pipeline.training.trainer import Trainer
 from stages import STAGES
@@ -57,16 +58,17 @@ def start_run(run: Path, config: Config) -> dict[str, PlacedStage]:
 def plain_loop(config: Config, placed: dict[str, PlacedStage]) -> dict[str, dict[str, torch.Tensor]]:
     """What the training stages must come to, without any of their machinery: one process, one batch of everything, one
     optimizer from the first step to the last."""
-    dataset = read_dataset(placed["prepare"].directory)
-    order = StreamOrder(len(dataset.train), config.train.global_batch, config.seed)
+    directory = parts_of(placed)["prepare-train"].directory
+    index = locate(read_index(directory), directory, config.data)
+    order = StreamOrder(len(index), config.train.global_batch, config.seed)
     middle, last_step = order.steps_for(config.train_stage_epochs), order.steps_for(config.train.epochs)
     rate = LearningRate(config.schedule, config.optim.lr, order, config.train.epochs)
-    preprocessor = Preprocessor(config.data, config.augmentation, CPU, channels_last=False)
+    preprocessor = Preprocessor(config.input, config.augmentation, CPU, channels_last=False)
     model = create_model(config.model.name, config.model.num_classes, dropout=config.model.dropout)
     model.load_state_dict(read_weights(placed["build"].directory / "weights.safetensors"))
     optimizer = torch.optim.SGD(model.parameters(), 1.0, config.optim.momentum, weight_decay=config.optim.weight_decay)
     results = {}
-    loader = build_train_loader(dataset.train, config, Ranks(), CPU, micro_batch=24, first_step=0, last_step=last_step)
+    loader = build_train_loader(index, config, Ranks(), CPU, micro_batch=24, first_step=0, last_step=last_step)
     for step, batch in enumerate(loader):
         if step == middle:
             results["train"] = {name: value.clone() for name, value in model.state_dict().items()}
@@ -100,7 +102,7 @@ def test_both_training_stages_are_one_plain_loop_bit_for_bit(tmp_path: Path, ima
             assert torch.equal(found[name], value), f"{name} after {stage}"
     # Whoever gets the file can see what its network must be shown.
     metadata = read_metadata(placed["train"].directory / "weights.safetensors")
-    shown = Preprocessing(config.data.mean, config.data.std, "bilinear_antialias")
+    shown = Preprocessing(config.input.mean, config.input.std, "bilinear_antialias")
     assert read_preprocessing(metadata, "weights") == shown
 
 
@@ -116,9 +118,9 @@ def test_accumulated_micro_batches_are_one_global_batch(tmp_path: Path, images: 
         overrides = (f"freeze_bn.from_checkpoint={checkpoint}", f"train.max_micro_batch={micro_batch}")
         run_stage_to_end(run, "freeze_bn", overrides=overrides)
         directory = place_stages(read_run_config(run, overrides), run, STAGES)["freeze_bn"].directory
-        manifest = read_manifest(directory)
-        assert manifest is not None
-        assert manifest.metrics["accumulation"] == 24 // micro_batch
+        seal = read_seal(directory, "stage")
+        assert seal is not None
+        assert seal.about["metrics"]["accumulation"] == 24 // micro_batch
         results.append(read_weights(directory / "weights.safetensors"))
     start = read_checkpoint(checkpoint).model
     assert start.keys() == results[0].keys()
@@ -130,7 +132,7 @@ def test_accumulated_micro_batches_are_one_global_batch(tmp_path: Path, images: 
     assert apart < 0.02 * way
 
 
-def test_events_tell_every_logged_step_once_and_the_manifest_the_result(tmp_path: Path, images: Path) -> None:
+def test_events_tell_every_logged_step_once_and_the_seal_the_result(tmp_path: Path, images: Path) -> None:
     config = small_recipe(images)
     placed = start_run(tmp_path / "run", config)
     run_stage_to_end(tmp_path / "run", "train")
@@ -144,11 +146,15 @@ def test_events_tell_every_logged_step_once_and_the_manifest_the_result(tmp_path
     validations = list(read_events(directory, "validation"))
     assert [event["global_step"] for event in validations] == [4, 7, 10, 14]
     assert {event["images"] for event in validations} == {20}
-    manifest = read_manifest(directory)
-    assert manifest is not None
-    assert manifest.metrics["global_step"] == 14
-    assert manifest.metrics["top1_error_percent"] == validations[-1]["top1_error_percent"]
-    assert (manifest.metrics["world_size"], manifest.metrics["micro_batch"], manifest.metrics["accumulation"]) == (
+    seal = read_seal(directory, "stage")
+    assert seal is not None
+    assert seal.about["metrics"]["global_step"] == 14
+    assert seal.about["metrics"]["top1_error_percent"] == validations[-1]["top1_error_percent"]
+    assert (
+        seal.about["metrics"]["world_size"],
+        seal.about["metrics"]["micro_batch"],
+        seal.about["metrics"]["accumulation"],
+    ) == (
         1,
         6,
         4,
@@ -170,7 +176,7 @@ def test_a_loss_or_weights_that_are_no_numbers_stop_the_run_before_they_are_save
     assert outcome.message.endswith("step-00000001")
     assert "the last good checkpoint is" in outcome.message
     checkpoints = placed["train"].directory / "checkpoints"
-    assert sorted(path.name for path in checkpoints.iterdir()) == [LATEST, "step-00000001"]
+    assert [path.name for path in checkpoints.iterdir()] == ["step-00000001"]
     saved = read_checkpoint(checkpoints / "step-00000001")
     for value in (*saved.model.values(), *saved.optimizer.tensors.values()):
         assert torch.isfinite(value).all()
@@ -189,7 +195,7 @@ def test_weights_that_are_no_numbers_are_told_at_the_next_step_and_before_any_en
 
     def spoiling(learning_rate: float) -> None:
         take_step(learning_rate)
-        if trainer._progress.global_step + 1 == bad_step:
+        if trainer._global_step + 1 == bad_step:
             with torch.no_grad():
                 next(trainer._engine.model.parameters())[0, 0, 0, 0] = math.nan
             trainer._stop.reason = "SIGTERM" if is_asked_to_stop else None
@@ -197,24 +203,24 @@ def test_weights_that_are_no_numbers_are_told_at_the_next_step_and_before_any_en
     monkeypatch.setattr(trainer._engine, "step", spoiling)
     with pytest.raises(TrainingDiverged, match=rf"^weights .* in step {bad_step}, .*/step-{bad_step - 1:08d}$"):
         trainer.run()
-    assert trainer._progress.global_step == (bad_step if is_asked_to_stop else ends_after)
+    assert trainer._global_step == (bad_step if is_asked_to_stop else ends_after)
     assert sorted(path.name for path in (tmp_path / "checkpoints").glob("step-*")) == [
         f"step-{step:08d}" for step in range(1, bad_step)
     ]
 
 
-def test_a_checkpoint_finds_memory_for_its_copy_that_was_got_aside(
+def test_a_checkpoint_finds_memory_for_its_copy_that_a_thread_allocated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For the weights and for the momentum, which is not there yet when training begins."""
     made_in = []
 
-    class Noted(checkpoint_writer._CopyMemory):
+    class Noted(background_writer._CopyMemory):
         def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
             made_in.append(threading.current_thread().name)
             super().__init__(tensors)
 
-    monkeypatch.setattr(checkpoint_writer, "_CopyMemory", Noted)
+    monkeypatch.setattr(background_writer, "_CopyMemory", Noted)
     small_trainer(tmp_path, last_step=2, train={"validate_every_epochs": 9}, checkpoint={"every_steps": 1}).run()
     assert made_in == ["checkpoint-writer_0"] * 2
 
@@ -229,11 +235,11 @@ class ScalarReads(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
-            self.after_steps.append(self._trainer._progress.global_step)
+            self.after_steps.append(self._trainer._global_step)
         return func(*args, **(kwargs or {}))
 
 
-def test_values_are_read_from_the_device_only_where_a_line_of_the_record_is_due(tmp_path: Path) -> None:
+def test_values_are_read_from_the_device_only_for_a_line_of_the_record(tmp_path: Path) -> None:
     trainer = small_trainer(
         tmp_path,
         last_step=11,

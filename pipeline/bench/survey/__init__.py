@@ -1,1 +1,1 @@
-"""What there is to know about a GPU before anything is made faster on it. Needs torch, triton and timm."""
+"""Measurements of a GPU that precede any optimisation for it. Needs torch, triton and timm."""

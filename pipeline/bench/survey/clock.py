@@ -1,4 +1,4 @@
-"""How long work takes on a device that does it later, and how much time there is left."""
+"""The time of asynchronous work on a device, and the time that is left."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ _GROUP_SECONDS = 0.02
 
 
 class Deadline:
-    """Some seconds from now on."""
+    """A deadline some seconds from now."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
 
     @property
     def seconds_left(self) -> float:
-        """Negative when it is over."""
+        """Return the seconds left, negative when it is over."""
         return self._end - time.monotonic()
 
 
 def time_work(work: Callable[[], object], device: torch.device, warm_up: int = 2) -> Spread:
-    """Seconds of one call: median and range over groups of calls that are queued together.
+    """Return seconds per call: median and range over groups of calls that are queued together.
 
-    A group lasts long enough for the queueing not to show, unless the host cannot keep up with the device.
+    A group lasts long enough to hide the queueing, unless the host cannot keep up with the device.
     """
     for _ in range(warm_up):
         work()
@@ -40,7 +40,7 @@ def time_work(work: Callable[[], object], device: torch.device, warm_up: int = 2
 
 
 def figures_or_error(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `measure` returns; or why it could not, as for want of memory or of a kernel: that is a finding too."""
+    """Return the result of `measure`, or its error, as for lack of memory or of a kernel, which is a finding too."""
     try:
         return measure()
     except (RuntimeError, UserError) as error:

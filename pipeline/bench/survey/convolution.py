@@ -14,14 +14,14 @@ from pipeline.bench.survey.scope import LAYOUTS, Scope
 from pipeline.networks.spec import SPECS, Layer, layer_table
 
 _MERGED_INPUTS = 64
-"""Input channels of a merged group: as many as matrix units like."""
+"""Input channels of a merged group: as many as suit matrix units."""
 
 
 def survey_convolutions(scope: Scope, deadline: Deadline) -> Iterator[dict[str, Any]]:
-    """A row for each case: microseconds of forward, gradient of the input and gradient of the weights.
+    """Yield a row for each case: microseconds of forward, gradient of the input and gradient of the weights.
 
     A merged case computes the same outputs with fewer, larger groups whose weights are zero between the original ones:
-    more arithmetic, in a shape that kernels are made for.
+    more arithmetic, in a shape that suits the kernels.
     """
     table = layer_table(SPECS[scope.model], scope.num_classes, scope.image_size_px)
     grouped = {_shape(layer): layer for layer in table if (layer.groups or 1) > 1}
@@ -48,7 +48,7 @@ def survey_convolutions(scope: Scope, deadline: Deadline) -> Iterator[dict[str, 
 
 
 def _shape(layer: Layer) -> tuple[int, ...]:
-    """Inputs, outputs, stride and side of the output."""
+    """Return inputs, outputs, stride and side of the output."""
     return (layer.in_channels or 0, layer.out_channels or 0, layer.stride or 1, layer.out_size)
 
 
@@ -76,7 +76,7 @@ class _Convolution:
         return cls(images, weight, gradient, stride, groups)
 
     def measure(self) -> dict[str, Any]:
-        """Microseconds of each direction, and the speed that one read and one write of the maps came to."""
+        """Return microseconds of each direction, and the rate of one read and one write of the maps."""
         device = self.images.device
         moved = self.images.nbytes + self.gradient.nbytes
         row: dict[str, Any] = {}
@@ -101,8 +101,10 @@ class _Convolution:
 
 
 def merge_groups(weight: torch.Tensor, groups: int, inputs: int) -> tuple[torch.Tensor, int]:
-    """The same convolution with groups of `inputs` input channels: its weight, zero where groups did not meet, and
-    its number of groups. `inputs` is a multiple of the channels that a group has."""
+    """Merge groups into ones of `inputs` input channels, a multiple of a group's: same convolution, zeros in between.
+
+    Returns its weight and its number of groups.
+    """
     outputs, own, height, width = weight.shape
     merged = inputs // own
     parts = weight.view(groups // merged, merged, outputs // groups, own, height, width)

@@ -1,4 +1,4 @@
-"""Whole training steps: every cell and batch, with a CUDA graph, and where the best cell's time goes."""
+"""Whole training steps: every cell and batch, with a CUDA graph, and the kernels of the best cell."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from pipeline.models import create_model
 from pipeline.models.senet import SENet
 
 _COMPILATION_SECONDS = 120.0
-"""What compiling is taken to need before the first one has shown it."""
+"""Assumed time of a compilation before the first one is measured."""
 _PROFILED_STEPS = 3
 _PROFILED_KERNELS = 40
 
@@ -30,7 +30,8 @@ Networks = Mapping[str, nn.Module]
 
 
 def both_networks(scope: Scope) -> Networks:
-    """Ours, and timm's where the scope is SENet-154 itself, on the device. They are built once: it takes seconds."""
+    """Return our network, and timm's if the scope is SENet-154 itself, on the device. Built once, since it takes
+    seconds."""
     networks: dict[str, nn.Module] = {"ours": create_model(scope.model, scope.num_classes)}
     if scope.model == "senet154":
         timm = import_peer("timm", "timm")
@@ -39,7 +40,7 @@ def both_networks(scope: Scope) -> Networks:
 
 
 def survey_eager(scope: Scope, networks: Networks, deadline: Deadline) -> Iterator[dict[str, Any]]:
-    """Every eager cell at every batch."""
+    """Measure every eager cell at every batch."""
     cells = [cell for cell in all_cells(scope.precisions) if not cell.compile]
     for batch in scope.batches:
         for name, network in networks.items():
@@ -50,7 +51,7 @@ def survey_eager(scope: Scope, networks: Networks, deadline: Deadline) -> Iterat
 
 
 def survey_compiled(scope: Scope, networks: Networks, deadline: Deadline) -> Iterator[dict[str, Any]]:
-    """Compiled cells while there is time for another: the most telling batch first."""
+    """Measure compiled cells while there is time for another: the most informative batch first."""
     needed = _COMPILATION_SECONDS
     for batch in scope.batches:
         for cell in all_cells(scope.precisions):
@@ -65,14 +66,14 @@ def survey_compiled(scope: Scope, networks: Networks, deadline: Deadline) -> Ite
 
 
 def survey_graph(scope: Scope, networks: Networks, deadline: Deadline) -> Iterator[dict[str, Any]]:
-    """The smallest batch as a CUDA graph: what is left when the host need not launch two thousand kernels a step."""
+    """Measure the smallest batch as a CUDA graph, in which the host does not launch two thousand kernels a step."""
     cell = Cell(scope.precisions[0], channels_last=False, compile=False)
     if deadline.seconds_left > 0:
         yield _measure(scope, "ours", networks["ours"], cell, min(scope.batches), as_graph=True)
 
 
 def survey_kernels(scope: Scope, networks: Networks, best: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The kernels of an eager cell, by the time they take; `best` is one of the rows of `survey_eager`."""
+    """Return the kernels of an eager cell, by their time; `best` is one of the rows of `survey_eager`."""
     cell, batch = Cell(**best["execution"]), best["batch"]
     step = _step(scope, networks[best["network"]], cell, batch)
     step()
@@ -98,7 +99,7 @@ def _device_time(kernel: Any) -> float:
 def _measure(
     scope: Scope, name: str, network: nn.Module, cell: Cell, batch: int, *, as_graph: bool = False
 ) -> dict[str, Any]:
-    """A row: what was measured, and how it went."""
+    """Return a row: the case and its figures or error."""
     return {
         "network": name,
         "batch": batch,
@@ -109,7 +110,7 @@ def _measure(
 
 
 def _figures(scope: Scope, network: nn.Module, cell: Cell, batch: int, as_graph: bool) -> dict[str, Any]:
-    """Speed, memory beside the weights, and the seconds until the second step was done."""
+    """Return speed, memory beside the weights, and the seconds until the second step was done."""
     on_gpu = scope.device.type == "cuda"
     before = _empty_memory() if on_gpu else 0
     if cell.compile:
@@ -129,7 +130,7 @@ def _figures(scope: Scope, network: nn.Module, cell: Cell, batch: int, as_graph:
 
 
 def _empty_memory() -> int:
-    """Give back what the last cell took; returns the bytes that are left in use, which are the networks' weights."""
+    """Free the memory of the last cell. Returns the bytes that stay in use, which are the networks' weights."""
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -138,12 +139,12 @@ def _empty_memory() -> int:
 
 def _step(scope: Scope, network: nn.Module, cell: Cell, batch: int) -> Step:
     task = Task(scope.model, scope.num_classes, scope.image_size_px, batch, scope.device)
-    # Ours is compiled as the engine does it, others whole.
+    # Ours is compiled as in the engine, others whole.
     return plain_step(task, network, cell, compile_blocks if isinstance(network, SENet) else compile_whole)
 
 
 def _captured(step: Step) -> Callable[[], None]:
-    """The step as one launch."""
+    """Capture the step as one launch."""
     graph = torch.cuda.CUDAGraph()
     beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     beside.wait_stream(torch.cuda.current_stream())

@@ -16,9 +16,9 @@ from pipeline.networks.spec import SPECS, layer_table
 
 
 def survey_batch_norms(scope: Scope, deadline: Deadline) -> Iterator[dict[str, Any]]:
-    """Forward and backward of the batch norm behind each stage's last convolution.
+    """Measure forward and backward of the batch norm behind each stage's last convolution.
 
-    PyTorch never hands bfloat16 to cuDNN, so there the two rows of a case are the same kernel.
+    PyTorch never passes bfloat16 to cuDNN, so there the two rows of a case are the same kernel.
     """
     table = layer_table(SPECS[scope.model], scope.num_classes, scope.image_size_px)
     shapes = {(layer.out_channels or 0, layer.out_size) for layer in table if layer.kind == "scale_add_relu"}
@@ -60,7 +60,7 @@ def _time_batch_norm(images: torch.Tensor, device: torch.device) -> dict[str, fl
 
 
 def survey_sgd(scope: Scope, deadline: Deadline) -> Iterator[dict[str, Any]]:
-    """One optimizer step over all parameters of the network, in float32."""
+    """Measure one optimizer step over all parameters of the network, in float32."""
     with scope.device:
         parameters = list(create_model(scope.model, scope.num_classes).parameters())
     for parameter in parameters:

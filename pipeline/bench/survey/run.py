@@ -1,6 +1,6 @@
-"""`python -m pipeline.bench survey`: everything that is worth knowing about a GPU, in one call of bounded length.
+"""`python -m pipeline.bench survey`: measurements of a GPU in one call of bounded length.
 
-What was measured is on disk after every row, so that a survey that is cut off leaves what it has.
+Every row is on disk as soon as it is measured, so an interrupted survey keeps its rows.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ _SHARES = {
     "kernels of the best": 0.05,
     "compiled steps": 1.0,
 }
-"""The parts in order, each with the most of the whole time that it may take; the last takes what is left."""
+"""The parts in order, each with its largest fraction of the whole time; the last takes the rest."""
 _RESERVE_SECONDS = 15
-"""Kept back for what a part has begun when its time is over."""
+"""Reserved for unfinished work of a part when its time is over."""
 
 
 def survey_gpu(out: Path, minutes: float) -> None:
-    """Survey this process's GPU in at most `minutes` and write the JSON file `out`; UserError without a GPU."""
+    """Survey this process's GPU in at most `minutes` and write the JSON file `out`. Raises UserError without a GPU."""
     if not torch.cuda.is_available():
         raise UserError("survey: measures a CUDA device, and this machine shows none")
     if not out.absolute().parent.is_dir():
@@ -71,7 +71,7 @@ def survey_gpu(out: Path, minutes: float) -> None:
 
 
 def survey_parts(scope: Scope, networks: Networks, record: dict[str, Any], out: Path, seconds: float) -> None:
-    """All parts in turn; every row goes to `record["parts"]` and, with the rest of the record, to `out`."""
+    """Run all parts in turn; every row goes to `record["parts"]` and, with the rest of the record, to `out`."""
     whole = Deadline(seconds)
     parts: dict[str, list[dict[str, Any]]] = record["parts"]
     works: dict[str, Callable[[Deadline], Rows]] = {
@@ -101,7 +101,7 @@ def _kernels(scope: Scope, networks: Networks, steps: list[dict[str, Any]]) -> R
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
-    """The rows for a terminal: medians only, and no column for what another one says."""
+    """Format the rows for a terminal: medians only, without redundant columns."""
     shown = [{key: _cell(value) for key, value in row.items() if key != "execution"} for row in rows]
     columns = list(dict.fromkeys(key for row in shown for key in row))
     return aligned([columns, *([row.get(column, "") for column in columns] for row in shown)])

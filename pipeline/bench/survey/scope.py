@@ -1,4 +1,4 @@
-"""How much a survey covers."""
+"""The scope of a survey."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ class Scope:
     num_classes: int = 1000
     image_size_px: int = 224
     kernel_batch: int = 128
-    """Images of the measurements of single operations."""
+    """Images in measurements of single operations."""
     batches: tuple[int, ...] = (128, 32, 256)
-    """Images of the measurements of whole steps, the most telling first."""
+    """Images in measurements of whole steps, the most informative first."""
     precisions: tuple[str, ...] = ("bfloat16", "float16")
 
     @property
     def dtypes(self) -> tuple[torch.dtype, ...]:
-        """The same as types."""
+        """Return the types as torch.dtype."""
         return tuple(getattr(torch, precision) for precision in self.precisions)
 
 

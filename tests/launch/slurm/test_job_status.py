@@ -4,16 +4,20 @@ import dataclasses
 
 import pytest
 
-from launch.slurm.job_status import with_job
-from launch.slurm.jobs import JobRecord
-from launch.slurm.requeue import JobAttempt
+from launch.slurm import scheduler
+from launch.slurm.job_attempts import JobAttempt
+from launch.slurm.job_status import RunJobs, jobs_of, with_job
+from launch.slurm.jobs import JobRecord, write_jobs
 from launch.slurm.scheduler import QueuedJob
 from launch.state import StageState
+from pipeline.running.stage import place_stages
+from stages import STAGES
+from tests.recipes import small_recipe
 
 RECORD = JobRecord("evaluate", "0123456789", "11", "p.yaml", 1.0, ("7", "10"), "/runs/demo/jobs/evaluate.log")
 STAGE_OF = {"10": "freeze_bn", "11": "evaluate"}
 WAITING = StageState("waiting", "for freeze_bn")
-FIRST = JobAttempt("11", 0, 1.0, "nothing", "requeued", "stopped after step 7")
+FIRST = JobAttempt("11", 0, 1.0, "nothing", ending="requeued", reason="stopped after step 7")
 SILENT = JobAttempt("11", 1, 2.0, "1: step-7")
 
 
@@ -71,7 +75,7 @@ SILENT = JobAttempt("11", 1, 2.0, "1: step-7")
         (StageState("done", "at noon"), QueuedJob("11", "COMPLETING", "n1"), [FIRST], "done", "at noon"),
     ],
 )
-def test_files_and_queue_together_say_where_a_stage_stands(state, queued, attempts, condition, detail):
+def test_files_and_queue_are_merged_into_one_state(state, queued, attempts, condition, detail):
     found = with_job(state, RECORD, queued, attempts, STAGE_OF)
     assert (found.condition, found.detail) == (condition, detail)
 
@@ -91,3 +95,45 @@ def test_attempts_of_earlier_jobs_are_not_counted():
     earlier = dataclasses.replace(FIRST, job="5")
     found = with_job(WAITING, RECORD, QueuedJob("11", "RUNNING", "n1", "0:01", "30:00"), [earlier, SILENT], {})
     assert found.detail == "job 11 on n1, 0:01 of 30:00"
+
+
+def test_only_a_stage_that_was_submitted_has_the_state_of_a_job(tmp_path, monkeypatch):
+    placed = place_stages(small_recipe(tmp_path), tmp_path, STAGES)
+    train, evaluate = placed["train"], placed["evaluate"]
+    write_jobs(tmp_path, [JobRecord("train", train.key, "11", "p.yaml", 1.0, (), "/log")])
+    asked: list[str] = []
+
+    def look_up(jobs):
+        asked.extend(jobs)
+        return {job: QueuedJob(job, "PENDING", reason="Resources") for job in jobs}
+
+    monkeypatch.setattr(scheduler, "look_up", look_up)
+    jobs = jobs_of(tmp_path, placed)
+    assert asked == ["11"]
+    assert (jobs.profile, jobs.is_alive) == ("p.yaml", True)
+    assert jobs.with_job(train, WAITING) == StageState("queued", "job 11: Resources")
+    assert jobs.with_job(evaluate, WAITING) is WAITING
+
+
+def test_a_job_waits_for_those_of_its_stages_that_are_not_done(tmp_path):
+    placed = place_stages(small_recipe(tmp_path), tmp_path, STAGES)
+    records = [
+        JobRecord(name, placed[name].key, job, "p.yaml", 1.0, waits_for, "/log")
+        for name, job, waits_for in (("prepare", "1", ()), ("build", "2", ()), ("train", "3", ("1", "2")))
+    ]
+    waiting = {"3": QueuedJob("3", "PENDING", reason="Dependency")}
+    state = RunJobs(records, waiting, ["build", "train"]).with_job(placed["train"], WAITING)
+    assert state.detail == "job 3 waits for build (2)"
+
+
+def test_a_job_of_another_key_says_nothing_about_a_stage(tmp_path):
+    train = place_stages(small_recipe(tmp_path), tmp_path, STAGES)["train"]
+    record = JobRecord("train", "another", "11", "p.yaml", 1.0, (), "/log")
+    jobs = RunJobs([record], {"11": QueuedJob("11", "RUNNING", "n1", "0:01", "30:00")}, ["train"])
+    assert jobs.with_job(train, WAITING) is WAITING
+
+
+def test_without_an_answer_of_slurm_s_a_stage_has_its_state_on_disk(tmp_path):
+    train = place_stages(small_recipe(tmp_path), tmp_path, STAGES)["train"]
+    record = JobRecord("train", train.key, "11", "p.yaml", 1.0, (), "/log")
+    assert RunJobs([record], {}, ["train"], problem="no answer").with_job(train, WAITING) is WAITING

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.slurm.profile import StageShapes, load_profile
+from launch.slurm.profile import Shape, load_profile
 from pipeline.ground.errors import UserError
 from stages import STAGES
 from tests.conftest import REPOSITORY
@@ -40,14 +40,38 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Pa
     return write_profile
 
 
-def test_every_stage_has_a_shape():
-    assert list(StageShapes.model_fields) == [spec.name for spec in STAGES]
+TRAINING_ALONE = """\
+partition: gpu
+stages:
+  train: {nodes: 2, gpus_per_node: 4, cpus_per_task: 8, minutes: 5000, partition: big}
+"""
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_a_stage_that_the_profile_does_not_name_gets_what_its_declaration_says(write, stage):
+    shapes = load_profile(write(TRAINING_ALONE)).shapes()
+    assert list(shapes) == [stage.name for stage in STAGES]
+    if stage.name == "train":
+        return
+    if stage.shape.processes == "as training":
+        expected = Shape(nodes=2, gpus_per_node=4, cpus_per_task=8, minutes=stage.shape.minutes, partition="big")
+    else:
+        expected = Shape(minutes=stage.shape.minutes, partition="gpu")
+    assert shapes[stage.name] == expected
+
+
+def test_a_default_time_limit_is_none_that_the_cluster_may_refuse_and_none_without_time_for_the_warning(write):
+    short = load_profile(write("stages:\n  train: {minutes: 20}\n")).shapes()
+    assert {shape.minutes for shape in short.values()} == {20}
+    late = load_profile(write("warning_seconds: 36000\nstages:\n  train: {minutes: 700}\n")).shapes()
+    assert {shape.minutes for shape in late.values()} == {700}
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: path.stem)
 def test_the_profiles_that_come_with_the_project_are_right(path):
-    for name, shape in load_profile(path).shapes().items():
-        assert shape.tasks == 1 or name in ("train", "freeze_bn", "evaluate"), name
+    shapes = load_profile(path).shapes()
+    for stage in STAGES:
+        assert shapes[stage.name].tasks == 1 or stage.is_distributed, stage.name
 
 
 @pytest.mark.parametrize(("name", "nodes", "gpus"), [("8x8_gpu", 8, 64), ("1x8_gpu", 1, 8), ("1x1_gpu", 1, 1)])
@@ -73,13 +97,18 @@ def test_there_is_one_process_for_each_gpu_and_the_profile_s_place_unless_a_stag
         ("    minutes: 90\n", "", "p.yaml:6: stages.train.minutes: must be given: a whole number"),
         ("nodes: 2\n", "nodes: 0\n", "p.yaml:7: stages.train.nodes: must be greater than 0 (given 0)"),
         ("minutes: 90", "memory_gb: 1.5\n    minutes: 9", "stages.train.memory_gb: must be a whole number or null"),
-        ("  report: {minutes: 10}\n", "", "p.yaml:3: stages.report: must be given: a section with the keys nodes, "),
+        ("  train:\n", "  freeze_bn:\n", "p.yaml:3: stages.train: must be given: a section with the keys nodes, "),
         ("  report:", "  melt:", "p.yaml:13: stages.melt: unknown key (there are: prepare, build, train, freeze_bn,"),
+        ("  report:", "  reports:", "p.yaml:13: stages.reports: unknown key (did you mean 'report'?)"),
         ("partition: gpu\n", "nodes: 2\n", "p.yaml:1: nodes: unknown key here (it belongs to stages.prepare or"),
         ("partition: gpu\n", "setup: module load cuda\n", "p.yaml:1: setup: must be a list, each item text"),
         ("    minutes: 90", "    tasks_per_node: 4\n    minutes: 90", "stages.train.tasks_per_node: must be left out"),
         ("minutes: 90", "minutes: 3", "p.yaml:9: stages.train.minutes: must be more than the warning before the end"),
-        ("warning_seconds: 120", "warning_seconds: 5", "p.yaml:2: warning_seconds: must be at least 10 (given 5)"),
+        (
+            "warning_seconds: 120",
+            "warning_seconds: 5",
+            "warning_seconds: must be greater than or equal to 10 (given 5)",
+        ),
         ("partition: gpu", "partition: [gpu", "p.yaml:1: not valid YAML: a bracket that opens here is not closed"),
     ],
 )
@@ -98,7 +127,7 @@ def test_all_mistakes_are_named_at_once(write):
 
 def test_a_profile_that_is_not_there_is_answered_with_those_that_are(write):
     write(PROFILE)
-    with pytest.raises(UserError, match=r"--profile: q.yaml: cannot be read .*; there are: p.yaml"):
+    with pytest.raises(UserError, match=r"--profile: q\.yaml: no such file or directory \(did you mean p\.yaml\?\)"):
         load_profile(Path("q.yaml"))
 
 

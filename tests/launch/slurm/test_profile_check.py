@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from launch.slurm.profile import Profile, load_profile
-from launch.slurm.profile_check import check_fit, training_processes
+from launch.slurm.profile_check import check_profile, training_world_size
 from pipeline.config.reader import load_config
 from pipeline.config.schema import Config
 from pipeline.ground.errors import UserError
@@ -19,7 +19,7 @@ PATH = Path("p.yaml")
 
 
 def profile(**shapes: dict[str, int]) -> Profile:
-    stages = {spec.name: {"minutes": 60, **shapes.get(spec.name, {})} for spec in STAGES}
+    stages = {stage.name: {"minutes": 60, **shapes.get(stage.name, {})} for stage in STAGES}
     return Profile.model_validate({"stages": stages, "warning_seconds": 60})
 
 
@@ -27,13 +27,13 @@ def recipe(*overrides: str) -> Config:
     return load_config(REPOSITORY / "configs" / "demo.yaml", overrides)
 
 
-def fit(config: Config, profile: Profile, tmp_path: Path) -> list[str]:
+def check(config: Config, profile: Profile, tmp_path: Path) -> list[str]:
     placed = place_stages(config, tmp_path, STAGES)
-    return check_fit(config, profile, PATH, placed, placed)
+    return check_profile(config, profile, PATH, placed, placed)
 
 
 def test_what_fits_is_said_with_the_numbers(tmp_path):
-    notes = fit(recipe(), profile(train={"nodes": 2, "gpus_per_node": 4}), tmp_path)
+    notes = check(recipe(), profile(train={"nodes": 2, "gpus_per_node": 4}), tmp_path)
     assert notes[0].startswith(
         "train: 2 nodes x 4 GPUs: global batch 64 = 8 processes x 8 images x 1 accumulation step"
     )
@@ -70,13 +70,13 @@ def test_what_fits_is_said_with_the_numbers(tmp_path):
 )
 def test_what_does_not_fit_is_said_with_the_numbers(tmp_path, overrides, shapes, message):
     with pytest.raises(UserError, match=re.escape(message)):
-        fit(recipe(*overrides), profile(**shapes), tmp_path)
+        check(recipe(*overrides), profile(**shapes), tmp_path)
 
 
 def test_all_that_does_not_fit_is_said_at_once(tmp_path: Path):
     shapes: dict[str, Any] = {"prepare": {"nodes": 2}, "train": {"nodes": 3}, "freeze_bn": {"nodes": 5}}
     with pytest.raises(UserError) as caught:
-        fit(recipe(), profile(**shapes), tmp_path)
+        check(recipe(), profile(**shapes), tmp_path)
     assert [line.split(":")[1].strip() for line in str(caught.value).splitlines()] == [
         "stages.prepare",
         "stages.train",
@@ -85,7 +85,7 @@ def test_all_that_does_not_fit_is_said_at_once(tmp_path: Path):
 
 
 def test_more_frequent_checkpoints_fit_into_the_time(tmp_path):
-    fit(
+    check(
         recipe("expected_images_per_second=0.1", "every_steps=11"),
         profile(train={"nodes": 2}, freeze_bn={"nodes": 2}),
         tmp_path,
@@ -105,11 +105,11 @@ def test_more_frequent_checkpoints_fit_into_the_time(tmp_path):
 def test_every_recipe_has_a_profile_that_fits_it(tmp_path, recipe_name, name):
     config = load_config(REPOSITORY / "configs" / f"{recipe_name}.yaml")
     path = REPOSITORY / "slurm" / "profiles" / f"{name}.yaml"
-    assert fit(config, load_profile(path), tmp_path)
+    assert check(config, load_profile(path), tmp_path)
 
 
 def test_the_world_size_of_training_is_the_profile_s():
     config = recipe()
     stages = place_stages(config, Path("runs/demo"), STAGES)
-    assert training_processes(config, profile(train={"nodes": 2, "gpus_per_node": 8}), stages) == 16
-    assert training_processes(config, profile(train={"nodes": 2}), {"report": stages["report"]}) == 1
+    assert training_world_size(config, profile(train={"nodes": 2, "gpus_per_node": 8}), stages) == 16
+    assert training_world_size(config, profile(train={"nodes": 2}), {"report": stages["report"]}) == 1

@@ -1,50 +1,39 @@
+"""What a job body is answered at its start and at its end, and what is recorded of it."""
+
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from launch.slurm.requeue import (
-    HISTORY,
-    JobAttempt,
-    decide,
-    main,
-    progress,
-    read_job_attempts,
-    restarts_without_progress,
-)
+from launch.slurm.job_attempts import progress, read_job_attempts
+from launch.slurm.requeue import main
 from pipeline.config.reader import write_run_config
 from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR
-from pipeline.running.outcome import Outcome, read_outcome, write_outcome
+from pipeline.ground.ranks import Ranks
+from pipeline.running.attempts import ATTEMPTS, Outcome, note_end, note_start, read_attempts
 from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.store.lock import exclusive
-from pipeline.store.manifest import Manifest, write_manifest
+from pipeline.store.seal import seal_directory, seal_file
 from stages import STAGES
 from tests.recipes import small_recipe
 
 STOPPED = Outcome(EXIT_STOPPED, "stopped after step 7", 0)
-KNOWN: dict[str, Any] = {
-    "is_done": False,
-    "outcome": None,
-    "code": 0,
-    "nodes_answer": True,
-    "was_warned": False,
-    "state": "RUNNING",
-    "is_requeued": False,
-    "wasted": 0,
-    "crashes": 0,
-    "allowed_crashes": 0,
-}
+CRASHED = Outcome(EXIT_FAILED, "no memory", 3)
 
 
 @pytest.fixture
-def train(tmp_path: Path) -> PlacedStage:
-    """A training stage that nobody has begun."""
+def place(tmp_path: Path) -> Callable[[str], PlacedStage]:
+    """Gives a stage of a run in which nothing has begun."""
     config = small_recipe(tmp_path)
     write_run_config(tmp_path, config)
-    return place_stages(config, tmp_path, STAGES)["train"]
+    return place_stages(config, tmp_path, STAGES).__getitem__
+
+
+@pytest.fixture
+def train(place: Callable[[str], PlacedStage]) -> PlacedStage:
+    return place("train")
 
 
 def ask(moment: str, stage: PlacedStage, *options: str, restart: int = 0, **variables: str) -> int:
@@ -53,134 +42,112 @@ def ask(moment: str, stage: PlacedStage, *options: str, restart: int = 0, **vari
     return main(arguments, environment | variables)
 
 
+def work(directory: Path, outcome: Outcome | None = None) -> None:
+    """Record what a stage's main rank does of an attempt; None: it had no time to say how it ended."""
+    directory.mkdir(exist_ok=True)
+    note_start(directory, Ranks())
+    if outcome is not None:
+        note_end(directory, outcome)
+
+
 def save(stage: PlacedStage, step: int) -> None:
-    (stage.directory / "checkpoints" / f"step-{step:08d}").mkdir(parents=True)
-
-
-@pytest.mark.parametrize(
-    ("known", "exit_code", "reason"),
-    [
-        ({"is_done": True, "outcome": STOPPED}, EXIT_DONE, "done"),
-        ({"outcome": STOPPED}, EXIT_STOPPED, "stopped after step 7"),
-        ({"was_warned": True, "code": 140}, EXIT_STOPPED, "stopped before it had begun"),
-        ({"outcome": STOPPED, "wasted": 2}, EXIT_STOPPED, "stopped after step 7"),
-        ({"outcome": STOPPED, "wasted": 3}, EXIT_FAILED, "started 3 times in a row without saving anything new"),
-        ({"outcome": STOPPED, "state": "COMPLETING"}, EXIT_FAILED, "not requeued from here.*as COMPLETING"),
-        ({"outcome": STOPPED, "state": ""}, EXIT_FAILED, "SLURM has the job as gone"),
-        ({"is_done": True, "is_requeued": True, "state": "COMPLETING"}, EXIT_DONE, "^done$"),
-        ({"outcome": Outcome(EXIT_FAILED, "no memory", 3)}, EXIT_FAILED, "^rank 3: no memory$"),
-        ({"outcome": Outcome(EXIT_FAILED, "no memory", 3), "was_warned": True}, EXIT_FAILED, "^rank 3: no memory$"),
-        (
-            {"outcome": Outcome(EXIT_FAILED, "connection reset", 1), "nodes_answer": False},
-            EXIT_STOPPED,
-            "does not answer",
-        ),
-        ({"code": 137, "nodes_answer": False, "wasted": 3}, EXIT_FAILED, "without saving .* does not answer"),
-        ({"code": 137}, EXIT_FAILED, "killed by signal 9 without a word"),
-        ({"code": 1}, EXIT_FAILED, "ended with code 1 and left no message"),
-        ({"code": 2}, EXIT_USER_ERROR, "refused to start"),
-        ({"code": 137, "allowed_crashes": 2}, EXIT_STOPPED, r"crashed \(1 of at most 2 times.*killed by signal 9"),
-        ({"code": 137, "allowed_crashes": 2, "crashes": 2}, EXIT_FAILED, "that was crash 3 of at most 3"),
-        ({"code": 137, "allowed_crashes": 9, "wasted": 3}, EXIT_FAILED, "without saving anything new"),
-        ({"outcome": Outcome(EXIT_USER_ERROR, "bad", 0), "allowed_crashes": 2}, EXIT_USER_ERROR, "rank 0: bad"),
-    ],
-)
-def test_a_stopped_job_comes_back_and_a_failed_one_does_not(known, exit_code, reason):
-    verdict = decide(**KNOWN | known)
-    assert verdict.exit_code == exit_code
-    assert re.search(reason, verdict.reason), verdict.reason
-
-
-@pytest.mark.parametrize(
-    ("outcome", "reason"),
-    [
-        (STOPPED, "by SLURM itself; stopped after step 7"),
-        (Outcome(EXIT_FAILED, "connection reset", 1), "by SLURM itself; connection reset"),
-        (None, "by SLURM itself; killed, or ended with code 137"),
-    ],
-)
-def test_a_job_that_slurm_itself_requeues_has_not_failed_whatever_its_processes_said(outcome, reason):
-    verdict = decide(**KNOWN | {"outcome": outcome, "code": 137, "state": "COMPLETING", "is_requeued": True})
-    assert (verdict.ending, verdict.reason) == ("requeued", reason)
-    assert verdict.exit_code not in (EXIT_DONE, EXIT_STOPPED), "the body would end well, or requeue it a second time"
+    directory = stage.directory / "checkpoints" / f"step-{step:08d}"
+    directory.mkdir(parents=True)
+    seal_directory(directory, "checkpoint", {}, [])
 
 
 def test_a_restart_that_squeue_counts_and_this_attempt_does_not_is_slurm_s_own(train, capsys):
     ask("start", train, restart=1)
     assert ask("end", train, "--state", "COMPLETING", "--restarts", "1", restart=1) == EXIT_FAILED
     assert ask("end", train, "--state", "COMPLETING", "--restarts", "2", restart=1) == EXIT_FAILED
-    failed, requeued = capsys.readouterr().out.splitlines()[-2:]
+    failed, interrupted = capsys.readouterr().out.splitlines()[-2:]
     assert "train: failed: its processes ended with code 0" in failed
-    assert "train: requeued: by SLURM itself" in requeued
+    assert "train: interrupted: by SLURM itself" in interrupted
 
 
-def attempt(saved: str) -> JobAttempt:
-    return JobAttempt("12", 0, 0.0, saved)
+def test_each_attempt_of_a_job_says_where_it_runs_and_which_restart_it_is(train, capsys):
+    ask("start", train)
+    ask("start", train, restart=2)
+    first, third = capsys.readouterr().out.splitlines()
+    assert first.endswith(" train: job 12 on n[1-2]")
+    assert third.endswith(" train: job 12 on n[1-2], restart 2")
 
 
-def test_attempts_are_fruitless_as_long_as_nothing_newer_is_saved():
-    assert restarts_without_progress([], "nothing") == 0
-    assert restarts_without_progress([attempt("nothing"), attempt("nothing")], "nothing") == 2
-    assert restarts_without_progress([attempt("nothing"), attempt("a"), attempt("a")], "a") == 2
-    assert restarts_without_progress([attempt("nothing"), attempt("nothing")], "a") == 0
+@pytest.mark.parametrize(("code", "asked"), [(0, 0), (1, 1), (2, 0), (137, 1)])
+def test_nodes_are_asked_whether_they_answer_only_after_a_crash(train, monkeypatch, code, asked):
+    asks: list[object] = []
+    monkeypatch.setattr("launch.slurm.requeue.all_nodes_answer", asks.append)
+    ask("start", train)
+    ask("end", train, "--code", str(code), "--state", "RUNNING")
+    assert len(asks) == asked
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "checkpoints/step-00000008",
-        "scores-center224.npy",
-        "parts-center224/00000004.part",
-        "scan/0123456789abcdef.json",
-    ],
-)
-def test_progress_is_whatever_a_stage_goes_on_from(train, name):
-    saved = train.directory / name
-    saved.parent.mkdir(parents=True)
-    (train.directory / "events.jsonl").touch()
-    saved.with_name(f".tmp-7-{saved.name}").touch()
-    assert progress(train) == "nothing"
-    saved.touch()
-    assert progress(train) == f"1: {name}"
+def test_progress_is_whatever_is_sealed_in_any_part(place):
+    prepare = place("prepare")
+    seen = {progress(prepare, None)}
+    assert seen == {"nothing"}
+    assert len(prepare.parts) > 1
+    for part in prepare.parts:
+        (part.directory / "scan").mkdir(parents=True)
+        for name in ("scan/a.json", "scan/b.json", "scores-center.npy"):
+            (part.directory / name).touch()
+            (part.directory / f".tmp-7-{Path(name).stem}.seal.json").touch()
+            assert progress(prepare, None) in seen, "a file without a seal is not saved"
+            seal_file(part.directory / name, "chunk", {})
+            assert progress(prepare, None) not in seen
+            seen.add(progress(prepare, None))
+        seal_directory(part.directory, "stage", {}, [])
+        assert progress(prepare, None) not in seen
+        seen.add(progress(prepare, None))
 
 
-def test_shards_are_progress_of_prepare_wherever_they_are_written(tmp_path):
-    config = small_recipe(tmp_path, data={"shards": str(tmp_path / "scratch")})
-    prepare = place_stages(config, tmp_path / "run", STAGES)["prepare"]
-    assert progress(prepare) == "nothing"
-    (tmp_path / "scratch").mkdir()
-    (tmp_path / "scratch" / "train-00000.tar").touch()
-    assert progress(prepare) == "1: train-00000.tar"
+def test_a_checkpoint_that_takes_the_place_of_an_older_one_is_progress(train):
+    save(train, 4)
+    before = progress(train, None)
+    (train.directory / "checkpoints" / "step-00000004").rename(train.directory / "checkpoints" / "step-00000008")
+    assert progress(train, None) not in (before, "nothing")
+
+
+def test_shards_are_progress_wherever_they_are_written(place, tmp_path):
+    prepare, shards = place("prepare"), tmp_path / "scratch"
+    assert progress(prepare, str(shards)) == "nothing"
+    shards.mkdir()
+    (shards / "train-00000.tar").touch()
+    assert progress(prepare, str(shards)) == "nothing"
+    seal_file(shards / "train-00000.tar", "shard", {})
+    assert progress(prepare, str(shards)) != "nothing"
 
 
 def test_a_job_that_is_stopped_again_and_again_without_saving_fails_with_the_reason(train, capsys):
     for restart in range(3):
         assert ask("start", train, restart=restart) == EXIT_DONE
-        write_outcome(train.directory, STOPPED)
-        last = ask("end", train, "--warned", "yes", "--state", "RUNNING")
+        work(train.directory, STOPPED)
+        last = ask("end", train, "--warned", "yes", "--state", "RUNNING", restart=restart)
         assert last == (EXIT_STOPPED if restart < 2 else EXIT_FAILED)
     assert "train: failed: started 3 times in a row without saving anything new" in capsys.readouterr().out
-    assert [attempt.ending for attempt in read_job_attempts(train.directory)] == ["requeued", "requeued", "failed"]
+    assert [attempt.ending for attempt in read_job_attempts(train)] == ["requeued", "requeued", "failed"]
 
 
 def test_what_is_saved_starts_the_count_anew(train):
     for restart in range(5):
         assert ask("start", train, restart=restart) == EXIT_DONE
         save(train, restart + 1)
-        write_outcome(train.directory, STOPPED)
-        assert ask("end", train, "--warned", "yes", "--state", "RUNNING") == EXIT_STOPPED
+        work(train.directory, STOPPED)
+        assert ask("end", train, "--warned", "yes", "--state", "RUNNING", restart=restart) == EXIT_STOPPED
 
 
-def test_attempts_that_had_no_time_to_say_anything_count_too(train, capsys):
-    for restart in range(3):
-        assert ask("start", train, restart=restart) == EXIT_DONE
-    assert ask("start", train, restart=3) == EXIT_FAILED
-    assert "started 3 times in a row" in capsys.readouterr().out
+def test_attempts_that_had_no_time_to_say_anything_are_bounded_too(train, capsys):
+    restarts = 0
+    while ask("start", train, restart=restarts) == EXIT_DONE:
+        restarts += 1
+        assert restarts < 100
+    assert f"train: failed: interrupted {restarts} times in a row" in capsys.readouterr().out
 
 
 def test_another_job_starts_with_a_count_of_its_own(train):
-    for restart in range(3):
-        ask("start", train, restart=restart)
+    restart = 0
+    while ask("start", train, restart=restart) == EXIT_DONE:
+        restart += 1
     assert ask("start", train, SLURM_JOB_ID="13") == EXIT_DONE
 
 
@@ -189,21 +156,65 @@ def test_crashes_are_counted_over_the_attempts_of_a_job(train):
     for restart in range(3):
         ask("start", train, restart=restart)
         save(train, restart + 1)
-        codes.append(ask("end", train, "--code", "1", "--state", "RUNNING", SENET154_REQUEUE_ON_FAILURE="2"))
+        codes.append(
+            ask("end", train, "--code", "1", "--state", "RUNNING", restart=restart, SENET154_REQUEUE_ON_FAILURE="2")
+        )
     assert codes == [EXIT_STOPPED, EXIT_STOPPED, EXIT_FAILED]
 
 
 def test_a_finished_stage_is_done_whatever_srun_says(train):
     ask("start", train)
-    write_manifest(train.directory, Manifest("train", train.key, {}, {}, {}, {}, {}))
+    seal_directory(train.directory, "stage", {}, [])
     assert ask("end", train, "--code", "1", "--warned", "yes", "--state", "RUNNING") == EXIT_DONE
 
 
-def test_an_earlier_attempt_s_note_is_not_taken_for_this_one_s(train):
-    train.directory.mkdir()
-    write_outcome(train.directory, STOPPED)
+def test_an_earlier_attempt_s_outcome_is_not_taken_for_this_one_s(train, capsys):
+    work(train.directory, STOPPED)
     assert ask("start", train) == EXIT_DONE
-    assert read_outcome(train.directory) is None
+    assert ask("end", train, "--code", "137", "--state", "RUNNING") == EXIT_FAILED
+    assert "killed by signal 9 without a word" in capsys.readouterr().out
+
+
+def test_a_rank_that_ended_before_the_main_one_had_started_says_why(train, capsys):
+    assert ask("start", train) == EXIT_DONE
+    note_end(train.directory, Outcome(EXIT_USER_ERROR, "no such device", 1))
+    work(train.directory)
+    assert ask("end", train, "--code", "137", "--state", "RUNNING") == EXIT_USER_ERROR
+    assert "train: failed: rank 1: no such device" in capsys.readouterr().out
+
+
+def test_an_attempt_that_finishes_one_part_and_fails_in_the_next_is_told_by_the_next(place, capsys):
+    prepare = place("prepare")
+    first, second = prepare.parts
+    work(second.directory, STOPPED)
+    assert ask("start", prepare) == EXIT_DONE
+    work(first.directory, Outcome(EXIT_DONE, "done", 0))
+    seal_directory(first.directory, "stage", {}, [])
+    work(second.directory, CRASHED)
+    assert ask("end", prepare, "--code", "1", "--state", "RUNNING") == EXIT_FAILED
+    assert "prepare: failed: rank 3: no memory" in capsys.readouterr().out
+    assert [attempt.ending for attempt in read_job_attempts(prepare)] == ["failed"]
+
+
+def test_a_job_s_lines_are_no_attempts_of_the_stage_s_processes(train):
+    ask("start", train)
+    work(train.directory, STOPPED)
+    ask("end", train, "--state", "RUNNING")
+    (attempt,) = read_attempts(train.directory)
+    assert attempt.outcome == STOPPED
+
+
+def test_the_lines_of_two_jobs_are_told_apart(train):
+    ask("start", train)
+    ask("start", train, SLURM_JOB_ID="13")
+    ask("end", train, "--code", "1", "--state", "RUNNING")
+    assert [attempt.ending for attempt in read_job_attempts(train)] == ["failed", None]
+    assert [attempt.job for attempt in read_job_attempts(train, "13")] == ["13"]
+
+
+def test_a_task_of_a_job_array_is_counted_under_its_own_name(train):
+    ask("start", train, SLURM_ARRAY_JOB_ID="11", SLURM_ARRAY_TASK_ID="3")
+    assert [attempt.job for attempt in read_job_attempts(train)] == ["11_3"]
 
 
 def test_a_stage_that_another_process_works_on_is_left_alone(train, capsys):
@@ -211,15 +222,15 @@ def test_a_stage_that_another_process_works_on_is_left_alone(train, capsys):
     with exclusive(train.directory):
         assert ask("start", train) == EXIT_USER_ERROR
     assert "another process works here (pid" in capsys.readouterr().err
-    assert not (train.directory / HISTORY).exists()
+    assert not (train.directory / ATTEMPTS).exists()
 
 
 def test_a_config_that_was_edited_between_two_attempts_is_refused_with_both_stages(train, tmp_path, capsys):
     changed = small_recipe(tmp_path, optim={"lr": 0.5})
     write_run_config(tmp_path, changed)
     assert ask("start", train, restart=1) == EXIT_USER_ERROR
-    now = place_stages(changed, tmp_path, STAGES)["train"].directory.name
-    assert f"another stage: train-{train.key} then, {now} now" in capsys.readouterr().err
+    now = place_stages(changed, tmp_path, STAGES)["train"].key
+    assert f"another stage: train-{train.key} then, train-{now} now" in capsys.readouterr().err
     assert not train.directory.exists()
 
 
@@ -239,11 +250,31 @@ def test_a_stage_directory_that_vanished_while_it_ran_is_said_by_name(train, cap
     assert f"{train.directory}: this folder was there when the job started, and is gone" in capsys.readouterr().err
 
 
-def test_a_torn_line_of_the_history_is_passed_over(train):
+def test_a_record_that_cannot_be_written_is_no_failure_of_a_stage_that_is_sealed(train, monkeypatch, capsys):
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "No space left on device", str(train.directory / ATTEMPTS))
+
     ask("start", train)
-    with (train.directory / HISTORY).open("a") as file:
-        file.write('{"ending": "requ')
-    (only,) = read_job_attempts(train.directory)
+    seal_directory(train.directory, "stage", {}, [])
+    monkeypatch.setattr("launch.slurm.requeue.note_job_end", fail)
+    assert ask("end", train, "--state", "RUNNING") == EXIT_DONE
+    assert f"could not be recorded: {train.directory / ATTEMPTS}: no space left" in capsys.readouterr().out
+
+
+def test_a_full_disk_at_the_start_is_named(train, monkeypatch, capsys):
+    def fail(*arguments: object) -> None:
+        raise OSError(28, "No space left on device", str(train.directory / ATTEMPTS))
+
+    monkeypatch.setattr("launch.slurm.requeue.note_job", fail)
+    assert ask("start", train) == EXIT_USER_ERROR
+    assert f"train: {train.directory / ATTEMPTS}: no space left" in capsys.readouterr().err
+
+
+def test_a_torn_line_of_the_record_is_passed_over(train):
+    ask("start", train)
+    with (train.directory / ATTEMPTS).open("a") as file:
+        file.write('{"kind": "job_end", "ending": "requ')
+    (only,) = read_job_attempts(train)
     assert only.ending is None
     ask("start", train, restart=1)
-    assert [attempt.restart for attempt in read_job_attempts(train.directory)] == [0, 1]
+    assert [attempt.restart for attempt in read_job_attempts(train)] == [0, 1]

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shlex
 import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from launch.slurm.profile import Shape, load_profile
-from launch.slurm.script import JobScript, options, render
+from launch.slurm.script import SOURCE, JobScript, options, render
 from pipeline.ground.errors import UserError
 from tests.conftest import REPOSITORY
 
@@ -69,6 +72,36 @@ def test_a_script_is_what_was_reviewed(name, job):
 def test_bash_can_read_it(job):
     done = subprocess.run(["bash", "-n"], input=render(job), capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("module", ["launch.slurm.requeue", "stages"])
+def test_a_folder_of_the_user_s_is_never_taken_for_a_package_of_ours(module, tmp_path):
+    assert [line for line in render(CPU).splitlines() if f'"${{PYTHON[@]}}" -P -m {module} ' in line]
+    for name in ("stages.py", "launch.py", "pipeline.py", "pydantic.py"):
+        (tmp_path / name).write_text("raise SystemExit('the wrong file')")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", module, "--help"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_no_python_of_a_job_looks_into_its_working_directory():
+    calls = [line for line in render(CPU).splitlines() if '"${PYTHON[@]}"' in line]
+    assert calls
+    assert all('"${PYTHON[@]}" -P -m ' in line for line in calls)
+
+
+def test_what_a_job_reads_comes_with_an_installed_package():
+    patterns = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"][
+        "launch"
+    ]
+    packed = {file for pattern in patterns for file in (REPOSITORY / "launch").glob(pattern)}
+    assert packed == {REPOSITORY / "launch" / "slurm" / name for name in ("stage.sbatch", "env.sh")}
+    assert 'source "$SOURCE/launch/slurm/env.sh"' in render(CPU)
 
 
 def test_every_place_of_the_template_is_filled_in():

@@ -17,10 +17,11 @@ from launch.slurm.jobs import JobRecord, read_jobs, write_jobs
 from launch.slurm.logs import follow_file
 from launch.slurm.scheduler import QueuedJob
 from launch.slurm.submission import SubmitRequest
-from pipeline.config.reader import read_run_config
+from pipeline.config.reader import load_config, read_run_config
 from pipeline.ground.errors import UserError
+from pipeline.running.provenance import collect_provenance
 from pipeline.running.stage import PlacedStage, place_stages
-from pipeline.store.manifest import Manifest, write_manifest
+from pipeline.store.seal import seal_directory
 from stages import STAGES
 from tests.conftest import REPOSITORY
 
@@ -72,29 +73,56 @@ def submit(run: Path, *arguments: str) -> int:
     return main(["submit", "configs/demo.yaml", "--profile", PROFILE, "--run", str(run), *arguments])
 
 
-def finish(run: Path, name: str) -> PlacedStage:
-    stage = place_stages(read_run_config(run), run, STAGES)[name]
-    stage.directory.mkdir(exist_ok=True)
-    write_manifest(stage.directory, Manifest(name, stage.key, {}, {}, {}, {"time": "2026-01-02T03:04:05+00:00"}, {}))
-    return stage
+def placed(run: Path) -> dict[str, PlacedStage]:
+    return place_stages(read_run_config(run), run, STAGES)
+
+
+def finish(run: Path, name: str) -> None:
+    for part in placed(run)[name].parts:
+        part.directory.mkdir(exist_ok=True)
+        about = {"stage": name, "images": {}, "metrics": {}, "provenance": collect_provenance()}
+        seal_directory(part.directory, "stage", about, [])
+
+
+def job_ids(run: Path) -> dict[str, str]:
+    """The ids of each stage's latest job."""
+    return {job.stage: job.job for job in read_jobs(run)}
 
 
 def test_each_stage_waits_for_those_it_reads(queue, run, capsys):
     assert submit(run) == 0
-    assert [job.stage for job in read_jobs(run)] == [spec.name for spec in STAGES]
-    assert queue.after["102"] == ("100", "101")
-    assert queue.after["104"] == ("100", "103")
+    stages, ids = placed(run), job_ids(run)
+    assert list(ids) == list(stages)
+    assert list(ids.values()) == list(queue.jobs), "in the order of the stages"
+    assert {name: queue.after[ids[name]] for name in ids} == {
+        name: tuple(ids[read] for read in stage.inputs) for name, stage in stages.items()
+    }
+    assert queue.after[ids["train"]] == (ids["prepare"], ids["build"])
     shown = capsys.readouterr().out
-    assert "train      102  submitted  2      0     0:30:00     prepare (100), build (101)\n" in shown
+    waits_for = f"prepare ({ids['prepare']}), build ({ids['build']})"
+    assert re.search(
+        rf"^train +{ids['train']} +submitted +2 +0 +0:30:00 +{re.escape(waits_for)}$", shown, re.MULTILINE
+    ), shown
     assert f"-m launch status {run}\n" in shown
+    assert f"-m launch logs {run} train -f\n" in shown
     assert "global batch 64 = 4 processes x 16 images" in shown
+
+
+def test_a_run_that_trains_nothing_is_submitted_without_a_stage_that_trains(queue, run, tmp_path, capsys):
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(b"")
+    assert submit(run, f"evaluate.weights={weights}") == 0
+    assert list(job_ids(run)) == list(placed(run))
+    assert "train" not in job_ids(run)
+    last = list(placed(run))[-1]
+    assert f"-m launch logs {run} {last} -f\n" in capsys.readouterr().out
 
 
 def test_the_run_keeps_the_world_size_of_the_profile_its_scripts_and_where_the_logs_are(queue, run):
     submit(run)
     assert read_run_config(run).resources.processes == 4
-    train = read_jobs(run)[2]
-    assert train.log == str(run / "jobs" / f"train-{train.key}-102.log")
+    (train,) = (job for job in read_jobs(run) if job.stage == "train")
+    assert train.log == str(run / "jobs" / f"train-{train.key}-{train.job}.log")
     assert f"KEY={train.key}\n" in (run / "jobs" / f"train-{train.key}.sbatch").read_text()
 
 
@@ -102,24 +130,24 @@ def test_submitting_twice_queues_nothing_twice(queue, run, capsys):
     submit(run)
     capsys.readouterr()
     assert submit(run) == 0
-    assert len(queue.jobs) == 7
+    assert len(queue.jobs) == len(placed(run))
     assert "nothing new to submit" in capsys.readouterr().out
 
 
 def test_only_what_is_neither_done_nor_queued_is_submitted_behind_what_is_queued(queue, run, capsys):
     submit(run)
     finish(run, "build")
-    queue.jobs["103"] = QueuedJob("103", "FAILED")
-    queue.jobs["104"] = queue.jobs["105"] = queue.jobs["106"] = QueuedJob("104", "CANCELLED")
+    before, kept = job_ids(run), ["prepare", "train"]
+    queue.jobs.update({job: QueuedJob(job, "CANCELLED") for name, job in before.items() if name not in kept})
     assert submit(run) == 0
-    assert {job: queue.after[job] for job in ("107", "108", "109", "110")} == {
-        "107": ("100", "102"),
-        "108": ("100", "107"),
-        "109": ("100", "108"),
-        "110": ("100", "102", "107", "108", "109"),
+    ids = job_ids(run)
+    again = [name for name in ids if ids[name] != before[name]]
+    assert again == [name for name in placed(run) if name not in ("build", *kept)]
+    assert {name: queue.after[ids[name]] for name in again} == {
+        name: tuple(ids[read] for read in placed(run)[name].inputs if read != "build") for name in again
     }
     assert submit(run, "--only", "train") == 0
-    assert len(queue.jobs) == 11
+    assert len(queue.jobs) == len(before) + len(again)
 
 
 def test_a_submission_that_breaks_off_goes_on_where_it_broke_off(queue, run, capsys):
@@ -129,7 +157,7 @@ def test_a_submission_that_breaks_off_goes_on_where_it_broke_off(queue, run, cap
     assert len(read_jobs(run)) == 3
     queue.refuses = None
     assert submit(run) == 0
-    assert [job.stage for job in read_jobs(run)] == [spec.name for spec in STAGES]
+    assert [job.stage for job in read_jobs(run)] == list(placed(run))
 
 
 def test_one_stage_alone_may_wait_for_a_queued_one_but_not_for_none(queue, run, capsys):
@@ -140,14 +168,16 @@ def test_one_stage_alone_may_wait_for_a_queued_one_but_not_for_none(queue, run, 
     assert submit(run, "--only", "prepare") == 0
     assert submit(run, "--only", "build") == 0
     assert submit(run, "--from", "train") == 0
-    assert queue.after["102"] == ("100", "101")
+    ids = job_ids(run)
+    assert queue.after[ids["train"]] == (ids["prepare"], ids["build"])
 
 
 def test_jobs_of_another_config_of_the_run_must_be_ended_first(queue, run, capsys):
     submit(run)
     assert submit(run, "lr=0.1", "--accept-changes") == 2
     message = capsys.readouterr().err
-    assert "jobs of another config of this run are queued or running: 102 (train), 103 (freeze_bn)" in message
+    train, freeze = (job_ids(run)[name] for name in ("train", "freeze_bn"))
+    assert f"jobs of another config of this run are queued or running: {train} (train), {freeze} (freeze_bn)" in message
     assert main(["cancel", str(run)]) == 0
     assert submit(run, "lr=0.1", "--accept-changes") == 0
 
@@ -155,7 +185,8 @@ def test_jobs_of_another_config_of_the_run_must_be_ended_first(queue, run, capsy
 def test_a_dry_run_prints_every_script_and_touches_nothing(queue, run, capsys):
     assert submit(run, "--dry-run") == 0
     shown = capsys.readouterr().out
-    assert shown.count("#!/bin/bash\n") == 7
+    active = [stage for stage in STAGES if stage.is_active(load_config(REPOSITORY / "configs" / "demo.yaml"))]
+    assert shown.count("#!/bin/bash\n") == len(active)
     assert (
         "train: sbatch --parsable --kill-on-invalid-dep=yes --dependency=afterok:<job of prepare>:<job of build>"
         in shown
@@ -172,12 +203,13 @@ def test_a_profile_that_does_not_fit_is_refused_before_anything_is_written(queue
 
 def test_cancel_ends_what_is_alive_last_stage_first_and_says_how_to_go_on(queue, run, capsys):
     submit(run)
-    queue.jobs["100"] = QueuedJob("100", "COMPLETED")
+    first, *others = queue.jobs
+    queue.jobs[first] = QueuedJob(first, "COMPLETED")
     capsys.readouterr()
     assert main(["cancel", str(run)]) == 0
-    assert queue.cancelled == ["106", "105", "104", "103", "102", "101"]
+    assert queue.cancelled == others[::-1]
     shown = capsys.readouterr().out
-    assert "cancelled train (102), which was pending" in shown
+    assert f"cancelled train ({job_ids(run)['train']}), which was pending" in shown
     assert f"-m launch submit {run}/config.yaml --profile {PROFILE} --run {run}" in shown
     assert main(["cancel", str(run)]) == 0
     assert "no job of this run is queued or running" in capsys.readouterr().out
@@ -186,22 +218,23 @@ def test_cancel_ends_what_is_alive_last_stage_first_and_says_how_to_go_on(queue,
 def test_after_cancel_all_is_submitted_anew_once_the_old_jobs_are_gone(queue, run, capsys):
     submit(run)
     main(["cancel", str(run)])
-    queue.jobs["102"] = QueuedJob("102", "COMPLETING", "n1")
+    train, count = job_ids(run)["train"], len(queue.jobs)
+    queue.jobs[train] = QueuedJob(train, "COMPLETING", "n1")
     assert submit(run) == 2
-    assert "cancelled jobs are still ending: 102 (train); try again in a moment" in capsys.readouterr().err
-    queue.jobs["102"] = QueuedJob("102", "CANCELLED")
+    assert f"cancelled jobs are still ending: {train} (train); try again in a moment" in capsys.readouterr().err
+    queue.jobs[train] = QueuedJob(train, "CANCELLED")
     assert submit(run) == 0
-    assert len(queue.jobs) == 14
+    assert len(queue.jobs) == 2 * count
 
 
 def test_an_ensemble_is_a_job_array_a_stage_whose_tasks_wait_for_their_own_member_s(queue, run, capsys):
     assert submit(run, "--seeds", "1,2,3") == 0
-    assert len(queue.jobs) == 7
-    assert queue.after["102"] == ("100", "101")
-    records = read_jobs(run / "seed3")
-    assert [job.job for job in records] == [f"{number}_2" for number in range(100, 107)]
-    assert records[2].waits_for == ("100_2", "101_2")
-    assert records[2].log == str(run / "jobs" / "train-102_2.log")
+    arrays = dict(zip(placed(run / "seed3"), queue.jobs, strict=True))
+    assert queue.after[arrays["train"]] == (arrays["prepare"], arrays["build"])
+    records = {job.stage: job for job in read_jobs(run / "seed3")}
+    assert {name: job.job for name, job in records.items()} == {name: f"{job}_2" for name, job in arrays.items()}
+    assert records["train"].waits_for == (f"{arrays['prepare']}_2", f"{arrays['build']}_2")
+    assert records["train"].log == str(run / "jobs" / f"train-{arrays['train']}_2.log")
     assert read_run_config(run / "seed3").seed == 3
     script = (run / "jobs" / "train.sbatch").read_text()
     assert "#SBATCH --array=0-2\n" in script
@@ -214,9 +247,12 @@ def test_members_that_stand_at_different_stages_get_jobs_of_their_own(queue, run
         {f"{job}_{task}": QueuedJob(f"{job}_{task}", "CANCELLED") for job in queue.jobs for task in (0, 1)}
     )
     finish(run / "seed1", "build")
+    names = list(placed(run / "seed1"))
     submit(run, "--seeds", "1,2")
-    assert [job.job for job in read_jobs(run / "seed1")[7:]] == ["121", "122", "123", "124", "125", "126"]
-    assert len(read_jobs(run / "seed2")) == 14
+    again = read_jobs(run / "seed1")[len(names) :]
+    assert [job.stage for job in again] == [name for name in names if name != "build"]
+    assert not [job.job for job in again if "_" in job.job], "no array"
+    assert len(read_jobs(run / "seed2")) == 2 * len(names)
 
 
 def test_members_are_named_by_what_tells_them_apart():
@@ -235,8 +271,9 @@ def test_members_are_named_by_what_tells_them_apart():
 def test_logs_prints_what_the_latest_job_of_a_stage_printed(queue, run, capfd):
     submit(run)
     assert main(["logs", str(run), "train"]) == 2
-    assert "job 102 has not printed anything yet (pending)" in capfd.readouterr().err
-    Path(read_jobs(run)[2].log).write_text("step 1\n")
+    (train,) = (job for job in read_jobs(run) if job.stage == "train")
+    assert f"job {train.job} has not printed anything yet (pending)" in capfd.readouterr().err
+    Path(train.log).write_text("step 1\n")
     assert main(["logs", str(run), "train"]) == 0
     assert capfd.readouterr().out == "step 1\n"
     assert main(["logs", str(run), "melt"]) == 2
@@ -276,13 +313,15 @@ def test_status_shows_what_is_queued_and_what_to_type_next(queue, run, capsys):
     capsys.readouterr()
     assert main(["status", str(run)]) == 0
     shown = capsys.readouterr().out
-    assert "prepare    queued   job 100: Priority" in shown
-    assert "train      waiting  job 102 waits for prepare (100)" in shown
+    ids = job_ids(run)
+    assert re.search(rf"^prepare +queued +job {ids['prepare']}: Priority$", shown, re.MULTILINE)
+    waiting = rf"job {ids['train']} waits for prepare \({ids['prepare']}\)"
+    assert re.search(rf"^train +waiting +{waiting}$", shown, re.MULTILINE)
     main(["cancel", str(run)])
     capsys.readouterr()
     main(["status", str(run)])
     shown = capsys.readouterr().out
-    assert re.search("^train +to run +job 102 was cancelled$", shown, flags=re.MULTILINE)
+    assert re.search(f"^train +to run +job {ids['train']} was cancelled$", shown, re.MULTILINE)
     assert shown.rstrip().endswith(f"-m launch submit {run}/config.yaml --profile {PROFILE} --run {run}")
 
 

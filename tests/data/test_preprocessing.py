@@ -4,8 +4,8 @@ import re
 
 import pytest
 
+from pipeline.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, read_preprocessing
 from pipeline.ground.errors import UserError
-from pipeline.interop.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing, read_preprocessing
 
 CAFFE = Preprocessing((123.0, 117.0, 104.0), (1.0, 1.0, 1.0), "bilinear", "padded")
 

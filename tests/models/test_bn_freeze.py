@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from pipeline.config.training import OptimConfig
+from pipeline.engines.sgd import build_sgd
 from pipeline.models import create_model
-from pipeline.training.bn_freeze import FrozenBatchNorm2d, Scope, freeze_batch_norms, frozen_digest
-from pipeline.training.optim import build_sgd
+from pipeline.models.bn_freeze import FrozenBatchNorm2d, Scope, freeze_batch_norms, frozen_digest
 
 SEED = 5
 

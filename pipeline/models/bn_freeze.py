@@ -1,4 +1,4 @@
-"""Freezing the batch norms (appendix of the paper, change f): "the parameters of all BN layers were frozen".
+"""Frozen batch norms (appendix of the paper, change f): "the parameters of all BN layers were frozen".
 
 The layers are replaced rather than switched to eval mode, since `model.train()`, which every training loop calls, would
 switch them back.
@@ -16,9 +16,9 @@ Scope = Literal["statistics", "statistics_and_affine"]
 
 
 class FrozenBatchNorm2d(nn.Module):
-    """A batch norm that always uses its running statistics and never changes them, in train mode too.
+    """Batch norm that always uses its running statistics and never updates them, in train mode too.
 
-    Its state dict is that of `nn.BatchNorm2d`. With `scope` "statistics" gamma and beta go on learning; with
+    Its state dict is that of `nn.BatchNorm2d`. With `scope` "statistics" gamma and beta continue to learn; with
     "statistics_and_affine" they are buffers, so neither an optimizer nor DistributedDataParallel sees them.
     """
 
@@ -40,14 +40,14 @@ class FrozenBatchNorm2d(nn.Module):
     bias: torch.Tensor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, H, W) to the same shape."""
+        """Normalise (N, C, H, W) to the same shape."""
         return nn.functional.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, training=False, eps=self.eps
         )
 
 
 def freeze_batch_norms(model: nn.Module, scope: Scope) -> int:
-    """Replace every batch norm of the model, in place; returns how many there were."""
+    """Replace every batch norm of the model in place. Returns their number."""
     count = 0
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -58,7 +58,7 @@ def freeze_batch_norms(model: nn.Module, scope: Scope) -> int:
 
 
 def frozen_digest(model: nn.Module) -> str:
-    """SHA-256 over all that is frozen, bit for bit: equal before and after an epoch, or something thawed."""
+    """Return the SHA-256 of all frozen values, to check that none has changed."""
     digest = hashlib.sha256()
     for name, module in model.named_modules():
         if isinstance(module, FrozenBatchNorm2d):

@@ -1,7 +1,4 @@
-"""What must be done to an image before it is shown to a network; it travels in the weight file's metadata.
-
-Never imports torch.
-"""
+"""The preprocessing that a network expects; weight files carry it in their metadata. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,26 +12,28 @@ from pipeline.ground.errors import UserError
 from pipeline.networks.spec import MaxPool
 
 Resize = Literal["bilinear_antialias", "bilinear", "bicubic_antialias"]
-"""How images are made smaller: PIL's two kernels, and the one of OpenCV and Caffe, which looks at 2x2 pixels only."""
+"""Resizing kernels: two of PIL's, and that of OpenCV and Caffe, which reads 2x2 pixels only."""
 
 Triple = tuple[float, float, float]
 
+IMAGENET_MEAN: Triple = (123.675, 116.28, 103.53)
+IMAGENET_STD: Triple = (58.395, 57.12, 57.375)
 _KEYS = ("mean", "std", "resize", "max_pool")
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """What a network was trained to be shown, and the pooling that goes with it."""
+    """Preprocessing of the images that a network was trained on, and the max-pool that its weights expect."""
 
     mean: Triple
-    """RGB, on the 0 to 255 scale; it is subtracted."""
+    """Mean to subtract; RGB, on the 0 to 255 scale."""
     std: Triple
-    """RGB, on the 0 to 255 scale; it is divided by."""
+    """Standard deviation to divide by; RGB, on the 0 to 255 scale."""
     resize: Resize
     max_pool: MaxPool = "ceil"
 
     def metadata(self) -> dict[str, str]:
-        """For the header of a weight file."""
+        """Entries for the header of a weight file."""
         return {
             "mean": json.dumps(self.mean),
             "std": json.dumps(self.std),
@@ -43,19 +42,15 @@ class Preprocessing:
         }
 
     def sentence(self) -> str:
-        """For people."""
+        """Describe the preprocessing in one line."""
         mean, std = (", ".join(f"{value:g}" for value in triple) for triple in (self.mean, self.std))
         return f"RGB mean ({mean}), std ({std}) of 255; resized by {self.resize}; max-pool {self.max_pool}"
 
 
-IMAGENET_MEAN: Triple = (123.675, 116.28, 103.53)
-IMAGENET_STD: Triple = (58.395, 57.12, 57.375)
-
-
 def read_preprocessing(metadata: Mapping[str, str], place: str) -> Preprocessing | None:
-    """What a weight file's metadata says, or None where it says nothing: the recipe's own then applies.
+    """Return the preprocessing in a weight file's metadata, or None if the recipe's applies.
 
-    UserError that begins with `place` where it says a part only, or what no preprocessing can be.
+    Raises UserError, beginning with `place`, if an entry is missing or has no valid value.
     """
     found = [key for key in _KEYS if key in metadata]
     if not found:

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from pipeline.config.training import OptimConfig
+from pipeline.engines.sgd import build_sgd
 from pipeline.models import create_model
-from pipeline.training.optim import build_sgd
 
 
 def decayed_names(decay: Literal["all", "weights"]) -> tuple[set[str], nn.Module]:

@@ -11,7 +11,7 @@ from pipeline.config.training import OptimConfig
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """The parameters that take gradients, as an optimizer's groups: those that decay, and those that do not."""
+    """Group the parameters that take gradients for an optimizer: those that decay, and those that do not."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for module in model.modules():
@@ -23,10 +23,10 @@ def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, An
 
 
 def build_sgd(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
-    """SGD over the parameters that take gradients.
+    """Build SGD over the parameters that take gradients.
 
-    PyTorch keeps the learning rate out of the momentum buffer, where Caffe multiplied it in; the two differ only in the
-    steps just after the rate changes, and the buffer here needs no correction at a drop.
+    PyTorch keeps the learning rate out of the momentum buffer, while Caffe multiplied it in; the two differ only in the
+    steps just after a change of rate, and the buffer needs no correction at a drop.
     """
     groups = parameter_groups(model, config)
     on_gpu = any(parameter.is_cuda for group in groups for parameter in group["params"])
@@ -36,7 +36,7 @@ def build_sgd(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
 
 
 def _decays(module: nn.Module, name: str, config: OptimConfig) -> bool:
-    """By module type, never by name: a name filter misses the batch norm of a projection shortcut."""
+    """Decide by module type, never by name: a name filter misses the batch norm of a projection shortcut."""
     if config.decay == "all":
         return True
     return isinstance(module, nn.Conv2d | nn.Linear) and name == "weight"
