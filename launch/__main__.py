@@ -63,7 +63,12 @@ def _do(arguments: argparse.Namespace) -> int:
         case "weights":
             from launch.weights import convert_weights
 
-            return convert_weights(arguments.action, arguments.file, arguments.out, arguments.layout)
+            entry = getattr(arguments, "entry", None)
+            return convert_weights(arguments.action, arguments.file, arguments.out, arguments.layout, entry)
+        case "predict":
+            from launch.predict import PredictRequest, predict
+
+            return predict(PredictRequest.of(arguments))
         case "fuse":
             from launch.fuse import FuseRequest, fuse_scores
 
@@ -72,6 +77,10 @@ def _do(arguments: argparse.Namespace) -> int:
             from launch.score import score_file
 
             return score_file(arguments.file, arguments.truth, arguments.blacklist, arguments.form)
+        case "keys":
+            from launch.keys import print_keys
+
+            return print_keys(arguments.word, as_page=arguments.markdown)
         case "tune":
             from launch.tune import print_tuning
 

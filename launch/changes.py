@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from launch.job_graph import Stages
+from launch.longer import Longer, describe_longer
 from launch.slurm.jobs import read_jobs
 from pipeline.config.reader import RUN_CONFIG, config_differences, read_run_config, refuse_old_run
 from pipeline.config.schema import Config
+from pipeline.ground.errors import EXIT_USER_ERROR
+from pipeline.running.attempts import read_outcome
 from pipeline.running.named_files import digest_of, recorded_digest
 from pipeline.running.stage import Part, PlacedStage, place_stages
 from pipeline.store.lock import lock_holder
 from pipeline.store.seal import is_sealed
+from pipeline.training.shorter import only_longer
 from stages import STAGES
 
 PROVENANCE = "provenance.json"
@@ -67,13 +71,39 @@ def describe_changes(run: Path, config: Config) -> Changes | None:
     note = f"made anew, beside the old in {run}: {', '.join(begun)}"
     if all(changed[name].stage.beside for name in begun):
         return Changes(None, note)
+    longer = _longer(config, after, before, begun)
+    if longer is not None and longer.obstacle is None and _wants_only_more(old, config, changed, before, begun):
+        rest = [name for name in begun if name != "train"]
+        return Changes(None, longer.note + (f"; made anew, beside the old: {', '.join(rest)}" if rest else ""))
     kept = [name for name in after if name in before and name not in changed]
     lines = [f"{run} was set up with another recipe; this one differs in"]
     lines += [f"  {line}" for line in _differences(run, old, config, before, changed)]
+    if longer is not None and longer.obstacle is not None:
+        lines.append(f"the finished training cannot be gone on from: {longer.obstacle}")
     lines.append(f"stages that would begin anew, beside the old: {', '.join(changed)}")
     if kept:
         lines.append(f"stages that would be kept: {', '.join(kept)}")
     return Changes("\n".join(lines), note)
+
+
+def _longer(config: Config, after: Stages, before: Mapping[str, StageRecord], begun: list[str]) -> Longer | None:
+    """Describe how the run's training goes on, or return None if it is not a longer one of the same."""
+    if "train" not in begun or "train" not in before["train"].parts:
+        return None
+    return describe_longer(config, after, before["train"].parts["train"])
+
+
+def _wants_only_more(
+    old: Config, new: Config, changed: Stages, before: Mapping[str, StageRecord], begun: list[str]
+) -> bool:
+    """Return whether the stages worth a question have changed by the number of epochs and the schedule alone."""
+    asked = [changed[name].stage for name in begun if not changed[name].stage.beside]
+    return all(
+        stage.is_training
+        and stage.version == before[stage.name].version
+        and only_longer(stage.identity_of(old, None), stage.identity_of(new, None))
+        for stage in asked
+    ) and (old.freeze_bn.from_checkpoint, new.freeze_bn.from_checkpoint) == (None, None)
 
 
 def stage_records(placed: Stages) -> dict[str, Any]:
@@ -100,10 +130,20 @@ def _has_work(run: Path, stage: PlacedStage, record: StageRecord) -> bool:
         return True
     for part in _changed_parts(stage, record):
         directory = run / f"{part.name}-{record.parts[part.name]}"
+        if not stage.stage.is_training and _was_refused(directory):
+            continue
         # Checkpoints and the scan's chunks are sealed as well.
         if is_sealed(directory) or lock_holder(directory) is not None or any(directory.rglob("*seal.json")):
             return True
     return False
+
+
+def _was_refused(directory: Path) -> bool:
+    """Return whether the recipe or the data were wrong for an unfinished part: correcting them needs no question."""
+    if is_sealed(directory) or lock_holder(directory) is not None:
+        return False
+    outcome = read_outcome(directory)
+    return outcome is not None and outcome.exit_code == EXIT_USER_ERROR
 
 
 def _changed_parts(stage: PlacedStage, record: StageRecord) -> list[Part]:
@@ -133,7 +173,7 @@ def _of_stage(
         yield from (
             line for line in lines if any(f"{line.partition(':')[0]}.".startswith(f"{name}.") for name in names)
         )
-        named_before, named_now = (stage.stage.files(config, part.split) for config in (old, new))
+        named_before, named_now = (stage.stage.files(config, part.split, run) for config in (old, new))
         for path in sorted({*named_before} ^ {*named_now}):
             yield from (line for line in lines if json.dumps(path) in line)
         for path in sorted({*named_before} & {*named_now}):

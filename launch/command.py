@@ -19,6 +19,7 @@ _EPILOG = """examples:
   python -m launch run configs/demo.yaml epochs=20 processes=2 --run runs/longer
   python -m launch status runs/demo
   python -m launch tune configs/senet154_1gpu.yaml
+  python -m launch keys batch
 
   python -m launch submit configs/senet154_ilsvrc2017.yaml --profile slurm/profiles/8x8_gpu.yaml
   python -m launch logs runs/senet154_ilsvrc2017 train -f
@@ -26,6 +27,7 @@ _EPILOG = """examples:
   python -m launch fuse runs/first runs/second/evaluate-*/scores-10crop.npy --select greedy --out fused
   python -m launch score fused/submission-2012.txt --truth ILSVRC2012_validation_ground_truth.txt
 
+  python -m launch predict senet154.safetensors photos/
   python -m launch weights import senet154-c7b49a05.pth senet154.safetensors
 
 exit codes:
@@ -49,6 +51,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         words = arguments.overrides
         arguments.other_configs = [Path(word) for word in words if "=" not in word]
         arguments.overrides = [word for word in words if "=" in word]
+    for option, key in ((word, word.lstrip("-").partition("=")) for word in rest if word.startswith("--")):
+        if arguments.command in _WITH_RECIPE and key[0].replace("_", "").replace(".", "").isalnum():
+            parser.error(f"{option}: keys of the recipe have no dashes; write {key[0]}={key[2] or 'VALUE'}")
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return arguments
@@ -75,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=PrintVersion, nargs=0, help="print the version and end")
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="{plan,run,submit,status,logs,cancel,fuse,score,weights,tune}"
+        dest="command",
+        required=True,
+        metavar="{plan,run,submit,status,logs,cancel,predict,fuse,score,weights,tune,keys}",
     )
     plan = _add_command(commands, "plan", "say what a run would do, on what, and how long it would take")
     _add_recipe(plan)
@@ -115,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("stage", metavar="STAGE", help="the stage, as train")
     logs.add_argument("-f", "--follow", action="store_true", help="go on until the job has ended")
     _add_run(_add_command(commands, "cancel", "end the SLURM jobs of a run, queued or running"))
+    _add_predict(_add_command(commands, "predict", "say what a network sees in images; no run, needs torch"))
     add_actions(_add_command(commands, "weights", "use weights that others trained, and ours elsewhere; needs torch"))
     _add_fuse(_add_command(commands, "fuse", "fuse the scores of runs or score files into those of an ensemble"))
     _add_score(_add_command(commands, "score", "score a file of predictions as the contest's devkit does"))
@@ -123,6 +131,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_overridden(tune)
     tune.add_argument("--again", action="store_true", help="measure again what is known from an earlier call")
+    keys = _add_command(commands, "keys", "list the keys of a recipe: value, default, meaning, whether results change")
+    keys.add_argument("word", nargs="?", metavar="WORD", help="only those that have it in their name or meaning")
+    keys.add_argument("--markdown", action="store_true", help="all of them as the page docs/keys.md")
     return parser
 
 
@@ -150,6 +161,27 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
         help="an ensemble: the same stages for each seed, in a directory each, as job arrays. So do several CONFIGs",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the scripts; touch nothing")
+
+
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "weights", metavar="WEIGHTS", help="a .safetensors file, a run, a stage, a checkpoint directory, or RUN/best"
+    )
+    parser.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE", help="an image, a folder of images, or a .tar file of them"
+    )
+    parser.add_argument(
+        "--plan", default="center224", metavar="NAME|FILE", help="the crop plan (default: center224, one crop)"
+    )
+    parser.add_argument(
+        "--recipe",
+        type=Path,
+        metavar="CONFIG",
+        help="with the precision and batch that this recipe evaluates with (default: those of the run that the weights "
+        "belong to, or float32)",
+    )
+    parser.add_argument("--top", type=_positive, default=5, metavar="N", help="so many classes (default: 5)")
+    parser.add_argument("--json", action="store_true", help="a JSON line for each image, with log-probabilities")
 
 
 def _add_fuse(parser: argparse.ArgumentParser) -> None:
@@ -204,6 +236,12 @@ def _whole_numbers(text: str) -> list[int]:
         return [int(word) for word in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be whole numbers with commas between them (given {text})") from None
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 (given {text})")
+    return int(text)
 
 
 def _seconds(text: str) -> float:

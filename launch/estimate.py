@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +15,12 @@ from pipeline.data.order import StreamOrder
 from pipeline.networks.spec import SPECS, activation_bytes, count_buffers, count_parameters
 from pipeline.running.attempts import read_attempts
 from pipeline.running.stage import PlacedStage, parts_of
+from pipeline.store.seal import is_sealed
 from pipeline.tracking.events import Event, read_last_events
 from pipeline.training.initial_checkpoint import initial_step
 
 _PUBLISHED_IMAGES = {"imagenet": 1_281_167, "digits": 1_438}
+_PUBLISHED_EVALUATED = {"val": 50_000, "test": 100_000}
 _RECENT_EVENTS = 50
 
 
@@ -65,10 +69,7 @@ def training_images(config: Config, placed: Mapping[str, PlacedStage]) -> Images
     """Return the rows of prepare's index if that is done; else the published number, or none for other data sets."""
     part = parts_of(placed).get("prepare-train")
     if part is not None and part.is_done:
-        try:
-            return Images(len(read_index(part.directory)), "as prepare found")
-        except (OSError, ValueError, KeyError, TypeError):
-            return Images(None, f"unknown: the index in {part.directory} is damaged")
+        return _indexed(part.directory)
     count = _PUBLISHED_IMAGES.get(config.data.dataset)
     if count is None:
         return Images(None, "unknown until prepare is done")
@@ -118,18 +119,53 @@ def training_rate(config: Config, placed: Mapping[str, PlacedStage]) -> Rate | N
     return None if expected is None else Rate(expected, "resources.expected_images_per_second")
 
 
+def evaluated_images(config: Config, placed: Mapping[str, PlacedStage]) -> Images:
+    """Count the rows of prepare's index if that is done; else the files in the folder, or as published."""
+    split = config.evaluate.split
+    part = parts_of(placed).get(f"prepare-{split}")
+    if part is not None and part.is_done:
+        return _indexed(part.directory)
+    name = config.data.val if split == "val" else config.data.test
+    folder = None if config.data.root is None or name is None else Path(config.data.root) / name
+    if folder is not None and folder.is_dir():
+        return Images(sum(len(files) for _, _, files in os.walk(folder)), f"files in {folder}")
+    if config.data.dataset == "imagenet":
+        return Images(_PUBLISHED_EVALUATED[split], "as published; prepare is to check it")
+    return Images(None, "unknown until prepare is done")
+
+
+def _indexed(directory: Path) -> Images:
+    try:
+        return Images(len(read_index(directory)), "as prepare found")
+    except (OSError, ValueError, KeyError, TypeError):
+        return Images(None, f"unknown: the index in {directory} is damaged")
+
+
+def evaluation_rate(placed: Mapping[str, PlacedStage]) -> Rate | None:
+    """Return how many forward passes a second the run's latest evaluation made, all processes together; or None."""
+    run = placed["evaluate"].directory.parent
+    done = [place for place in run.glob("evaluate-*/results.json") if is_sealed(place.parent)]
+    for path in sorted(done, key=lambda place: place.stat().st_mtime, reverse=True):
+        results = json.loads(path.read_text())
+        seconds = sum(plan["seconds"] for plan in results["plans"])
+        if seconds:
+            passes = sum(plan["images"] * plan["crops"] for plan in results["plans"])
+            return Rate(passes / seconds, f"measured in {path.parent.name}, on {results['device']}")
+    return None
+
+
 def process_memory(config: Config, micro_batch: int) -> Memory:
     """Return a lower bound of training's memory, by the network's layer table."""
     spec = SPECS[config.model.name]
     bytes_per_value = 4 if config.execution.precision == "float32" else 2
     per_image = activation_bytes(spec, config.train.image_size_px, bytes_per_value)
-    return Memory(12 * count_parameters(spec, config.model.num_classes), micro_batch * per_image)
+    return Memory(12 * count_parameters(spec, config.model.reckoned_classes), micro_batch * per_image)
 
 
 def checkpoint_bytes(config: Config) -> int:
     """Return the size of one checkpoint: weights, momentum and running statistics in float32."""
     spec = SPECS[config.model.name]
-    classes = config.model.num_classes
+    classes = config.model.reckoned_classes
     return 4 * (2 * count_parameters(spec, classes) + count_buffers(spec, classes))
 
 

@@ -70,25 +70,27 @@ def print_fusion(figures: Mapping[str, Any]) -> None:
     """Print members, errors with 95 % intervals and disagreements of a fusion, from its fused.json."""
     members = figures["members"]
     has_errors = "errors" in figures
-    columns = ["member", "weight", "top-1 error", "top-5 error", "gain, top-1", "gain, top-5"]
+    tops = tuple(figures.get("errors", ()))
+    names = [f"top-{k[3:]}" for k in tops]
+    columns = ["member", "weight", *(f"{name} error" for name in names), *(f"gain, {name}" for name in names)]
     rows = table(*(columns if has_errors else columns[:2]))
     for column in rows.columns[1:]:
         column.justify = "right"
     for member in members:
-        cells = [f"{member['alone'][k]['percent']:.2f} %" for k in ("top1", "top5")] if has_errors else []
+        cells = [f"{member['alone'][k]['percent']:.2f} %" for k in tops] if has_errors else []
         if has_errors:
             gain = member["gain"]
-            cells += ["" if gain is None else f"{gain[k]['percent']:+.2f}" for k in ("top1", "top5")]
+            cells += ["" if gain is None else f"{gain[k]['percent']:+.2f}" for k in tops]
         rows.add_row(member["name"], f"{member['weight']:.3f}", *cells)
     if has_errors:
         errors, best = figures["errors"], figures["gain_over_best_member"]
-        shown = [f"{errors[k]['percent']:.2f} %" for k in ("top1", "top5")]
-        rows.add_row("fused", "", *shown, *(f"{best[k]['percent']:+.2f}" for k in ("top1", "top5")))
+        shown = [f"{errors[k]['percent']:.2f} %" for k in tops]
+        rows.add_row("fused", "", *shown, *(f"{best[k]['percent']:+.2f}" for k in tops))
     show(rows)
     if not has_errors:
         say("test images: their labels were never published, so there are scores and no errors")
         return
-    intervals = (f"top-{k[3:]} {errors[k]['low']:.2f} to {errors[k]['high']:.2f} %" for k in ("top1", "top5"))
+    intervals = (f"top-{k[3:]} {errors[k]['low']:.2f} to {errors[k]['high']:.2f} %" for k in tops)
     say(f"fused, 95 % of resampled image sets: {', '.join(intervals)}")
     say(
         "gain: by how many percent points the error is higher without the member; in the last line, with the best "

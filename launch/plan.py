@@ -12,6 +12,8 @@ from launch.engine import check_engine
 from launch.estimate import (
     Span,
     checkpoint_bytes,
+    evaluated_images,
+    evaluation_rate,
     kept_checkpoints,
     process_memory,
     step_spans,
@@ -22,14 +24,15 @@ from launch.estimate import (
 )
 from launch.inputs import check_initial_checkpoint, check_inputs
 from launch.job_graph import Stages
+from launch.recipe import read_recipe
 from launch.run_directory import default_run
 from launch.simulation import print_simulation
 from launch.slurm.profile import load_profile
 from launch.slurm.profile_check import check_profile, training_world_size
 from launch.state import last_checkpoint, stage_state
-from pipeline.config.reader import load_config
 from pipeline.config.schema import Config
 from pipeline.data.order import StreamOrder
+from pipeline.evaluation.expansion import count_crops
 from pipeline.ground.errors import EXIT_DONE, UserError
 from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.tracking.wording import rough_time
@@ -43,7 +46,7 @@ def print_plan(
     recipe: Path, overrides: Sequence[str], run: Path | None, profile: Path | None = None, simulate: bool = False
 ) -> int:
     """Print the plan, with the world size of the profile if one is given. Returns the exit code."""
-    config = load_config(recipe, overrides)
+    config = read_recipe(recipe, overrides)
     check_initial_checkpoint(config)
     run = run or default_run(config)
     changes = describe_changes(run, config)
@@ -56,7 +59,7 @@ def print_plan(
         stages.add_row(name, *_state(stage, placed))
     say(f"{recipe} in {run}\n")
     show(stages)
-    if rows := _figures(config, placed, split):
+    if rows := [*_figures(config, placed, split), *_evaluation(config, placed)]:
         figures = table("", "")
         figures.show_header = False
         for row in rows:
@@ -130,6 +133,26 @@ def _figures(config: Config, placed: Stages, split: BatchSplit) -> list[Row]:
             f"are kept: {byte_size(size * kept)} a training stage",
         )
     )
+    return rows
+
+
+def _evaluation(config: Config, placed: Stages) -> list[Row]:
+    """Return the cost of the evaluation, or nothing if it is done."""
+    if "evaluate" not in placed or placed["evaluate"].is_done:
+        return []
+    images, plans = evaluated_images(config, placed), config.evaluate.plans
+    crops = {plan.name: count_crops(plan) for plan in plans}
+    total = sum(crops.values())
+    each = ", ".join(f"{name} {count}" for name, count in crops.items())
+    seen = f"{_counted(total, 'crop')} of each image ({each if len(plans) > 1 else plans[0].name})"
+    if images.count is None:
+        return [("evaluation", f"{seen}; the number of images is {images.source}")]
+    passes = images.count * total
+    rows = [("evaluation", f"{images.count:,} images ({images.source}) x {seen} = {passes:,} forward passes")]
+    rate = evaluation_rate(placed)
+    if rate is not None:
+        seconds = rough_time(passes / rate.images_per_second)
+        rows.append(("", f"about {seconds}, at {rate.images_per_second:,.4g} forward passes/s ({rate.source})"))
     return rows
 
 

@@ -17,13 +17,14 @@ from launch.engine import check_engine
 from launch.gpu import advise, count_visible_gpus
 from launch.inputs import check_initial_checkpoint, check_inputs
 from launch.job_graph import Stages, choose_stages
+from launch.recipe import read_recipe
 from launch.run_directory import default_run, set_up
 from launch.summary import print_results
-from pipeline.config.reader import load_config
 from pipeline.config.schema import Config
 from pipeline.ground.cores import count_cores
 from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
 from pipeline.running.attempts import NOT_SAVED, Outcome, read_outcome, read_records
+from pipeline.running.named_weights import forget_choices
 from pipeline.running.stage import Part, PlacedStage, place_stages
 from pipeline.store.lock import DirectoryBusy, busy_message, lock_holder
 from pipeline.store.seal import BrokenSeal, read_seal
@@ -66,9 +67,11 @@ class RunRequest:
 
 def run_stages(request: RunRequest) -> int:
     """Set the run up and run the chosen stages. Returns the exit code of the contract."""
-    config = load_config(request.config, request.all_overrides())
+    config = read_recipe(request.config, request.all_overrides())
     check_initial_checkpoint(config)
     run = request.run or default_run(config)
+    if request.accept_changes:
+        forget_choices(run)
     placed = place_stages(config, run, STAGES)
     chosen = choose_stages(placed, request.only, request.first, request.recipe())
     _check(config, chosen)

@@ -13,6 +13,7 @@ from pipeline.config.reader import write_run_config
 from pipeline.config.schema import Config
 from pipeline.ground.errors import UserError
 from pipeline.running.named_files import record_files
+from pipeline.running.named_weights import keep_weights
 from pipeline.running.provenance import collect_provenance
 from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.store.file import replacing, write_json
@@ -40,13 +41,17 @@ def set_up(run: Path, config: Config, stages: Iterable[PlacedStage], accept_chan
     if changes is not None and changes.note is not None:
         say(changes.note)
     placed = place_stages(config, run, STAGES)
-    record_files(_named_files(placed.values(), config), run)
+    for key, name in (("evaluate.weights", config.evaluate.weights), ("model.weights", config.model.weights)):
+        if name is not None:
+            keep_weights(name, run, key)
+    record_files(_named_files(placed.values(), config, run), run)
     write_json(run / PROVENANCE, collect_provenance() | {"stages": stage_records(placed)})
     write_run_config(run, config)
 
 
-def _named_files(stages: Iterable[PlacedStage], config: Config) -> list[Path]:
-    return [Path(path) for stage in stages for part in stage.parts for path in stage.stage.files(config, part.split)]
+def _named_files(stages: Iterable[PlacedStage], config: Config, run: Path) -> list[Path]:
+    parts = ((stage.stage, part.split) for stage in stages for part in stage.parts)
+    return [Path(path) for stage, split in parts for path in stage.files(config, split, run)]
 
 
 def _check_writable(run: Path) -> None:

@@ -104,7 +104,7 @@ def _metrics(metrics: Mapping[str, Any]) -> list[str]:
     """Format a stage's main metrics in one line, those of each crop plan in a line of their own."""
     plain = [describe(metrics[name]) for name, describe in _METRICS.items() if metrics.get(name) is not None]
     plans = [
-        f"{name}: {', '.join(_METRICS[error](plan[error]) for error in _ERRORS)}"
+        f"{name}: {', '.join(_METRICS[error](plan[error]) for error in _ERRORS if error in plan)}"
         for name, plan in metrics.items()
         if isinstance(plan, Mapping) and "crops" in plan
     ]

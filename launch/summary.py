@@ -11,6 +11,11 @@ from pipeline.running.stage import PlacedStage
 from pipeline.store.seal import BrokenSeal, read_seal
 
 REPORT = "report.html"
+_ERRORS = {
+    "top1_error_percent": "top-1 error",
+    "top5_error_percent": "top-5 error",
+    "restricted_top1_error_percent": "top-1 among the {} classes present",
+}
 
 
 def print_results(placed: Mapping[str, PlacedStage]) -> None:
@@ -23,14 +28,15 @@ def print_results(placed: Mapping[str, PlacedStage]) -> None:
     if "report" not in placed:
         say(f"\nscores of {fused['images']:,} images without labels: {placed['fuse'].directory.absolute()}")
         return
-    results = table("crop plan", "crops", "top-1 error", "top-5 error")
+    shown = [name for name in _ERRORS if name in fused]
+    present = fused.get("present_classes")
+    results = table("crop plan", "crops", *(_ERRORS[name].format(present) for name in shown))
     for column in results.columns[1:]:
         column.justify = "right"
     for plan, metrics in plans.items():
-        errors = (f"{metrics[f'top{k}_error_percent']:.2f} %" for k in (1, 5))
-        results.add_row(plan, str(metrics["crops"]), *errors)
+        results.add_row(plan, str(metrics["crops"]), *(f"{metrics[name]:.2f} %" for name in shown))
     members = fused["members"]
-    errors = (f"{fused[f'top{k}_error_percent']:.2f} %" for k in (1, 5))
+    errors = (f"{fused[name]:.2f} %" for name in shown)
     results.add_row(f"fused, {members} member{'' if members == 1 else 's'}", "", *errors)
     say("")
     show(results)

@@ -9,9 +9,10 @@ from pathlib import Path
 from pipeline.ground.errors import EXIT_FAILED
 
 
-def convert_weights(action: str, file: Path, out: Path, layout: str | None) -> int:
+def convert_weights(action: str, file: Path, out: Path, layout: str | None, entry: str | None = None) -> int:
     """Convert a weight file (`pipeline.interop`), which prints its findings. Returns the exit code."""
     command = [sys.executable, "-m", "pipeline.interop", action, *(["--layout", layout] if layout else [])]
+    command += ["--entry", entry] if entry else []
     # A file may have any name, also one that looks like an option.
     done = subprocess.run([*command, "--", str(file), str(out)])
     return done.returncode if done.returncode >= 0 else EXIT_FAILED

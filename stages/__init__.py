@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.config.schema import Config
 from pipeline.evaluation.members import find_scores, fusion_file
+from pipeline.running.named_weights import resolve_weights
 from pipeline.running.other_run import stage_directory
 from pipeline.running.stage import Identity, Shape, Stage
 from pipeline.store.seal import beside
@@ -35,22 +36,36 @@ def _of_split(identity: Identity, split: str) -> Identity:
     found: dict[str, Any] = dict(identity)
     if split != "train":
         found.pop("data.resize_train_px", None)
+    if split == "test":
+        found.pop("data.val_fraction", None)
+        found.pop("data.split_seed", None)
     excluded = [name for name in found.pop("data.exclude", ()) if name.startswith(f"{split}/")]
     return found | ({"data.exclude": excluded} if excluded else {})
 
 
-def _ground_truth(config: Config, split: str | None) -> tuple[str, ...]:
+def _ground_truth(config: Config, split: str | None, run: Path) -> tuple[str, ...]:
     return (config.data.val_ground_truth,) if split == "val" and config.data.val_ground_truth is not None else ()
 
 
-def _fused_files(config: Config, split: str | None) -> tuple[str, ...]:
+def _initial_weights(config: Config, split: str | None, run: Path) -> tuple[str, ...]:
+    name = config.model.weights
+    return () if name is None else (str(resolve_weights(name, run, "model.weights")),)
+
+
+def _evaluated_files(config: Config, split: str | None, run: Path) -> tuple[str, ...]:
+    weights, classes = config.evaluate.weights, config.evaluate.classes
+    named = () if weights is None else (str(resolve_weights(weights, run)),)
+    return named if classes is None else (*named, classes)
+
+
+def _fused_files(config: Config, split: str | None, run: Path) -> tuple[str, ...]:
     """Return the seals of the scores that the config names: they hold the scores' checksums."""
     scores = [file for place in config.fuse.scores for file in find_scores(Path(place), evaluate_directory)]
     weights = [] if config.fuse.weights_from is None else [str(fusion_file(Path(config.fuse.weights_from)))]
     return (*(str(beside(file)) for file in scores), *weights)
 
 
-def _compared_files(config: Config, split: str | None) -> tuple[str, ...]:
+def _compared_files(config: Config, split: str | None, run: Path) -> tuple[str, ...]:
     return () if config.report.compare is None else (str(evaluate_directory(Path(config.report.compare))),)
 
 
@@ -76,6 +91,8 @@ STAGES: tuple[Stage, ...] = (
         summary="make the network, check it, write seeded initial weights",
         version=2,
         sections=("seed", "model"),
+        inputs=lambda config: ("prepare-train",) if config.model.num_classes is None else (),
+        files=_initial_weights,
         is_active=_trains,
         shape=Shape(minutes=30),
     ),
@@ -100,7 +117,9 @@ STAGES: tuple[Stage, ...] = (
             "prepare-val",
             *(() if config.freeze_bn.from_checkpoint else ("train",)),
         ),
-        files=lambda config, split: (config.freeze_bn.from_checkpoint,) if config.freeze_bn.from_checkpoint else (),
+        files=lambda config, split, run: (
+            (config.freeze_bn.from_checkpoint,) if config.freeze_bn.from_checkpoint else ()
+        ),
         is_active=lambda config: _trains(config) and config.train.frozen_epochs > 0,
         is_distributed=True,
         epochs=lambda config: (config.train_stage_epochs, config.train.epochs),
@@ -112,7 +131,7 @@ STAGES: tuple[Stage, ...] = (
         version=5,
         sections=("input", "model", "evaluate", "execution", "loader"),
         inputs=lambda config: (f"prepare-{config.evaluate.split}", *_trained(config)),
-        files=lambda config, split: () if config.evaluate.weights is None else (config.evaluate.weights,),
+        files=_evaluated_files,
         is_distributed=True,
         beside=True,
         shape=Shape("as training", minutes=720),

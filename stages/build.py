@@ -5,35 +5,45 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+from torch import nn
 
+from pipeline.data.index import read_index
+from pipeline.data.preprocessing import read_preprocessing
+from pipeline.ground.errors import UserError
 from pipeline.models.claims import check_network, checked_size_px, format_checks, meta_model
+from pipeline.models.head import lay_over
 from pipeline.models.senet import allocate, initialise
-from pipeline.models.weights import save_weights
+from pipeline.models.weights import read_metadata, read_weights, require_finite, save_weights
 from pipeline.networks.spec import SPECS
 from pipeline.networks.summary import format_summary, summarise
 from pipeline.running.context import StageContext, StageResult
-from pipeline.store.file import write_bytes, write_json
+from pipeline.running.named_files import digest_of
+from pipeline.running.named_weights import resolve_weights
+from pipeline.store.file import sha256_of, write_bytes, write_json
 
 
 def run(context: StageContext) -> StageResult:
     """Build the network; checks come before its weights are drawn, so that a false claim costs nothing."""
     config = context.config
-    model = meta_model(config.model)
+    num_classes, images = _count_classes(context)
+    model = meta_model(config.model, num_classes)
     # Memory that nothing is written to yet.
     allocate(model, torch.device("cpu"))
     parameters, macs, checks = check_network(model, config.model)
 
-    summary = summarise(SPECS[config.model.name], config.model.num_classes, checked_size_px(config.model))
+    summary = summarise(SPECS[config.model.name], num_classes, checked_size_px(config.model))
     assert (summary["parameters"], summary["macs"]) == (parameters, macs), "the layer table is not the network's"
     text = format_summary(summary) + "\n\n" + format_checks(checks)
     context.events.show("note", level="info", text=text)
 
     initialise(model, config.seed)
+    begun_with = _lay_weights_over(context, model)
     metadata = {
         "model": config.model.name,
-        "num_classes": str(config.model.num_classes),
+        "num_classes": str(num_classes),
         "stage": "build",
         "seed": str(config.seed),
+        **begun_with,
     }
     save_weights(context.directory / "weights.safetensors", model.state_dict(), metadata)
     write_bytes(context.directory / "summary.txt", (text + "\n").encode())
@@ -43,4 +53,39 @@ def run(context: StageContext) -> StageResult:
     return StageResult(
         outputs=["summary.json", "summary.txt", "weights.safetensors"],
         metrics={"parameters": parameters, "gmacs": macs / 1e9},
+        images=images,
     )
+
+
+def _lay_weights_over(context: StageContext, model: nn.Module) -> dict[str, str]:
+    """Begin with the weights that the recipe names. Returns what the file of initial weights says of them.
+
+    Raises UserError if they are another network's, or not those that the part's key was made of.
+    """
+    named = context.config.model.weights
+    if named is None:
+        return {}
+    path = resolve_weights(named, context.run, "model.weights")
+    digest = sha256_of(path)
+    if digest != digest_of(path, context.run):
+        raise UserError(f"model.weights: {path} has changed since this run was set up; run the same command again")
+    tensors, metadata = read_weights(path), read_metadata(path)
+    require_finite(tensors, str(path))
+    try:
+        is_whole = lay_over(model, tensors, str(path))
+    except UserError as error:
+        raise UserError(f"model.weights: {error}\nchoose the network that they belong to in model.name") from error
+    head = "their classifier included" if is_whole else "but for the classifier, which has another size and is new"
+    context.note(f"beginning with the weights of {path}, {head}")
+    preprocessing = read_preprocessing(metadata, str(path))
+    return {"weights_sha256": digest, **({} if preprocessing is None else preprocessing.metadata())}
+
+
+def _count_classes(context: StageContext) -> tuple[int, dict[str, str]]:
+    """Return the number of classes, and the digest of the training images if it was counted in their index."""
+    given = context.config.model.num_classes
+    if given is not None:
+        return given, {}
+    index = read_index(context.inputs["prepare-train"])
+    context.note(f"{len(index.classes):,} classes counted")
+    return len(index.classes), {"train": index.digest}

@@ -10,30 +10,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from pipeline.data.index import check_num_classes
+from pipeline.data.index import ImageIndex, check_num_classes
 from pipeline.data.preprocessing import Preprocessing, read_preprocessing
 from pipeline.evaluation.expansion import count_crops
 from pipeline.evaluation.inference import Network, evaluating
-from pipeline.evaluation.metrics import class_table, error_percent, rank_scores, worst_mistakes
+from pipeline.evaluation.loading import load_network
+from pipeline.evaluation.metrics import class_table, error_percent, is_telling, rank_among, rank_scores, worst_mistakes
+from pipeline.evaluation.network_classes import CLASSES, ClassMapping, map_classes
 from pipeline.evaluation.plan_scoring import Evaluated, PlanScoring
 from pipeline.evaluation.scores import Scores
 from pipeline.ground.errors import UserError
-from pipeline.interop.known import PLAN, compare, published
-from pipeline.models import create_model
-from pipeline.models.folding import fold_batch_norms
-from pipeline.models.weights import load_tensors, read_metadata, read_weights, require_finite
+from pipeline.interop.known import PLAN, compare, compare_accuracy, published
+from pipeline.models.weights import count_classes, read_metadata
 from pipeline.running.context import StageContext, StageResult
 from pipeline.running.named_files import digest_of
+from pipeline.running.named_weights import resolve_weights
 from pipeline.store.file import sha256_of, write_bytes, write_json
 from pipeline.tracking.events import read_events
 
 RESULTS = "results.json"
 NUM_MISTAKES = 24
 """Number of the surest mistakes to keep for the report."""
-_SHOWN = ("top1_error_percent", "top5_error_percent", "crops")
+_SHOWN = ("top1_error_percent", "top5_error_percent", "restricted_top1_error_percent", "present_classes", "crops")
 
 
 def run(context: StageContext) -> StageResult:
@@ -41,6 +43,8 @@ def run(context: StageContext) -> StageResult:
     config, collective = context.config, context.collective
     weights = _weights_file(context)
     metadata = read_metadata(weights)
+    images = context.images(config.evaluate.split)
+    mapping = _map_classes(context, images, weights, metadata)
     evaluated = Evaluated(
         config=config,
         version=context.part.version,
@@ -48,10 +52,8 @@ def run(context: StageContext) -> StageResult:
         weights=weights,
         weights_sha256=collective.broadcast(_weights_sha256(context, weights) if context.ranks.is_main else None),
         preprocessing=_preprocessing(context, weights, metadata),
-        index=context.images(config.evaluate.split),
+        index=images if mapping is None else mapping.applied(images),
     )
-    if config.evaluate.split == "val":
-        check_num_classes(evaluated.index, config.model.num_classes)
     siblings = sorted(place for place in context.directory.parent.glob("evaluate-*") if place != context.directory)
     scorings = [
         PlanScoring(evaluated, plan, context.directory, siblings, collective, context.events, context.stop)
@@ -63,6 +65,10 @@ def run(context: StageContext) -> StageResult:
     with evaluating(model):
         compiled: Network | None = torch.compile(model, dynamic=False) if config.execution.compile else None
         results = [_result(context, evaluated, scoring, scoring.complete(model, compiled)) for scoring in scorings]
+    outputs = [RESULTS]
+    if context.ranks.is_main and mapping is not None:
+        mapping.write(context.directory)
+    outputs += [] if mapping is None else [CLASSES]
     if context.ranks.is_main:
         write_json(
             context.directory / RESULTS,
@@ -78,7 +84,6 @@ def run(context: StageContext) -> StageResult:
                 "plans": results,
             },
         )
-    outputs = [RESULTS]
     for scoring, result in zip(scorings, results, strict=True):
         outputs += [*scoring.file.names, *([result["per_class"]] if "per_class" in result else [])]
     metrics = {result["name"]: {key: result[key] for key in _SHOWN if key in result} for result in results}
@@ -87,9 +92,27 @@ def run(context: StageContext) -> StageResult:
 
 def _weights_file(context: StageContext) -> Path:
     if context.config.evaluate.weights is not None:
-        return Path(context.config.evaluate.weights)
+        return resolve_weights(context.config.evaluate.weights, context.run)
     trained = context.inputs["freeze_bn"] if "freeze_bn" in context.inputs else context.inputs["train"]
     return trained / "weights.safetensors"
+
+
+def _map_classes(
+    context: StageContext, images: ImageIndex, weights: Path, metadata: Mapping[str, str]
+) -> ClassMapping | None:
+    """Find the classes of the images among those of the weights. None if they are the same."""
+    config = context.config
+    if config.evaluate.weights is None:
+        if config.evaluate.split == "val":
+            check_num_classes(images, config.model.num_classes)
+        return None
+    num_classes = count_classes(weights) or config.model.num_classes or len(images.classes)
+    file = None if config.evaluate.classes is None else Path(config.evaluate.classes)
+    mapping = map_classes(images, num_classes, metadata, file, str(weights))
+    if mapping is not None:
+        here, there = (f"{len(classes):,}" for classes in (images.classes, mapping.classes))
+        context.note(f"the {here} classes of the images are found among the network's {there}")
+    return mapping
 
 
 def _weights_sha256(context: StageContext, weights: Path) -> str:
@@ -131,24 +154,27 @@ def _compare_with_published(
         return None
     result = next((result for result in results if result["name"] == PLAN), results[0])
     plan = next(plan for plan in context.config.evaluate.plans if plan.name == result["name"])
-    errors = result["top1_error_percent"], result["top5_error_percent"]
-    text = compare(known, plan, len(evaluated.index), *errors)
+    other = known.other_set(len(evaluated.index), result.get("present_classes", len(evaluated.index.classes)))
+    if other is not None:
+        text = compare_accuracy(known, other, plan, result)
+    else:
+        text = compare(known, plan, len(evaluated.index), result["top1_error_percent"], result["top5_error_percent"])
     context.events.show("note", level="info", text=text)
     return text
 
 
 def _load_model(context: StageContext, evaluated: Evaluated) -> nn.Module:
-    config = context.config
-    num_classes, max_pool = len(evaluated.index.classes), evaluated.preprocessing.max_pool
-    with torch.device("meta"):
-        model = create_model(config.model.name, num_classes, max_pool=max_pool)
-    tensors = read_weights(evaluated.weights)
-    load_tensors(model, tensors, str(evaluated.weights))
-    if context.ranks.is_main:
-        require_finite(tensors, str(evaluated.weights))
-    layout = torch.channels_last if config.execution.channels_last else torch.contiguous_format
-    # Folded on the CPU, so that the weights are the same on every device.
-    return fold_batch_norms(model).to(memory_format=layout).to(context.collective.device)
+    config, device, is_main = context.config, context.collective.device, context.ranks.is_main
+    num_classes, preprocessing = len(evaluated.index.classes), evaluated.preprocessing
+    return load_network(
+        config.model.name,
+        num_classes,
+        evaluated.weights,
+        preprocessing,
+        config.execution,
+        device,
+        is_checked=is_main,
+    )
 
 
 def _forget_events_without_scores(context: StageContext, scorings: list[PlanScoring]) -> None:
@@ -168,9 +194,14 @@ def _result(context: StageContext, evaluated: Evaluated, scoring: PlanScoring, s
     has_labels = context.config.evaluate.split == "val"
     if has_labels:
         ranking = rank_scores(scores.array, index.labels)
-        for k in (1, 5):
+        for k in (k for k in (1, 5) if is_telling(k, len(index.classes))):
             details[f"top{k}_errors"] = ranking.errors(k)
             counts[f"top{k}_error_percent"] = error_percent(ranking.errors(k), len(index))
+        present = np.unique(index.labels)
+        if len(present) < len(index.classes):
+            errors = rank_among(scores.array, index.labels, present).errors(1)
+            counts["restricted_top1_error_percent"] = error_percent(errors, len(index))
+            counts["present_classes"] = len(present)
         table = class_table(ranking, index.classes)
         details |= {"per_class": f"per-class-{plan.name}.tsv", "mistakes": worst_mistakes(ranking, NUM_MISTAKES)}
         write_bytes(context.directory / details["per_class"], table.encode("utf-8", "surrogateescape"))

@@ -9,6 +9,7 @@ from pipeline.data.order import StreamOrder
 from pipeline.ground.errors import UserError
 from pipeline.models.bn_freeze import freeze_batch_norms
 from pipeline.models.claims import meta_model
+from pipeline.models.head import freeze_all_but_head
 from pipeline.running.context import StageContext, StageResult
 from pipeline.store.seal import Seal
 from pipeline.training.checkpoint_seal import CHECKPOINTS, BrokenCheckpoint, numbered, read_checkpoint_seal
@@ -32,10 +33,12 @@ def run(context: StageContext) -> StageResult:
             f"step {phase.last_step}; raise train.epochs or choose an earlier checkpoint"
         )
     _check_same_stream(seal, order)
-    model = meta_model(config.model)
+    model = meta_model(config.model, len(train.classes))
     count, scope = freeze_batch_norms(model, config.freeze_bn.scope), config.freeze_bn.scope.replace("_", " ")
     text = f"{count} batch norms frozen ({scope}) after step {phase.first_step}"
     context.events.show("note", level="info", text=text)
+    if config.train.only_head:
+        freeze_all_but_head(model)
     result = train_phase(
         config,
         context.directory,

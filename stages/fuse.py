@@ -14,6 +14,7 @@ from pipeline.data.ilsvrc import read_ilsvrc2012
 from pipeline.data.index import read_index
 from pipeline.evaluation.ensemble import FUSED_PLAN, fuse
 from pipeline.evaluation.members import find_scores, read_members
+from pipeline.evaluation.network_classes import mapped_index
 from pipeline.evaluation.scores import ScoreFile
 from pipeline.ground.errors import UserError
 from pipeline.running.context import StageContext, StageResult
@@ -24,7 +25,7 @@ def run(context: StageContext) -> StageResult:
     """Fuse the members and count the errors of the ensemble and without each member; without labels, only fuse."""
     config, started = context.config, time.perf_counter()
     prepared = context.inputs[f"prepare-{config.evaluate.split}"]
-    index = read_index(prepared)
+    index = mapped_index(read_index(prepared), context.inputs["evaluate"])
     context.events.rewind(None)
     own = [ScoreFile(context.inputs["evaluate"], plan.name).path for plan in config.evaluate.plans]
     others = [path for place in config.fuse.scores for path in find_scores(Path(place), evaluate_directory)]
@@ -35,7 +36,9 @@ def run(context: StageContext) -> StageResult:
     figures = fusion.figures
     metrics: dict[str, Any] = {"images": figures["images"], "members": len(members)}
     if "errors" in figures:
-        metrics.update({f"top{k}_error_percent": figures["errors"][f"top{k}"]["percent"] for k in (1, 5)})
+        metrics.update({f"{k}_error_percent": error["percent"] for k, error in figures["errors"].items()})
+        if "restricted" in figures:
+            metrics.update(figures["restricted"])
         seconds = round(time.perf_counter() - started, 3)
         context.events.write("evaluation", plan=FUSED_PLAN, **metrics, seconds=seconds)
     note = figures["contest_files_note"] or f"contest files: {', '.join(figures['contest_files'])}"

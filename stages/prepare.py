@@ -5,21 +5,27 @@ from __future__ import annotations
 import collections
 import dataclasses
 import json
+import os
 import shlex
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from pipeline.data.findings import FINDINGS, Finding, count_findings, find_duplicates, write_findings
+from pipeline.config.data import DataConfig
+from pipeline.data.findings import FINDINGS, Finding, Severity, count_findings, find_duplicates, write_findings
 from pipeline.data.index import FLAGS, ImageIndex, make_index, read_index, write_index
 from pipeline.data.layout import Layout, lay_out
+from pipeline.data.parquet import copy_parquet
 from pipeline.data.places import write_places
+from pipeline.data.recognition import Place, check_places, find_place, holds_out
 from pipeline.data.scan import Chunk, plan_chunks, read_inspections, scan
 from pipeline.data.shards import plan_shards, read_shards, write_shards
 from pipeline.data.source import DIGITS, locate, place_name
+from pipeline.data.tree import name_some
 from pipeline.ground.cores import count_cores
 from pipeline.ground.errors import UserError
 from pipeline.running.attempts import note_images
@@ -39,19 +45,32 @@ def run(context: StageContext) -> StageResult:
     data, directory, split = context.config.data, context.directory, context.part.split
     assert split is not None
     wanted = {part.split: part for part in context.siblings.values() if part.split is not None}
+    check_places(data, wanted)
+    place = None if data.dataset == "digits" else find_place(data, split, may_share=data.val_fraction is not None)
+    if place is not None and place.kind == "parquet":
+        _copy_parquet(context, place)
     layout = lay_out(data, split, wanted, directory / DIGITS)
+    if place is not None:
+        context.note(_describe(data, place, layout))
+    if layout.dataset != data.dataset:
+        context.note(
+            f"{split}: {len(layout.names):,} images of {len(layout.classes):,} classes, not all of ILSVRC 2012's: "
+            "taken as they are, since nothing is to be trained"
+        )
     chunks = plan_chunks(layout, directory / _CHUNKS)
     progress = _progress(context, f"checking every {split} image")
     scan(chunks, directory / _CHUNKS, context.stop, progress, context.note, count_cores())
-    index, found = _judge(chunks, layout)
+    index, found = _judge(chunks, layout, data.unusable)
     findings = layout.findings + found
     if index is not None:
         others = [part.directory for name, part in wanted.items() if name != split and part.is_done]
         findings += find_duplicates(index, [read_index(other) for other in others])
     outputs = [write_findings(directory, findings)]
     _refuse_bad_images(findings, data.exclude, directory / FINDINGS)
-    assert index is not None
-    _tell(context, findings)
+    if index is None:
+        raise UserError(f"data.{split}: no image is left (listed in {directory / FINDINGS})")
+    _refuse_empty_classes(index, layout, directory / FINDINGS)
+    _tell(context, findings, len(layout.names) - len(index))
     metrics = {
         f"{split}_images": len(index),
         "classes": len(index.classes),
@@ -59,16 +78,48 @@ def run(context: StageContext) -> StageResult:
         "flags": index.count_flags(),
     }
     if data.shards is not None:
-        index = _write_shards(context, Path(data.shards), index)
+        index = _in_shards(context, Path(data.shards), index)
+    elif index.source is not None and index.source.places is not None:
+        write_places(directory, index.digest, index.source.places, index.source.layout)
     outputs += write_index(directory, index)
     note_images(directory, split, place_name(locate(index, directory, data)))
     shutil.rmtree(directory / _CHUNKS)
     return StageResult(outputs, metrics, {split: index.digest})
 
 
-def _write_shards(context: StageContext, folder: Path, index: ImageIndex) -> ImageIndex:
-    """Write the shards and return the index of the images in them. Only training images are ever resized."""
-    shards = plan_shards(folder, index, context.config.data.resize_train_px if index.split == "train" else None)
+def _describe(data: DataConfig, place: Place, layout: Layout) -> str:
+    """One line: what was recognised, and what of it is said nowhere else."""
+    is_flat = place.kind == "folders" and layout.source.layout == "flat"
+    where = f"files in {os.path.abspath(place.path)}" if is_flat else str(place)
+    said = [f"{layout.split}: {len(layout.names):,} images, {where}"]
+    if layout.labels_from is not None:
+        said.append(f"labels from {layout.labels_from}")
+    if layout.split != "test" and data.val_fraction is not None:
+        if holds_out(data):
+            share = f"{100 * data.val_fraction:g} % of each class are held out for validation"
+            said.append(f"{share} (data.val_fraction, data.split_seed={data.split_seed})")
+        else:
+            said.append("there are validation images, so data.val_fraction does nothing")
+    if not layout.has_names:
+        said.append("this format has dropped the images' names: the index, and so their order, is one of its own")
+    return "; ".join(said)
+
+
+def _copy_parquet(context: StageContext, place: Place) -> None:
+    folder = Path(context.config.data.shards or "")
+    text = f"copying the {place.split} images from parquet files to {folder}"
+    progress = _progress(context, text, "files")
+    copy_parquet(place.split, place.files, folder, context.stop, progress, context.note, count_cores())
+
+
+def _in_shards(context: StageContext, folder: Path, index: ImageIndex) -> ImageIndex:
+    """Return the index of the images as they are in the shards. Only training images are ever resized."""
+    resize_px = context.config.data.resize_train_px if index.split == "train" else None
+    source = index.source
+    if source is not None and source.places is not None and source.layout == "shards" and resize_px is None:
+        write_places(context.directory, index.digest, source.places)
+        return index
+    shards = plan_shards(folder, index, resize_px)
     progress = _progress(context, f"writing shards of the {index.split} images")
     write_shards(folder, shards, context.stop, progress, context.note, count_cores())
     stored, places = read_shards(shards, index)
@@ -76,28 +127,33 @@ def _write_shards(context: StageContext, folder: Path, index: ImageIndex) -> Ima
     return stored
 
 
-def _progress(context: StageContext, text: str) -> Callable[[int, int, float], None]:
+def _progress(context: StageContext, text: str, unit: str = "images") -> Callable[[int, int, float], None]:
     shown = -_PROGRESS_SECONDS
 
     def show(done: int, total: int, rate: float) -> None:
         nonlocal shown
         if done == total or time.monotonic() - shown >= _PROGRESS_SECONDS:
             shown = time.monotonic()
-            context.events.show("progress", done=done, total=total, unit="images", rate=rate, text=text)
+            context.events.show("progress", done=done, total=total, unit=unit, rate=rate, text=text)
 
     return show
 
 
-def _judge(chunks: Sequence[Chunk], layout: Layout) -> tuple[ImageIndex | None, list[Finding]]:
-    """Return the index of the good images, if there are any; and findings about the bad and the odd ones."""
+def _judge(
+    chunks: Sequence[Chunk], layout: Layout, unusable: Literal["stop", "skip"]
+) -> tuple[ImageIndex | None, list[Finding]]:
+    """Return the index of the good images, or None, and findings about the bad and the odd ones."""
     rows, findings = [], []
+    row = -1  # of the layout, which the chunks follow
     for chunk, inspections in read_inspections(chunks):
         for name, image in zip(chunk.names, inspections, strict=True):
+            row += 1
             if image.finding:
-                findings.append(Finding(layout.split, name, image.finding, "error", image.detail))
+                severity: Severity = "error" if unusable == "stop" else "warning"
+                findings.append(Finding(layout.split, name, image.finding, severity, image.detail))
                 continue
             flags = sum(1 << FLAGS.index(flag) for flag in image.flags)
-            rows.append((name, chunk.label, image.num_bytes, image.width, image.height, image.sha256, flags))
+            rows.append((name, chunk.label, image.num_bytes, image.width, image.height, image.sha256, flags, row))
             if "cmyk" in image.flags:
                 findings.append(Finding(layout.split, name, "cmyk", "notice", "all decoders read it alike"))
             inside = {"png", "webp"}.intersection(image.flags)
@@ -109,12 +165,23 @@ def _judge(chunks: Sequence[Chunk], layout: Layout) -> tuple[ImageIndex | None, 
     if layout.dataset == "imagenet" and layout.split == "val":
         # In the order of the images' numbers for any layout of the folder: so are the scores.
         rows.sort(key=lambda row: row[0].rpartition("/")[2])
-    names, labels, num_bytes, widths, heights, sha256, flags_of = zip(*rows, strict=True)
+    names, labels, num_bytes, widths, heights, sha256, flags_of, kept = zip(*rows, strict=True)
     digests = np.frombuffer(bytes.fromhex("".join(sha256)), dtype=np.uint8)
     index = make_index(
         layout.split, layout.dataset, layout.classes, names, labels, num_bytes, widths, heights, digests, flags_of
     )
-    return dataclasses.replace(index, source=layout.source), findings
+    return dataclasses.replace(index, source=layout.take(kept).source), findings
+
+
+def _refuse_empty_classes(index: ImageIndex, layout: Layout, table: Path) -> None:
+    """Raises UserError if a class that had images has none that can be used."""
+    lost = set(layout.labels) - set(index.labels.tolist())
+    if lost:
+        folders = name_some([layout.classes[label].folder for label in lost])
+        raise UserError(
+            f"data.unusable: skip leaves no image in {folders} of {layout.split} (listed in {table}); repair some, or "
+            "move these class folders away"
+        )
 
 
 def _refuse_bad_images(findings: Sequence[Finding], excluded: Sequence[str], table: Path) -> None:
@@ -130,11 +197,19 @@ def _refuse_bad_images(findings: Sequence[Finding], excluded: Sequence[str], tab
     raise UserError(
         f"data: {len(bad):,} image{'' if len(bad) == 1 else 's'} cannot be used (listed in {table}):\n"
         + "\n".join(lines)
-        + f"\nrepair them and run the same command again, or leave them out: {way_out}"
+        + "\nrepair them and run the same command again, or leave out whatever cannot be used with data.unusable=skip, "
+        + f"or leave them out: {way_out}"
     )
 
 
-def _tell(context: StageContext, findings: Sequence[Finding]) -> None:
+def _tell(context: StageContext, findings: Sequence[Finding], skipped: int) -> None:
+    table = context.directory / FINDINGS
+    if passed_over := [found for found in findings if found.finding == "ignored"]:
+        first = passed_over[0].name.encode("utf-8", "backslashreplace").decode()  # it may have any name
+        what = f"{len(passed_over):,} passed over that are no images, {first} the first"
+        context.note(f"{what} (listed in {table})")
+    if skipped:
+        context.note(f"{skipped:,} images cannot be used and are left out (listed in {table})", "warning")
     counts = collections.Counter(found.finding for found in findings if found.severity == "warning")
     for finding, count in sorted(counts.items()):
-        context.note(f"findings of kind {finding}: {count:,} (listed in {context.directory / FINDINGS})", "warning")
+        context.note(f"findings of kind {finding}: {count:,} (listed in {table})", "warning")

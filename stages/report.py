@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pipeline.data.index import ImageIndex, read_index
 from pipeline.data.source import locate
+from pipeline.evaluation.network_classes import mapped_index
 from pipeline.ground.errors import UserError
 from pipeline.reporting.page import render_report
 from pipeline.reporting.record import read_run_record
@@ -27,6 +28,8 @@ def run(context: StageContext) -> StageResult:
     if compared is not None:
         verify_stage(compared)
     indexes = {name.partition("-")[2]: _index(context, name) for name in context.inputs if name.startswith("prepare-")}
+    # Test images, which have no report, are never among them: all others are seen as the network sees them.
+    indexes |= {"val": mapped_index(indexes["val"], context.inputs["evaluate"])}
     record = read_run_record(context.config, context.inputs, context.seals, indexes, compared)
     report = render_report(record, tuple(name for stage in STAGES for name in part_names(stage)))
     plots = {f"{PLOTS}/{name}": content for name, content in report.plots.items()}

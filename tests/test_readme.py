@@ -1,7 +1,8 @@
-"""What the README and the documents behind it tell people to click and to type exists."""
+"""Links, paths and commands in the README and all other documents are those of the program."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
@@ -11,19 +12,25 @@ import pytest
 from launch.command import parse
 from launch.slurm.profile import load_profile
 from pipeline.config.reader import load_config
+from pipeline.running.stage import Stage
 from stages import STAGES
 from tests.conftest import REPOSITORY
+from tests.test_architecture import ROOMS
 
 README = REPOSITORY / "README.md"
 COMMAND = re.compile(r"^(?:\$ )?((?:[A-Z_]+=\S+ )*(?:\S*python3?|senet154|make)\b.*)$")
-
-
-DOCUMENTS = (README, *sorted((REPOSITORY / "pipeline").rglob("README.md")), REPOSITORY / "slurm" / "README.md")
+GLOSSARY = REPOSITORY / "docs" / "glossary.md"
+FOLDERS = ("configs", "docs", "launch", "pipeline", "slurm", "stages", "tests")
+DOCUMENTS = (
+    README,
+    *sorted(REPOSITORY.glob("C*.md")),
+    *sorted(path for folder in FOLDERS for path in (REPOSITORY / folder).rglob("*.md")),
+)
 
 
 @pytest.fixture(scope="module")
 def text() -> str:
-    """The README and all documents, one after another."""
+    """The text of all documents, one after another."""
     return "\n".join(document.read_text() for document in DOCUMENTS)
 
 
@@ -61,14 +68,17 @@ def test_links_lead_to_files_and_headings_that_exist(document):
 
 
 def test_paths_of_the_project_that_are_named_exist(text):
-    for name in re.findall(r"`((?:configs|launch|pipeline|stages|tests)/[\w./-]+)`", text):
-        assert (REPOSITORY / name).exists(), name
+    names = re.findall(rf"`((?:{'|'.join(FOLDERS)})/[\w./-]+)`", text)
+    placeholders = [name for name in names if re.search("NAME|SECTION", name)]
+    assert placeholders, "CONTRIBUTING.md names the files to add"
+    for name in names:
+        assert (REPOSITORY / name).exists() or (name in placeholders and (REPOSITORY / name).parent.exists()), name
 
 
 def test_recipes_that_are_named_exist(text):
     names = set(re.findall(r"configs/[\w.-]+\.ya?ml", text))
     assert names, "the README names no recipe"
-    for name in names:
+    for name in names - {"configs/NAME.yaml"}:
         assert (REPOSITORY / name).is_file(), name
 
 
@@ -104,10 +114,34 @@ def test_launch_commands_are_understood(text):
 
 
 def test_stage_commands_name_stages(text):
-    names = {spec.name for spec in STAGES}
+    names = {stage.name for stage in STAGES}
     for words in commands(text):
         if words[1:3] == ["-m", "stages"] and not words[3].isupper():
             assert words[3] in names, shlex.join(words)
+
+
+def test_every_stage_has_a_row_in_the_readme():
+    rows = re.findall(r"^\| `(\w+)` \|", README.read_text().partition("## Stages")[2].partition("## ")[0], re.MULTILINE)
+    assert rows == [stage.name for stage in STAGES]
+
+
+def test_every_field_of_a_stage_s_declaration_is_explained():
+    explained = set(re.findall(r"`(\w+)`", (REPOSITORY / "CONTRIBUTING.md").read_text()))
+    assert {field.name for field in dataclasses.fields(Stage)} <= explained
+
+
+def test_the_documents_order_the_packages_as_the_test_of_imports_does():
+    order = [room.removeprefix("pipeline.") for room in ROOMS]
+    (line,) = re.findall(r"^launch > .*?\n\n", (REPOSITORY / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert [name.strip().removeprefix("pipeline.") for name in line.split(">")] == order
+    drawing = re.findall(r"^ *([a-z]+)/  ", (REPOSITORY / "docs" / "architecture.md").read_text(), re.MULTILINE)
+    assert [name for name in drawing if name not in ("pipeline", "slurm")] == order
+
+
+def test_the_glossary_is_short_and_sorted():
+    terms = re.findall(r"^\| (\w[^|]*) \|", GLOSSARY.read_text(), re.MULTILINE)[1:]
+    assert 20 <= len(terms) <= 30
+    assert terms == sorted(terms)
 
 
 def test_scratch_paths_of_one_machine_are_not_in_it(text):

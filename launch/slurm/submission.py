@@ -11,6 +11,7 @@ from pathlib import Path
 from launch.command import command_line
 from launch.inputs import check_initial_checkpoint
 from launch.job_graph import Stages, choose_stages
+from launch.recipe import read_recipe
 from launch.run_directory import default_run, set_up
 from launch.slurm import scheduler
 from launch.slurm.jobs import JobRecord, log_path, read_jobs
@@ -18,9 +19,9 @@ from launch.slurm.profile import Profile, load_profile
 from launch.slurm.profile_check import check_profile, training_world_size
 from launch.slurm.scheduler import QueuedJob
 from launch.slurm.script import JobScript
-from pipeline.config.reader import load_config
 from pipeline.config.schema import Config
 from pipeline.ground.errors import UserError
+from pipeline.running.named_weights import forget_choices
 from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.store.lock import DirectoryBusy, busy_message, lock_holder
 from stages import STAGES
@@ -98,6 +99,8 @@ class Submission:
             holder = lock_holder(part.directory)
             if holder is not None:
                 raise DirectoryBusy(busy_message(part.directory, holder))
+        if self.request.accept_changes:
+            forget_choices(self.run)
         set_up(self.run, self.config, self.missing.values(), self.request.accept_changes)
 
     def check_still_so(self) -> None:
@@ -109,7 +112,7 @@ class Submission:
 
 def prepare(request: SubmitRequest) -> Submission:
     """Read and check everything, and ask SLURM for the run's jobs; a dry run does not ask. Nothing is written."""
-    config = load_config(request.config, request.overrides)
+    config = read_recipe(request.config, request.overrides)
     check_initial_checkpoint(config)
     profile = load_profile(request.profile)
     run = (request.run or default_run(config)).absolute()

@@ -48,10 +48,10 @@ def probed_task(config: Config) -> Task:
     batch = split_batch(config.train.global_batch, config.resources.processes, config.train.max_micro_batch).micro_batch
     size = config.train.image_size_px
     if not on_gpu:
-        macs = count_macs(SPECS[config.model.name], config.model.num_classes, size)
+        macs = count_macs(SPECS[config.model.name], config.model.reckoned_classes, size)
         batch = max(1, min(batch, int(_CPU_MACS / macs)))
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
-    return Task(config.model.name, config.model.num_classes, size, batch, device)
+    return Task(config.model.name, config.model.reckoned_classes, size, batch, device)
 
 
 def probed_cells(config: Config, device: torch.device) -> list[Cell]:

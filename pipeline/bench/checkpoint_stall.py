@@ -42,7 +42,7 @@ def compare_saving(
     if directory is not None and not directory.is_dir():
         raise UserError(f"--directory: {directory} is no folder")
     config, collective = bench_config(), Collective(Ranks(), timeout_seconds=60)
-    engine = create_engine(create_model(model, config.model.num_classes), config, collective)
+    engine = create_engine(create_model(model, config.model.reckoned_classes), config, collective)
     momentum = {name: torch.randn_like(parameter) for name, parameter in engine.model.named_parameters()}
     engine.load_state_dict(OptimizerState(momentum, {}))
     size = sum(tensor.nbytes for tensor in [*engine.model.state_dict().values(), *momentum.values()])

@@ -77,9 +77,11 @@ class CropPlan(Section):
     is_value = True
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    """Names the plan in tables, and its files of scores."""
     averaging: Averaging = "probabilities"
     """Average softmax probabilities, or logits (the geometric mean of the probabilities)."""
     crops: Annotated[tuple[CropGroup, ...], BeforeValidator(as_tuple), Field(min_length=1)]
+    """Groups of crops, all of which are averaged."""
 
     @model_validator(mode="after")
     def _no_crop_twice(self) -> Self:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipeline.config.section import OPERATION, Names, NonNegative, PositiveInt, Section, Triple, as_tuple
+from pipeline.config.section import IS_PATH, OPERATION, Names, NonNegative, PositiveInt, Section, Triple, as_tuple
 
 
 class DataConfig(Section):
@@ -15,19 +15,30 @@ class DataConfig(Section):
     dataset: Literal["imagenet", "folder", "digits"]
     """imagenet: ILSVRC 2012 with its counts and labels checked. folder: any tree of one folder per class. digits: the
     handwritten digits that come with scikit-learn, written out as JPEG folders."""
-    root: Annotated[str | None, OPERATION] = None
-    """Folder that holds the train and val folders; relative paths start at the working directory. Not for digits."""
-    train: Annotated[str, OPERATION] = "train"
-    """Training images below root, in one folder per class."""
-    val: Annotated[str, OPERATION] = "val"
-    """Validation images below root: in one folder per class, or (imagenet) flat with `val_ground_truth`."""
-    val_ground_truth: Annotated[str | None, OPERATION] = None
-    """The devkit's ILSVRC2012_validation_ground_truth.txt, for a flat `val`."""
-    test: Annotated[str | None, OPERATION] = None
+    root: Annotated[str | None, OPERATION, IS_PATH] = None
+    """Folder with the images; relative paths start at the working directory. Not for digits. What lies there is
+    recognised by looking: class folders, ImageNet's downloads, Kaggle's tree, WebDataset tars, parquet, Tiny-ImageNet
+    (docs/imagenet.md)."""
+    train: Annotated[str, OPERATION, IS_PATH] = "train"
+    """Training images below root: a folder, or a tar file."""
+    val: Annotated[str, OPERATION, IS_PATH] = "val"
+    """Validation images below root: in one folder per class, or (imagenet) flat; or a tar file."""
+    val_ground_truth: Annotated[str | None, OPERATION, IS_PATH] = None
+    """Labels of a flat `val`, if they are not below root: the devkit's ILSVRC2012_validation_ground_truth.txt, the
+    devkit itself (ILSVRC2012_devkit_t12.tar.gz), or Kaggle's LOC_val_solution.csv."""
+    val_fraction: Annotated[float | None, Field(gt=0, lt=1)] = None
+    """Where there are no validation images: this share of each class of the training images is held out as such
+    (folder only)."""
+    split_seed: Annotated[int, Field(ge=0)] = 0
+    """Which images `val_fraction` holds out."""
+    unusable: Literal["stop", "skip"] = "stop"
+    """What an image that cannot be used means (damaged, of an unsupported format). stop: an error with the list of all.
+    skip: they are left out and listed."""
+    test: Annotated[str | None, OPERATION, IS_PATH] = None
     """The contest's 100,000 unlabelled test images below root, all in the one folder (imagenet only)."""
     exclude: Names = ()
     """Images to leave out, by name as `prepare` lists them (`train/n01440764/x.JPEG`)."""
-    shards: Annotated[str | None, OPERATION] = None
+    shards: Annotated[str | None, OPERATION, IS_PATH] = None
     """Folder for the images as WebDataset tar files of 1 GB, for parallel file systems: `prepare` writes them there or
     finds them there, and training and evaluation then open nothing else."""
     resize_train_px: PositiveInt | None = None
@@ -44,6 +55,8 @@ class DataConfig(Section):
             raise ValueError("val_ground_truth: only dataset 'imagenet' has a ground-truth file")
         if self.test is not None and self.dataset != "imagenet":
             raise ValueError("test: only dataset 'imagenet' has unlabelled test images")
+        if self.val_fraction is not None and self.dataset != "folder":
+            raise ValueError(f"val_fraction: dataset '{self.dataset}' has validation images of its own; leave it out")
         if self.resize_train_px is not None and self.shards is None:
             raise ValueError("resize_train_px: only shards are written anew; name a folder in data.shards for them")
         return self
@@ -72,6 +85,7 @@ class AugmentationConfig(Section):
     aspect: Annotated[tuple[float, float], BeforeValidator(as_tuple)] = (0.75, 4 / 3)
     """Aspect ratio of the random crop, drawn log-uniformly."""
     flip: bool = True
+    """Whether every second image, at random, is mirrored."""
     rotation_degrees: Annotated[float, Field(ge=0, le=45)] = 0.0
     """Rotation by a uniform angle in ± this many degrees."""
     pixel_jitter: NonNegative = 0.0

@@ -54,14 +54,20 @@ def ignored_sections(engine: EngineName, sections: Mapping[str, Section | None])
     return problems
 
 
-def native_problems(options: NativeConfig, execution: ExecutionConfig) -> list[str]:
+def native_problems(options: NativeConfig, execution: ExecutionConfig, *, only_head: bool) -> list[str]:
     """Return a problem for each setting incompatible with the options."""
-    if not (options.cuda_graphs and execution.sync_bn):
-        return []
-    return [
-        "native.cuda_graphs: no graph can hold what execution.sync_bn sends between processes in every batch norm; set "
-        "one of them to false (given true for both)"
-    ]
+    problems = []
+    if options.cuda_graphs and execution.sync_bn:
+        problems.append(
+            "native.cuda_graphs: no graph can hold what execution.sync_bn sends between processes in every batch norm; "
+            "set one of them to false (given true for both)"
+        )
+    if options.cuda_graphs and only_head:
+        problems.append(
+            "native.cuda_graphs: with train.only_head there is no backward pass to capture in the blocks; set one of "
+            "them to false (given true for both)"
+        )
+    return problems
 
 
 def describe_engine(engine: EngineName, options: Section) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.config.crop_plan import Plan, builtin_plan
-from pipeline.config.section import OPERATION, PositiveInt, Section, as_tuple
+from pipeline.config.section import IS_PATH, OPERATION, PositiveInt, Section, as_tuple
 
 EvaluatedSplit = Literal["val", "test"]
 
@@ -15,15 +15,19 @@ EvaluatedSplit = Literal["val", "test"]
 class ReportConfig(Section):
     """The report."""
 
-    compare: Annotated[str | None, OPERATION] = None
+    compare: Annotated[str | None, OPERATION, IS_PATH] = None
     """Another run, evaluated on the same images: the report then compares the errors class by class."""
 
 
 class EvaluateConfig(Section):
     """The final evaluation."""
 
-    weights: Annotated[str | None, OPERATION] = None
-    """A weight file to evaluate instead of the run's own weights."""
+    weights: Annotated[str | None, OPERATION, IS_PATH] = None
+    """Weights to evaluate instead of the run's own: a file, a run, the directory of a stage or of a checkpoint, or
+    `RUN/best`. They bring their own number of classes."""
+    classes: Annotated[str | None, OPERATION, IS_PATH] = None
+    """A JSON or CSV file that says of each class folder which class of the weights it is (name or number), for folders
+    whose names do not say it."""
     split: EvaluatedSplit = "val"
     """val: validation images, with errors. test: the images of `data.test`, which have no labels; scores only."""
     plans: Annotated[tuple[Plan, ...], BeforeValidator(as_tuple), Field(min_length=1)] = (builtin_plan("center224"),)

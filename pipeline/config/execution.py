@@ -14,7 +14,9 @@ class ExecutionConfig(Section):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """Autocast type; float16 adds a gradient scaler."""
     channels_last: bool = True
+    """Whether images lie in memory with their channels innermost, which GPUs prefer."""
     compile: bool = False
+    """Whether torch.compile makes the network faster, after minutes of compiling."""
     sync_bn: bool = False
     """Batch norms in training see the micro-batches of all processes at once, not each process's own as in 2017."""
     gradient_compression: Literal["none", "bfloat16"] = "none"

@@ -7,13 +7,13 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.config.crop_plan import Averaging
-from pipeline.config.section import OPERATION, Names, PositiveFloat, PositiveInt, Section, as_tuple
+from pipeline.config.section import IS_PATH, OPERATION, Names, PositiveFloat, PositiveInt, Section, as_tuple
 
 
 class FuseConfig(Section):
     """Fusion of score files."""
 
-    scores: Annotated[Names, OPERATION] = ()
+    scores: Annotated[Names, OPERATION, IS_PATH] = ()
     """Members besides the run's own plans: score files, folders of score files, or runs that are evaluated."""
     averaging: Averaging = "probabilities"
     """Average softmax probabilities over the members, or logits."""
@@ -22,7 +22,7 @@ class FuseConfig(Section):
     the other half."""
     member_weights: Annotated[tuple[PositiveFloat, ...] | None, BeforeValidator(as_tuple)] = None
     """Weights of the members instead of equal ones: a number for each, the run's own plans first."""
-    weights_from: Annotated[str | None, OPERATION] = None
+    weights_from: Annotated[str | None, OPERATION, IS_PATH] = None
     """Folder of a fusion whose weights the members get: for test images, which have no labels to choose weights on."""
     bootstrap_samples: Annotated[PositiveInt, Field(ge=100)] = 2000
     """Resamples of the images for each confidence interval."""

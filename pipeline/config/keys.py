@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pipeline.config.crop_plan import CropPlan
 from pipeline.config.schema import Config
 from pipeline.config.section import Section
+from pipeline.config.synonyms import answer_for
 
 _SIMILAR = 0.7
 _MOVED = {
@@ -24,6 +25,7 @@ _MOVED = {
     "data.std": ("moved to input.std in 0.2", None),
     "freeze_bn.last_epochs": ("moved to train.frozen_epochs in 0.2", None),
     "apex.nhwc_batch_norm": ("gone in 0.2", None),
+    "apex.fused_sgd": ("gone in 0.2, always true", None),
     "views": ("named 'crops' since 0.2", "crops"),
 }
 """Keys of 0.1 that the schema no longer has, and their replacements in a section."""
@@ -98,6 +100,8 @@ def explain_unknown(path: Sequence[int | str], schema: type[Section]) -> tuple[s
         # In full in a file; an override may name it by its end.
         if f".{'.'.join(above)}.{name}".endswith(f".{key}") or (key.endswith(f".{name}") and not above):
             return f"unknown key ({moved})", meant
+    if (answer := answer_for(name)) is not None and name not in section.model_fields:
+        return f"unknown key: {answer}", None
     homes: dict[str, list[str]] = {}
     for key in all_keys(schema):
         home, _, last = key.rpartition(".")
@@ -116,11 +120,13 @@ def explain_unknown(path: Sequence[int | str], schema: type[Section]) -> tuple[s
 def resolve_short_key(given: str) -> str:
     """Return the full name of a key given by its end (`processes`); unknown names unchanged.
 
-    Raises ValueError if several keys end so.
+    Raises ValueError if several keys end so, or one does that may well not be meant: `batch`.
     """
     endings = [key for key in all_keys() if key.endswith(f".{given}")]
     if given in all_keys() or not endings:
         return given
+    if (answer := answer_for(given)) is not None:
+        raise ValueError(f"may mean several keys: {answer}")
     if len(endings) > 1:
         raise ValueError(f"ambiguous key (it may be {' or '.join(endings)})")
     return endings[0]

@@ -24,9 +24,11 @@ class CheckpointConfig(Section):
     """Frequency and retention of checkpoints."""
 
     every_epochs: PositiveInt = 1
+    """Save after every so many epochs, and at the end of the stage."""
     every_steps: PositiveInt | None = None
     """Also save after this many steps."""
     keep_last: PositiveInt = 2
+    """How many of the newest checkpoints are kept."""
     keep_best: bool = True
     """Also keep the checkpoint with the lowest validation top-1 error of those taken right after a validation."""
 
@@ -37,8 +39,11 @@ class TrackingConfig(Section):
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto: online if an API key is set, else offline."""
     project: str = "senet154"
+    """The project in Weights & Biases."""
     entity: str | None = None
+    """The user or team there; null: the account's own."""
     log_every_steps: PositiveInt = 10
+    """Loss, rate and speed are recorded after every so many steps."""
     upload_scores: bool = True
     """Whether score files are uploaded to Weights & Biases: for ImageNet 100 MB for each crop plan."""
 
@@ -51,3 +56,4 @@ class ResourcesConfig(Section):
     expected_images_per_second: PositiveFloat | None = None
     """Training throughput per process that `plan` assumes until the run has measured its own."""
     collective_timeout_seconds: PositiveInt = 600
+    """A process that hears nothing from the others for so long ends with an error."""

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import typing
+from collections.abc import Sequence
+from typing import Any
 
+from pipeline.config.crop_plan import CropPlan
 from pipeline.config.document import COMMAND_LINE, Document, Entry, Problem, decode_document, merged
 from pipeline.config.keys import field_at, resolve_short_key
+from pipeline.config.schema import Config
+from pipeline.config.section import Section
 from pipeline.ground.errors import UserError
 
 
@@ -29,6 +35,29 @@ def apply_override(root: Entry, override: str, problems: list[Problem]) -> Entry
     for name in reversed(key.split(".")):
         entry = Entry({name: entry}, COMMAND_LINE, override)
     return merged(root, entry)
+
+
+def describe_overrides(config: Config, overrides: Sequence[str]) -> list[str]:
+    """Return a line for each key that overrides set in `config`: full name and value, as `train.epochs = 90`."""
+    lines = {}
+    for override in overrides:
+        name, _, text = (part.strip() for part in override.partition("="))
+        key = resolve_short_key(name)
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        is_plain = not isinstance(value, Section) or isinstance(value, CropPlan)
+        lines[key] = f"{key} = {_shown(value) if is_plain else text}"
+    return list(lines.values())
+
+
+def _shown(value: Any) -> str:
+    """Return a value as it could be typed; a crop plan by its name."""
+    if isinstance(value, CropPlan):
+        return value.name
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_shown, value))}]"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _parse(text: str, key: str) -> Document:

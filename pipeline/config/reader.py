@@ -12,10 +12,12 @@ from typing import Any
 
 from ruamel.yaml.representer import SafeRepresenter
 
+from pipeline.config.crop_plan import CropPlan
 from pipeline.config.document import Entry, Problem, merged, read_document, yaml
 from pipeline.config.overrides import apply_override
 from pipeline.config.problems import validated
 from pipeline.config.schema import Config
+from pipeline.config.section import expanded
 from pipeline.ground.errors import UserError
 from pipeline.store.file import naming, write_bytes
 
@@ -45,6 +47,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     # Those named by the recipes are read already; the others were named on the command line.
     files.put_in_plans(root, Path())
     return validated(Config, root, files.problems, files.read)
+
+
+def read_plan(path: Path) -> CropPlan:
+    """Read a crop plan that is a YAML file of its own. Raises UserError with every mistake."""
+    document = read_document(path, "crop plan")
+    return validated(CropPlan, document.root, document.problems)
 
 
 def write_run_config(run: Path, config: Config) -> None:
@@ -163,7 +171,8 @@ class _Files:
     def _plan(self, entry: Entry, key: str, folder: Path) -> Entry:
         if not isinstance(entry.value, str) or Path(entry.value).suffix not in (".yaml", ".yml"):
             return entry
-        return self._read(Path(os.path.normpath(folder / entry.value)), "crop plan", f"{entry.place}: {key}: ")
+        path = Path(os.path.normpath(folder / str(expanded(entry.value))))
+        return self._read(path, "crop plan", f"{entry.place}: {key}: ")
 
     def _read(self, path: Path, kind: str, named_by: str) -> Entry:
         document = read_document(path, kind, named_by)

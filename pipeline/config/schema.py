@@ -34,8 +34,9 @@ class Config(Section):
     """A recipe."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    """Names the run's directory and its Weights & Biases group."""
+    """Names the run's directory, unless `--run` does, and the report."""
     seed: Natural = 2017
+    """Of the initial weights, the images' order and crops, dropout and jitter: all that is drawn at random."""
     data: DataConfig
     input: InputConfig = InputConfig()
     model: ModelConfig
@@ -66,9 +67,12 @@ class Config(Section):
                 f"train.frozen_epochs: must be less than train.epochs = {self.train.epochs} "
                 f"(given {self.train.frozen_epochs})"
             )
-        if self.data.dataset == "imagenet" and self.model.num_classes != 1000:
-            problems.append(f"model.num_classes: ImageNet has 1000 classes (given {self.model.num_classes})")
-        if self.data.dataset == "digits" and self.model.num_classes != 10:
+        if self.data.dataset == "imagenet" and self.model.num_classes not in (None, 1000):
+            problems.append(
+                f"model.num_classes: ImageNet has 1000 classes (given {self.model.num_classes}); for other images "
+                "write data.dataset=folder, and model.num_classes=null to have them counted"
+            )
+        if self.data.dataset == "digits" and self.model.num_classes not in (None, 10):
             problems.append(f"model.num_classes: there are 10 digits (given {self.model.num_classes})")
         if self.schedule.warmup_epochs >= self.train.epochs:
             problems.append(
@@ -82,12 +86,22 @@ class Config(Section):
                 "fuse.selection: test images have no labels to choose on; it must be none, and fuse.weights_from may "
                 f"name a fusion of the validation images (given {self.fuse.selection})"
             )
+        if self.train.only_head and self.model.weights is None:
+            problems.append(
+                "train.only_head: a classifier on random features learns little; name weights to begin with in "
+                "model.weights, or leave it out"
+            )
         late = [epoch for epoch in self.schedule.drop_epochs if epoch >= self.train.epochs]
         if late:
-            problems.append(f"schedule.drop_epochs: must come before train.epochs = {self.train.epochs} (given {late})")
+            earlier = [epoch for epoch in self.schedule.drop_epochs if epoch < self.train.epochs]
+            problems.append(
+                f"schedule.drop_epochs: must come before train.epochs = {self.train.epochs} (given {late}); write "
+                f"schedule.drop_epochs={earlier}, or when else the rate is to drop"
+            )
         problems += ignored_sections(self.engine, {name: getattr(self, name) for name in ENGINES})
         if self.engine == "native":
-            problems += native_problems(self.native or NativeConfig(), self.execution)
+            options = self.native or NativeConfig()
+            problems += native_problems(options, self.execution, only_head=self.train.only_head)
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -28,6 +29,13 @@ def as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def expanded(value: object) -> object:
+    """Return a path with `~` and `$HOME`, or any other variable that is set, replaced."""
+    if isinstance(value, tuple | list):
+        return tuple(map(expanded, value))
+    return os.path.expandvars(os.path.expanduser(value)) if isinstance(value, str) else value
+
+
 class Section(BaseModel):
     """A part of the recipe: strict types, finite numbers, no unknown keys, frozen."""
 
@@ -37,6 +45,8 @@ class Section(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+IS_PATH = BeforeValidator(expanded)
+"""Marker for `Annotated`: the text is a path, or there are several."""
 PositiveInt = Annotated[int, Field(gt=0)]
 Natural = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]

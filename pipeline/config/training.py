@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.config.crop_plan import Plan, builtin_plan
 from pipeline.config.section import (
+    IS_PATH,
     OPERATION,
     Fraction,
     Natural,
@@ -25,10 +26,16 @@ class OptimConfig(Section):
     lr: PositiveFloat
     """Learning rate for the *global* batch; it is never rescaled."""
     momentum: Fraction = 0.9
+    """Share of the last step's direction that is kept."""
     nesterov: bool = False
+    """Whether the gradient is looked ahead along the momentum, as Nesterov's method does."""
     weight_decay: NonNegative = 1e-4
+    """Factor of each weight that is added to its gradient."""
     decay: Literal["all", "weights"] = "all"
     """all: every parameter decays, as Caffe and fb.resnet.torch did. weights: batch norms and biases do not."""
+
+    head_lr_factor: PositiveFloat = 1.0
+    """The classifier learns at `lr` times this: more than 1 where it is new and the rest of the network is not."""
 
     @model_validator(mode="after")
     def _nesterov_has_momentum(self) -> Self:
@@ -41,9 +48,11 @@ class ScheduleConfig(Section):
     """The learning rate over the run, as a function of the epoch (fractional, so it changes at every step)."""
 
     kind: Literal["step", "cosine"] = "step"
+    """step: the rate falls at `drop_epochs`. cosine: it falls along half a cosine, to 0 at the end."""
     drop_epochs: Annotated[tuple[PositiveFloat, ...], BeforeValidator(as_tuple)] = ()
     """Epochs after which the rate is multiplied by drop_factor; kind step."""
     drop_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """What the rate is multiplied by at each drop."""
     warmup_epochs: NonNegative = 0.0
     """Length of the linear warm-up from lr / steps of the warm-up to lr."""
 
@@ -68,8 +77,13 @@ class TrainConfig(Section):
     max_micro_batch: PositiveInt
     """Upper bound of the images per process and forward pass; the batch norms see this many."""
     image_size_px: Annotated[PositiveInt, Field(ge=3)] = 224
+    """Side of the random crops that the network is trained on."""
+    only_head: bool = False
+    """Whether the classifier alone learns, and all else stays as in `model.weights`, batch norms' statistics too."""
     label_smoothing: Fraction = 0.1
+    """Share of the target that is spread evenly over all classes."""
     validate_every_epochs: Annotated[PositiveInt, OPERATION] = 1
+    """The validation images are scored after every so many epochs, and at the end of the stage."""
     validation: Plan = builtin_plan("center224")
     """The crop plan of the validation during training: a built-in one by name, or one written out."""
 
@@ -78,5 +92,7 @@ class FreezeBnConfig(Section):
     """The paper's last epochs, in which "the parameters of all BN layers were frozen"."""
 
     scope: Literal["statistics", "statistics_and_affine"] = "statistics_and_affine"
-    from_checkpoint: Annotated[str | None, OPERATION] = None
+    """What is frozen of each batch norm. statistics: its running mean and variance. statistics_and_affine: scale and
+    shift as well."""
+    from_checkpoint: Annotated[str | None, OPERATION, IS_PATH] = None
     """Resume from this checkpoint directory instead of the train stage's last one (also `--from-checkpoint`)."""

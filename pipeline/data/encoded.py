@@ -1,4 +1,4 @@
-"""The encoded bytes of images, from single files or from shards, read by many threads ahead of the decoder."""
+"""The encoded bytes of images, from files of their own or ranges of larger ones, read by many threads ahead."""
 
 from __future__ import annotations
 
@@ -137,7 +137,10 @@ def read_image(index: ImageIndex, position: int) -> bytes:
 def _open_shard(index: ImageIndex, places: Places, number: int) -> int:
     assert index.source is not None
     path = index.source.folder / places.files[number]
-    advice = "restore it, or name another folder in data.shards that has the shards"
+    in_shards = index.source.layout == "shards"
+    advice = "restore it, or name another folder in " + (
+        "data.shards that has the shards" if in_shards else "data.root"
+    )
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError as error:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from pipeline.data.ground_truth import read_ids
 from pipeline.data.index import ImageClass
 from pipeline.data.tree import SplitTree, name_some
 from pipeline.ground.errors import UserError
@@ -110,7 +111,9 @@ def read_validation_labels(tree: SplitTree, ground_truth: Path | None, table: Il
     the labels seem to be in.
     """
     label_of_id = {synset.ilsvrc2012_id: label for label, synset in enumerate(table.synsets)}
-    listed = None if ground_truth is None else _read_ground_truth(ground_truth, table)
+    listed = None if ground_truth is None else read_ground_truth(ground_truth, table)
+    if not tree.has_names:
+        return _labels_without_names(tree, table)
     paths = _by_number(tree, table.num_val)
     if not tree.is_flat:
         if problems := check_class_folders(tree, table):
@@ -121,13 +124,27 @@ def read_validation_labels(tree: SplitTree, ground_truth: Path | None, table: Il
     elif listed is None:
         raise UserError(
             f"data.val_ground_truth: needed, since the validation images in {tree.root} are not in class folders; "
-            "give the devkit's ILSVRC2012_validation_ground_truth.txt"
+            "give the devkit, ILSVRC2012_devkit_t12.tar.gz or its ILSVRC2012_validation_ground_truth.txt, or Kaggle's "
+            "LOC_val_solution.csv; beside the images it is found by itself"
         )
     return {path.split("/")[0]: label_of_id[ilsvrc2012_id] for path, ilsvrc2012_id in zip(paths, listed, strict=True)}
 
 
+def _labels_without_names(tree: SplitTree, table: Ilsvrc) -> dict[str, int]:
+    """Compare the classes and the count, all that can be compared."""
+    problems = check_class_folders(tree, table)
+    if tree.num_files != table.num_val:
+        problems.append(f"data.val: {tree.root} holds {tree.num_files:,} images, ILSVRC 2012 has {table.num_val:,}")
+    if problems:
+        raise UserError("\n".join(problems))
+    return {synset.wnid: label for label, synset in enumerate(table.synsets)}
+
+
 def check_test_images(tree: SplitTree, table: Ilsvrc) -> list[str]:
-    """List the errors in the names and numbers of the test images."""
+    """List what is wrong with the names and numbers of the test images."""
+    if not tree.has_names:
+        right = tree.num_files == table.num_test
+        return [] if right else [f"data.test: {tree.root} holds {tree.num_files:,} images, not {table.num_test:,}"]
     try:
         _by_number(tree, table.num_test)
     except UserError as error:
@@ -166,20 +183,10 @@ def _by_number(tree: SplitTree, count: int) -> list[str]:
     return [by_number[number] for number in range(1, count + 1)]
 
 
-def _read_ground_truth(path: Path, table: Ilsvrc) -> list[int]:
+def read_ground_truth(path: Path, table: Ilsvrc) -> list[int]:
     """Return the ILSVRC2012_IDs of the validation images in order. Raises UserError describing any other content."""
     place = f"data.val_ground_truth: {path}"
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{place} cannot be read ({error})") from error
-    labels = []
-    for number, line in enumerate(lines, start=1):
-        # The last word, to tell lists of names with labels apart by the kind of their labels.
-        try:
-            labels.append(int(line.split()[-1]))
-        except (IndexError, ValueError):
-            raise UserError(f"{place}:{number}: must be one ILSVRC2012_ID a line (given {line[:60]!r})") from None
+    labels = read_ids(path, {synset.wnid: synset.ilsvrc2012_id for synset in table.synsets})
     if len(labels) != table.num_val:
         raise UserError(
             f"{place} must have {table.num_val:,} lines, one for each validation image (it has {len(labels):,})"

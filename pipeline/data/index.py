@@ -88,12 +88,14 @@ class ImageIndex:
         return file if self.source.places is None else f"{file}: {self.names[position]}"
 
     def take(self, positions: Integers) -> ImageIndex:
-        """Return some of the rows, in the order given, as a new index of single files."""
-        assert self.source is None or self.source.places is None, "rows of shards cannot be taken out"
+        """Return some of the rows, in the order given, as an index of their own."""
         names = tuple(self.names[position] for position in positions.tolist())
         columns = (self.labels, self.num_bytes, self.widths, self.heights, self.sha256, self.flags)
         rows = make_index(self.split, self.dataset, self.classes, names, *(column[positions] for column in columns))
-        return dataclasses.replace(rows, source=self.source)
+        source = self.source
+        if source is not None and source.places is not None:
+            source = dataclasses.replace(source, places=source.places.take(positions))
+        return dataclasses.replace(rows, source=source)
 
     def count_flags(self) -> dict[str, int]:
         """Count the images with each flag, omitting zeros."""
@@ -183,12 +185,12 @@ def read_index(directory: Path) -> ImageIndex:
     )
 
 
-def check_num_classes(index: ImageIndex, num_classes: int) -> None:
-    """Raise UserError unless the network has one output for each class of the images."""
-    if len(index.classes) != num_classes:
+def check_num_classes(index: ImageIndex, num_classes: int | None) -> None:
+    """Raise UserError unless the network has one output for each class of the images; None: they are counted."""
+    if num_classes not in (None, len(index.classes)):
         raise UserError(
             f"model.num_classes: must be {len(index.classes):,}, the number of classes of the {index.split} images "
-            f"(given {num_classes:,})"
+            f"(given {num_classes:,}); write model.num_classes={len(index.classes)}, or null to have them counted"
         )
 
 

@@ -1,4 +1,4 @@
-"""Compare the folders with the config: splits, classes and labels, before any image is opened."""
+"""From the config's promise to the images as they lie: splits, classes and labels, before any image is opened."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from pipeline.config.data import DataConfig
 from pipeline.data.digits import CLASS_WORDS, write_digits
 from pipeline.data.findings import Finding
+from pipeline.data.ground_truth import find_ground_truth
 from pipeline.data.ilsvrc import (
     Ilsvrc,
     check_test_images,
@@ -17,9 +18,13 @@ from pipeline.data.ilsvrc import (
     read_ilsvrc2012,
     read_validation_labels,
 )
-from pipeline.data.index import UNLABELLED, ImageClass
-from pipeline.data.places import Source
-from pipeline.data.tree import SplitTree, join_path, name_some, read_flat, read_tree, split_folder
+from pipeline.data.index import UNLABELLED, ImageClass, ImageIndex
+from pipeline.data.listing import list_place, list_split
+from pipeline.data.parquet import read_copies
+from pipeline.data.places import Places, Source
+from pipeline.data.recognition import Place, check_places, find_place
+from pipeline.data.subset import is_subset, subset_classes
+from pipeline.data.tree import SplitTree, join_path, name_some, read_tree
 from pipeline.ground.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -37,22 +42,40 @@ class Layout:
     """Canonical: `<class folder>/<file>` even if the folder is flat; `<file>` for unlabelled images."""
     labels: list[int]
     findings: list[Finding]
-    """Notices about ignored or excluded files."""
+    """Notices: what was passed over or excluded."""
+    labels_from: Path | None = None
+    """The file with the labels, if the folders do not have them."""
+    has_names: bool = True
+    """Whether the images have the names that they had as files, so that the index is that of the class folders."""
+
+    def take(self, rows: Sequence[int]) -> Layout:
+        """Return some of the rows, in the order given."""
+        places = None if self.source.places is None else self.source.places.take(rows)
+        return dataclasses.replace(
+            self,
+            source=dataclasses.replace(self.source, places=places),
+            names=[self.names[row] for row in rows],
+            labels=[self.labels[row] for row in rows],
+        )
 
 
 def lay_out(data: DataConfig, split: str, wanted: Collection[str], digits_folder: Path) -> Layout:
     """Find the images of a split; all `wanted` splits are checked together. The digits are written first.
 
-    Raises UserError with all errors: folders, classes, counts, labels, missing names to exclude.
+    Raises UserError with everything that is wrong: folders, classes, counts, labels, names to exclude that are not
+    there. Of ImageNet inside large files only `split` itself is listed: each listing reads a header for each image.
     """
+    check_places(data, wanted)
     if data.dataset == "digits":
         write_digits(digits_folder, split)
         trees = {split: read_tree(split, digits_folder, flat_allowed=False)}
-        layouts = _folder_layouts(data.dataset, trees, dict(enumerate(CLASS_WORDS)))
+        layouts = _folder_layouts(data, trees, dict(enumerate(CLASS_WORDS)))
     elif data.dataset == "imagenet":
-        layouts = _imagenet_layouts(data, wanted, read_ilsvrc2012())
+        listed = [name for name in wanted if name == split or _place(data, name).is_loose]
+        layouts = _imagenet_layouts(data, listed, read_ilsvrc2012(), for_training="train" in wanted)
     else:
-        layouts = _folder_layouts(data.dataset, _read_trees(data, wanted), {})
+        listed = [name for name in wanted if name == split or _place(data, name).kind != "parquet"]
+        layouts = _folder_layouts(data, _read_trees(data, listed), {})
     problems: list[str] = []
     layouts = {name: _exclude(layout, data.exclude, problems) for name, layout in layouts.items()}
     known = [name for name in SPLITS if name != "test" or data.test is not None]
@@ -61,17 +84,44 @@ def lay_out(data: DataConfig, split: str, wanted: Collection[str], digits_folder
             begins = " or ".join(f"{prefix}/" for prefix in known)
             problems.append(f"data.exclude: there is no {name} (names begin with {begins})")
     for layout in layouts.values():
-        problems += _check_rows(layout)
+        problems += _check_rows(layout, may_lack_images="train" not in wanted and layout.dataset == "folder")
     if problems:
         raise UserError("\n".join(problems))
     return layouts[split]
 
 
-def _read_trees(data: DataConfig, wanted: Collection[str]) -> dict[str, SplitTree]:
+def _place(data: DataConfig, split: str) -> Place:
+    return find_place(data, split, may_share=data.val_fraction is not None)
+
+
+def find_ranges(data: DataConfig, place: Place, index: ImageIndex) -> Places | None:
+    """Find the images of an index in the large files at a place. Returns None if they are not those.
+
+    Reads operations alone.
+    """
+    return _ranges(list_place(data, place, _table(index)), index)
+
+
+def find_copies(folder: Path, index: ImageIndex) -> Places | None:
+    """Find the images of an index in the copies of parquet files. Returns None if they are not there."""
+    tree = read_copies(index.split, folder, None, _table(index))
+    return None if tree is None else _ranges(tree, index)
+
+
+def _table(index: ImageIndex) -> Ilsvrc | None:
+    return read_ilsvrc2012() if index.dataset == "imagenet" else None
+
+
+def _ranges(tree: SplitTree, index: ImageIndex) -> Places | None:
+    assert tree.ranges is not None, "the files are the images' own"
+    return tree.ranges.take(name.rpartition("/")[2] if tree.is_flat else name for name in index.names)
+
+
+def _read_trees(data: DataConfig, splits: Collection[str]) -> dict[str, SplitTree]:
     trees, problems = {}, []
-    for split in wanted:
+    for split in splits:
         try:
-            trees[split] = read_tree(split, split_folder(data, split), flat_allowed=False)
+            trees[split] = list_split(data, split, None)
         except UserError as error:
             problems.append(str(error))
     if problems:
@@ -79,79 +129,94 @@ def _read_trees(data: DataConfig, wanted: Collection[str]) -> dict[str, SplitTre
     return trees
 
 
-def _folder_layouts(dataset: str, trees: Mapping[str, SplitTree], words: Mapping[int, str]) -> dict[str, Layout]:
-    """Lay out splits whose labels are places in the sorted order of the folder names, common to all splits."""
+def _folder_layouts(data: DataConfig, trees: Mapping[str, SplitTree], words: Mapping[int, str]) -> dict[str, Layout]:
+    """Labels are places in the order of the folder names, which train and val must share."""
+    labelled = {split: tree for split, tree in trees.items() if split != "test"}
     problems = [
         f"data.{one.split}: no folder in {one.root} for classes that {other.split} has: {name_some(missing)}"
-        for one in trees.values()
-        for other in trees.values()
+        for one in labelled.values()
+        for other in labelled.values()
         if (missing := set(other.folders) - set(one.folders))
     ]
     if problems:
         raise UserError("\n".join(problems))
-    folders = list(next(iter(trees.values())).folders)
+    folders = list(next(iter(labelled.values())).folders) if labelled else []
     classes = tuple(ImageClass(label, folder, words.get(label, folder), None) for label, folder in enumerate(folders))
     labels = {folder: label for label, folder in enumerate(folders)}
-    return {split: _layout(dataset, tree, classes, labels) for split, tree in trees.items()}
+    return {
+        split: _layout(data.dataset, tree, classes, None if split == "test" else labels)
+        for split, tree in trees.items()
+    }
 
 
-def _imagenet_layouts(data: DataConfig, wanted: Collection[str], table: Ilsvrc) -> dict[str, Layout]:
+def _imagenet_layouts(
+    data: DataConfig, splits: Collection[str], table: Ilsvrc, *, for_training: bool
+) -> dict[str, Layout]:
     layouts, problems = {}, []
-    for split in wanted:
+    for split in splits:
         try:
-            layouts[split] = _imagenet_layout(data, split, table)
+            layouts[split] = _imagenet_layout(data, split, table, for_training=for_training)
         except UserError as error:
             problems.append(str(error))
     if problems:
+        if any(" holds " in problem for problem in problems):  # counts, and not the order of the labels
+            problems.append("a part of ImageNet, for an evaluation or a training of its own: data.dataset=folder")
         raise UserError("\n".join(dict.fromkeys(problems)))
     return layouts
 
 
-def _imagenet_layout(data: DataConfig, split: str, table: Ilsvrc) -> Layout:
-    folder, classes = split_folder(data, split), tuple(table.classes())
+def _imagenet_layout(data: DataConfig, split: str, table: Ilsvrc, *, for_training: bool) -> Layout:
+    tree, classes, ground_truth = list_split(data, split, table), tuple(table.classes()), None
     if split == "test":
-        tree = read_flat(split, folder)
         problems, labels = check_test_images(tree, table), None
+    elif split == "val":
+        ground_truth = None if data.val_ground_truth is None else Path(data.val_ground_truth)
+        if ground_truth is None and tree.is_flat and data.root is not None:
+            ground_truth = find_ground_truth(Path(data.root), tree.root)
+        if not for_training and is_subset(tree, table):
+            some, labels = subset_classes(tree, ground_truth, table)
+            layout = _layout("folder", tree, some, labels)
+            return dataclasses.replace(layout, labels_from=ground_truth) if tree.is_flat else layout
+        problems, labels = [], read_validation_labels(tree, ground_truth, table)
     else:
-        tree = read_tree(split, folder, flat_allowed=split == "val")
-        if split == "val":
-            ground_truth = None if data.val_ground_truth is None else Path(data.val_ground_truth)
-            problems, labels = [], read_validation_labels(tree, ground_truth, table)
-        else:
-            problems = check_training_images(tree, table)
-            labels = {synset.wnid: label for label, synset in enumerate(table.synsets)}
+        problems = check_training_images(tree, table)
+        labels = {synset.wnid: label for label, synset in enumerate(table.synsets)}
     if problems:
         raise UserError("\n".join(problems))
-    return _layout(data.dataset, tree, classes, labels)
+    layout = _layout(data.dataset, tree, classes, labels)
+    return dataclasses.replace(layout, labels_from=ground_truth) if tree.is_flat else layout
 
 
 def _layout(dataset: str, tree: SplitTree, classes: tuple[ImageClass, ...], labels: Mapping[str, int] | None) -> Layout:
     """Build a layout; `labels` are by class folder or, if the split is flat, by file name; unlabelled images have
     none."""
     if labels is None:
-        rows = [(UNLABELLED, name) for name in tree.paths()]
+        rows = [(UNLABELLED, name, name) for name in tree.paths()]
     else:
-        rows = [(labels[folder or file], file) for folder, files in tree.folders.items() for file in files]
-        rows = [(label, f"{classes[label].folder}/{file}") for label, file in (sorted(rows) if tree.is_flat else rows)]
-    source = Source("flat" if tree.is_flat else "folders", tree.root)
-    names = [name for _, name in rows]
-    return Layout(tree.split, dataset, classes, source, names, [label for label, _ in rows], list(tree.findings))
+        rows = [
+            (labels[folder or file], f"{classes[labels[folder or file]].folder}/{file}", join_path(folder, file))
+            for folder, files in tree.folders.items()
+            for file in files
+        ]
+        if tree.is_flat:
+            rows.sort()
+    if tree.ranges is None:
+        source = Source(tree.layout, tree.root)
+    else:
+        source = Source(tree.layout, tree.ranges.folder, tree.ranges.take(path for _, _, path in rows))
+    names, found = [name for _, name, _ in rows], list(tree.findings)
+    labels_of = [label for label, _, _ in rows]
+    return Layout(tree.split, dataset, classes, source, names, labels_of, found, has_names=tree.has_names)
 
 
-def _check_rows(layout: Layout) -> list[str]:
-    """List the errors in the remaining rows: names that are not UTF-8, classes without an image."""
+def _check_rows(layout: Layout, may_lack_images: bool) -> list[str]:
+    """List the problems of the rows that are left: classes without an image."""
     problems, root = [], layout.source.folder
-    if odd := [repr(name) for name in layout.names if not name.isascii() and not _is_utf8(name)]:
-        problems.append(f"data.{layout.split}: names that are not UTF-8 in {root}; rename them: {name_some(odd)}")
     there = set(layout.labels)
     empty = [one.folder for one in layout.classes if one.label not in there]
-    if empty and UNLABELLED not in there:
+    if empty and UNLABELLED not in there and not may_lack_images:
         problems.append(f"data.{layout.split}: classes without images in {root}: {name_some(empty)}")
     return problems
-
-
-def _is_utf8(name: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _exclude(layout: Layout, names: Sequence[str], problems: list[str]) -> Layout:
@@ -164,18 +229,9 @@ def _exclude(layout: Layout, names: Sequence[str], problems: list[str]) -> Layou
     for name in excluded:
         if name not in there:
             problems.append(f"data.exclude: there is no {prefix}{name}{_nearest(layout, name)}")
-    kept = [row for row, name in enumerate(layout.names) if name not in excluded]
-    return dataclasses.replace(
-        layout,
-        names=[layout.names[row] for row in kept],
-        labels=[layout.labels[row] for row in kept],
-        findings=layout.findings
-        + [
-            Finding(layout.split, name, "excluded", "notice", "named in data.exclude")
-            for name in excluded
-            if name in there
-        ],
-    )
+    kept = layout.take([row for row, name in enumerate(layout.names) if name not in excluded])
+    found = [Finding(layout.split, name, "excluded", "notice", "named in data.exclude") for name in excluded]
+    return dataclasses.replace(kept, findings=layout.findings + [one for one in found if one.path in there])
 
 
 def _nearest(layout: Layout, name: str) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.encoded import READERS
-from pipeline.data.inspection import Inspection, inspect_file
+from pipeline.data.inspection import Inspection, inspect_content, inspect_file
 from pipeline.data.layout import Layout
 from pipeline.data.verification import SAMPLE
 from pipeline.data.workers import WorkerDied, run_in_processes
@@ -45,24 +45,53 @@ class Chunk:
     names: tuple[str, ...]
     label: int
     paths: tuple[str, ...]
+    spans: tuple[tuple[int, int] | None, ...]
+    """Offset and length of each image in its file; None if the file is its own."""
     results: str
     """Path of the sealed file."""
 
     def made_from(self) -> str:
-        """Return the facts that the results depend on: names, label and present sizes of the images."""
-        return _hash([self.names, self.label, [_size(path) for path in self.paths]])
+        """Return what the results depend on: names, label and sizes of the images as they are now."""
+        return _hash([self.names, self.label, [self.size(row) for row in range(len(self.names))]])
+
+    def size(self, row: int) -> int:
+        """Return the bytes of an image as it is now, or -1 if it cannot be looked at."""
+        span = self.spans[row]
+        return _size(self.paths[row]) if span is None else span[1]
+
+    def inspect(self, row: int) -> Inspection:
+        """Inspect an image as it is now."""
+        span = self.spans[row]
+        if span is None:
+            return inspect_file(self.paths[row])
+        try:
+            return inspect_content(_read_range(self.paths[row], *span))
+        except OSError as error:
+            return Inspection(finding="unreadable", detail=error.strerror or str(error))
+
+    def sha256(self, row: int) -> str | None:
+        """Return the checksum of an image as it is now. Returns None if it cannot be read."""
+        span = self.spans[row]
+        try:
+            if span is not None:
+                return hashlib.sha256(_read_range(self.paths[row], *span)).hexdigest()
+            with open(self.paths[row], "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            return None
 
 
 def plan_chunks(layout: Layout, folder: Path) -> list[Chunk]:
-    """Divide the images of each class into chunks whose results go to the directory `folder`."""
-    chunks = []
-    rows = zip(layout.names, layout.labels, strict=True)
-    for label, of_class in itertools.groupby(rows, key=lambda row: row[1]):
-        all_names = [name for name, _ in of_class]
-        for start in range(0, len(all_names), _CHUNK_IMAGES):
-            names = tuple(all_names[start : start + _CHUNK_IMAGES])
-            paths = tuple(layout.source.file(name, 0) for name in names)
-            chunks.append(Chunk(names, label, paths, str(folder / f"{_hash(names)[:20]}.json")))
+    """Cut the images of each class into chunks whose results go to the directory `folder`."""
+    chunks, source = [], layout.source
+    for label, of_class in itertools.groupby(range(len(layout.names)), key=layout.labels.__getitem__):
+        all_rows = list(of_class)
+        for start in range(0, len(all_rows), _CHUNK_IMAGES):
+            rows = all_rows[start : start + _CHUNK_IMAGES]
+            names = tuple(layout.names[row] for row in rows)
+            paths = tuple(source.file(layout.names[row], row) for row in rows)
+            spans = tuple(source.span(row) for row in rows)
+            chunks.append(Chunk(names, label, paths, spans, str(folder / f"{_hash(names)[:20]}.json")))
     return chunks
 
 
@@ -102,8 +131,7 @@ def inspect_chunk(chunk: Chunk) -> None:
     is_same = seal is not None and seal.about["made_from"] == made_from
     kept: Sequence[Inspection | None] = _read_results(chunk) if is_same else [None] * len(chunk.names)
     results = [
-        known if known is not None and not known.finding else inspect_file(image)
-        for image, known in zip(chunk.paths, kept, strict=True)
+        known if known is not None and not known.finding else chunk.inspect(row) for row, known in enumerate(kept)
     ]
     if results != kept:
         remove_sealed(path)
@@ -138,10 +166,10 @@ def _check_kept(chunks: Sequence[Chunk], note: Note) -> None:
     def change(number: int) -> str | None:
         place = bisect.bisect_right(ends, number)
         row = number - ends[place]  # from the chunk's end
-        known, path = results[place][row], chunks[place].paths[row]
-        if known.finding or _size(path) != known.num_bytes:
-            return None  # such a chunk is inspected again anyway
-        return None if _sha256(path) == known.sha256 else path
+        chunk, known = chunks[place], results[place][row]
+        if known.finding or chunk.size(row) != known.num_bytes:
+            return None  # such a chunk is looked at again anyway
+        return None if chunk.sha256(row) == known.sha256 else chunk.paths[row]
 
     sample = random.sample(range(ends[-1]), min(SAMPLE, ends[-1]))
     for place in {bisect.bisect_right(ends, number) for number in sample}:
@@ -166,12 +194,9 @@ def _size(path: str) -> int:
         return -1
 
 
-def _sha256(path: str) -> str | None:
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return None
+def _read_range(path: str, offset: int, length: int) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return os.pread(file.fileno(), length, offset)
 
 
 def _hash(content: Any) -> str:

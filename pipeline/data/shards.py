@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from pipeline.data.encoded import read_image
 from pipeline.data.index import FLAGS, ImageIndex, make_index
 from pipeline.data.places import Places
 from pipeline.data.workers import WorkerDied, is_stopping, run_in_processes
@@ -51,7 +52,7 @@ class Shard:
     path: str
     first_position: int
     images: ImageIndex
-    """Their rows, in single files."""
+    """Their rows, located."""
     resize_px: int | None
     """Shorter side to which larger images are resized."""
 
@@ -179,12 +180,11 @@ def list_shards(folder: Path, index: ImageIndex) -> Places:
 def _stored(shard: Shard, row: int) -> tuple[bytes, Row]:
     """Return an image's bytes for the shard, and its row."""
     images = shard.images
-    path, flags = Path(images.file(row)), int(images.flags[row])
-    width, height = int(images.widths[row]), int(images.heights[row])
-    content = path.read_bytes()
+    flags, width, height = int(images.flags[row]), int(images.widths[row]), int(images.heights[row])
+    content = read_image(images, row)
     sha256 = hashlib.sha256(content).digest()
     if sha256 != images.sha256[row].tobytes():
-        raise UserError(f"{path}: its content has changed since it was checked; run prepare again")
+        raise UserError(f"{images.name(row)}: its content has changed since it was checked; run prepare again")
     if shard.resize_px is None or min(width, height) <= shard.resize_px:
         return content, (len(content), width, height, flags, sha256.hex())
     scale = shard.resize_px / min(width, height)
@@ -242,5 +242,6 @@ def _read_rows(seals: Sequence[Seal]) -> tuple[npt.NDArray[np.int64], npt.NDArra
         file_bytes=tuple(seal.files[seal.name].size for seal in seals),
         numbers=np.repeat(np.arange(len(seals)), [len(seal.about["images"]) for seal in seals]),
         offsets=numbers[:, 0],
+        lengths=numbers[:, 1],
     )
     return numbers, sha256, places

@@ -7,11 +7,36 @@ import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from pipeline.config.data import DataConfig
 from pipeline.data.findings import Finding
+from pipeline.data.places import Ranges
 from pipeline.ground.errors import UserError
 
-_DROPPINGS = frozenset({"Thumbs.db", "desktop.ini"})
+_DROPPINGS = frozenset({"Thumbs.db", "desktop.ini", "@eaDir", "#recycle", "__MACOSX", "lost+found"})
+_IMAGES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".dib",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+    ".avif",
+    ".heic",
+    ".heif",
+    ".jp2",
+    ".j2k",
+)
+"""Endings of images, also of those that are refused later."""
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+MAGIC_BYTES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +46,17 @@ class SplitTree:
     split: str
     """train, val or test."""
     root: Path
+    """A folder or a tar file, for messages."""
     folders: Mapping[str, tuple[str, ...]]
+    """In label order."""
     findings: tuple[Finding, ...]
-    """Notices about ignored entries: hidden files, files of a desktop, files beside the class folders."""
+    """Notices about what is passed over: hidden files, a desktop's droppings, what is no image."""
+    layout: str = "folders"
+    """See `Source`."""
+    ranges: Ranges | None = None
+    """By path, if the images lie in larger files."""
+    has_names: bool = True
+    """Whether the names are those that the images had as files; a format may have dropped them."""
 
     @property
     def is_flat(self) -> bool:
@@ -42,62 +75,42 @@ class SplitTree:
                 yield join_path(folder, name)
 
 
-def split_folder(data: DataConfig, split: str) -> Path:
-    """Return the folder of a split; not for the digits. Raises UserError if data.root is no folder."""
-    assert data.root is not None
-    root = Path(data.root)
-    if not root.is_dir():
-        absolute = "" if root.is_absolute() else f", which is {root.absolute()}"
-        raise UserError(f"data.root: must be a folder (given {data.root}{absolute})")
-    name = {"train": data.train, "val": data.val, "test": data.test}[split]
-    assert name is not None, "the schema asks for data.test"
-    return root / name
-
-
-def check_folders(data: DataConfig, splits: Iterable[str]) -> None:
-    """Check that the folders of these splits exist, without reading them.
-
-    Raises UserError naming all that are missing.
-    """
-    if data.dataset == "digits":
-        return
-    missing = [str(no_folder(split, folder)) for split in splits if not (folder := split_folder(data, split)).is_dir()]
-    if missing:
-        raise UserError("\n".join(missing))
-
-
 def no_folder(split: str, folder: Path) -> UserError:
     """Return the error for a missing folder of a split."""
-    return UserError(f"data.{split}: must be a folder (given {folder})")
+    alone = "; to evaluate weights without training, name them: evaluate.weights=FILE" if split == "train" else ""
+    return UserError(f"data.{split}: must be a folder (given {folder}){alone}")
 
 
-def read_tree(split: str, root: Path, *, flat_allowed: bool) -> SplitTree:
-    """List a split.
+def read_tree(split: str, root: Path, *, flat_allowed: bool, inner: str = "") -> SplitTree:
+    """List a split. `inner` is a folder in each class folder that holds its images.
 
     Raises UserError if the folder is missing or empty, or has no class folders and may not be flat.
     """
     if not root.is_dir():
         raise no_folder(split, root)
     try:
-        folders, files, passed_over = _list(root)
-        findings = [_ignored(split, name, "hidden") for name in passed_over]
+        folders, files, passed_over = list_folder(root)
+        findings = [ignored(split, name, why) for name, why in passed_over.items()]
         if not folders and files and flat_allowed:
-            return SplitTree(split, root, {"": tuple(files)}, tuple(findings))
-        findings += [_ignored(split, name, "not in a class folder") for name in files]
+            return SplitTree(split, root, {"": tuple(files)}, tuple(findings), "flat")
+        findings += [ignored(split, name, "not in a class folder") for name in files]
         contents: dict[str, tuple[str, ...]] = {}
-        for folder in folders:
-            inner_folders, inner_files, inner_passed_over = _list(root / folder)
+        for folder in class_order(folders):
+            inner_folders, inner_files, inner_passed_over = list_folder(root / folder / inner)
             # A folder in an image's place is listed like one, so that the scan reports it.
             contents[folder] = tuple(sorted([*inner_folders, *inner_files]))
-            findings += [_ignored(split, f"{folder}/{name}", "hidden") for name in inner_passed_over]
-    except PermissionError as error:
+            findings += [ignored(split, f"{folder}/{name}", why) for name, why in inner_passed_over.items()]
+    except (PermissionError, FileNotFoundError) as error:
         raise UserError(f"data.{split}: {error.filename} cannot be listed ({error.strerror})") from error
     if not folders:
         found = f"{len(files):,} files and no folder" if files else "nothing"
-        raise UserError(f"data.{split}: {root} must hold one folder per class (it holds {found})")
+        raise UserError(
+            f"data.{split}: {root} must hold one folder per class (it holds {found}); move "
+            "the images into folders named by their classes, or look at single images with `predict`"
+        )
     if not any(contents.values()):
         raise UserError(f"data.{split}: no images in {root} (all of its {len(folders):,} class folders are empty)")
-    return SplitTree(split, root, contents, tuple(findings))
+    return SplitTree(split, root, contents, tuple(findings), "images" if inner else "folders")
 
 
 def read_flat(split: str, root: Path) -> SplitTree:
@@ -105,31 +118,66 @@ def read_flat(split: str, root: Path) -> SplitTree:
     if not root.is_dir():
         raise no_folder(split, root)
     try:
-        folders, files, passed_over = _list(root)
-    except PermissionError as error:
+        folders, files, passed_over = list_folder(root)
+    except (PermissionError, FileNotFoundError) as error:
         raise UserError(f"data.{split}: {error.filename} cannot be listed ({error.strerror})") from error
     if folders or not files:
         found = f"folders: {name_some(folders)}" if folders else "nothing"
         raise UserError(f"data.{split}: {root} must hold the images themselves (it holds {found})")
-    return SplitTree(split, root, {"": tuple(files)}, tuple(_ignored(split, name, "hidden") for name in passed_over))
+    findings = tuple(ignored(split, name, why) for name, why in passed_over.items())
+    return SplitTree(split, root, {"": tuple(files)}, findings, "flat")
 
 
-def _list(folder: Path) -> tuple[list[str], list[str], list[str]]:
-    """Return the names of the folders, of the other entries, and of ignored ones, each sorted."""
-    folders, files, passed_over = [], [], []
+def list_folder(folder: Path) -> tuple[list[str], list[str], dict[str, str]]:
+    """Return the names of the folders, of the images, and of what is passed over with the reason, each sorted."""
+    folders, files, passed_over = [], [], {}
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith(".") or entry.name in _DROPPINGS:
-                passed_over.append(entry.name)
+            if is_dropping(entry.name):
+                passed_over[entry.name] = "hidden"
             elif entry.is_dir():
                 folders.append(entry.name)
-            else:
+            elif has_image_ending(entry.name) or _begins_like_image(entry.path):
                 files.append(entry.name)
-    return sorted(folders), sorted(files), sorted(passed_over)
+            else:
+                passed_over[entry.name] = "no image"
+    return sorted(folders), sorted(files), dict(sorted(passed_over.items()))
 
 
-def _ignored(split: str, path: str, why: str) -> Finding:
+def class_order(folders: Iterable[str]) -> list[str]:
+    """Sort class folders: as numbers if all are (ImageNet-V2's are 0 to 999), otherwise as text."""
+    found = list(folders)
+    if all(folder.isascii() and folder.isdecimal() for folder in found):
+        return sorted(found, key=lambda folder: (int(folder), folder))
+    return sorted(found)
+
+
+def is_dropping(name: str) -> bool:
+    """Return whether the name is that of a hidden file, or of what systems leave in folders."""
+    return name.startswith(".") or name in _DROPPINGS
+
+
+def has_image_ending(name: str) -> bool:
+    """Return whether the name ends like an image's; what is inside is looked at later."""
+    return name.lower().endswith(_IMAGES)
+
+
+def begins_like_image(content: bytes) -> bool:
+    """Return whether the first MAGIC_BYTES are those of an image, for files whose names do not tell."""
+    return content.startswith(_MAGIC)
+
+
+def ignored(split: str, path: str, why: str) -> Finding:
+    """Return the notice about what is passed over."""
     return Finding(split, path, "ignored", "notice", f"{why}: no loader reads it")
+
+
+def _begins_like_image(path: str) -> bool:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return begins_like_image(file.read(MAGIC_BYTES))
+    except OSError:
+        return True  # the scan says what is wrong with it
 
 
 def join_path(folder: str, name: str) -> str:

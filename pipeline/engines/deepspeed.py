@@ -20,7 +20,7 @@ from pipeline.engines.deepspeed_package import check_installed, missing
 from pipeline.engines.engine import OptimizerState
 from pipeline.engines.loss_scale import LossScale
 from pipeline.engines.momentum import ZeroPartitions, load_momentum, momentum_by_name
-from pipeline.engines.sgd import build_sgd
+from pipeline.engines.sgd import build_sgd, set_learning_rate
 from pipeline.engines.sync_bn import synchronise_batch_norms
 from pipeline.ground.distributed import Collective
 
@@ -88,8 +88,7 @@ class DeepSpeedEngine:
 
     def step(self, learning_rate: float) -> None:
         """Take one SGD step; in float16 skip it, and lower the scale, if a gradient overflowed."""
-        for group in self._sgd.param_groups:
-            group["lr"] = learning_rate
+        set_learning_rate(self._sgd, learning_rate)
         if self._loss_scale is None:
             self._engine.step()
         elif self._partitions:

@@ -18,7 +18,7 @@ from pipeline.config.training import OptimConfig
 from pipeline.engines.autocast import AutocastNetwork
 from pipeline.engines.engine import OptimizerState
 from pipeline.engines.momentum import load_momentum, momentum_by_name
-from pipeline.engines.sgd import build_sgd
+from pipeline.engines.sgd import build_sgd, set_learning_rate
 from pipeline.engines.sync_bn import synchronise_batch_norms
 from pipeline.ground.distributed import Collective
 from pipeline.ground.seeds import derive_seed
@@ -103,8 +103,7 @@ class NativeEngine:
 
     def step(self, learning_rate: float) -> None:
         """Take one SGD step; in float16 skip it, and lower the scale, if a gradient overflowed."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+        set_learning_rate(self._optimizer, learning_rate)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._clear_gradients()

@@ -8,18 +8,34 @@ import torch
 from torch import nn
 
 from pipeline.config.training import OptimConfig
+from pipeline.models.head import is_in_head
 
 
 def parameter_groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """Group the parameters that take gradients for an optimizer: those that decay, and those that do not."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for module in model.modules():
+    """Group the parameters that take gradients for an optimizer: those that decay, and those that do not.
+
+    Each has its `lr_factor`, for `set_learning_rate`; if the classifier has another, it is in groups of its own.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for factor in dict.fromkeys((1.0, config.head_lr_factor)):
+        groups |= {(config.weight_decay if decays else 0.0, factor): [] for decays in (True, False)}
+    for prefix, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
-                (decayed if _decays(module, name, config) else plain).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+                decay = config.weight_decay if _decays(module, name, config) else 0.0
+                factor = config.head_lr_factor if is_in_head(f"{prefix}.{name}") else 1.0
+                groups[decay, factor].append(parameter)
+    return [
+        {"params": parameters, "weight_decay": decay, "lr_factor": factor}
+        for (decay, factor), parameters in groups.items()
+        if parameters
+    ]
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Set the rate of every group, for the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group["lr_factor"]
 
 
 def build_sgd(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:

@@ -26,7 +26,7 @@ from pipeline.data.index import ImageIndex
 from pipeline.evaluation.bootstrap import Bootstrap, Interval
 from pipeline.evaluation.margins import DEEPEST_RANK, UndecidedClasses, blocks, find_undecided
 from pipeline.evaluation.members import FUSION, Member
-from pipeline.evaluation.metrics import rank_scores
+from pipeline.evaluation.metrics import error_percent, is_telling, rank_among, rank_scores
 from pipeline.evaluation.scores import ScoreDescription, ScoreFile
 from pipeline.evaluation.submission import contest_order, write_submissions
 from pipeline.evaluation.weighting import Weighting, chosen_weights, given_weights
@@ -35,7 +35,6 @@ from pipeline.store.file import write_json
 
 FUSED_PLAN = "fused"
 _ROWS_AT_ONCE = 512
-_TOPS = (1, DEEPEST_RANK)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +66,8 @@ def fuse(
     if about.split == "test" and config.selection != "none":
         raise UserError("fuse.selection: test images have no labels to choose on; give the weights of a fusion")
     undecided = None if about.split == "test" else find_undecided(arrays, index.labels, config.averaging)
-    if undecided is not None and config.selection == "greedy":
+    selection = config.selection if len(members) > 1 else "none"
+    if undecided is not None and selection == "greedy":
         weighting = chosen_weights(undecided, index.labels, seed)
     else:
         weighting = given_weights(config, members)
@@ -84,7 +84,7 @@ def fuse(
         "images_sha256": about.images_sha256,
         "classes": about.classes,
         "averaging": config.averaging,
-        "selection": config.selection,
+        "selection": selection,
         "index": str(prepared.absolute()),
         "index_sha256": index.digest,
         "scores": {"file": file.path.name, "sha256": fused.sha256},
@@ -94,7 +94,13 @@ def fuse(
         "members": [_identity(member, weight) for member, weight in zip(members, weighting.mean, strict=True)],
     }
     if undecided is not None:
-        is_wrong = {k: rank_scores(fused.array, index.labels).ranks >= k for k in _TOPS}
+        ranks = rank_scores(fused.array, index.labels).ranks
+        is_wrong = {k: ranks >= k for k in (1, DEEPEST_RANK) if is_telling(k, about.classes)}
+        present = np.unique(index.labels)
+        if len(present) < about.classes:
+            errors = rank_among(fused.array, index.labels, present).errors(1)
+            percent = error_percent(errors, about.images)
+            figures["restricted"] = {"restricted_top1_error_percent": percent, "present_classes": len(present)}
         judge = _Judge(undecided, weighting, Bootstrap(seed, config.bootstrap_samples), is_wrong)
         figures.update(judge.ensemble())
         for number, fields in enumerate(figures["members"]):
@@ -152,7 +158,8 @@ class _Judge:
 
     def ensemble(self) -> dict[str, Any]:
         """Return the errors, the gain over the best member, and each half's errors if weights were chosen."""
-        errors = [tuple(int((ranks >= k).sum()) for k in reversed(_TOPS)) for ranks in self._alone]
+        tops = sorted(self._is_wrong, reverse=True)
+        errors = [tuple(int((ranks >= k).sum()) for k in tops) for ranks in self._alone]
         best = errors.index(min(errors))
         figures: dict[str, Any] = {"errors": {}, "best_member": best, "gain_over_best_member": {}}
         for k, is_wrong in self._is_wrong.items():
@@ -169,7 +176,7 @@ class _Judge:
         fused = self._undecided.ranks(self._weighting.by_image)
         ranks = None if left is None else self._undecided.ranks(left.by_image)
         alone, gain = {}, {}
-        for k in _TOPS:
+        for k in self._is_wrong:
             error = self._bootstrap.error(self._alone[number] >= k, f"member {number} top{k}")
             alone[f"top{k}"] = _fields(error)
             if ranks is not None:

@@ -51,7 +51,7 @@ class PlanScorer:
         self._averaging = plan.averaging
         weights = [planned.weight for planned in crops for _ in range(2 if planned.is_mirrored else 1)]
         self._weights_V11 = torch.tensor(weights, device=device).div_(sum(weights)).view(-1, 1, 1)
-        self._networks: dict[Pooling | None, Network] = {None: compiled or model, "global": model}
+        self._networks: dict[Pooling | None, Network] = {None: model if compiled is None else compiled, "global": model}
         if any(planned.dense == "sliding" for planned in crops):
             self._networks["sliding"] = with_sliding_crops(model)
         self._precision = execution.precision

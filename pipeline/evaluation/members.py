@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.config.reader import RUN_CONFIG
 from pipeline.data.index import INDEX, ImageIndex, read_index
+from pipeline.evaluation.network_classes import mapped_index
 from pipeline.evaluation.scores import Scores, digest_classes, digest_images, read_scores
 from pipeline.ground.errors import UserError
 from pipeline.store.seal import BrokenSeal, read_seal, verify_files
@@ -104,6 +105,7 @@ def find_index(members: Sequence[Member], given: Path | None) -> tuple[ImageInde
                 continue
             if index is None or (given is None and index.digest != about.index_sha256):
                 continue
+            index = mapped_index(index, members[0].scores.path.parent)
             images_and_classes = digest_images(index.names), digest_classes(index.classes)
             if images_and_classes == (about.images_sha256, about.classes_sha256):
                 return index, directory

@@ -37,6 +37,11 @@ def label_ranks(scores_NK: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor
     return (~(scores_NK <= true_N1) | tied_before_NK).sum(1)
 
 
+def is_telling(k: int, num_classes: int) -> bool:
+    """Return whether the top-k error of so many classes can be anything but 0."""
+    return num_classes > k
+
+
 def error_percent(errors: int, images: int) -> float:
     """Return the errors in percent of the images."""
     return 100.0 * errors / images
@@ -76,8 +81,15 @@ def rank_scores(scores: npt.NDArray[np.float16], labels: npt.NDArray[np.int64]) 
     return Ranking(labels, ranks, predicted, probability)
 
 
+def rank_among(
+    scores: npt.NDArray[np.float16], labels: npt.NDArray[np.int64], classes: npt.NDArray[np.int64]
+) -> Ranking:
+    """Rank the scores of some classes alone, in ascending order; labels are among them, those returned are places."""
+    return rank_scores(scores[:, classes], np.searchsorted(classes, labels))
+
+
 def class_table(ranking: Ranking, classes: Sequence[ImageClass]) -> str:
-    """Return a tab-separated table of the classes: label, folder, words, images, top1_errors, top5_errors."""
+    """Return a tab-separated table: label, folder, words, images, top1_errors, top5_errors; of classes with images."""
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
     writer.writerow(("label", "folder", "words", "images", "top1_errors", "top5_errors"))
@@ -85,6 +97,8 @@ def class_table(ranking: Ranking, classes: Sequence[ImageClass]) -> str:
     top1, top5 = (np.bincount(ranking.labels[ranking.ranks >= k], minlength=len(classes)) for k in (1, 5))
     for image_class in classes:
         label = image_class.label
+        if not images[label]:
+            continue
         writer.writerow((label, image_class.folder, image_class.words, images[label], top1[label], top5[label]))
     return text.getvalue()
 

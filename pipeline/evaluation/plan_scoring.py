@@ -14,15 +14,14 @@ import torch
 from torch import nn
 
 from pipeline.config.crop_plan import CropPlan
-from pipeline.config.data import AugmentationConfig, InputConfig
 from pipeline.config.identity import key_of
 from pipeline.config.schema import Config
 from pipeline.data.index import ImageIndex
 from pipeline.data.loaders import build_plan_loader
-from pipeline.data.normalisation import Preprocessor
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.evaluation.expansion import expand, images_at_once
-from pipeline.evaluation.inference import Network, PlanScorer
+from pipeline.evaluation.inference import Network
+from pipeline.evaluation.loading import build_scorer
 from pipeline.evaluation.parts import Part, PartFolder
 from pipeline.evaluation.scores import (
     ScoreDescription,
@@ -166,7 +165,11 @@ class PlanScoring:
         numbers = pending[ranks.rank :: ranks.world_size]
         if not numbers:
             return
-        scorer = self._scorer(model, compiled)
+        config = self._evaluated.config
+        preprocessing, batch = self._evaluated.preprocessing, config.evaluate.batch
+        scorer = build_scorer(
+            model, self.plan, preprocessing, config.execution, self._collective.device, batch, compiled
+        )
         positions = np.concatenate([self._parts.positions(number) for number in numbers])
         # All ranks are assumed to be as far as this one, so that they need not communicate.
         pending_images = sum(len(self._parts.positions(number)) for number in pending)
@@ -196,16 +199,6 @@ class PlanScoring:
                 ended = time.perf_counter()
                 self._parts.write(number, Part(scores, (ended - started) / ranks.world_size))
                 started = ended
-
-    def _scorer(self, model: nn.Module, compiled: Network | None) -> PlanScorer:
-        config, device = self._evaluated.config, self._collective.device
-        if device.type == "cuda":
-            # Whole images come in hundreds of sizes, and finding the fastest kernels for each would not pay.
-            torch.backends.cudnn.benchmark = all(group.dense is None for group in self.plan.crops)
-        preprocessing = self._evaluated.preprocessing
-        pixels = InputConfig(mean=preprocessing.mean, std=preprocessing.std)
-        preprocessor = Preprocessor(pixels, AugmentationConfig(), device, config.execution.channels_last)
-        return PlanScorer(model, self.plan, config.execution, preprocessor, device, config.evaluate.batch, compiled)
 
 
 @dataclasses.dataclass

@@ -65,7 +65,10 @@ def chosen_weights(undecided: UndecidedClasses, labels: Integers, seed: int) -> 
     """Select greedily on each half of the images, for the images of the other."""
     is_second = stratified_halves(labels, seed)
     if is_second.sum() in (0, len(labels)):
-        raise UserError(f"fuse.selection: needs two images or more to choose and to judge on (given {len(labels)})")
+        raise UserError(
+            "fuse.selection: greedy needs two images or more, to choose and to judge on; set fuse.selection=none "
+            f"(given {len(labels)})"
+        )
     by_half = np.stack([select_greedily(undecided.of(is_second)), select_greedily(undecided.of(~is_second))])
     return Weighting(by_half, is_second.astype(np.int64))
 

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         if arguments.action == "import":
-            imported = import_weights(arguments.file, arguments.out, arguments.layout)
+            imported = import_weights(arguments.file, arguments.out, arguments.layout, arguments.entry)
             print("\n  ".join([str(arguments.file), *_describe(imported), *_notes_on_import(imported)]))
         else:
             exported = export_weights(arguments.file, arguments.out, arguments.layout)
@@ -58,16 +58,16 @@ def _describe(imported: Imported) -> list[str]:
         f"layout   {imported.layout}",
         f"network  {imported.model}, {imported.num_classes:,} classes, {parameters:,} parameters",
         f"images   {images}",
-        f"SHA-256  {imported.sha256}",
+        f"source   {imported.source}" if imported.source else f"SHA-256  {imported.sha256}",
+        *(f"note     {note}" for note in imported.notes),
     ]
 
 
 def _notes_on_import(imported: Imported) -> list[str]:
     lines = []
     if known := imported.published():
-        certainty = "" if known.sha256_prefix else " by its layout; that file's checksum is not public"
         lines.append(
-            f"known    {known.file}{certainty}; {known.publisher} {known.top1_error_percent:g} / "
+            f"known    {known.file}; {known.publisher} {known.top1_error_percent:g} / "
             f"{known.top5_error_percent:g} % top-1 / top-5 error with center224"
         )
     if imported.layout == "caffe" and imported.num_classes == 1000:

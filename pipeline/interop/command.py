@@ -27,9 +27,15 @@ def add_actions(parser: argparse.ArgumentParser) -> None:
     importing = _action(
         actions, "import", "make a weight file of ours from somebody's; nothing in it is run", IMPORT_LAYOUTS
     )
-    importing.add_argument("file", type=Path, metavar="FILE", help="a .pth, .safetensors or .caffemodel")
+    importing.add_argument(
+        "file",
+        type=Path,
+        metavar="FILE",
+        help="a .pth, .safetensors or .caffemodel; or timm:legacy_senet154, through timm",
+    )
     importing.add_argument("out", type=Path, metavar="OUT.safetensors", help="for evaluate.weights; must not exist")
     importing.add_argument("--layout", choices=IMPORT_LAYOUTS, help="insist on one (default: told from the content)")
+    importing.add_argument("--entry", metavar="NAME", help="which network, of a checkpoint that holds several")
     exporting = _action(actions, "export", "make a file for other software from a weight file of ours", EXPORT_LAYOUTS)
     exporting.add_argument("file", type=Path, metavar="FILE.safetensors", help="as train and `weights import` leave it")
     exporting.add_argument("out", type=Path, metavar="OUT", help="a .pth, .safetensors or .onnx; must not exist")

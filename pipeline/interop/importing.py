@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from pipeline.interop.known import Published, published
 from pipeline.interop.layout import choose_layout
 from pipeline.interop.network import identify, list_some, observe, observe_caffe
 from pipeline.interop.tensor_file import read_tensor_file
+from pipeline.interop.timm import SCHEME, read_timm
 from pipeline.models import create_model
 from pipeline.models.weights import complete_tensors, read_metadata, save_weights
 from pipeline.networks.spec import SPECS
@@ -34,6 +36,11 @@ class Imported:
     preprocessing: Preprocessing | None
     """None if the recipe's applies."""
     sha256: str
+    """Of the file; empty if there is none."""
+    notes: tuple[str, ...] = ()
+    """What was taken off names, or left out."""
+    source: str = ""
+    """Where weights come from that no file was given for."""
 
     def metadata(self) -> dict[str, str]:
         """Entries for the header of the weight file."""
@@ -41,7 +48,7 @@ class Imported:
             "model": self.model,
             "num_classes": str(self.num_classes),
             "source_layout": self.layout,
-            "source_sha256": self.sha256,
+            **({"source": self.source} if self.source else {"source_sha256": self.sha256}),
             **(self.preprocessing.metadata() if self.preprocessing else {}),
         }
 
@@ -50,27 +57,31 @@ class Imported:
         return published(self.metadata())
 
 
-def import_weights(source: Path, destination: Path, layout: str | None) -> Imported:
-    """Convert `source` to the safetensors file `destination`, which must not exist.
+def import_weights(source: Path, destination: Path, layout: str | None, entry: str | None = None) -> Imported:
+    """Convert `source`, a file or `timm:NAME`, to the safetensors file `destination`, which must not exist.
 
-    The layout is recognised unless `layout` names one. Raises UserError if a path or the content is wrong.
+    The layout is recognised unless `layout` names one; `entry` names one of several networks in a file. Raises
+    UserError if a path or the content is wrong.
     """
     if destination.suffix != ".safetensors":
         raise UserError(f"{destination}: must end in .safetensors")
     check_destination(destination)
-    imported = read_foreign(source, layout)
+    imported = read_foreign(source, layout, entry)
     save_weights(destination, imported.tensors, imported.metadata())
     return imported
 
 
-def read_foreign(source: Path, layout: str | None) -> Imported:
+def read_foreign(source: Path, layout: str | None, entry: str | None = None) -> Imported:
     """Read and convert a file. Raises UserError as `import_weights` does."""
-    kind = recognise(source)
     place = str(source)
-    if kind == "caffe":
+    notes: list[str] = []
+    origin, kind = "", "timm" if place.startswith(SCHEME) else recognise(source)
+    if kind == "timm":
+        (name, model, tensors, preprocessing), origin = _from_timm(place, layout)
+    elif kind == "caffe":
         name, model, tensors, preprocessing = _from_caffe(source, layout)
     else:
-        name, model, tensors, preprocessing = _from_tensors(source, kind, layout)
+        name, model, tensors, preprocessing = _from_tensors(source, kind, layout, entry, notes.append)
     classifier = tensors.get("last_linear.weight")
     num_classes = len(classifier) if classifier is not None and classifier.dim() else 1
     with torch.device("meta"):
@@ -79,7 +90,8 @@ def read_foreign(source: Path, layout: str | None) -> Imported:
     expected = network.state_dict()
     # In the network's own order and types: some publish float16.
     converted = {key: complete[key].to(expected[key].dtype) for key in expected}
-    return Imported(name, model, num_classes, converted, preprocessing, sha256_of(source))
+    sha256 = "" if origin else sha256_of(source)
+    return Imported(name, model, num_classes, converted, preprocessing, sha256, tuple(notes), origin)
 
 
 def check_destination(path: Path) -> None:
@@ -105,16 +117,28 @@ def _from_caffe(source: Path, forced: str | None) -> _Read:
     return "caffe", spec.name, caffe.to_tensors(source, layers, spec), caffe.PREPROCESSING
 
 
-def _from_tensors(source: Path, kind: str, forced: str | None) -> _Read:
+def _from_timm(place: str, forced: str | None) -> tuple[_Read, str]:
+    name = place.removeprefix(SCHEME)
+    tensors, preprocessing, source = read_timm(name, padded=not name.startswith("legacy_"))
+    layout, model, renamed, _ = _renamed(place, tensors, {}, forced)
+    return (layout, model, renamed, preprocessing), source
+
+
+def _from_tensors(source: Path, kind: str, forced: str | None, entry: str | None, note: Callable[[str], None]) -> _Read:
     metadata = read_metadata(source) if kind == "safetensors" else {}
-    tensors = read_tensor_file(source, kind)
+    return _renamed(str(source), read_tensor_file(source, kind, entry, note), metadata, forced)
+
+
+def _renamed(
+    source: str, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], forced: str | None
+) -> _Read:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    spec = identify(observe(shapes), shapes, str(source))
+    spec = identify(observe(shapes), shapes, source)
     # Of the networks here, only SENet-154 is in the public ports.
     is_ours = metadata.get("model") in SPECS or spec.name != _PORTED
-    layout = choose_layout(shapes, is_ours, forced, str(source))
+    layout = choose_layout(shapes, is_ours, forced, source)
     if layout is None:
         raise UserError(f"{source}: has the blocks of {spec.name}, but names of no known layout; {list_some(shapes)}")
-    said = read_preprocessing(metadata, str(source))
+    said = read_preprocessing(metadata, source)
     renamed = {layout.to_ours(name): tensor for name, tensor in tensors.items()}
     return layout.name, spec.name, renamed, said or layout.preprocessing

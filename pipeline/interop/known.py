@@ -15,6 +15,21 @@ PLAN = "center224"
 _NUM_IMAGES = 50_000
 
 
+_NOT_RESTRICTED, _RESTRICTED = "top1_error_percent", "restricted_top1_error_percent"
+
+
+@dataclasses.dataclass(frozen=True)
+class OtherSet:
+    """What a publisher reports for other images of ILSVRC 2012's classes."""
+
+    name: str
+    images: int
+    classes: int
+    top1_accuracy_percent: float
+    figure: str
+    """The result here that it is to be compared with."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Published:
     """A public file's errors for the centre crop of 224 px from a short side of 256 px, 50,000 validation images."""
@@ -24,31 +39,48 @@ class Published:
     """Publisher with verb, as in "Cadene reports"."""
     layout: str
     sha256_prefix: str
-    """First hex digits of the file's SHA-256; empty if not public."""
+    """First hex digits of the file's SHA-256."""
     top1_error_percent: float
     top5_error_percent: float
+    other_sets: tuple[OtherSet, ...] = ()
 
+    def other_set(self, images: int, classes: int) -> OtherSet | None:
+        """Return the other set of so many images and classes that there are figures for, or None."""
+        return next((each for each in self.other_sets if (each.images, each.classes) == (images, classes)), None)
+
+
+_LEGACY_SETS = (
+    OtherSet("ImageNet-V2, matched frequency", 10_000, 1000, 70.490, _NOT_RESTRICTED),
+    OtherSet("ImageNet-A", 7_500, 200, 18.933, _RESTRICTED),
+    OtherSet("ImageNet-R", 30_000, 200, 42.323, _RESTRICTED),
+)
+"""timm's; for ImageNet-A and -R among their 200 classes alone."""
 
 KNOWN = (
     Published("senet154-c7b49a05.pth", "Cadene reports", "cadene", "c7b49a05", 18.696, 4.502),
     Published(
-        "legacy_senet154-e9eb9fe6.pth", "timm (legacy_senet154.in1k) reports", "cadene", "e9eb9fe6", 18.680, 4.498
+        "legacy_senet154-e9eb9fe6.pth",
+        "timm (legacy_senet154.in1k) reports",
+        "cadene",
+        "e9eb9fe6",
+        18.680,
+        4.498,
+        _LEGACY_SETS,
     ),
     Published("gluon_senet154-70a1a3c0.pth", "timm (senet154.gluon_in1k) reports", "gluon", "70a1a3c0", 18.742, 4.642),
-    Published("SENet.caffemodel", "the authors report", "caffe", "", 18.68, 4.47),
 )
 
 
 def published(metadata: Mapping[str, str]) -> Published | None:
-    """Return the published file these weights came from, or None, by the metadata that `import` wrote.
+    """Return the published file these weights came from, or None, by the checksum that `import` wrote.
 
-    The authors' file has no public checksum: any SENet-154 of 1000 classes in their layout is taken for it.
+    The authors' own file has no public checksum, so nothing is said of it.
     """
     if (metadata.get("model"), metadata.get("num_classes")) != ("senet154", "1000"):
         return None
     layout, sha256 = metadata.get("source_layout"), metadata.get("source_sha256", "")
     for known in KNOWN:
-        if known.layout == layout and sha256.startswith(known.sha256_prefix) and sha256:
+        if known.layout == layout and sha256.startswith(known.sha256_prefix):
             return known
     return None
 
@@ -59,8 +91,6 @@ def compare(known: Published, plan: CropPlan, num_images: int, top1_percent: flo
         f"{known.publisher} {known.top1_error_percent:g} / {known.top5_error_percent:g} % top-1 / top-5 error "
         f"for {known.file}"
     )
-    if not known.sha256_prefix:
-        figures += " (which this is by its layout alone; its checksum is not public)"
     if plan != builtin_plan(PLAN) or num_images != _NUM_IMAGES:
         return (
             f"{figures}, on ILSVRC 2012's {_NUM_IMAGES:,} validation images with {PLAN}; "
@@ -70,3 +100,16 @@ def compare(known: Published, plan: CropPlan, num_images: int, top1_percent: flo
     within = max(map(abs, off)) <= TOLERANCE_PERCENT + 1e-9
     verdict = f"within {TOLERANCE_PERCENT} of it" if within else f"MORE than {TOLERANCE_PERCENT} off"
     return f"{figures}; here {top1_percent:.3f} / {top5_percent:.3f} %: {off[0]:+.3f} / {off[1]:+.3f}, {verdict}"
+
+
+def compare_accuracy(known: Published, other: OtherSet, plan: CropPlan, result: Mapping[str, float]) -> str:
+    """Return a sentence with the published top-1 accuracy on another set, and this one."""
+    among = "" if other.figure == _NOT_RESTRICTED else f" among its {other.classes} classes"
+    told = (
+        f"{known.publisher} {other.top1_accuracy_percent:.2f} % top-1 accuracy{among} for {known.file} on "
+        f"{other.name}, which this is by its numbers of images and classes"
+    )
+    if plan != builtin_plan(PLAN):
+        return f"{told}, with {PLAN}; not comparable with {plan.name}"
+    here = 100 - result[other.figure]
+    return f"{told}; here {here:.2f} %: {here - other.top1_accuracy_percent:+.2f}"

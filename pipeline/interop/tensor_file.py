@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pipeline.ground.errors import UserError
+from pipeline.interop.entry import choose_entry, shown
 from pipeline.models.weights import read_weights
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
-"""Usual names of the network's part of a training checkpoint."""
-_PARALLEL = "module."
-"""The prefix of names in DataParallel and DistributedDataParallel."""
+_SAVE = """a whole pickled network is code; where it can be loaded, save its numbers alone:
+    import torch
+    model = torch.load({path!r}, weights_only=False)  # this runs the file's code
+    torch.save(model.state_dict(), {saved!r})"""
 
 
-def read_tensor_file(path: Path, kind: str) -> dict[str, torch.Tensor]:
+def read_tensor_file(
+    path: Path, kind: str, entry: str | None = None, note: Callable[[str], None] = lambda text: None
+) -> dict[str, torch.Tensor]:
     """Return the network's tensors by name, on the CPU; `kind` is safetensors or torch, see `container.recognise`.
 
-    A training checkpoint is unwrapped, and the prefix of a parallel network removed. Raises UserError if the file is
-    damaged, asks to run code, or holds no named tensors.
+    A training checkpoint is unwrapped, and prefixes are taken off, which `note` reports. `entry` names one of several
+    networks in it. Raises UserError if the file is damaged, asks to run code, or holds no named tensors, or several
+    networks.
     """
-    tensors = read_weights(path) if kind == "safetensors" else _named_tensors(path, _read_pickle(path))
-    if tensors and all(name.startswith(_PARALLEL) for name in tensors):
-        tensors = {name.removeprefix(_PARALLEL): tensor for name, tensor in tensors.items()}
-    return tensors
+    content = read_weights(path) if kind == "safetensors" else _read_pickle(path)
+    found = choose_entry(path, content, entry, note)
+    for name, value in found.items():
+        if not isinstance(name, str) or not _is_plain(value):
+            raise UserError(f"{path}: must be a state dict, names with tensors (found {shown(value)} at {name!r:.80})")
+    return {name: tensor.detach() for name, tensor in found.items()}
 
 
 def _read_pickle(path: Path) -> object:
@@ -38,7 +45,8 @@ def _read_pickle(path: Path) -> object:
         if zipfile.is_zipfile(file):
             _refuse_zip_bomb(path)
     # PyTorch warns at length of odd pickles; they are refused below or harmless.
-    with _naming_damage(path), warnings.catch_warnings():
+    # The scripts of timm and torchvision save their arguments: a class that is a plain bag of values.
+    with _naming_damage(path), warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
         warnings.simplefilter("ignore")
         return torch.load(path, map_location="cpu", weights_only=True)
 
@@ -68,7 +76,7 @@ def _naming_damage(path: Path) -> Iterator[None]:
         if wanted := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(
                 f"{path}: refused: it asks for {wanted[1]}, which could run code, or it is damaged; only tensors are "
-                "read, as `torch.save(model.state_dict(), ...)` writes them"
+                f"read, as `torch.save(model.state_dict(), ...)` writes them{_way_out(path, wanted[1])}"
             ) from None
         if "TorchScript" in str(error):
             raise UserError(
@@ -77,25 +85,12 @@ def _naming_damage(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: not a readable PyTorch file ({type(error).__name__})") from None
 
 
-def _named_tensors(path: Path, content: object) -> dict[str, torch.Tensor]:
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, Mapping) or not content:
-        raise UserError(f"{path}: must be a state dict, names with tensors (found {_shown(content)})")
-    for name, value in content.items():
-        if not isinstance(name, str) or not _is_plain(value):
-            raise UserError(f"{path}: must be a state dict, names with tensors (found {_shown(value)} at {name!r:.80})")
-    return {name: tensor.detach() for name, tensor in content.items()}
+def _way_out(path: Path, wanted: str) -> str:
+    """Explain how to save the tensors of a pickled network, if a class is wanted; else return nothing."""
+    if not wanted.rpartition(".")[2][:1].isupper():
+        return ""
+    return "; " + _SAVE.format(path=str(path), saved=str(path.with_name(f"{path.stem}-state-dict.pth")))
 
 
 def _is_plain(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, Mapping):
-        return f"a dict of {', '.join(map(repr, list(value)[:5]))}" if value else "an empty dict"
-    return f"a {type(value).__name__}"

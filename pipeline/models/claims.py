@@ -25,10 +25,10 @@ class Check:
     passed: bool
 
 
-def meta_model(config: ModelConfig) -> SENet:
+def meta_model(config: ModelConfig, num_classes: int) -> SENet:
     """Return the network on the meta device, without memory for its weights."""
     with torch.device("meta"):
-        return create_model(config.name, config.num_classes, dropout=config.dropout, bn_momentum=config.bn_momentum)
+        return create_model(config.name, num_classes, dropout=config.dropout, bn_momentum=config.bn_momentum)
 
 
 def checked_size_px(config: ModelConfig) -> int:
@@ -47,7 +47,10 @@ def check_network(model: SENet, config: ModelConfig) -> tuple[int, int, list[Che
     checks = _check(model, config, parameters, macs)
     failed = [f"{check.claim}, {check.found}" for check in checks if not check.passed]
     if failed:
-        raise UserError("\n  ".join(["model.expect: the network is not what the recipe claims", *failed]))
+        raise UserError(
+            "\n  ".join(["model.expect: the network is not what the recipe claims", *failed])
+            + "\nif another network or number of classes is meant, write model.expect=null, or what is true of it"
+        )
     return parameters, macs, checks
 
 

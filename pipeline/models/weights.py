@@ -69,6 +69,18 @@ def read_metadata(path: Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a file's tensors by name. Raises UserError as `read_weights` does."""
+    with _opened(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+
+
+def count_classes(path: Path, classifier: str = "last_linear.weight") -> int | None:
+    """Return the number of outputs of a file's network, or None if it has no classifier."""
+    shape = read_shapes(path).get(classifier)
+    return shape[0] if shape else None
+
+
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load a file's tensors into the network. Raises UserError as `read_weights` and `load_tensors` do."""
     load_tensors(model, read_weights(path), str(path))

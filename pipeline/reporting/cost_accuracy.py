@@ -38,11 +38,11 @@ def _errors_over(
 ) -> Callable[[Axes, Palette], None]:
     def draw(axes: Axes, palette: Palette) -> None:
         places = [cost(row) for row in rows]
-        for k, color, deviations in (
-            (1, palette.line, [row.top1_standard_error for row in rows]),
-            (5, palette.accent, [row.top5_standard_error for row in rows]),
-        ):
+        for k, color in ((1, palette.line), (5, palette.accent)):
             errors = [getattr(row, f"top{k}_error_percent") for row in rows]
+            deviations = [getattr(row, f"top{k}_standard_error") for row in rows]
+            if None in errors:
+                continue
             axes.errorbar(
                 places, errors, yerr=deviations, color=color, fmt="o", markersize=4, elinewidth=0.9, label=f"top-{k}"
             )

@@ -14,6 +14,7 @@ import jinja2
 from pipeline.data.findings import count_findings
 from pipeline.data.index import UNLABELLED, ImageIndex
 from pipeline.evaluation.ensemble import FUSED_PLAN
+from pipeline.evaluation.metrics import is_telling
 from pipeline.paper.statements import read_paper
 from pipeline.reporting.calibration import calibrate, calibration_plot
 from pipeline.reporting.confusion import confusions
@@ -42,7 +43,8 @@ class Report:
 
 def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
     """Render the report of a run; the same record gives the same report."""
-    curves, classes = training_plots(record), class_plots(record.class_errors)
+    has_top5 = is_telling(5, len(record.val.classes))
+    curves, classes = training_plots(record), class_plots(record.class_errors, has_top5=has_top5)
     rows = result_rows(record)
     costs = cost_accuracy_plots(rows)
     calibrations = {name: calibrate(ranking) for name, ranking in record.rankings.items()}
@@ -54,6 +56,8 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
         "sentence": describe_run(record),
         "banner": banner(record),
         "results": rows,
+        "present_classes": record.results["plans"][0].get("present_classes"),
+        "has_top5": has_top5,
         "paper": read_paper(),
         "own_rows": {name: own_rows(rows, name) for name in ("Table 8", "Table 9")},
         "curves": [_picture(plot, light) for plot in curves],
@@ -204,7 +208,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = lambda value: f"{value:.2f}"
+    environment.filters["percent"] = lambda value: "\N{EN DASH}" if value is None else f"{value:.2f}"
     environment.filters["thousands"] = lambda value: f"{value:,}"
     environment.filters["megas"] = lambda value: f"{value / 1e6:,.2f}"
     environment.filters["duration"] = duration

@@ -78,7 +78,7 @@ def worst_classes(classes: Sequence[ClassErrors]) -> tuple[ClassErrors, ...]:
     return tuple(sorted(wrong, key=lambda row: (-row.top1_error_percent, row.label))[:NUM_WORST_CLASSES])
 
 
-def class_plots(classes: Sequence[ClassErrors]) -> tuple[Plot, ...]:
+def class_plots(classes: Sequence[ClassErrors], *, has_top5: bool = True) -> tuple[Plot, ...]:
     """Plot the worst classes' errors as bars. Returns none without errors."""
     worst = worst_classes(classes)
     if not worst:
@@ -88,7 +88,10 @@ def class_plots(classes: Sequence[ClassErrors]) -> tuple[Plot, ...]:
         names = [_shortened(row.words or row.folder) for row in worst]
         places = range(len(worst), 0, -1)
         axes.barh(places, [row.top1_error_percent for row in worst], color=palette.line, height=0.62, label="top-1")
-        axes.barh(places, [row.top5_error_percent for row in worst], color=palette.accent, height=0.28, label="top-5")
+        if has_top5:
+            axes.barh(
+                places, [row.top5_error_percent for row in worst], color=palette.accent, height=0.28, label="top-5"
+            )
         axes.set_yticks(places, names, parse_math=False)
         axes.set_ylim(0.3, len(worst) + 0.7)
         axes.set_xlabel("error, %")
@@ -99,7 +102,14 @@ def class_plots(classes: Sequence[ClassErrors]) -> tuple[Plot, ...]:
         )
 
     few = "the one class with errors" if len(worst) == 1 else f"the {len(worst)} classes with the highest top-1 error"
-    return (Plot("worst_classes", f"Top-1 and top-5 error of {few}", draw, height_inches=1.1 + 0.24 * len(worst)),)
+    return (
+        Plot(
+            "worst_classes",
+            f"Top-1{' and top-5' if has_top5 else ''} error of {few}",
+            draw,
+            height_inches=1.1 + 0.24 * len(worst),
+        ),
+    )
 
 
 def _curve(record: RunRecord, field: str, title: str, label: str, from_zero: bool = False) -> Plot:
@@ -119,9 +129,12 @@ def _curve(record: RunRecord, field: str, title: str, label: str, from_zero: boo
 def _errors_of(record: RunRecord) -> Callable[[Axes, Palette], None]:
     def draw(axes: Axes, palette: Palette) -> None:
         _shade_frozen(axes, palette, record)
-        for k, color in ((1, palette.line), (5, palette.accent)):
-            points = _points(record.validation_events, f"top{k}_error_percent")
-            axes.plot(*points, color=color, linewidth=1.4, marker="o", markersize=3, label=f"top-{k}")
+        fields = [f"top{k}_error_percent" for k in (1, 5)]
+        for field, color in zip(fields, (palette.line, palette.accent), strict=True):
+            if field not in record.validation_events[0]:
+                continue
+            points = _points(record.validation_events, field)
+            axes.plot(*points, color=color, linewidth=1.4, marker="o", markersize=3, label=f"top-{field[3]}")
         paper = _paper_errors(record)
         if paper is not None:
             for value in (paper.top1_percent, paper.top5_percent):

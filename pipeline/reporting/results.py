@@ -23,10 +23,13 @@ class ResultRow:
     images: int
     num_crops: int
     top1_error_percent: float
-    top5_error_percent: float
+    top5_error_percent: float | None
+    """None of five classes or fewer."""
     top1_standard_error: float
     """In percent, from the choice of the validation images."""
-    top5_standard_error: float
+    top5_standard_error: float | None
+    restricted_top1_error_percent: float | None
+    """Among the classes that have images; None if all have."""
     seconds: float
     paper: Errors | None
 
@@ -42,24 +45,26 @@ def _fused_row(record: RunRecord, rows: tuple[ResultRow, ...]) -> ResultRow:
     members = [member for member in record.fusion["members"] if member["weight"] > 0]
     crops = {row.plan: row.num_crops for row in rows}
     own = [member for member in members if member["weights_sha256"] == record.results["weights"]["sha256"]]
-    errors = {k: record.fusion["errors"][f"top{k}"]["percent"] for k in (1, 5)}
+    errors = {k: record.fusion["errors"][f"top{k}"]["percent"] for k in (1, 5) if f"top{k}" in record.fusion["errors"]}
+    images = record.fusion["images"]
     return ResultRow(
         plan=FUSED_PLAN,
         crops=f"the mean of {', '.join(member['name'] for member in members)}",
-        images=record.fusion["images"],
+        images=images,
         # The plans of other networks are not known here; each has at least one crop.
         num_crops=sum(crops.get(member["plan"], 1) if member in own else 1 for member in members),
         top1_error_percent=errors[1],
-        top5_error_percent=errors[5],
-        top1_standard_error=_standard_error(errors[1], record.fusion["images"]),
-        top5_standard_error=_standard_error(errors[5], record.fusion["images"]),
+        top5_error_percent=errors.get(5),
+        top1_standard_error=_standard_error(errors[1], images),
+        top5_standard_error=_standard_error(errors[5], images) if 5 in errors else None,
+        restricted_top1_error_percent=record.fusion.get("restricted", {}).get("restricted_top1_error_percent"),
         seconds=sum(member["seconds"] for member in members),
         paper=None,
     )
 
 
 def _row(record: RunRecord, plan: CropPlan, result: dict[str, Any]) -> ResultRow:
-    top1, top5 = result["top1_error_percent"], result["top5_error_percent"]
+    top1, top5 = result["top1_error_percent"], result.get("top5_error_percent")
     return ResultRow(
         plan=plan.name,
         crops=describe_crops(plan),
@@ -68,7 +73,8 @@ def _row(record: RunRecord, plan: CropPlan, result: dict[str, Any]) -> ResultRow
         top1_error_percent=top1,
         top5_error_percent=top5,
         top1_standard_error=_standard_error(top1, result["images"]),
-        top5_standard_error=_standard_error(top5, result["images"]),
+        top5_standard_error=None if top5 is None else _standard_error(top5, result["images"]),
+        restricted_top1_error_percent=result.get("restricted_top1_error_percent"),
         seconds=result["seconds"],
         paper=_paper_errors(record, plan),
     )

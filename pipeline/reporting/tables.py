@@ -37,6 +37,7 @@ def results_table(rows: Sequence[ResultRow], calibrations: Mapping[str, Calibrat
         "paper_top5_error_percent",
         "images_per_second",
         "calibration_error_percent",
+        "restricted_top1_error_percent",
     ]
     return {
         "columns": columns,
@@ -51,6 +52,7 @@ def results_table(rows: Sequence[ResultRow], calibrations: Mapping[str, Calibrat
                 None if row.paper is None else row.paper.top5_percent,
                 row.images / row.seconds if row.seconds else None,
                 calibrations[row.plan].error_percent,
+                row.restricted_top1_error_percent,
             ]
             for row in rows
         ],
@@ -63,8 +65,8 @@ def ensemble_table(fusion: Mapping[str, Any]) -> Table:
     rows = []
     for member in fusion["members"]:
         gain = member["gain"]
-        errors = [member["alone"][k]["percent"] for k in ("top1", "top5")]
-        gains = [None if gain is None else gain[k]["percent"] for k in ("top1", "top5")]
+        errors = [member["alone"][k]["percent"] if k in member["alone"] else None for k in ("top1", "top5")]
+        gains = [gain[k]["percent"] if gain and k in gain else None for k in ("top1", "top5")]
         rows.append([member["name"], member["weight"], *errors, *gains])
     return {"columns": columns, "rows": rows}
 

@@ -37,12 +37,15 @@ def simulate(request: dict[str, Any]) -> Simulation:
     """
     config, directory = Config.model_validate(request["config"]), request["index"]
     index = expected_index(request["images"]) if directory is None else read_index(Path(directory))
+    counted = len(index.classes) or None
+    if config.model.num_classes is None and counted is not None:
+        config = config.model_copy(update={"model": config.model.model_copy(update={"num_classes": counted})})
     return Simulation(simulate_network(config), simulate_sharding(config, index))
 
 
 def simulate_network(config: Config) -> Network:
     """Build the network without memory for it. Raises UserError if it contradicts the recipe's claims."""
-    model = meta_model(config.model)
+    model = meta_model(config.model, config.model.reckoned_classes)
     parameters, macs, checks = check_network(model, config.model)
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     momentum = sum(parameter.nbytes for parameter in model.parameters()) if config.optim.momentum else 0

@@ -37,8 +37,8 @@ class Stage:
     """Sections of the config, or single top-level keys, whose result fields it reads. It can read no others."""
     inputs: Callable[[Config], tuple[str, ...]] = lambda config: ()
     """Input parts (see `Part`): `prepare-train`, `build`."""
-    files: Callable[[Config, str | None], tuple[str, ...]] = lambda config, split: ()
-    """Files and directories that the config names and whose content counts."""
+    files: Callable[[Config, str | None, Path], tuple[str, ...]] = lambda config, split, run: ()
+    """Files and directories that the config of a run names and whose content counts."""
     splits: tuple[str, ...] = ()
     """Splits of the images with a part each, made as needed; empty: a single part."""
     narrow: Callable[[Identity, str], Identity] = lambda found, split: found
@@ -178,7 +178,7 @@ def _place(
         if name not in wanted:
             continue
         own = stage.identity_of(config, split)
-        files = [digest_of(Path(path), run) for path in stage.files(config, split)]
+        files = [digest_of(Path(path), run) for path in stage.files(config, split, run)]
         key = key_of(stage.name, split, stage.version, own, files, inputs)
         parts.append(Part(name, split, key, stage.version, run / f"{name}-{key}", inputs, own))
     return PlacedStage(stage, tuple(parts), tuple(dict.fromkeys(owner[name].name for name in inputs)))

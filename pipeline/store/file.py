@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,13 +115,13 @@ def flush_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Add `path` to an OSError that names no file, as that of a `write`; or that names a temporary one."""
+    """Add `path` to an OSError that names no file, as that of a `write`; a temporary name becomes the final one."""
     try:
         yield
     except OSError as error:
-        is_temporary = error.filename is not None and _TEMPORARY in str(error.filename)
-        if error.errno is not None and (error.filename is None or is_temporary):
-            error.filename, error.filename2 = str(path), None
+        if error.errno is not None:
+            given = path if error.filename is None else error.filename
+            error.filename, error.filename2 = re.sub(rf"{re.escape(_TEMPORARY)}\d+-", "", os.fsdecode(given)), None
         raise
 
 

@@ -22,7 +22,8 @@ Event = dict[str, Any]
 
 train       global_step, epoch, loss, lr, images_per_second, data_wait_percent (every tracking.log_every_steps)
 validation  global_step, epoch, loss, top1_error_percent, top5_error_percent, images
-evaluation  plan, images, crops (of a fusion: members), top1_error_percent, top5_error_percent, seconds
+evaluation  plan, images, crops (of a fusion: members), top1_error_percent, top5_error_percent (of more than 5 classes),
+            restricted_top1_error_percent and present_classes (if the images have not all of the network's), seconds
 checkpoint  global_step, path, seconds, bytes                    (shown, never written)
 progress    done, total, unit, rate, text                         (shown, never written)
 note        level (info or warning), text                         (shown, never written)
@@ -67,6 +68,13 @@ class EventLog:
         """Truncate the journal after `position` (None: to nothing), since those steps are about to be repeated."""
         if self._journal is not None:
             self._journal.rewind(position)
+
+    def adopt(self, directory: Path) -> None:
+        """Begin with the record of another stage directory, with its numbers and times, instead of one's own."""
+        if self._journal is not None:
+            self._journal.rewind(None)
+            for event in read_events(directory):
+                self._journal.append(event)
 
     def close(self) -> None:
         """Write the pending events and close; reports those still missing."""

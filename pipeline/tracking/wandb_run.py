@@ -50,6 +50,7 @@ class WandbRun:
     def __init__(self, settings: TrackingConfig, tracked: Tracked, mode: Mode) -> None:
         self._settings, self._tracked = settings, tracked
         self._state = read_state(tracked.run)
+        self._torn: Path | None = None
         self._discard_torn_fragment()
         write_state(tracked.run, self._state)
         self._run = self._init(mode)
@@ -107,6 +108,9 @@ class WandbRun:
     def finish(self, exit_code: int) -> None:
         """Wait until everything is uploaded, or (offline) on disk."""
         self._run.finish(exit_code=exit_code)
+        if self._torn is not None and self._torn != Path(self._run.dir).parent:
+            # The client's service outlives a kill for a moment, and may have written there once more.
+            shutil.rmtree(self._torn, ignore_errors=True)
         self._state.open_fragment = None
         write_state(self._tracked.run, self._state)
 
@@ -146,5 +150,6 @@ class WandbRun:
         folder = self._tracked.run / self._state.open_fragment
         if not list(folder.glob("*.synced")):
             shutil.rmtree(folder, ignore_errors=True)
+            self._torn = folder
             self._state.sent = self._state.sent_before
         self._state.open_fragment = None

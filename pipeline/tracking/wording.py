@@ -74,8 +74,15 @@ def printable(text: str, encoding: str) -> str:
 
 
 def _errors(event: dict[str, Any]) -> list[str]:
-    return [f"top-{k} error {event[f'top{k}_error_percent']:.2f} %" for k in (1, 5)]
+    fields = [
+        f"top-{k} error {event[f'top{k}_error_percent']:.2f} %" for k in (1, 5) if f"top{k}_error_percent" in event
+    ]
+    if "restricted_top1_error_percent" in event:
+        among = f"among the {_count(event['present_classes'], 'class')} present"
+        fields.append(f"top-1 error {among} {event['restricted_top1_error_percent']:.2f} %")
+    return fields
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"

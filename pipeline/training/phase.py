@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import statistics
 import time
 from collections.abc import Mapping
@@ -61,6 +62,11 @@ def train_phase(
     `initial` is a weight file, or a checkpoint directory, whose optimizer state is then used. `model` may be on the
     meta device. Raises UserError if the checkpoint to resume from is damaged or was made from other images.
     """
+    if train.dataset != val.dataset:
+        raise UserError(
+            "data.val: these validation images are a part of ILSVRC 2012's, or others, prepared to be evaluated alone; "
+            " put all 50,000 there and begin with another --run"
+        )
     started = time.monotonic()
     if collective.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
@@ -89,7 +95,7 @@ def train_phase(
     del state  # and its tensors
     validations = trainer.run()
     if collective.ranks.is_main:
-        _save_weights(config, model, directory / WEIGHTS)
+        _save_weights(config, model, train, directory / WEIGHTS)
     metrics = {
         "global_step": phase.last_step,
         "epochs": round(phase.last_step * split.global_batch / len(train), 4),
@@ -142,11 +148,12 @@ def _load(path: Path, model: nn.Module, images: Mapping[str, str]) -> TrainingSt
     return state
 
 
-def _save_weights(config: Config, model: nn.Module, path: Path) -> None:
-    """Write the weights with the preprocessing that they need."""
+def _save_weights(config: Config, model: nn.Module, train: ImageIndex, path: Path) -> None:
+    """Write the weights with their classes and the preprocessing that they need."""
     preprocessing = Preprocessing(config.input.mean, config.input.std, "bilinear_antialias")
-    metadata = {"model": config.model.name, "num_classes": str(config.model.num_classes), **preprocessing.metadata()}
-    save_weights(path, model.state_dict(), metadata)
+    classes = json.dumps([image_class.folder for image_class in train.classes])
+    about = {"model": config.model.name, "num_classes": str(len(train.classes)), "classes": classes}
+    save_weights(path, model.state_dict(), about | preprocessing.metadata())
 
 
 def _errors(validations: ValidationRecord) -> dict[str, Any]:

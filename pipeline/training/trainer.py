@@ -16,6 +16,7 @@ from pipeline.data.loaders import build_train_loader
 from pipeline.data.normalisation import Preprocessor
 from pipeline.data.order import StreamOrder
 from pipeline.engines.engine import Engine, OptimizerState
+from pipeline.evaluation.metrics import is_telling
 from pipeline.evaluation.validation import Validation, validate
 from pipeline.ground.distributed import Collective
 from pipeline.ground.errors import StopRequested
@@ -197,6 +198,8 @@ class Trainer:
             self._preprocessor,
         )
         fields = {**self._moment(), **dataclasses.asdict(result)}
+        if not is_telling(5, len(self._val.classes)):
+            del fields["top5_error_percent"]
         self._validations.add(fields)
         self._events.write("validation", **fields)
 

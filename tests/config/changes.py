@@ -17,6 +17,7 @@ _SPECIAL: dict[str, Any] = {
     "data.val": "validation",
     "data.test": "test",
     "data.val_ground_truth": None,  # a file of the test's own
+    "data.val_fraction": 0.5,
     "data.exclude": ("train/a/b.jpg",),
     "data.shards": "/shards",
     "input.mean": (1.0, 2.0, 3.0),
@@ -35,6 +36,7 @@ _NEEDED_WITH: dict[str, dict[str, Any]] = {
     "data.resize_train_px": {"data.shards": "/shards"},
     "data.val_ground_truth": {"data.dataset": "imagenet", "model.num_classes": 1000},
     "data.test": {"data.dataset": "imagenet", "model.num_classes": 1000},
+    "train.only_head": {"model.weights": __file__},
     "schedule.kind": {"schedule.drop_epochs": ()},
     "evaluate.split": {"data.dataset": "imagenet", "model.num_classes": 1000, "data.test": "test"},
     **{

@@ -16,9 +16,9 @@ from tests.recipes import small_recipe
 LEAVES = list(leaves())
 OPERATIONS = {
     "data.root", "data.train", "data.val", "data.val_ground_truth", "data.test", "data.shards",
-    "train.validate_every_epochs", "freeze_bn.from_checkpoint",
+    "model.weights", "train.validate_every_epochs", "freeze_bn.from_checkpoint",
     "engine", "native.bucket_mb", "native.static_graph", "native.cuda_graphs", "deepspeed.zero_stage",
-    "evaluate.weights", "fuse.scores", "fuse.weights_from", "report.compare",
+    "evaluate.weights", "evaluate.classes", "fuse.scores", "fuse.weights_from", "report.compare",
     "loader.threads", "loader.prefetch", "loader.decode",
     "checkpoint.every_epochs", "checkpoint.every_steps", "checkpoint.keep_last", "checkpoint.keep_best",
     "tracking.wandb", "tracking.project", "tracking.entity", "tracking.log_every_steps", "tracking.upload_scores",
@@ -29,6 +29,8 @@ OF_FILES = {
     "data.val_ground_truth": {"prepare-val"},
     "freeze_bn.from_checkpoint": {"freeze_bn"},
     "evaluate.weights": {"evaluate"},
+    "evaluate.classes": {"evaluate"},
+    "model.weights": {"build"},
     "fuse.scores": {"fuse"},
     "fuse.weights_from": {"fuse"},
     "report.compare": {"report"},

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from pipeline.config.crop_plan import builtin_plan
+from pipeline.config.keys import all_keys
+from pipeline.config.overrides import describe_overrides
 from pipeline.config.reader import load_config
+from pipeline.config.synonyms import all_answers
 from tests.config.written import SMALL, mistakes
 
 
@@ -23,7 +28,7 @@ from tests.config.written import SMALL, mistakes
         ("validation=center320", "train.validation", builtin_plan("center320")),
         ("every_steps=null", "checkpoint.every_steps", None),
         ("evaluate.weights=", "evaluate.weights", None),
-        ("weights=runs/a=b.safetensors", "evaluate.weights", "runs/a=b.safetensors"),
+        ("evaluate.weights=runs/a=b.safetensors", "evaluate.weights", "runs/a=b.safetensors"),
         ("expect={parameters: 1, gmacs: 1}", "model.expect.parameters", 1),
     ],
 )
@@ -36,14 +41,73 @@ def test_override_sets_its_key(write, override, key, value):
 
 
 @pytest.mark.parametrize(
-    "text", ["2017", "true", "1e-4", "2018-01-01", "a: b", "a #b", "@a", "[a", "*a", "&a", "~/a", "!a", "# a"]
+    "text", ["2017", "true", "1e-4", "2018-01-01", "a: b", "a #b", "@a", "[a", "*a", "&a", "!a", "# a"]
 )
 def test_text_needs_no_quotes(write, text):
-    assert load_config(write(), [f"weights={text}"]).evaluate.weights == text
+    assert load_config(write(), [f"evaluate.weights={text}"]).evaluate.weights == text
 
 
 def test_quotes_around_text_are_taken_off(write):
     assert load_config(write(), ["project='null'"]).tracking.project == "null"
+
+
+@pytest.mark.parametrize("override", ["data.root=~/images", "data.root=$HOME/images", "data.root=${HOME}/images"])
+def test_home_and_variables_in_paths_are_expanded(write, monkeypatch, override):
+    monkeypatch.setenv("HOME", "/home/me")
+    text = SMALL.replace("dataset: digits", "dataset: folder")
+    assert load_config(write(text), [override]).data.root == "/home/me/images"
+
+
+def test_every_path_of_a_list_is_expanded_and_other_text_is_not(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    config = load_config(write(), ["scores=[~/a, b]", "project=$HOME"])
+    assert (config.fuse.scores, config.tracking.project) == (("/home/me/a", "b"), "$HOME")
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("batch_size=32", "train.max_micro_batch"),
+        ("learning_rate=0.1", "optim.lr"),
+        ("workers=8", "loader.threads"),
+        ("gpus=4", "resources.processes"),
+        ("device=cpu", "CUDA_VISIBLE_DEVICES"),
+        ("wd=1e-4", "optim.weight_decay"),
+        ("amp=true", "execution.precision"),
+        ("optim.wd=1e-4", "optim.weight_decay"),
+        ("batch=32", "train.global_batch"),
+        ("decay=1e-4", "optim.weight_decay"),
+    ],
+)
+def test_names_of_other_projects_are_answered_with_the_key_that_is_meant(write, override, meant):
+    (message,) = mistakes(write(), [override])
+    assert message.startswith(f"command line: {override.partition('=')[0]}: ")
+    assert meant in message
+
+
+def test_such_a_name_in_a_file_is_answered_too(write):
+    assert mistakes(write(SMALL.replace("weight_decay", "wd") if "weight_decay" in SMALL else SMALL + "wd: 1\n"))[
+        0
+    ].endswith("wd: unknown key: write optim.weight_decay")
+
+
+def test_every_answer_names_keys_that_there_are():
+    known = {*all_keys(), "execution.precision"}
+    for name, answer in all_answers().items():
+        named = re.findall(r"\b[a-z_]+\.[a-z_]+\b", answer)
+        assert named or "no such key" in answer, name
+        assert set(named) <= known, f"{name}: {answer}"
+
+
+def test_overrides_are_told_in_full_with_their_last_values(write):
+    overrides = ["epochs=9", "lr=1", "lr=2", "plans=[center224, 10crop]", "every_steps=", "optim={momentum: 0}"]
+    assert describe_overrides(load_config(write(), overrides), overrides) == [
+        "train.epochs = 9",
+        "optim.lr = 2.0",
+        "evaluate.plans = [center224, 10crop]",
+        "checkpoint.every_steps = null",
+        "optim = {momentum: 0}",
+    ]
 
 
 def test_later_override_wins(write):
@@ -94,10 +158,8 @@ def test_wrong_override_is_named(write, override, message):
 
 
 def test_short_name_of_several_keys_lists_them(write, monkeypatch):
-    monkeypatch.setattr("pipeline.config.keys.all_keys", lambda: ("train.batch", "evaluate.batch"))
-    assert mistakes(write(), ["batch=3"]) == [
-        "command line: batch: ambiguous key (it may be train.batch or evaluate.batch)"
-    ]
+    monkeypatch.setattr("pipeline.config.keys.all_keys", lambda: ("train.zz", "evaluate.zz"))
+    assert mistakes(write(), ["zz=3"]) == ["command line: zz: ambiguous key (it may be train.zz or evaluate.zz)"]
 
 
 def test_override_that_resembles_nothing_lists_the_top_level(write):

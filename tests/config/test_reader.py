@@ -61,7 +61,7 @@ tracking:
   entity: 5
 """
     )
-    assert mistakes(path, ["batch=0"]) == [
+    assert mistakes(path, ["evaluate.batch=0"]) == [
         "small.yaml:1: name: must match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$' (given de mo)",
         "small.yaml:2: seed: must be greater than or equal to 0 (given -1)",
         "small.yaml:4: data.dataset: must be one of imagenet, folder, digits (given digts; did you mean digits?)",
@@ -69,7 +69,7 @@ tracking:
         "small.yaml:7: input.mean[2]: must be a number (given x)",
         "small.yaml:8: input.std[2]: must be given: a number",
         "small.yaml:11: model.num_clases: unknown key (did you mean 'num_classes'?)",
-        "small.yaml:11: model.num_classes: must be a whole number (given yes, which is text in YAML 1.2)",
+        "small.yaml:11: model.num_classes: must be a whole number or null (given yes, which is text in YAML 1.2)",
         "small.yaml:12: model.dropout: must be less than 1 (given 1)",
         "small.yaml:13: model.expect.parameters: must be given: a whole number",
         "small.yaml:13: model.expect.gmacs: must be a finite number (given .inf)",
@@ -84,7 +84,7 @@ tracking:
         "small.yaml:23: train.global_batch: must be a whole number (given [64])",
         "small.yaml:24: train.max_micro_batch: must be a whole number (given 24:00:00)",
         "small.yaml:25: train.colour: unknown key (there are: epochs, frozen_epochs, global_batch, max_micro_batch, "
-        "image_size_px, label_smoothing, validate_every_epochs, validation)",
+        "image_size_px, only_head, label_smoothing, validate_every_epochs, validation)",
         "small.yaml:27: evaluate.plans: must have at least 1 item after validation, not 0 (given [])",
         "small.yaml:28: loader: must be a section with the keys backend, threads, prefetch, decode (given 5)",
         "small.yaml:30: checkpoint.every_steps: must be a whole number or null (given 0.5)",
@@ -123,7 +123,8 @@ def test_sections_that_do_not_agree_are_told_together_at_the_keys_they_name(writ
     text = text.replace("num_classes: 10", "num_classes: 11")
     assert mistakes(write(text)) == [
         "small.yaml:6: model.num_classes: there are 10 digits (given 11)",
-        "small.yaml:10: schedule.drop_epochs: must come before train.epochs = 4 (given [4.0])",
+        "small.yaml:10: schedule.drop_epochs: must come before train.epochs = 4 (given [4.0]); write "
+        "schedule.drop_epochs=[2.0], or when else the rate is to drop",
         "small.yaml:15: train.frozen_epochs: must be less than train.epochs = 4 (given 4)",
     ]
 
@@ -195,6 +196,7 @@ def test_value_of_none_of_the_types_that_are_allowed_is_told_all_of_them(write, 
         ("data.std", "moved to input.std in 0.2"),
         ("freeze_bn.last_epochs", "moved to train.frozen_epochs in 0.2"),
         ("apex.nhwc_batch_norm", "gone in 0.2"),
+        ("apex.fused_sgd", "gone in 0.2, always true"),
     ],
 )
 def test_keys_of_the_version_before_are_told_where_they_went(key, message):
@@ -322,7 +324,7 @@ def test_run_config_is_read_back_as_it_was(tmp_path, name):
 
 def test_run_config_holds_awkward_values_unchanged(write):
     overrides = [
-        "weights=@a: 'b' #c",
+        "evaluate.weights=@a: 'b' #c",
         "project='null'",
         "entity=2018-01-01",
         "weight_decay=1e-17",
@@ -370,7 +372,8 @@ def test_equal_configs_do_not_differ(write):
 def test_differences_name_each_key_with_both_values(write):
     old = load_config(write())
     new = load_config(
-        Path("small.yaml"), ["epochs=5", "flip=false", "area=[0.5, 1]", "weights=a", "expect={parameters: 1, gmacs: 2}"]
+        Path("small.yaml"),
+        ["epochs=5", "flip=false", "area=[0.5, 1]", "evaluate.weights=a", "expect={parameters: 1, gmacs: 2}"],
     )
     assert config_differences(old, new) == [
         'model.expect: null -> {"parameters": 1, "gmacs": 2.0, "image_size_px": null, "layer_table": false}',

@@ -36,7 +36,11 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
             "data.val_ground_truth: only dataset 'imagenet' has a ground-truth file",
         ),
         (["dataset=folder", "root=x", "test=y"], "data.test: only dataset 'imagenet' has unlabelled test images"),
-        (["dataset=imagenet", "root=x"], "model.num_classes: ImageNet has 1000 classes (given 10)"),
+        (
+            ["dataset=imagenet", "root=x"],
+            "model.num_classes: ImageNet has 1000 classes (given 10); for other images write data.dataset=folder, and "
+            "model.num_classes=null to have them counted",
+        ),
         (["std=[1, 0, 1]"], "input.std: must be positive (given [1.0, 0.0, 1.0])"),
         (["area=[0, 1]"], "augmentation.area: must satisfy 0 < low <= high <= 1 (given [0.0, 1.0])"),
         (["area=[0.5, 0.4]"], "augmentation.area: must satisfy 0 < low <= high <= 1 (given [0.5, 0.4])"),
@@ -45,7 +49,11 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
         (["kind=cosine"], "schedule.drop_epochs: kind 'cosine' has no drops"),
         (["drop_epochs=[2, 1]"], "schedule.drop_epochs: must increase (given [2.0, 1.0])"),
         (["drop_epochs=[2, 2]"], "schedule.drop_epochs: must increase (given [2.0, 2.0])"),
-        (["drop_epochs=[1, 4]"], "schedule.drop_epochs: must come before train.epochs = 4 (given [4.0])"),
+        (
+            ["drop_epochs=[1, 4]"],
+            "schedule.drop_epochs: must come before train.epochs = 4 (given [4.0]); write schedule.drop_epochs=[1.0], "
+            "or when else the rate is to drop",
+        ),
         (["warmup_epochs=4"], "schedule.warmup_epochs: must be less than train.epochs = 4 (given 4.0)"),
         (["train.image_size_px=2"], "train.image_size_px: must be greater than or equal to 3 (given 2)"),
         (["frozen_epochs=4"], "train.frozen_epochs: must be less than train.epochs = 4 (given 4)"),

@@ -130,7 +130,9 @@ def test_rows_that_are_taken_out_are_an_index_of_their_own(tmp_path: Path) -> No
 
 def test_number_of_classes_must_be_that_of_the_images() -> None:
     check_num_classes(index_of(), 2)
-    message = r"model\.num_classes: must be 2, the number of classes of the train images \(given 1,000\)"
+    message = (
+        r"must be 2, the number of classes of the train images \(given 1,000\); write model\.num_classes=2, or null"
+    )
     with pytest.raises(UserError, match=message):
         check_num_classes(index_of(), 1000)
 

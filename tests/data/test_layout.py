@@ -104,9 +104,11 @@ def test_missing_root_is_named(tmp_path: Path) -> None:
 def test_both_splits_missing_are_one_message(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         lay_out_folder(tmp_path)
-    assert str(caught.value).splitlines() == [
-        f"data.train: must be a folder (given {tmp_path}/train)",
+    assert str(caught.value).splitlines()[:3] == [
+        f"data.train: must be a folder (given {tmp_path}/train); to evaluate weights without training, name them: "
+        "evaluate.weights=FILE",
         f"data.val: must be a folder (given {tmp_path}/val)",
+        f"there is in {tmp_path}: nothing",
     ]
 
 

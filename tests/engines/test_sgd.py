@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pipeline.config.training import OptimConfig
-from pipeline.engines.sgd import build_sgd
+from pipeline.engines.sgd import build_sgd, set_learning_rate
 from pipeline.models import create_model
 
 
@@ -55,3 +55,17 @@ def test_a_step_is_the_textbooks(nesterov: bool) -> None:
         velocity = 0.9 * velocity + total
         weight = weight - 0.5 * (total + 0.9 * velocity if nesterov else velocity)
         assert torch.allclose(layer.weight, weight, rtol=1e-6, atol=1e-7)
+
+
+def test_the_classifier_learns_at_its_own_rate_and_all_else_at_the_recipe_s() -> None:
+    model = create_model("senet_nano", 3)
+    optimizer = build_sgd(model, OptimConfig(lr=0.1, head_lr_factor=10.0, decay="weights"))
+    set_learning_rate(optimizer, 0.25)
+    rates = {id(each): group["lr"] for group in optimizer.param_groups for each in group["params"]}
+    found = {name: rates[id(parameter)] for name, parameter in model.named_parameters()}
+    assert found == {name: 2.5 if name.startswith("last_linear.") else 0.25 for name in found}
+
+
+def test_without_a_factor_there_are_the_two_groups_of_always() -> None:
+    optimizer = build_sgd(create_model("senet_nano", 3), OptimConfig(lr=0.1, decay="weights"))
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [1e-4, 0.0]

@@ -76,6 +76,12 @@ def test_one_member_is_left_as_it_is(tmp_path: Path, index: ImageIndex) -> None:
     assert (read_scores(tmp_path / "out" / "scores-fused.npy").array == read_scores(path).array).all()
 
 
+def test_nothing_is_chosen_of_one_member_even_of_a_single_image(tmp_path: Path) -> None:
+    index = make_index(tmp_path / "prepare", num_images=1, num_classes=NUM_CLASSES)
+    (path,) = make_members(tmp_path / "a", index, {"one": (1, 3.0)})
+    assert fuse_files(tmp_path, [path], selection="greedy").figures["selection"] == "none"
+
+
 def test_figures_are_those_of_the_files(tmp_path: Path, index: ImageIndex) -> None:
     paths = make_members(tmp_path / "a", index)
     figures = fuse_files(tmp_path, paths).figures

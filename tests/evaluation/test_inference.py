@@ -55,6 +55,21 @@ def test_score_is_the_logarithm_of_the_mean_probability_over_crops_and_mirrored_
     torch.testing.assert_close(make_scorer(network).log_probabilities((big, small)), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_compiled_network_gives_the_scores_of_the_plain_one() -> None:
+    class Means(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean((2, 3))
+
+    network = Means()
+    preprocessor = Preprocessor(InputConfig(), AugmentationConfig(), CPU, channels_last=True)
+    compiled = torch.compile(network, backend="eager", dynamic=False)
+    plain, fast = (
+        PlanScorer(network, PLAN, ExecutionConfig(channels_last=False), preprocessor, CPU, 8, each)
+        for each in (None, compiled)
+    )
+    torch.testing.assert_close(fast.log_probabilities(make_crops(4)), plain.log_probabilities(make_crops(4)))
+
+
 def test_classes_far_behind_keep_their_order() -> None:
     class Sure(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from pipeline.config.crop_plan import CropGroup, CropPlan, builtin_plan
-from pipeline.interop.known import KNOWN, Published, compare, published
+from pipeline.interop.known import KNOWN, Published, compare, compare_accuracy, published
 
 SENET = {"model": "senet154", "num_classes": "1000"}
-CADENE, LEGACY, GLUON, AUTHORS = KNOWN
+CADENE, LEGACY, GLUON = KNOWN
 
 
 @pytest.mark.parametrize("known", [CADENE, LEGACY, GLUON])
@@ -18,9 +18,8 @@ def test_a_public_file_is_known_by_its_checksum(known: Published) -> None:
     assert published({"source_layout": known.layout, "source_sha256": sha256, "model": "senet_nano"}) is None
 
 
-def test_the_authors_file_is_known_by_its_layout():
-    assert published(SENET | {"source_layout": "caffe", "source_sha256": "f" * 64}) is AUTHORS
-    assert published(SENET | {"source_layout": "caffe", "source_sha256": "f" * 64, "num_classes": "10"}) is None
+def test_nothing_is_said_of_the_authors_file_whose_checksum_is_not_public():
+    assert published(SENET | {"source_layout": "caffe", "source_sha256": "f" * 64}) is None
 
 
 def test_weights_that_were_not_imported_are_not_known():
@@ -43,14 +42,36 @@ def test_figures_beyond_the_tolerance_are_said_to_be(top1, top5):
 
 @pytest.mark.parametrize(("plan", "images"), [("center320", 50_000), ("center224", 500)])
 def test_other_crops_and_other_images_are_not_compared(plan, images):
-    text = compare(AUTHORS, builtin_plan(plan), images, 1.0, 1.0)
+    text = compare(CADENE, builtin_plan(plan), images, 1.0, 1.0)
     assert text == (
-        "the authors report 18.68 / 4.47 % top-1 / top-5 error for SENet.caffemodel (which this is by its layout "
-        "alone; its checksum is not public), on ILSVRC 2012's 50,000 validation images with center224; "
-        f"not comparable with {plan} of {images:,} images"
+        "Cadene reports 18.696 / 4.502 % top-1 / top-5 error for senet154-c7b49a05.pth, on ILSVRC 2012's "
+        f"50,000 validation images with center224; not comparable with {plan} of {images:,} images"
     )
 
 
 def test_another_plan_of_that_name_is_not_compared():
     own = CropPlan(name="center224", crops=(CropGroup(resize_px=224, crop_px=224),))
-    assert "not comparable with center224 of 50,000 images" in compare(AUTHORS, own, 50_000, 18.68, 4.47)
+    assert "not comparable with center224 of 50,000 images" in compare(CADENE, own, 50_000, 18.68, 4.47)
+
+
+@pytest.mark.parametrize(
+    ("images", "classes", "told"),
+    [
+        (10_000, 1000, "70.49 % top-1 accuracy for legacy_senet154-e9eb9fe6.pth on ImageNet-V2, matched frequency"),
+        (7_500, 200, "18.93 % top-1 accuracy among its 200 classes for legacy_senet154-e9eb9fe6.pth on ImageNet-A"),
+        (30_000, 200, "42.32 % top-1 accuracy among its 200 classes for legacy_senet154-e9eb9fe6.pth on ImageNet-R"),
+    ],
+)
+def test_another_set_is_known_by_its_images_and_classes(images, classes, told):
+    other = LEGACY.other_set(images, classes)
+    assert other is not None
+    result = {"top1_error_percent": 29.0, "restricted_top1_error_percent": 29.0}
+    text = compare_accuracy(LEGACY, other, builtin_plan("center224"), result)
+    assert told in text
+    assert f"here 71.00 %: {71 - other.top1_accuracy_percent:+.2f}" in text
+    assert "not comparable with 10crop" in compare_accuracy(LEGACY, other, builtin_plan("10crop"), result)
+
+
+def test_figures_of_another_set_are_those_of_one_file_alone():
+    assert LEGACY.other_set(10_000, 999) is None
+    assert CADENE.other_set(10_000, 1000) is None

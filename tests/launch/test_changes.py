@@ -16,7 +16,9 @@ from launch.run_directory import set_up
 from launch.slurm.jobs import JobRecord, write_jobs
 from pipeline.config.reader import load_config, read_run_config
 from pipeline.config.schema import Config
-from pipeline.ground.errors import UserError
+from pipeline.ground.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
+from pipeline.ground.ranks import Ranks
+from pipeline.running.attempts import Outcome, note_end, note_start
 from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.store.lock import exclusive
 from stages import STAGES
@@ -53,6 +55,11 @@ def made_from(placed: dict[str, PlacedStage], *names: str) -> str:
     return ", ".join(name for name in placed if name in found)
 
 
+def kept(placed: dict[str, PlacedStage], *names: str) -> str:
+    """All other stages, in order."""
+    return ", ".join(name for name in placed if name not in made_from(placed, *names).split(", "))
+
+
 def refusal(run: Path, config: Config) -> list[str]:
     with pytest.raises(UserError) as raised:
         start(run, config)
@@ -72,7 +79,7 @@ def test_another_recipe_is_refused_with_all_differences_and_their_stages(tmp_pat
         "  optim.lr: 0.05 -> 0.1",
         "  train.label_smoothing: 0.1 -> 0.0",
         f"stages that would begin anew, beside the old: {made_from(placed, 'train')}",
-        "stages that would be kept: prepare, build",
+        f"stages that would be kept: {kept(placed, 'train')}",
         ADVICE,
     ]
     assert read_run_config(run) == small_recipe(tmp_path), "the refused recipe was written"
@@ -198,7 +205,7 @@ def test_another_checkpoint_to_freeze_is_another_recipe(tmp_path, run):
         f"{run} was set up with another recipe; this one differs in",
         f'  freeze_bn.from_checkpoint: null -> "{checkpoint}"',
         f"stages that would begin anew, beside the old: {made_from(placed, 'freeze_bn')}",
-        "stages that would be kept: prepare, build",
+        f"stages that would be kept: {kept(placed, 'train')}",
         ADVICE,
     ]
 
@@ -265,6 +272,23 @@ def test_what_is_saved_at_work_or_submitted_is_not_done_but_begun(tmp_path, run,
             stack.enter_context(exclusive(stages["train"].directory))
         other = small_recipe(tmp_path, optim={"lr": 0.1}, data={"exclude": ["train/a/b.jpg"]})
         assert "  optim.lr: 0.05 -> 0.1" in refusal(run, other)
+
+
+@pytest.mark.parametrize(("code", "asks"), [(EXIT_USER_ERROR, False), (EXIT_STOPPED, True), (EXIT_FAILED, True)])
+def test_data_that_were_refused_are_corrected_without_a_question(tmp_path, run, code: int, asks: bool):
+    config = small_recipe(tmp_path)
+    start(run, config)
+    directory = place(run, config)["prepare"].directory
+    (directory / "scan").mkdir(parents=True)
+    (directory / "scan" / "chunk-0.seal.json").touch()
+    note_start(directory, Ranks())
+    note_end(directory, Outcome(code, "3 images cannot be used", 0))
+    corrected = small_recipe(tmp_path, data={"exclude": ["train/a/b.jpg"]})
+    if asks:
+        assert any("data.exclude" in line for line in refusal(run, corrected))
+    else:
+        start(run, corrected)
+        assert read_run_config(run) == corrected
 
 
 def test_only_the_run_s_own_recipe_counts_and_not_what_else_lies_in_a_shared_store(tmp_path, run):

@@ -42,7 +42,9 @@ def test_further_recipes_and_seeds_make_an_ensemble():
     [
         (["run"], "required: CONFIG"),
         (["run", "a.yaml", "--from", "train", "--only", "build"], "not allowed with argument"),
-        (["run", "a.yaml", "--speed=1"], "unrecognized arguments: --speed=1"),
+        (["run", "a.yaml", "--lr=0.1"], "--lr=0.1: keys of the recipe have no dashes; write lr=0.1"),
+        (["plan", "a.yaml", "--train.epochs", "3"], "keys of the recipe have no dashes; write train.epochs=VALUE"),
+        (["status", "runs/demo", "--speed=1"], "unrecognized arguments: --speed=1"),
         (["run", "a.yaml", "--run", "x", "stray"], "unrecognized arguments: stray"),
         (["status", "runs/demo", "epochs=1"], "unrecognized arguments: epochs=1"),
         (["submit", "a.yaml"], "required: --profile"),
@@ -53,7 +55,7 @@ def test_further_recipes_and_seeds_make_an_ensemble():
         (["status", "runs/demo", "--watch", "0"], "--watch: must be a number of seconds, at most a day (given 0)"),
         (["logs", "runs/demo"], "required: STAGE"),
         (["train", "a.yaml"], "invalid choice: 'train'"),
-        ([], "required: {plan,run,submit,status,logs,cancel,fuse,score,weights,tune}"),
+        ([], "required: {plan,run,submit,status,logs,cancel,predict,fuse,score,weights,tune,keys}"),
     ],
 )
 def test_wrong_command_lines_end_with_2_and_a_message(argv, message, capsys):

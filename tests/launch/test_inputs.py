@@ -52,9 +52,9 @@ def test_only_the_splits_that_are_wanted_must_be_there(tmp_path):
     overrides = [f"data.root={images}", "data.test=test", f"evaluate.weights={weights}"]
     recipe = REPOSITORY / "configs" / "senet154_1gpu.yaml"
     images.mkdir()
-    with pytest.raises(UserError, match=rf"\Adata\.val: must be a folder \(given {images}/val\)\Z"):
+    with pytest.raises(UserError, match=rf"\Adata\.val: must be a folder \(given {images}/val\)\n"):
         check(load_config(recipe, overrides), tmp_path / "run")
-    with pytest.raises(UserError, match=rf"\Adata\.test: must be a folder \(given {images}/test\)\Z"):
+    with pytest.raises(UserError, match=rf"\Adata\.test: must be a folder \(given {images}/test\)\n"):
         check(load_config(recipe, [*overrides, "evaluate.split=test", "fuse.selection=none"]), tmp_path / "run")
 
 

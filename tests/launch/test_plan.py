@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from stages import STAGES
 from tests.conftest import REPOSITORY
 from tests.launch.finished import finish, save_checkpoint
 from tests.recipes import small_recipe
+from tests.sealed import seal_part
 
 CONFIGS = REPOSITORY / "configs"
 BUILD_APEX = (
@@ -119,6 +121,32 @@ def test_a_plan_without_training_has_no_figures_of_training(capsys, tmp_path):
     assert not {"images", "train", "batch", "steps", "time", "lr", "memory", "checkpoint"} & rows.keys()
 
 
+def test_an_evaluation_s_forward_passes_are_told_with_a_measured_rate(capsys, tmp_path):
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes((2).to_bytes(8, "little") + b"{}")
+    for number in range(8):
+        (tmp_path / "val" / f"n{number}").mkdir(parents=True)
+        (tmp_path / "val" / f"n{number}" / "x.JPEG").touch()
+    recipe, run = CONFIGS / "senet154_1gpu.yaml", tmp_path / "run"
+    overrides = [f"evaluate.weights={weights}", "evaluate.plans=[center224,10crop]"]
+    there = [*overrides, f"data.root={tmp_path}"]
+    assert plan_rows(capsys, recipe, there, run)["evaluation"] == (
+        f"8 images (files in {tmp_path}/val) x 11 crops of each image (center224 1, 10crop 10) = 88 forward passes"
+    )
+    assert plan_rows(capsys, recipe, [*overrides, "data.root=nowhere"], run)["evaluation"].startswith(
+        "50,000 images (as published; prepare is to check it) x 11 crops of each image"
+    )
+    config = load_config(recipe, [*there, "evaluate.plans=[center224]"])
+    (part,) = place_stages(config, run, STAGES)["evaluate"].parts
+    part.directory.mkdir(parents=True)
+    measured = {"device": "cpu", "plans": [{"seconds": 2.0, "images": 8, "crops": 1}]}
+    (part.directory / "results.json").write_text(json.dumps(measured))
+    seal_part(part, ["results.json"])
+    assert plan_rows(capsys, recipe, there, run)["about"] == (
+        f"22 s, at 4 forward passes/s (measured in {part.directory.name}, on cpu)"
+    )
+
+
 def test_a_plan_writes_nothing(capsys, tmp_path):
     plan_rows(capsys, CONFIGS / "demo.yaml", [], tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
@@ -201,3 +229,8 @@ def test_measured_speed_replaces_the_expected_one_and_done_steps_are_taken_off(c
 )
 def test_schedule_in_one_line(tmp_path, schedule, expected):
     assert describe_schedule(small_recipe(tmp_path, schedule=schedule)) == expected
+
+
+def test_overrides_are_told_in_full_before_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    print_plan(CONFIGS / "demo.yaml", ["epochs=90", "lr=0.1"], tmp_path / "run")
+    assert capsys.readouterr().out.startswith("train.epochs = 90\noptim.lr = 0.1\n")

@@ -119,10 +119,10 @@ def test_a_stopped_run_goes_on_with_the_command_it_prints_and_ends_with_its_resu
     assert "going on after step" in done.stdout
     assert f"[{total}/{total}] report: done in" in done.stdout
     table, report = done.stdout.splitlines()[-5:-2], done.stdout.splitlines()[-1]
-    assert table[0].split() == ["crop", "plan", "crops", "top-1", "error", "top-5", "error"]
+    assert table[0].split() == ["crop", "plan", "crops", "top-1", "error"], "of four classes every top-5 error is 0"
     assert table[1].split()[:2] == ["center32", "1"]
     assert table[2].split()[:3] == ["fused,", "1", "member"]
-    assert table[1].split()[-4:] == table[2].split()[-4:]
+    assert table[1].split()[-2:] == table[2].split()[-2:]
     assert Path(report.removeprefix("report: ")).is_file()
     shown = status(run, capsys)
     assert shown.count(" done ") == total

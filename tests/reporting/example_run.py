@@ -105,15 +105,15 @@ def _prepare(part: Part, config: Config, folder: Path, num_val: int) -> tuple[li
         Image.fromarray(pixels).save(root / f"{number}.jpg")
     classes = [
         ImageClass(label, f"n{label:08d}", HOSTILE if label == 1 else f"word {label}, other word", None)
-        for label in range(config.model.num_classes)
+        for label in range(config.model.reckoned_classes)
     ]
-    num_images = max(num_val, config.model.num_classes)
+    num_images = max(num_val, config.model.reckoned_classes)
     index = make_index(
         str(part.split),
         config.data.dataset,
         classes,
         names=[f"{position % 4}.jpg" for position in range(num_images)],
-        labels=np.arange(num_images) % config.model.num_classes,
+        labels=np.arange(num_images) % config.model.reckoned_classes,
         num_bytes=np.full(num_images, 4000),
         widths=np.full(num_images, 80),
         heights=np.full(num_images, 60),
@@ -127,7 +127,7 @@ def _prepare(part: Part, config: Config, folder: Path, num_val: int) -> tuple[li
 
 
 def _build(part: Part, config: Config, folder: Path, num_val: int) -> tuple[list[str], dict[str, Any]]:
-    summary = summarise(SPECS[config.model.name], config.model.num_classes, config.train.image_size_px)
+    summary = summarise(SPECS[config.model.name], config.model.reckoned_classes, config.train.image_size_px)
     summary["checks"] = [{"claim": "parameters: 1 claimed", "found": "1 found", "passed": True}]
     (part.directory / "summary.json").write_text(json.dumps(summary))
     return ["summary.json"], {}

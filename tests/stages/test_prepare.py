@@ -19,31 +19,18 @@ from PIL import Image
 
 from pipeline.config.reader import load_config, write_run_config
 from pipeline.config.schema import Config
-from pipeline.config.view import view
 from pipeline.data import layout
 from pipeline.data.encoded import read_image
 from pipeline.data.findings import read_findings
 from pipeline.data.ilsvrc import Ilsvrc, Synset, digest_ids
-from pipeline.data.index import FLAGS, UNLABELLED, ImageIndex, read_index
-from pipeline.data.loaders import build_train_loader
-from pipeline.data.source import locate
+from pipeline.data.index import FLAGS, UNLABELLED
 from pipeline.ground.errors import UserError
-from pipeline.ground.ranks import Ranks
-from pipeline.ground.stop import StopFlag
 from pipeline.running.attempts import known_places
-from pipeline.running.context import StageContext, StageResult
-from pipeline.running.stage import Part
-from pipeline.store.seal import seal_directory
-from pipeline.tracking.events import Event, EventLog
-from stages import prepare
 from tests.data import odd_images
 from tests.images import write_image_folders
 from tests.processes import fork_context
 from tests.recipes import small_recipe
-
-INDEX_FILES = {"index.json", "names.txt", "rows.npy", "classes.json"}
-OUTPUTS = {*INDEX_FILES, "findings.tsv"}
-SPLITS = ("train", "val")
+from tests.stages.preparing import OUTPUTS, SPLITS, Prepared, outputs_of, run_prepare, training_batches, with_data
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -52,77 +39,11 @@ def one_fork_server() -> None:
     fork_context()
 
 
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """What the stage left of a split, and what it told."""
-
-    directory: Path
-    config: Config
-    result: StageResult
-    told: list[Event]
-
-    @property
-    def index(self) -> ImageIndex:
-        return locate(read_index(self.directory), self.directory, self.config.data)
-
-    @property
-    def warnings(self) -> list[str]:
-        return [event["text"] for event in self.told if event["kind"] == "note" and event["level"] == "warning"]
-
-
-def run_prepare(run: Path, config: Config, splits: tuple[str, ...] = SPLITS) -> dict[str, Prepared]:
-    """The stage's code in this process, for each split in turn; each is sealed before the next."""
-    parts = {
-        split: Part(
-            name=f"prepare-{split}",
-            split=split,
-            key="key",
-            version=1,
-            directory=run / f"prepare-{split}",
-            inputs={},
-            identity={},
-        )
-        for split in splits
-    }
-    made = {}
-    for split, part in parts.items():
-        part.directory.mkdir(parents=True, exist_ok=True)
-        told: list[Event] = []
-        events = EventLog(part.directory, [told.append])
-        context = StageContext(
-            config=view(config, ("data",)),
-            run=run,
-            part=part,
-            inputs={},
-            seals={},
-            siblings={each.name: each for each in parts.values()},
-            ranks=Ranks(),
-            events=events,
-            stop=StopFlag(),
-        )
-        try:
-            result = prepare.run(context)
-        finally:
-            events.close()
-        seal_directory(part.directory, "stage", {}, result.outputs)
-        made[split] = Prepared(part.directory, config, result, told)
-    return made
-
-
 def digits_recipe() -> Config:
     fields = small_recipe(Path("unused")).model_dump()
     fields["data"].update(dataset="digits", root=None)
     fields["model"]["num_classes"] = 10
     return Config.model_validate(fields)
-
-
-def with_data(config: Config, **keys: Any) -> Config:
-    """Without the schema's checks: small data sets pass for ImageNet's here."""
-    return config.model_copy(update={"data": config.data.model_copy(update=keys)})
-
-
-def outputs_of(prepared: Prepared) -> dict[str, bytes]:
-    return {name: (prepared.directory / name).read_bytes() for name in OUTPUTS}
 
 
 @pytest.fixture
@@ -333,12 +254,6 @@ def test_imagenets_validation_images_are_in_the_order_of_their_numbers_in_class_
         f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 6)
     ]
     assert index.labels.tolist() == [2, 2, 3, 0, 1]
-
-
-def training_batches(index: ImageIndex, config: Config) -> list[torch.Tensor]:
-    cpu = torch.device("cpu")
-    loader = build_train_loader(index, config, Ranks(), cpu, micro_batch=6, first_step=1, last_step=4)
-    return [tensor for batch in loader for tensor in (batch.images, batch.labels, batch.positions, batch.angles)]
 
 
 def test_the_same_images_are_the_same_however_they_are_stored(

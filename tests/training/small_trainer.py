@@ -38,7 +38,7 @@ def small_trainer(folder: Path, last_step: int, start: Path | None = None, **sec
 
 def _new_trainer(folder: Path, config: Config, last_step: int, start: Path | None) -> Trainer:
     index = index_files(write_pictures(folder / "pictures", 48))
-    model = create_model(config.model.name, config.model.num_classes, dropout=config.model.dropout)
+    model = create_model(config.model.name, config.model.reckoned_classes, dropout=config.model.dropout)
     state = None if start is None else read_checkpoint(start)
     if state is not None:
         model.load_state_dict(dict(state.model))

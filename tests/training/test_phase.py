@@ -87,7 +87,7 @@ def train(
             index,
             val or index,
             Phase(0, LAST_STEP),
-            meta_model(config.model),
+            meta_model(config.model, 4),
             initial,
         )
     finally:

@@ -64,7 +64,7 @@ def plain_loop(config: Config, placed: dict[str, PlacedStage]) -> dict[str, dict
     middle, last_step = order.steps_for(config.train_stage_epochs), order.steps_for(config.train.epochs)
     rate = LearningRate(config.schedule, config.optim.lr, order, config.train.epochs)
     preprocessor = Preprocessor(config.input, config.augmentation, CPU, channels_last=False)
-    model = create_model(config.model.name, config.model.num_classes, dropout=config.model.dropout)
+    model = create_model(config.model.name, config.model.reckoned_classes, dropout=config.model.dropout)
     model.load_state_dict(read_weights(placed["build"].directory / "weights.safetensors"))
     optimizer = torch.optim.SGD(model.parameters(), 1.0, config.optim.momentum, weight_decay=config.optim.weight_decay)
     results = {}

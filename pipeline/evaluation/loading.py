@@ -1,0 +1,61 @@
+"""The network of a weight file, ready to score images; the same for an evaluation and for single predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pipeline.config.crop_plan import CropPlan
+from pipeline.config.data import AugmentationConfig, InputConfig
+from pipeline.config.execution import ExecutionConfig
+from pipeline.data.normalisation import Preprocessor
+from pipeline.data.preprocessing import Preprocessing
+from pipeline.evaluation.inference import Network, PlanScorer
+from pipeline.models import create_model
+from pipeline.models.folding import fold_batch_norms
+from pipeline.models.weights import load_tensors, read_weights, require_finite
+
+
+def load_network(
+    name: str,
+    num_classes: int,
+    weights: Path,
+    preprocessing: Preprocessing,
+    execution: ExecutionConfig,
+    device: torch.device,
+    *,
+    is_checked: bool = True,
+) -> nn.Module:
+    """Return the network with its batch norms folded.
+
+    Raises UserError if the weights are another network's or, where `is_checked`, not finite.
+    """
+    with torch.device("meta"):
+        model = create_model(name, num_classes, max_pool=preprocessing.max_pool)
+    tensors = read_weights(weights)
+    load_tensors(model, tensors, str(weights))
+    if is_checked:
+        require_finite(tensors, str(weights))
+    layout = torch.channels_last if execution.channels_last else torch.contiguous_format
+    # Folded on the CPU, so that the weights are the same on every device.
+    return fold_batch_norms(model).to(memory_format=layout).to(device)
+
+
+def build_scorer(
+    model: nn.Module,
+    plan: CropPlan,
+    preprocessing: Preprocessing,
+    execution: ExecutionConfig,
+    device: torch.device,
+    batch: int,
+    compiled: Network | None = None,
+) -> PlanScorer:
+    """Return the scorer of a plan, see `PlanScorer`."""
+    if device.type == "cuda":
+        # Whole images come in hundreds of sizes, and finding the fastest kernels for each would not pay.
+        torch.backends.cudnn.benchmark = all(group.dense is None for group in plan.crops)
+    pixels = InputConfig(mean=preprocessing.mean, std=preprocessing.std)
+    preprocessor = Preprocessor(pixels, AugmentationConfig(), device, execution.channels_last)
+    return PlanScorer(model, plan, execution, preprocessor, device, batch, compiled)
