@@ -66,7 +66,9 @@ def fuse(
     if about.split == "test" and config.selection != "none":
         raise UserError("fuse.selection: test images have no labels to choose on; give the weights of a fusion")
     undecided = None if about.split == "test" else find_undecided(arrays, index.labels, config.averaging)
-    selection = config.selection if len(members) > 1 else "none"
+    selection = config.selection
+    if len(members) == 1:
+        selection = "none"  # there is nothing to choose
     if undecided is not None and selection == "greedy":
         weighting = chosen_weights(undecided, index.labels, seed)
     else:
