@@ -29,7 +29,7 @@ test: $(READY)
 	$(VENV)/bin/python -m pytest $(ARGS)
 
 check: lint
-	$(VENV)/bin/python -m pytest -q -m 'not processes and not gpu' $(ARGS)
+	$(VENV)/bin/python -m pytest -q -m 'not processes and not slow and not gpu' $(ARGS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff format --check .

@@ -10,6 +10,8 @@ from pipeline.bench.images import benchmark_images, describe_images
 from pipeline.ground.errors import UserError
 from tests.images import write_image_folders
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_folder_gives_whole_batches_taken_evenly(tmp_path):
     root = write_image_folders(tmp_path, 2, 5, 0) / "train"

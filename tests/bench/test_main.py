@@ -21,6 +21,8 @@ from pipeline.bench.startup import cold_start, compare_answers, compare_first_st
 from tests.conftest import REPOSITORY
 from tests.images import write_image_folders
 
+pytestmark = pytest.mark.slow
+
 TINY = ["--rounds", "1", "--limit", "8", "--batch", "4", "--workers", "1"]
 
 

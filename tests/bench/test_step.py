@@ -8,6 +8,8 @@ from pipeline.bench import step
 from pipeline.bench.roofline import Peaks
 from pipeline.bench.training_step import Task
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_way_that_fails_is_named_and_the_others_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison for a GPU, on the CPU: it does not wait for any, and no compiler takes the network. Of more images

@@ -13,6 +13,8 @@ from pipeline.models import create_model
 from tests.engines.cpu_graphs import capture
 from tests.engines.jobs import stand_in
 
+pytestmark = pytest.mark.slow
+
 TASK = Task("senet_nano", 10, 32, 4, torch.device("cpu"))
 NHWC = Cell("float32", channels_last=True, compile=False)
 

@@ -23,6 +23,8 @@ from pipeline.store.file import write_bytes
 from tests.images import write_image_folders
 from tests.processes import fork_context
 
+pytestmark = pytest.mark.slow
+
 NUM_IMAGES = 4 * 12
 
 

@@ -37,6 +37,8 @@ from tests.images import write_image_folders
 from tests.processes import run_stage_to_end
 from tests.recipes import small_recipe
 
+pytestmark = pytest.mark.slow
+
 GPU = torch.device("cuda", 0)
 OPTIM = OptimConfig(lr=0.1, momentum=0.9, weight_decay=1e-3, decay="weights")
 NESTEROV = OPTIM.model_copy(update={"nesterov": True})

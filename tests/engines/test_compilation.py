@@ -13,6 +13,8 @@ from pipeline.models.bn_freeze import freeze_batch_norms
 from pipeline.models.senet import SEBottleneck, SENet, initialise
 from pipeline.networks.spec import SENetSpec
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def nothing_compiled_before() -> None:

@@ -30,6 +30,8 @@ from tests.engines.cpu_graphs import capture, leave_as_it_is
 from tests.engines.jobs import GLOBAL_BATCH, SIZE, Job, JobResults, global_batch, new_model, stand_in
 from tests.recipes import small_recipe
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 SHAPE = (8, 3, SIZE, SIZE)
 

@@ -20,6 +20,8 @@ from pipeline.models import create_model
 from tests.engines.apex_stand_in import FusedSGD
 from tests.recipes import small_recipe
 
+pytestmark = pytest.mark.slow
+
 COLLECTIVE = Collective(Ranks(), timeout_seconds=60)
 
 

@@ -28,6 +28,8 @@ from pipeline.models import create_model
 from pipeline.models.senet import SENet
 from tests.data.indexing import index_files
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 PIXELS = InputConfig()
 PLANS = tuple(builtin_plan(name) for name in builtin_names())

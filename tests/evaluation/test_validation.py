@@ -24,6 +24,8 @@ from tests.evaluation.small_run import (
     validate_at,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -18,6 +18,8 @@ from pipeline.models import create_model
 from pipeline.models.weights import load_tensors, read_metadata, read_weights, save_weights
 from tests.interop.random_weights import randomise, relative_error
 
+pytestmark = pytest.mark.slow
+
 OWN = Preprocessing((10.0, 20.0, 30.0), (4.0, 5.0, 6.0), "bilinear_antialias", "padded")
 
 

@@ -18,6 +18,8 @@ from pipeline.models.weights import load_tensors, load_weights, read_metadata
 from pipeline.networks.spec import MaxPool
 from tests.interop.random_weights import randomise, relative_error
 
+pytestmark = pytest.mark.slow
+
 timm = pytest.importorskip("timm")
 
 

@@ -18,6 +18,8 @@ from tests.conftest import REPOSITORY
 from tests.launch.finished import finish_prepare
 from tests.recipes import small_recipe
 
+pytestmark = pytest.mark.slow
+
 RECIPE = REPOSITORY / "configs" / "senet154_ilsvrc2017.yaml"
 PROFILES = REPOSITORY / "slurm" / "profiles"
 EXACT = Sharding(64, 1_281_167, 2, 1252, 40_064, 40_064, 0, 0, 0)

@@ -9,6 +9,8 @@ from pipeline.engines.sgd import build_sgd
 from pipeline.models import create_model
 from pipeline.models.bn_freeze import FrozenBatchNorm2d, Scope, freeze_batch_norms, frozen_digest
 
+pytestmark = pytest.mark.slow
+
 SEED = 5
 
 

@@ -12,6 +12,8 @@ from pipeline.models.folding import fold_batch_norms
 from pipeline.models.senet import SENet
 from pipeline.networks.spec import MaxPool
 
+pytestmark = pytest.mark.slow
+
 
 def make_network(name: str = "senet_nano", *, seed: int = 1, size_px: int = 64, max_pool: MaxPool = "ceil") -> SENet:
     """As if trained: gammas and betas that all differ, and the statistics of the maps that there are."""

@@ -12,6 +12,8 @@ from pipeline.models import create_model
 from pipeline.models.senet import SEBottleneck, SENet, initialise
 from pipeline.networks.spec import SPECS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def senet154() -> SENet:

@@ -10,6 +10,8 @@ from pipeline.models import create_model
 from pipeline.models.senet import SENet
 from tests.interop.random_weights import randomise
 
+pytestmark = pytest.mark.slow
+
 timm = pytest.importorskip("timm")
 
 

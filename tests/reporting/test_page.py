@@ -25,6 +25,8 @@ from pipeline.running.stage import part_names
 from stages import STAGES
 from tests.reporting.example_run import HOSTILE, make_config, make_run, read_record
 
+pytestmark = pytest.mark.slow
+
 PLOTS = [
     "calibration_center32.png",
     "calibration_fused.png",

@@ -21,6 +21,8 @@ from pipeline.running.simulation import Sharding
 from tests.conftest import REPOSITORY
 from tests.recipes import small_recipe
 
+pytestmark = pytest.mark.slow
+
 NUM_IMAGES = 50
 REAL_POSITIONS = StreamLoader.local_positions
 

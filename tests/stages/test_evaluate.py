@@ -58,6 +58,8 @@ from tests.evaluation.small_run import (
 from tests.processes import finish, run_stage_to_end, start_stage
 from tests.sealed import seal_part
 
+pytestmark = pytest.mark.slow
+
 PLANS = (CENTER, MANY)
 
 

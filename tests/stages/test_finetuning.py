@@ -20,6 +20,8 @@ from stages import STAGES
 from tests.images import write_image_folders
 from tests.recipes import small_recipe
 
+pytestmark = pytest.mark.slow
+
 MEAN, STD = "[1.0, 2.0, 3.0]", "[4.0, 5.0, 6.0]"
 
 

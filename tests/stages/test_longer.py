@@ -21,6 +21,8 @@ from stages import STAGES
 from tests.images import write_image_folders
 from tests.recipes import small_recipe
 
+pytestmark = pytest.mark.slow
+
 STAGES_OF_TRAINING = ("prepare", "build", "train", "freeze_bn")
 STEP = {"kind": "step", "drop_epochs": [2.0], "warmup_epochs": 1.0}
 LATER_DROP = {**STEP, "drop_epochs": [2.0, 3.0]}

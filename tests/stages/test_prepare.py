@@ -32,6 +32,8 @@ from tests.processes import fork_context
 from tests.recipes import small_recipe
 from tests.stages.preparing import OUTPUTS, SPLITS, Prepared, outputs_of, run_prepare, training_batches, with_data
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True, scope="module")
 def one_fork_server() -> None:

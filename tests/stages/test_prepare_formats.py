@@ -24,6 +24,8 @@ from tests.processes import fork_context
 from tests.recipes import small_recipe
 from tests.stages.preparing import SPLITS, Prepared, run_prepare, training_batches, with_data
 
+pytestmark = pytest.mark.slow
+
 ALL = ("train", "val", "test")
 
 

@@ -22,6 +22,8 @@ from tests.processes import fork_context
 from tests.recipes import small_recipe
 from tests.stages.preparing import SPLITS, Prepared, run_prepare, training_batches, with_data
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True, scope="module")
 def one_fork_server() -> None:

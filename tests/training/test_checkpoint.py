@@ -19,6 +19,8 @@ from pipeline.training.checkpoint_seal import FILES, KIND, STATE, BrokenCheckpoi
 from pipeline.training.state import TrainingState
 from tests.training.states import assert_same, small_state
 
+pytestmark = pytest.mark.slow
+
 ALL_FILES = [*FILES, SEAL]
 
 

@@ -14,6 +14,8 @@ from tests.config.changes import changed
 from tests.recipes import small_recipe
 from tests.training.small_trainer import train_steps
 
+pytestmark = pytest.mark.slow
+
 EXEMPT = {
     "engine": "another engine may sum in another order; tests/engines hold how far it is off",
     "native.cuda_graphs": "needs a GPU",

@@ -26,6 +26,8 @@ from pipeline.training.trainer import Phase
 from tests.data.indexing import index_files, write_pictures
 from tests.recipes import small_recipe
 
+pytestmark = pytest.mark.slow
+
 LAST_STEP = 4
 
 

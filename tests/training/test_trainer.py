@@ -39,6 +39,8 @@ from tests.processes import finish, run_stage_to_end, start_stage
 from tests.recipes import small_recipe
 from tests.training.small_trainer import small_trainer
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 
