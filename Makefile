@@ -3,7 +3,7 @@
 #   make demo                      the whole pipeline on handwritten digits, a few minutes on two CPU cores
 #   make demo ARGS="processes=2"   the same, with anything that `python -m launch run` takes
 #   make demo ENGINE=deepspeed     the same with another engine, in a run directory of its own
-#   make check                     format, lint, types and the quick tests: a few minutes
+#   make check                     format, lint, types and the quick tests: two to four minutes
 #   make test                      all tests
 #   make lint                      format, lint and types
 #   make setup                     only .venv, with the exact versions of requirements.lock
@@ -29,7 +29,7 @@ test: $(READY)
 	$(VENV)/bin/python -m pytest $(ARGS)
 
 check: lint
-	$(VENV)/bin/python -m pytest -q -m 'not processes and not slow and not gpu' $(ARGS)
+	$(VENV)/bin/python -m pytest -q -m 'not (processes or slow or slurm or faults or gpu)' $(ARGS)
 
 lint: $(READY)
 	$(VENV)/bin/ruff format --check .
