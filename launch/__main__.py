@@ -9,36 +9,21 @@ import sys
 from collections.abc import Sequence
 
 from launch.command import parse
-from pipeline.ground.errors import EXIT_FAILED, EXIT_USER_ERROR, UserError
-from pipeline.store.file import explain
+from pipeline.store.answer import answered
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run the command, explain its errors. Returns the exit code of the contract."""
     arguments = parse(sys.argv[1:] if argv is None else argv)
-    try:
-        if getattr(arguments, "run", None) is not None:
-            # A file or an impossible path is named as given, not by the path of something in it.
-            with contextlib.suppress(FileNotFoundError):
-                os.scandir(arguments.run).close()
-        return _do(arguments)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        return EXIT_FAILED
-    except BrokenPipeError:  # `... | head` has closed the pipe; Python would complain again when it closes stdout
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
-    except OSError as error:
-        if (sentence := explain(error)) is None:
-            raise
-        print(sentence, file=sys.stderr)
-        return EXIT_USER_ERROR
+    return answered(lambda: _do(arguments))
 
 
 def _do(arguments: argparse.Namespace) -> int:
     """Run the command. Each imports its own modules: `--help` and a misspelt option answer at once."""
+    if getattr(arguments, "run", None) is not None:
+        # A file or an impossible path is named as given, not by the path of something in it.
+        with contextlib.suppress(FileNotFoundError):
+            os.scandir(arguments.run).close()
     match arguments.command:
         case "plan":
             from launch.plan import print_plan

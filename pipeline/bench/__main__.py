@@ -12,8 +12,8 @@ from typing import Any
 from pipeline.bench.record import record_of, write_record
 from pipeline.bench.rounds import Comparison
 from pipeline.ground.cores import count_cores
-from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, UserError
-from pipeline.store.file import explain
+from pipeline.ground.errors import EXIT_DONE, UserError
+from pipeline.store.answer import answered
 
 _DESCRIPTION = """Compare the pipeline with what a user would pick instead, in turns within one process.
 
@@ -28,23 +28,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     # Before the import of torch, as in `launch`: threads that spin while they wait would count as work.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        if arguments.benchmark == "survey":
-            from pipeline.bench.survey.run import survey_gpu
+    return answered(lambda: _run(arguments))
 
-            survey_gpu(arguments.out or Path("survey.json"), arguments.minutes)
-        else:
-            _compare(arguments)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return EXIT_USER_ERROR
-    except OSError as error:
-        if (sentence := explain(error)) is None:
-            raise
-        print(sentence, file=sys.stderr)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        return EXIT_FAILED
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.benchmark == "survey":
+        from pipeline.bench.survey.run import survey_gpu
+
+        survey_gpu(arguments.out or Path("survey.json"), arguments.minutes)
+    else:
+        _compare(arguments)
     return EXIT_DONE
 
 

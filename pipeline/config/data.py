@@ -16,8 +16,8 @@ class DataConfig(Section):
     """imagenet: ILSVRC 2012 with its counts and labels checked. folder: any tree of one folder per class. digits: the
     handwritten digits that come with scikit-learn, written out as JPEG folders."""
     root: Annotated[str | None, OPERATION, IS_PATH] = None
-    """Folder with the images; relative paths start at the working directory. Not for digits. What lies there is
-    recognised by looking: class folders, ImageNet's downloads, Kaggle's tree, WebDataset tars, parquet, Tiny-ImageNet
+    """Folder with the images; relative paths start at the working directory. Not for digits. The layout is
+    recognised: class folders, ImageNet's downloads, Kaggle's tree, WebDataset tars, parquet, Tiny-ImageNet
     (docs/imagenet.md)."""
     train: Annotated[str, OPERATION, IS_PATH] = "train"
     """Training images below root: a folder, or a tar file."""

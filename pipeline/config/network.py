@@ -50,5 +50,5 @@ class ModelConfig(Section):
 
     @property
     def reckoned_classes(self) -> int:
-        """The classes that estimates reckon with; as many as ImageNet has while they are not counted."""
+        """Number of classes for estimates: ImageNet's 1000 until the images have been counted."""
         return self.num_classes or _IMAGENET_CLASSES

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 
 from pipeline.data.preprocessing import Preprocessing
-from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, UserError
+from pipeline.ground.errors import EXIT_DONE
 from pipeline.interop.command import add_actions
 from pipeline.interop.exporting import export_weights
 from pipeline.interop.importing import Imported, import_weights
-from pipeline.store.file import explain
+from pipeline.store.answer import answered
 
 _PADDED = (
     "its max-pool is padded, and so lies one pixel off the authors'; evaluate pools these weights as timm does, as for "
@@ -24,25 +24,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.interop", description="Convert weight files.")
     add_actions(parser)
     arguments = parser.parse_args(argv)
-    try:
-        if arguments.action == "import":
-            imported = import_weights(arguments.file, arguments.out, arguments.layout, arguments.entry)
-            print("\n  ".join([str(arguments.file), *_describe(imported), *_notes_on_import(imported)]))
-        else:
-            exported = export_weights(arguments.file, arguments.out, arguments.layout)
-            print(
-                "\n  ".join([str(arguments.file), *_describe(exported), *_notes_on_export(exported, arguments.layout)])
-            )
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return EXIT_USER_ERROR
-    except OSError as error:
-        if (sentence := explain(error)) is None:
-            raise
-        print(sentence, file=sys.stderr)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        return EXIT_FAILED
+    return answered(lambda: _convert(arguments))
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    if arguments.action == "import":
+        imported = import_weights(arguments.file, arguments.out, arguments.layout, arguments.entry)
+        lines = [*_describe(imported), *_notes_on_import(imported)]
+    else:
+        exported = export_weights(arguments.file, arguments.out, arguments.layout)
+        lines = [*_describe(exported), *_notes_on_export(exported, arguments.layout)]
+    print("\n  ".join([str(arguments.file), *lines]))
     print(f"written: {arguments.out} ({arguments.out.stat().st_size / 1e6:,.1f} MB)")
     return EXIT_DONE
 

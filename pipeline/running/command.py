@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.config.reader import read_run_config
-from pipeline.ground.errors import EXIT_USER_ERROR, UserError
 from pipeline.ground.stop import ignore_signals
 from pipeline.running.stage import Stage
-from pipeline.store.file import explain
+from pipeline.store.answer import answered
 
 
 def main(stages: Sequence[Stage]) -> int:
     """Parse the arguments, read the run's config, run the stage. Returns the exit code of the contract."""
     arguments = _parser(stages).parse_args()
-    overrides = [f"freeze_bn.from_checkpoint={arguments.from_checkpoint}"] if arguments.from_checkpoint else []
-    try:
-        config = read_run_config(arguments.run, overrides)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return EXIT_USER_ERROR
-    except OSError as error:
-        if (sentence := explain(error)) is None:
-            raise
-        print(sentence, file=sys.stderr)
-        return EXIT_USER_ERROR
-    from pipeline.running.runner import run_stage
-
-    code = run_stage(arguments.stage, config, arguments.run, stages)
+    code = answered(lambda: _run(arguments, stages))
     ignore_signals()
     return code
+
+
+def _run(arguments: argparse.Namespace, stages: Sequence[Stage]) -> int:
+    overrides = [f"freeze_bn.from_checkpoint={arguments.from_checkpoint}"] if arguments.from_checkpoint else []
+    config = read_run_config(arguments.run, overrides)
+    from pipeline.running.runner import run_stage  # a wrong --run is answered without importing it
+
+    return run_stage(arguments.stage, config, arguments.run, stages)
 
 
 def _parser(stages: Sequence[Stage]) -> argparse.ArgumentParser:

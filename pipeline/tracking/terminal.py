@@ -76,7 +76,7 @@ class Display(abc.ABC):
             try:
                 show()
             except (OSError, ValueError):
-                self._is_gone = True  # the terminal was closed, or whoever read the pipe has gone
+                self._is_gone = True  # the terminal or the pipe was closed
 
     def _show_progress(self, event: Event) -> None:
         known = self._counts.get((event["unit"], event["total"]))

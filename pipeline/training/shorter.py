@@ -54,7 +54,7 @@ class ShorterTraining:
     def hand_over(self, directory: Path, events: EventLog) -> None:
         """Give a stage directory that has no checkpoint yet this one's record and checkpoints, to go on from there."""
         events.adopt(self.directory)
-        # The newest last: whoever is killed on the way goes on from an earlier one, or from here once more.
+        # The newest last: a process killed on the way goes on from an earlier one, or from here once more.
         for checkpoint in reversed(numbered(self.directory / CHECKPOINTS)):
             with replacing_directory(directory / CHECKPOINTS / checkpoint.name) as temporary:
                 for file in checkpoint.iterdir():

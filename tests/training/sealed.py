@@ -1,4 +1,4 @@
-"""Checkpoints without anything in them, for whoever reads seals alone. Never imports torch."""
+"""Checkpoints without contents, for tests that read seals alone. Never imports torch."""
 
 from __future__ import annotations
 

@@ -1,0 +1,32 @@
+"""The end of a command: one sentence for a mistake or an error of the disk, and the exit code of the contract."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from pipeline.ground.errors import EXIT_FAILED, EXIT_USER_ERROR, UserError
+from pipeline.store.file import explain
+
+
+def answered(command: Callable[[], int]) -> int:
+    """Run a command and return its exit code, or that of the error that it ended with, which is printed in a sentence.
+
+    An error that is neither the user's nor the disk's keeps its traceback. Ctrl-C and a closed pipe end silently.
+    """
+    try:
+        return command()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        return EXIT_FAILED
+    except BrokenPipeError:  # `... | head` has closed the pipe; Python would complain again when it closes stdout
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except OSError as error:
+        if (sentence := explain(error)) is None:
+            raise
+        print(sentence, file=sys.stderr)
+        return EXIT_USER_ERROR
