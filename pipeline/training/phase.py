@@ -65,7 +65,7 @@ def train_phase(
     if train.dataset != val.dataset:
         raise UserError(
             "data.val: these validation images are a part of ILSVRC 2012's, or others, prepared to be evaluated alone; "
-            " put all 50,000 there and begin with another --run"
+            "put all 50,000 there and begin with another --run"
         )
     started = time.monotonic()
     if collective.device.type == "cuda":
