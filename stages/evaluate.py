@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -19,7 +18,14 @@ from pipeline.data.preprocessing import Preprocessing, read_preprocessing
 from pipeline.evaluation.expansion import count_crops
 from pipeline.evaluation.inference import Network, evaluating
 from pipeline.evaluation.loading import load_network
-from pipeline.evaluation.metrics import class_table, error_percent, is_telling, rank_among, rank_scores, worst_mistakes
+from pipeline.evaluation.metrics import (
+    class_table,
+    error_percent,
+    is_telling,
+    rank_scores,
+    restricted_top1,
+    worst_mistakes,
+)
 from pipeline.evaluation.network_classes import CLASSES, ClassMapping, map_classes
 from pipeline.evaluation.plan_scoring import Evaluated, PlanScoring
 from pipeline.evaluation.scores import Scores
@@ -197,11 +203,7 @@ def _result(context: StageContext, evaluated: Evaluated, scoring: PlanScoring, s
         for k in (k for k in (1, 5) if is_telling(k, len(index.classes))):
             details[f"top{k}_errors"] = ranking.errors(k)
             counts[f"top{k}_error_percent"] = error_percent(ranking.errors(k), len(index))
-        present = np.unique(index.labels)
-        if len(present) < len(index.classes):
-            errors = rank_among(scores.array, index.labels, present).errors(1)
-            counts["restricted_top1_error_percent"] = error_percent(errors, len(index))
-            counts["present_classes"] = len(present)
+        counts |= restricted_top1(scores.array, index.labels)
         table = class_table(ranking, index.classes)
         details |= {"per_class": f"per-class-{plan.name}.tsv", "mistakes": worst_mistakes(ranking, NUM_MISTAKES)}
         write_bytes(context.directory / details["per_class"], table.encode("utf-8", "surrogateescape"))

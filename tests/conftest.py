@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is imported anywhere: two cores at full OpenMP teams fight with DALI's threads and with each other.
@@ -18,6 +20,16 @@ DATA = "SENET154_TEST_DATA"
 """Environment variable with the folder of the optional real data: ImageNet files and the contest's tables."""
 _PROCESSES = {"subprocess", "multiprocessing", "start_stage", "run_stage_to_end", "fork_context", "find_chromium"}
 """A module of tests that has one of these names starts processes; `make check` leaves its tests out."""
+
+
+@pytest.fixture(autouse=True)
+def restored_signals() -> Iterator[None]:
+    """A stage that runs inside the test process takes its signals."""
+    numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+    handlers = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

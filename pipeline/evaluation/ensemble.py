@@ -26,7 +26,7 @@ from pipeline.data.index import ImageIndex
 from pipeline.evaluation.bootstrap import Bootstrap, Interval
 from pipeline.evaluation.margins import DEEPEST_RANK, UndecidedClasses, blocks, find_undecided
 from pipeline.evaluation.members import FUSION, Member
-from pipeline.evaluation.metrics import error_percent, is_telling, rank_among, rank_scores
+from pipeline.evaluation.metrics import is_telling, rank_scores, restricted_top1
 from pipeline.evaluation.scores import ScoreDescription, ScoreFile
 from pipeline.evaluation.submission import contest_order, write_submissions
 from pipeline.evaluation.weighting import Weighting, chosen_weights, given_weights
@@ -96,13 +96,10 @@ def fuse(
         "members": [_identity(member, weight) for member, weight in zip(members, weighting.mean, strict=True)],
     }
     if undecided is not None:
+        if restricted := restricted_top1(fused.array, index.labels):
+            figures["restricted"] = restricted
         ranks = rank_scores(fused.array, index.labels).ranks
         is_wrong = {k: ranks >= k for k in (1, DEEPEST_RANK) if is_telling(k, about.classes)}
-        present = np.unique(index.labels)
-        if len(present) < about.classes:
-            errors = rank_among(fused.array, index.labels, present).errors(1)
-            percent = error_percent(errors, about.images)
-            figures["restricted"] = {"restricted_top1_error_percent": percent, "present_classes": len(present)}
         judge = _Judge(undecided, weighting, Bootstrap(seed, config.bootstrap_samples), is_wrong)
         figures.update(judge.ensemble())
         for number, fields in enumerate(figures["members"]):

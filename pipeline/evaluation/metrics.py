@@ -81,11 +81,13 @@ def rank_scores(scores: npt.NDArray[np.float16], labels: npt.NDArray[np.int64]) 
     return Ranking(labels, ranks, predicted, probability)
 
 
-def rank_among(
-    scores: npt.NDArray[np.float16], labels: npt.NDArray[np.int64], classes: npt.NDArray[np.int64]
-) -> Ranking:
-    """Rank the scores of some classes alone, in ascending order; labels are among them, those returned are places."""
-    return rank_scores(scores[:, classes], np.searchsorted(classes, labels))
+def restricted_top1(scores: npt.NDArray[np.float16], labels: npt.NDArray[np.int64]) -> dict[str, Any]:
+    """Return the top-1 error among the classes that the images have, and their number; nothing if they have all."""
+    present = np.unique(labels)
+    if len(present) == scores.shape[1]:
+        return {}
+    errors = rank_scores(scores[:, present], np.searchsorted(present, labels)).errors(1)
+    return {"restricted_top1_error_percent": error_percent(errors, len(labels)), "present_classes": len(present)}
 
 
 def class_table(ranking: Ranking, classes: Sequence[ImageClass]) -> str:

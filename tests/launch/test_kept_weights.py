@@ -15,9 +15,7 @@ from stages import STAGES
 from tests.evaluation.small_run import make_weights
 from tests.recipes import small_recipe
 from tests.sealed import seal_part
-from tests.stages.test_evaluate_alone import WNIDS, make_val, recipe, restored_signals
-
-__all__ = ["restored_signals"]
+from tests.stages.test_evaluate_alone import WNIDS, make_val, recipe
 
 
 def finished_run(folder: Path) -> Path:

@@ -11,9 +11,9 @@ import torch
 from launch.__main__ import main
 from pipeline.data.named_images import index_named_images
 from pipeline.evaluation.prediction import Predictor, Settings
-from tests.stages.test_evaluate_alone import WNIDS, evaluate, make_val, recipe, restored_signals, weights
+from tests.stages.test_evaluate_alone import WNIDS, evaluate, make_val, recipe, weights
 
-__all__ = ["restored_signals", "weights"]
+__all__ = ["weights"]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,16 +61,6 @@ from tests.sealed import seal_part
 pytestmark = pytest.mark.slow
 
 PLANS = (CENTER, MANY)
-
-
-@pytest.fixture(autouse=True)
-def restored_signals() -> Iterator[None]:
-    """A stage that runs inside the test process takes its signals."""
-    numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
-    handlers = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, handlers, strict=True):
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +23,6 @@ from tests.evaluation.small_run import make_weights
 
 WNIDS = [synset.wnid for synset in read_ilsvrc2012().synsets]
 PLAN = "{name: tiny, crops: [{resize_px: 40, crop_px: 32}]}"
-
-
-@pytest.fixture(autouse=True)
-def restored_signals() -> Iterator[None]:
-    numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
-    handlers = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, handlers, strict=True):
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
