@@ -21,7 +21,7 @@ from pipeline.data.index import FLAGS, ImageIndex, make_index, read_index, write
 from pipeline.data.layout import Layout, lay_out
 from pipeline.data.parquet import copy_parquet
 from pipeline.data.places import write_places
-from pipeline.data.recognition import Place, check_places, find_place, holds_out
+from pipeline.data.recognition import Place, check_places, holds_out, place_of
 from pipeline.data.scan import Chunk, plan_chunks, read_inspections, scan
 from pipeline.data.shards import plan_shards, read_shards, write_shards
 from pipeline.data.source import DIGITS, locate, place_name
@@ -46,7 +46,7 @@ def run(context: StageContext) -> StageResult:
     assert split is not None
     wanted = {part.split: part for part in context.siblings.values() if part.split is not None}
     check_places(data, wanted)
-    place = None if data.dataset == "digits" else find_place(data, split, may_share=data.val_fraction is not None)
+    place = None if data.dataset == "digits" else place_of(data, split)
     if place is not None and place.kind == "parquet":
         _copy_parquet(context, place)
     layout = lay_out(data, split, wanted, directory / DIGITS)

@@ -6,6 +6,7 @@ of tar files, as ILSVRC2012_img_train.tar is one, each inner file is a class.
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -75,6 +76,13 @@ def members(path: Path, file: IO[bytes], start: int = 0, length: int | None = No
                 raise tarfile.ReadError(f"no end mark at byte {tar.offset:,}")
     except tarfile.TarError as error:
         raise UserError(f"{path}: not a whole, uncompressed tar file ({error}); download or make it again") from error
+
+
+def add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Append a file to a tar file, without a time, an owner or other facts that differ from machine to machine."""
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
 
 
 class _Found:

@@ -7,6 +7,7 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import os
+import resource
 from collections.abc import Generator
 from types import TracebackType
 from typing import Self
@@ -28,6 +29,8 @@ WAYS_ON = (
 )
 READERS = 16
 """Concurrent reads: on a parallel file system each waits for the network, not for a core."""
+_KEYS = {"shards": "data.shards that has the shards", "tar": "data.root", "webdataset": "data.root"}
+"""The key that says where large files lie, by layout."""
 _AHEAD_IMAGES = 64
 """Images to read ahead at least: enough that no reader waits for another."""
 
@@ -54,11 +57,19 @@ class EncodedImages:
         assert index.source is not None, "the index is not located"
         self._index = index
         self._places = index.source.places
-        self._shards: dict[int, int] = {}
+        self._open: dict[int, int] = {}
+        """Descriptors of the files with the most images; the others are opened for each."""
         if self._places is not None:
+            numbers, counts = np.unique(self._places.numbers[positions], return_counts=True)
+            fullest = np.argsort(-counts, kind="stable")[: _may_be_open()]
+            kept = set(numbers[fullest][counts[fullest] > 1].tolist())
             try:
-                for number in np.unique(self._places.numbers[positions]).tolist():
-                    self._shards[number] = _open_shard(index, self._places, number)
+                for number in numbers.tolist():
+                    descriptor = _open_shard(index, self._places, number)
+                    if number in kept:
+                        self._open[number] = descriptor
+                    else:
+                        os.close(descriptor)
             except UserError:
                 self._close()
                 raise
@@ -76,8 +87,11 @@ class EncodedImages:
         if self._places is None:
             with open(self._index.file(position), "rb", buffering=0) as file:
                 return file.read()
-        shard, size = self._shards[int(self._places.numbers[position])], int(self._index.num_bytes[position])
-        return os.pread(shard, size, int(self._places.offsets[position]))
+        size, offset = int(self._index.num_bytes[position]), int(self._places.offsets[position])
+        if (descriptor := self._open.get(int(self._places.numbers[position]))) is not None:
+            return os.pread(descriptor, size, offset)
+        with open(self._index.file(position), "rb", buffering=0) as file:
+            return os.pread(file.fileno(), size, offset)
 
     def problem(self, position: int) -> str | None:
         """Describe how an image differs from the index, or return None."""
@@ -123,9 +137,9 @@ class EncodedImages:
         return content, None
 
     def _close(self) -> None:
-        for descriptor in self._shards.values():
+        for descriptor in self._open.values():
             os.close(descriptor)
-        self._shards.clear()
+        self._open.clear()
 
 
 def read_image(index: ImageIndex, position: int) -> bytes:
@@ -134,13 +148,16 @@ def read_image(index: ImageIndex, position: int) -> bytes:
         return images.read(position)
 
 
+def _may_be_open() -> int:
+    """Return how many files may stay open: ImageNet comes in 1,000 tar files and more, and 1,024 is a usual limit."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
+
+
 def _open_shard(index: ImageIndex, places: Places, number: int) -> int:
     assert index.source is not None
     path = index.source.folder / places.files[number]
-    in_shards = index.source.layout == "shards"
-    advice = "restore it, or name another folder in " + (
-        "data.shards that has the shards" if in_shards else "data.root"
-    )
+    key = _KEYS.get(index.source.layout)
+    advice = "restore it" + (f", or name another folder in {key}" if key else "")
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError as error:

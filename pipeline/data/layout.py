@@ -22,7 +22,7 @@ from pipeline.data.index import UNLABELLED, ImageClass, ImageIndex
 from pipeline.data.listing import list_place, list_split
 from pipeline.data.parquet import read_copies
 from pipeline.data.places import Places, Source
-from pipeline.data.recognition import Place, check_places, find_place
+from pipeline.data.recognition import Place, place_of
 from pipeline.data.subset import is_subset, subset_classes
 from pipeline.data.tree import SplitTree, join_path, name_some, read_tree
 from pipeline.ground.errors import UserError
@@ -60,21 +60,20 @@ class Layout:
 
 
 def lay_out(data: DataConfig, split: str, wanted: Collection[str], digits_folder: Path) -> Layout:
-    """Find the images of a split; all `wanted` splits are checked together. The digits are written first.
+    """Find the images of a split; all `wanted` splits, which are there, are checked together. The digits are written.
 
     Raises UserError with everything that is wrong: folders, classes, counts, labels, names to exclude that are not
     there. Of ImageNet inside large files only `split` itself is listed: each listing reads a header for each image.
     """
-    check_places(data, wanted)
     if data.dataset == "digits":
         write_digits(digits_folder, split)
         trees = {split: read_tree(split, digits_folder, flat_allowed=False)}
         layouts = _folder_layouts(data, trees, dict(enumerate(CLASS_WORDS)))
     elif data.dataset == "imagenet":
-        listed = [name for name in wanted if name == split or _place(data, name).is_loose]
+        listed = [name for name in wanted if name == split or place_of(data, name).is_loose]
         layouts = _imagenet_layouts(data, listed, read_ilsvrc2012(), for_training="train" in wanted)
     else:
-        listed = [name for name in wanted if name == split or _place(data, name).kind != "parquet"]
+        listed = [name for name in wanted if name == split or place_of(data, name).kind != "parquet"]
         layouts = _folder_layouts(data, _read_trees(data, listed), {})
     problems: list[str] = []
     layouts = {name: _exclude(layout, data.exclude, problems) for name, layout in layouts.items()}
@@ -88,10 +87,6 @@ def lay_out(data: DataConfig, split: str, wanted: Collection[str], digits_folder
     if problems:
         raise UserError("\n".join(problems))
     return layouts[split]
-
-
-def _place(data: DataConfig, split: str) -> Place:
-    return find_place(data, split, may_share=data.val_fraction is not None)
 
 
 def find_ranges(data: DataConfig, place: Place, index: ImageIndex) -> Places | None:
@@ -109,7 +104,8 @@ def find_copies(folder: Path, index: ImageIndex) -> Places | None:
 
 
 def _table(index: ImageIndex) -> Ilsvrc | None:
-    return read_ilsvrc2012() if index.dataset == "imagenet" else None
+    """Return the contest's table if the images were listed with it, those of a part of ImageNet too."""
+    return read_ilsvrc2012() if any(one.ilsvrc2012_id is not None for one in index.classes) else None
 
 
 def _ranges(tree: SplitTree, index: ImageIndex) -> Places | None:

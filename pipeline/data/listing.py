@@ -9,7 +9,7 @@ from pipeline.data.archive import read_class_tars, read_tar
 from pipeline.data.holdout import hold_out
 from pipeline.data.ilsvrc import Ilsvrc
 from pipeline.data.parquet import read_copies
-from pipeline.data.recognition import Place, find_place, holds_out
+from pipeline.data.recognition import Place, holds_out, place_of
 from pipeline.data.tree import SplitTree, class_order, name_some, read_flat, read_tree
 from pipeline.data.webdataset import read_webdataset
 from pipeline.ground.errors import UserError
@@ -22,7 +22,7 @@ def list_split(data: DataConfig, split: str, table: Ilsvrc | None) -> SplitTree:
 
     Parquet files are listed as copied. Raises UserError if the split is not there, or not in the layout that it seems.
     """
-    tree = list_place(data, find_place(data, split, may_share=data.val_fraction is not None), table)
+    tree = list_place(data, place_of(data, split), table)
     if odd := [repr(path) for path in tree.paths() if not path.isascii() and not _is_utf8(path)]:
         raise UserError(f"data.{split}: names that are not UTF-8 in {tree.root}; rename them: {name_some(odd)}")
     if split != "test" and data.val_fraction is not None and holds_out(data):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from pipeline.data.archive import members
 from pipeline.data.index import UNLABELLED, ImageIndex, make_index
 from pipeline.data.inspection import inspect_content
 from pipeline.data.places import Places, Source
@@ -50,10 +50,11 @@ def index_named_images(paths: Sequence[Path], complain: Callable[[str], None]) -
     if not kept:
         return None
     files = list(dict.fromkeys(one.file for one in kept))
+    number_of = {file: number for number, file in enumerate(files)}
     places = Places(
         tuple(file.lstrip("/") for file in files),
         tuple(os.stat(file).st_size for file in files),
-        np.array([files.index(one.file) for one in kept]),
+        np.array([number_of[one.file] for one in kept]),
         np.array([one.offset for one in kept]),
         np.array([one.size for one in kept]),
     )
@@ -69,7 +70,7 @@ def index_named_images(paths: Sequence[Path], complain: Callable[[str], None]) -
         np.frombuffer(bytes.fromhex("".join(seen.sha256 for seen in inspections)), np.uint8),
         np.zeros(len(kept)),
     )
-    return dataclasses.replace(index, source=Source("shards", Path("/"), places))
+    return dataclasses.replace(index, source=Source("named", Path("/"), places))
 
 
 def _find(path: Path) -> Iterator[_Range]:
@@ -92,14 +93,11 @@ def _find(path: Path) -> Iterator[_Range]:
 
 
 def _members(path: Path) -> Iterator[_Range]:
-    try:
-        with tarfile.open(path, "r:") as archive:
-            members = [member for member in archive if member.isfile() and _is_image(member.name)]
-    except tarfile.TarError as error:
-        raise UserError(f"{path}: not a readable tar file, or a compressed one ({error})") from error
-    if not members:
+    with path.open("rb") as file:
+        found = [member for member in members(path, file) if _is_image(member.name)]
+    if not found:
         raise UserError(f"{path}: no images in this tar file ({', '.join(sorted(_SUFFIXES))})")
-    for member in members:
+    for member in found:
         yield _Range(f"{path}:{member.name}", str(path.absolute()), member.offset_data, member.size)
 
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.archive import add_member
 from pipeline.data.canonical import Row, make_tree
 from pipeline.data.ilsvrc import Ilsvrc
 from pipeline.data.places import Ranges
@@ -26,7 +27,7 @@ from pipeline.ground.errors import StopRequested, UserError
 from pipeline.ground.stop import StopFlag
 from pipeline.store.file import naming, remove_leftovers, replacing
 from pipeline.store.lock import in_turn
-from pipeline.store.seal import BrokenSeal, Seal, read_seal, remove_sealed, seal_file
+from pipeline.store.seal import BrokenSeal, read_whole_file_seal, remove_sealed, seal_file
 
 _KIND = "parquet copy"
 _IMAGE, _LABEL = ("image", "img"), ("label", "labels")
@@ -90,7 +91,7 @@ def write_copy(copy: Copy) -> None:
     """Write one tar file and seal it, unless it is there already."""
     path, made_from = Path(copy.target), copy.made_from()
     try:
-        seal = _read_whole(path)
+        seal = read_whole_file_seal(path, _KIND)
     except BrokenSeal:
         seal = None
     if seal is not None:
@@ -110,9 +111,7 @@ def write_copy(copy: Copy) -> None:
             ending = Path(name).suffix.lstrip(".").lower() or "jpg"
             rows.append([name, label, file.tell() + tarfile.BLOCKSIZE, len(content), ending])
             for suffix, part in ((ending, content), ("cls", str(label).encode())):
-                member = tarfile.TarInfo(f"{number:08d}.{suffix}")
-                member.size = len(part)
-                tar.addfile(member, io.BytesIO(part))
+                add_member(tar, f"{number:08d}.{suffix}", part)
     about = {"made_from": made_from, "classes": class_names, "rows": rows}
     seal_file(path, _KIND, about)
 
@@ -125,7 +124,7 @@ def read_copies(split: str, folder: Path, files: Sequence[Path] | None, table: I
         else [_target(folder, split, path) for path in files]
     )
     try:
-        found = [seal for path in paths if (seal := _read_whole(path)) is not None]
+        found = [seal for path in paths if (seal := read_whole_file_seal(path, _KIND)) is not None]
     except BrokenSeal:
         return None
     if not found or (files is not None and len(found) < len(files)):
@@ -142,14 +141,6 @@ def read_copies(split: str, folder: Path, files: Sequence[Path] | None, table: I
 
 def _target(folder: Path, split: str, file: Path) -> Path:
     return folder / f"parquet-{split}-{file.stem}.tar"
-
-
-def _read_whole(path: Path) -> Seal | None:
-    seal = read_seal(path, _KIND)
-    try:
-        return seal if seal is not None and path.stat().st_size == seal.files[path.name].size else None
-    except FileNotFoundError:
-        return None
 
 
 def _open(path: Path) -> tuple[Any, list[str] | None]:

@@ -68,6 +68,11 @@ def find_place(data: DataConfig, split: str, *, may_share: bool) -> Place:
     return place
 
 
+def place_of(data: DataConfig, split: str) -> Place:
+    """Find a split as the recipe says, among the training images if some are held out. Raises as `find_place` does."""
+    return find_place(data, split, may_share=data.val_fraction is not None)
+
+
 def check_places(data: DataConfig, splits: Iterable[str]) -> None:
     """Check that these splits are there and can be read, without a look at the images.
 

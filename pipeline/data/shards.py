@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from pipeline.data.archive import add_member
 from pipeline.data.encoded import read_image
 from pipeline.data.index import FLAGS, ImageIndex, make_index
 from pipeline.data.places import Places
@@ -30,7 +31,7 @@ from pipeline.ground.errors import StopRequested, UserError
 from pipeline.ground.stop import StopFlag
 from pipeline.store.file import naming, remove_leftovers, replacing
 from pipeline.store.lock import in_turn
-from pipeline.store.seal import BrokenSeal, Seal, read_seal, remove_sealed, seal_file
+from pipeline.store.seal import BrokenSeal, Seal, read_whole_file_seal, remove_sealed, seal_file
 
 SHARD_BYTES = 1_000_000_000
 _QUALITY = 90
@@ -112,7 +113,7 @@ def write_shard(shard: Shard) -> None:
     """Write one tar file and seal it, unless it exists already."""
     path, made_from, rows = Path(shard.path), shard.made_from(), []
     with contextlib.suppress(BrokenSeal):
-        seal = _read_whole(path)
+        seal = read_whole_file_seal(path, _KIND)
         if seal is not None and seal.about["made_from"] == made_from:
             return
     remove_sealed(path)
@@ -127,8 +128,8 @@ def write_shard(shard: Shard) -> None:
             content, stored = _stored(shard, row)
             position = shard.first_position + row
             rows.append(" ".join(map(str, (file.tell() + tarfile.BLOCKSIZE, *stored))))
-            _add(tar, f"{position:08d}.{_extension(stored[3])}", content)
-            _add(tar, f"{position:08d}.cls", str(shard.images.labels[row]).encode())
+            add_member(tar, f"{position:08d}.{_extension(stored[3])}", content)
+            add_member(tar, f"{position:08d}.cls", str(shard.images.labels[row]).encode())
     seal_file(path, _KIND, {"made_from": made_from, "images": rows})
 
 
@@ -136,7 +137,7 @@ def read_shards(shards: Sequence[Shard], index: ImageIndex) -> tuple[ImageIndex,
     """Return the index of the images as stored in the shards of a split, and the place of each."""
     seals = []
     for shard in shards:
-        seal = _read_whole(Path(shard.path))
+        seal = read_whole_file_seal(Path(shard.path), _KIND)
         assert seal is not None, f"{shard.path} was not written"
         seals.append(seal)
     numbers, sha256, places = _read_rows(seals)
@@ -159,7 +160,7 @@ def list_shards(folder: Path, index: ImageIndex) -> Places:
     """Find the images of an index in the shards of a folder. Raises UserError if they are not there."""
     try:
         paths = sorted(folder.glob(f"{index.split}-*.tar"))
-        seals = [_read_whole(path) for path in paths]
+        seals = [read_whole_file_seal(path, _KIND) for path in paths]
         whole = [seal for seal in seals if seal is not None]
         _, sha256, places = _read_rows(whole)
         if np.array_equal(sha256, index.sha256):
@@ -198,12 +199,6 @@ def _stored(shard: Shard, row: int) -> tuple[bytes, Row]:
     return content, (len(content), width, height, flags & _GREY, hashlib.sha256(content).hexdigest())
 
 
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    tar.addfile(member, io.BytesIO(content))
-
-
 def _extension(flags: int) -> str:
     return next((kind for kind in ("png", "webp") if flags & (1 << FLAGS.index(kind))), "jpg")
 
@@ -211,7 +206,7 @@ def _extension(flags: int) -> str:
 def _check_place(shard: Shard, note: Callable[[str], None]) -> None:
     """Raise UserError if another valid shard is in this one's place; calls `note` for a damaged seal."""
     try:
-        seal = _read_whole(Path(shard.path))
+        seal = read_whole_file_seal(Path(shard.path), _KIND)
     except BrokenSeal as error:
         note(f"{error}; the shard is written again")
         return
@@ -220,16 +215,6 @@ def _check_place(shard: Shard, note: Callable[[str], None]) -> None:
             f"data.shards: {shard.path} was made from other images, or at another size, and other runs may read it; "
             "name another folder, or delete the shards in this one"
         )
-
-
-def _read_whole(path: Path) -> Seal | None:
-    """Return the seal of a shard, or None if it is not sealed, or of another size. Its bytes are checked when they are
-    read."""
-    seal = read_seal(path, _KIND)
-    try:
-        return seal if seal is not None and path.stat().st_size == seal.files[path.name].size else None
-    except FileNotFoundError:
-        return None
 
 
 def _read_rows(seals: Sequence[Seal]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8], Places]:

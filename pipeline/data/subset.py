@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from pipeline.data.ilsvrc import Ilsvrc, image_number, read_ground_truth
@@ -29,7 +30,7 @@ def subset_classes(
     of_file = _flat_folders(tree, ground_truth, table) if tree.is_flat else {}
     folders = sorted(set(of_file.values())) if tree.is_flat else list(tree.folders)
     classes = tuple(
-        ImageClass(label, folder, known[folder].words if folder in known else folder, None)
+        dataclasses.replace(known[folder], label=label) if folder in known else ImageClass(label, folder, folder, None)
         for label, folder in enumerate(folders)
     )
     labels = {folder: label for label, folder in enumerate(folders)}

@@ -42,7 +42,10 @@ class Entry:
         if self.tensors.keys() != other.tensors.keys():
             return False
         pairs = ((tensor, other.tensors[name]) for name, tensor in self.tensors.items())
-        return all(one is two or (_is_tensor(one) and _is_tensor(two) and torch.equal(one, two)) for one, two in pairs)
+        return all(
+            one is two or (is_plain_tensor(one) and is_plain_tensor(two) and torch.equal(one, two))
+            for one, two in pairs
+        )
 
 
 def choose_entry(path: Path, content: object, wanted: str | None, note: Callable[[str], None]) -> Mapping[str, Any]:
@@ -60,7 +63,7 @@ def choose_entry(path: Path, content: object, wanted: str | None, note: Callable
         if not entries:
             raise UserError(f"{path}: --entry: must be one of {labels or 'no entries'} (given {wanted!r})")
     if not entries:
-        return _unwrapped(path, content, note)
+        return _unwrapped(path, content)
     if len(entries) > 1:
         raise UserError(
             f"{path}: holds {len(entries)} networks that differ: {labels}; say which one with --entry, as in "
@@ -98,7 +101,7 @@ def _entries(content: object, keys: tuple[str, ...]) -> Iterator[Entry]:
             yield from _entries(value, (*keys, str(key)))
 
 
-def _unwrapped(path: Path, content: object, note: Callable[[str], None]) -> Mapping[str, Any]:
+def _unwrapped(path: Path, content: object) -> Mapping[str, Any]:
     """Return the most likely network of no known layout, to be named by its shapes."""
     while isinstance(content, Mapping):
         inner = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
@@ -113,7 +116,8 @@ def _unwrapped(path: Path, content: object, note: Callable[[str], None]) -> Mapp
     return {short if isinstance(name, str) else name: content[name] for name, short in names.items()}
 
 
-def _is_tensor(value: object) -> bool:
+def is_plain_tensor(value: object) -> bool:
+    """Return whether a value is a tensor whose elements lie in memory one by one."""
     return isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"
 
 

@@ -9,12 +9,11 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from pipeline.ground.errors import UserError
-from pipeline.interop.entry import choose_entry, shown
+from pipeline.interop.entry import choose_entry, is_plain_tensor, shown
 from pipeline.models.weights import read_weights
 
 _SAVE = """a whole pickled network is code; where it can be loaded, save its numbers alone:
@@ -28,14 +27,14 @@ def read_tensor_file(
 ) -> dict[str, torch.Tensor]:
     """Return the network's tensors by name, on the CPU; `kind` is safetensors or torch, see `container.recognise`.
 
-    A training checkpoint is unwrapped, and prefixes are taken off, which `note` reports. `entry` names one of several
-    networks in it. Raises UserError if the file is damaged, asks to run code, or holds no named tensors, or several
-    networks.
+    A training checkpoint is unwrapped, prefixes are taken off, and `note` reports what was chosen. `entry` names one of
+    several networks in it. Raises UserError if the file is damaged, asks to run code, or holds no named tensors, or
+    several networks.
     """
     content = read_weights(path) if kind == "safetensors" else _read_pickle(path)
     found = choose_entry(path, content, entry, note)
     for name, value in found.items():
-        if not isinstance(name, str) or not _is_plain(value):
+        if not isinstance(name, str) or not is_plain_tensor(value):
             raise UserError(f"{path}: must be a state dict, names with tensors (found {shown(value)} at {name!r:.80})")
     return {name: tensor.detach() for name, tensor in found.items()}
 
@@ -90,7 +89,3 @@ def _way_out(path: Path, wanted: str) -> str:
     if not wanted.rpartition(".")[2][:1].isupper():
         return ""
     return "; " + _SAVE.format(path=str(path), saved=str(path.with_name(f"{path.stem}-state-dict.pth")))
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type == "cpu"

@@ -99,6 +99,18 @@ def read_seal(path: Path, kind: str) -> Seal | None:
     return seal
 
 
+def read_whole_file_seal(path: Path, kind: str) -> Seal | None:
+    """Read the seal of a single file. Returns None if there is none, or the file has another size.
+
+    The content is not compared. Raises BrokenSeal as `read_seal` does.
+    """
+    seal = read_seal(path, kind)
+    try:
+        return seal if seal is not None and path.stat().st_size == seal.files[path.name].size else None
+    except FileNotFoundError:
+        return None
+
+
 def verify_files(path: Path, seal: Seal, seen: dict[Path, tuple[int, int, str]] | None = None) -> None:
     """Check size and SHA-256 of every sealed file. Raises BrokenSeal naming each that differs.
 

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.config.data import DataConfig
 from pipeline.data.layout import Layout, lay_out
+from pipeline.data.recognition import check_places
 from pipeline.ground.errors import UserError
 
 
@@ -103,7 +104,7 @@ def test_missing_root_is_named(tmp_path: Path) -> None:
 
 def test_both_splits_missing_are_one_message(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
-        lay_out_folder(tmp_path)
+        check_places(DataConfig(dataset="folder", root=str(tmp_path)), ("train", "val"))
     assert str(caught.value).splitlines()[:3] == [
         f"data.train: must be a folder (given {tmp_path}/train); to evaluate weights without training, name them: "
         "evaluate.weights=FILE",
