@@ -117,7 +117,7 @@ def _map_classes(
     file = None if config.evaluate.classes is None else Path(config.evaluate.classes)
     folders = [image_class.folder for image_class in images.classes]
     mapping = map_classes(images.split, folders, num_classes, metadata, file, str(weights))
-    if mapping is not None:
+    if mapping is not None and folders:
         here, there = (f"{len(classes):,}" for classes in (images.classes, mapping.classes))
         context.note(f"the {here} classes of the images are found among the network's {there}")
     return mapping
