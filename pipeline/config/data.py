@@ -83,13 +83,27 @@ class AugmentationConfig(Section):
     area: Annotated[tuple[float, float], BeforeValidator(as_tuple)] = (0.08, 1.0)
     """Fraction of the image that the random crop covers."""
     aspect: Annotated[tuple[float, float], BeforeValidator(as_tuple)] = (0.75, 4 / 3)
-    """Aspect ratio of the random crop, drawn log-uniformly."""
+    """Aspect ratio of the random crop, width by height."""
+    aspect_draw: Literal["log_uniform", "uniform_swapped"] = "log_uniform"
+    """How the aspect ratio is drawn. log_uniform: as torchvision does. uniform_swapped: uniformly, and every second
+    time, at random, width and height are swapped; if no crop fits, it is the largest central square (fb.resnet.torch's
+    RandomSizedCrop)."""
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """How crops are resized, antialiased; validation, and the evaluation of the weights, resize so too."""
     flip: bool = True
     """Whether every second image, at random, is mirrored."""
     rotation_degrees: Annotated[float, Field(ge=0, le=45)] = 0.0
-    """Rotation by a uniform angle in ± this many degrees."""
+    """Rotation by a uniform angle in ± this many degrees; what comes in from outside has the mean colour."""
+    rotate: Literal["after_crop", "before_crop"] = "after_crop"
+    """What is rotated. after_crop: the resized crop, which loses its corners. before_crop: the image, about its centre,
+    so that only what is beyond the image is lost; at 10 degrees 1.5 times as many pixels are resized for it."""
     pixel_jitter: NonNegative = 0.0
     """Amplitude of uniform noise added to each pixel and channel, on the 0 to 255 scale."""
+
+    @property
+    def kernel(self) -> Literal["bilinear_antialias", "bicubic_antialias"]:
+        """Return the resizing kernel, which evaluation then uses too."""
+        return "bicubic_antialias" if self.interpolation == "bicubic" else "bilinear_antialias"
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -18,14 +18,15 @@ from pipeline.ground.seeds import derive_seed, uniform
 Integers = npt.NDArray[np.int64]
 
 _ATTEMPTS = 10
-# The numbers of an image's own random stream; the attempts at a crop take the first 2 * _ATTEMPTS.
-_TOP, _LEFT, _MIRROR, _ANGLE = range(2 * _ATTEMPTS, 2 * _ATTEMPTS + 4)
+# The numbers of an image's own random stream; the attempts at a crop take the first 2 * _ATTEMPTS, and one each from
+# _SWAP.
+_TOP, _LEFT, _MIRROR, _ANGLE, _SWAP = range(2 * _ATTEMPTS, 2 * _ATTEMPTS + 5)
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
     """The drawn augmentation of N images. Crops are in pixels of the stored image, regardless of its EXIF
-    orientation."""
+    orientation, or of that image rotated about its centre."""
 
     tops: Integers
     lefts: Integers
@@ -33,7 +34,7 @@ class Augmentation:
     widths: Integers
     mirrored: npt.NDArray[np.bool_]
     angles: npt.NDArray[np.float32]
-    """Degrees, counter-clockwise; applied on the device after cropping and mirroring."""
+    """Degrees, counter-clockwise."""
 
 
 def draw_augmentation(
@@ -51,14 +52,21 @@ def draw_augmentation(
 def _draw_crops(
     config: AugmentationConfig, seed: int, keys: Integers, heights: Integers, widths: Integers
 ) -> tuple[Integers, Integers, Integers, Integers]:
-    """Draw the random resized crop of torchvision: up to ten attempts at area and aspect, else the largest central
-    crop."""
-    crop_heights, crop_widths, tops, lefts = _central_crops(config, heights, widths)
+    """Draw a random crop: up to ten attempts at area and aspect, else the largest central crop, of torchvision and of
+    fb.resnet.torch."""
+    swaps = config.aspect_draw == "uniform_swapped"
+    crop_heights, crop_widths, tops, lefts = _central_crops((1.0, 1.0) if swaps else config.aspect, heights, widths)
     waiting = np.arange(len(keys))
-    (low, high), (log_low, log_high) = config.area, map(math.log, config.aspect)
+    (low, high), (aspect_low, aspect_high) = config.area, config.aspect
+    if not swaps:
+        aspect_low, aspect_high = math.log(aspect_low), math.log(aspect_high)
     for attempt in range(_ATTEMPTS):
         share = low + (high - low) * uniform(seed, keys[waiting], 2 * attempt)
-        aspect = np.exp(log_low + (log_high - log_low) * uniform(seed, keys[waiting], 2 * attempt + 1))
+        aspect = aspect_low + (aspect_high - aspect_low) * uniform(seed, keys[waiting], 2 * attempt + 1)
+        if swaps:
+            aspect = np.where(uniform(seed, keys[waiting], _SWAP + attempt) < 0.5, 1 / aspect, aspect)
+        else:
+            aspect = np.exp(aspect)
         area = heights[waiting] * widths[waiting] * share
         width = np.rint(np.sqrt(area * aspect)).astype(np.int64)
         height = np.rint(np.sqrt(area / aspect)).astype(np.int64)
@@ -72,10 +80,10 @@ def _draw_crops(
 
 
 def _central_crops(
-    config: AugmentationConfig, heights: Integers, widths: Integers
+    aspect: tuple[float, float], heights: Integers, widths: Integers
 ) -> tuple[Integers, Integers, Integers, Integers]:
     """Return the largest central crop of an allowed aspect: heights, widths, tops, lefts."""
-    low, high = config.aspect
+    low, high = aspect
     crop_widths = np.where(widths / heights > high, np.maximum(np.rint(heights * high), 1), widths).astype(np.int64)
     crop_heights = np.where(widths / heights < low, np.maximum(np.rint(widths / low), 1), heights).astype(np.int64)
     return crop_heights, crop_widths, (heights - crop_heights) // 2, (widths - crop_widths) // 2

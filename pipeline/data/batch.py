@@ -13,7 +13,7 @@ import torch
 class Batch:
     """Training images as decoded and cropped; normalisation and the rest of the augmentation follow on the device.
 
-    N images, S pixels a side.
+    N images, S pixels a side: those of the network's input, or more if it is sampled from them.
     """
 
     images: torch.Tensor
@@ -22,8 +22,10 @@ class Batch:
     """(N,) int64."""
     positions: torch.Tensor
     """(N,) int64: each image's row in the index."""
-    angles: torch.Tensor
-    """(N,) float32: remaining rotation in degrees; zeros if the recipe has none."""
+    affine: torch.Tensor
+    """(N, 2, 3) float32: from the network's input to the image, see `Sampling`; the identity if nothing is rotated."""
+    size_px: int
+    """Side of the network's input."""
 
 
 CropImages = torch.Tensor | tuple[torch.Tensor, ...]

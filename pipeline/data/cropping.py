@@ -13,17 +13,20 @@ from torch import nn
 
 from pipeline.data.batch import CropImages
 from pipeline.data.crop import Crop, resized_sizes
-from pipeline.data.preprocessing import Resize
+from pipeline.data.preprocessing import Resize, Triple
+from pipeline.data.sampling import Boxes, Sampling
 
 Integers = npt.NDArray[np.int64]
 CropTensors = tuple[torch.Tensor, ...]
 """The crops of one image: (3, height, width) uint8 each."""
 
 
-def fit_crop(crop: torch.Tensor, size_px: int, *, mirrored: bool) -> CropTensors:
-    """Resize a training crop (3, H, W) uint8 to (3, size_px, size_px), and mirror it or not."""
-    resized = _resize(crop, size_px, size_px)
-    return (resized.flip(-1) if mirrored else resized,)
+def fit_part(part: torch.Tensor, sampling: Sampling, row: int) -> CropTensors:
+    """Resize the decoded part (3, H, W) uint8 of a training image to (3, S, S), and mirror it or not."""
+    if sampling.resized is not None:
+        part = _place(part, sampling.resized, row, sampling.fill)
+    resized = _resize(part, sampling.size_px, sampling.size_px, sampling.kernel)
+    return (resized.flip(-1) if sampling.mirrored[row] else resized,)
 
 
 class Cropper:
@@ -96,6 +99,18 @@ def _resize(image: torch.Tensor, height: int, width: int, kernel: Resize = "bili
     batch = image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
     mode = "bicubic" if kernel == "bicubic_antialias" else "bilinear"
     return nn.functional.interpolate(batch, size=(height, width), mode=mode, antialias=kernel != "bilinear")[0]
+
+
+def _place(decoded: torch.Tensor, boxes: Boxes, row: int, fill: Triple) -> torch.Tensor:
+    """Return a box of a decoded image, with a colour where it reaches beyond."""
+    height, width = int(boxes.heights[row]), int(boxes.widths[row])
+    top, left = int(boxes.tops[row]), int(boxes.lefts[row])
+    # Channels-last in memory, as the decoders' images are.
+    placed = torch.tensor(fill).round().to(torch.uint8).repeat(height, width, 1).permute(2, 0, 1)
+    inner = decoded[:, max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)]
+    top, left = max(-top, 0), max(-left, 0)
+    placed[:, top : top + inner.shape[1], left : left + inner.shape[2]] = inner
+    return placed
 
 
 def _stack(parts: list[Future[list[CropTensors]]]) -> tuple[CropImages, ...]:

@@ -9,6 +9,7 @@ On the CPU, DALI decodes and PyTorch resizes: DALI's own resizing takes several 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -17,32 +18,33 @@ import torch
 from nvidia.dali import fn
 
 from pipeline.data import dali_graph
-from pipeline.data.augmentation import Augmentation
 from pipeline.data.batch import CropImages
 from pipeline.data.crop import Crop
-from pipeline.data.cropping import Cropper, crop_in_threads, fit_crop
-from pipeline.data.dali_pipeline import DECODE, crop_columns, decode_slices, pad_to_batches, run_pipeline
+from pipeline.data.cropping import Cropper, crop_in_threads, fit_part
+from pipeline.data.dali_pipeline import DECODE, decode_slices, pad_to_batches, run_pipeline
 from pipeline.data.encoded import Reading
+from pipeline.data.sampling import Sampling
 
 _AHEAD = 1
 """Batches whose cropping is begun early; later ones are only decoded ahead (`loader.prefetch` batches)."""
 
 
-def decode_crops(reading: Reading, augmentation: Augmentation, size_px: int, gpu: int | None) -> Iterator[torch.Tensor]:
-    """Crop, resize and mirror the images; they are whole batches.
+def decode_crops(reading: Reading, sampling: Sampling, gpu: int | None) -> Iterator[torch.Tensor]:
+    """Decode a part of each image, resize and mirror it; the images are whole batches.
 
-    Yields (batch, 3, size_px, size_px) uint8, channels-last in memory, on GPU number `gpu` if one is given.
+    Yields (batch, 3, S, S) uint8, S being `sampling.size_px`, channels-last in memory, on GPU number `gpu` if one is
+    given.
     """
     if gpu is not None:
-        yield from dali_graph.decode_crops(reading, augmentation, size_px, gpu)
+        yield from dali_graph.decode_crops(reading, sampling, gpu)
         return
 
     def graph(files: Any, anchors: Any, shapes: Any) -> list[Any]:
         return [decode_slices(files, anchors, shapes, None)]
 
-    decoded = run_pipeline(reading, crop_columns(augmentation), graph, None)
-    mirrored = iter(augmentation.mirrored.tolist())
-    batches = ([partial(fit_crop, crop, size_px, mirrored=next(mirrored)) for crop in crops] for (crops,) in decoded)
+    decoded = run_pipeline(reading, (sampling.decoded.corners(), sampling.decoded.sizes()), graph, None)
+    rows = itertools.count()
+    batches = ([partial(fit_part, part, sampling, next(rows)) for part in parts] for (parts,) in decoded)
     for (images,) in crop_in_threads(batches, reading.loader.threads, _AHEAD):
         assert isinstance(images, torch.Tensor), "crops are of one size"
         yield images

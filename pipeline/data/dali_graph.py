@@ -14,12 +14,12 @@ import numpy.typing as npt
 import torch
 from nvidia.dali import fn, types
 
-from pipeline.data.augmentation import Augmentation
 from pipeline.data.batch import CropImages
 from pipeline.data.crop import Crop, resized_sizes
-from pipeline.data.dali_pipeline import DECODE, crop_columns, decode_slices, pad_to_batches, run_pipeline
+from pipeline.data.dali_pipeline import DECODE, decode_slices, pad_to_batches, run_pipeline
 from pipeline.data.encoded import Reading
 from pipeline.data.preprocessing import Resize
+from pipeline.data.sampling import Sampling
 
 Integers = npt.NDArray[np.int64]
 _KERNELS: dict[Resize, dict[str, Any]] = {
@@ -29,15 +29,21 @@ _KERNELS: dict[Resize, dict[str, Any]] = {
 }
 
 
-def decode_crops(reading: Reading, augmentation: Augmentation, size_px: int, gpu: int | None) -> Iterator[torch.Tensor]:
+def decode_crops(reading: Reading, sampling: Sampling, gpu: int | None) -> Iterator[torch.Tensor]:
     """Decode and crop as `pipeline.data.dali.decode_crops` does; `gpu` is None for a graph on the CPU."""
+    decoded, resized = sampling.decoded, sampling.resized
 
-    def graph(files: Any, anchors: Any, shapes: Any, mirrored: Any) -> list[Any]:
+    def graph(files: Any, anchors: Any, shapes: Any, mirrored: Any, *boxes: Any) -> list[Any]:
         images = decode_slices(files, anchors, shapes, gpu)
-        images = fn.resize(images, size=[size_px, size_px], **_KERNELS["bilinear_antialias"])
+        if boxes:
+            fill = [float(round(value)) for value in sampling.fill]
+            start, shape = boxes
+            images = fn.slice(images, start, shape, axes=[0, 1], out_of_bounds_policy="pad", fill_values=fill)
+        images = fn.resize(images, size=[sampling.size_px] * 2, **_KERNELS[sampling.kernel])
         return [fn.flip(images, horizontal=mirrored)]
 
-    columns = (*crop_columns(augmentation), augmentation.mirrored.astype(np.int32))
+    boxes = () if resized is None else (resized.corners(), resized.sizes())
+    columns = (decoded.corners(), decoded.sizes(), sampling.mirrored.astype(np.int32), *boxes)
     for (images,) in run_pipeline(reading, columns, graph, gpu):
         assert isinstance(images, torch.Tensor), "crops are of one size"
         yield images

@@ -14,7 +14,6 @@ import torch.utils.dlpack
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
 
-from pipeline.data.augmentation import Augmentation
 from pipeline.data.batch import CropImages
 from pipeline.data.encoded import Bytes, EncodedImages, Reading
 from pipeline.data.verification import changed_images
@@ -36,16 +35,8 @@ def pad_to_batches(reading: Reading) -> Reading:
     return dataclasses.replace(reading, positions=np.concatenate([positions, padding]), batch=batch)
 
 
-def crop_columns(augmentation: Augmentation) -> Columns:
-    """Return the begin of each training crop, and its size; both are (N, 2) pixels."""
-    return (
-        np.stack([augmentation.tops, augmentation.lefts], axis=1).astype(np.int32),
-        np.stack([augmentation.heights, augmentation.widths], axis=1).astype(np.int32),
-    )
-
-
 def decode_slices(files: Any, anchors: Any, shapes: Any, gpu: int | None) -> Any:
-    """In a graph: decode only the training crop of each image."""
+    """In a graph: decode only a part of each image."""
     device = "cpu" if gpu is None else "mixed"
     return fn.decoders.image_slice(files, start=anchors, shape=shapes, axes=[0, 1], device=device, **DECODE)
 

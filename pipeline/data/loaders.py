@@ -18,12 +18,13 @@ import torch
 
 from pipeline.config.operations import LoaderConfig
 from pipeline.config.schema import Config
-from pipeline.data.augmentation import Augmentation, draw_augmentation
+from pipeline.data.augmentation import draw_augmentation
 from pipeline.data.batch import Batch, CropImages, PlanBatch
 from pipeline.data.crop import Crop
 from pipeline.data.encoded import Reading
 from pipeline.data.index import ImageIndex
 from pipeline.data.order import StreamOrder
+from pipeline.data.sampling import Sampling, sample_crops
 from pipeline.ground.errors import UserError
 from pipeline.ground.ranks import Ranks
 
@@ -159,13 +160,13 @@ class StreamLoader(_Loader):
         """Yield the steps first_step to end_step - 1, planned at once."""
         positions, epochs = self.local_positions(first_step, end_step)
         heights, widths = self._index.heights[positions], self._index.widths[positions]
-        augmentation = draw_augmentation(
-            self._config.augmentation, self._config.seed, positions, epochs, heights, widths
-        )
+        config, size_px = self._config, self._config.train.image_size_px
+        drawn = draw_augmentation(config.augmentation, config.seed, positions, epochs, heights, widths)
+        sampling = sample_crops(config.augmentation, config.input, drawn, size_px, heights, widths)
         labels = self._index.labels[positions]
         compared = int(np.searchsorted(epochs, self._compared_epochs))
-        reading = Reading(self._index, positions, self._micro_batch, self._config.loader, compared)
-        for number, images in enumerate(self._decode(reading, augmentation)):
+        reading = Reading(self._index, positions, self._micro_batch, config.loader, compared)
+        for number, images in enumerate(self._decode(reading, sampling)):
             rows = slice(number * self._micro_batch, (number + 1) * self._micro_batch)
             taken = rows.stop // self._local_batch
             self._next_step = first_step + taken
@@ -174,18 +175,18 @@ class StreamLoader(_Loader):
                 images=_stage(images, self._device),
                 labels=_stage(torch.from_numpy(labels[rows]), self._device),
                 positions=_stage(torch.from_numpy(positions[rows]), self._device),
-                angles=_stage(torch.from_numpy(augmentation.angles[rows]), self._device),
+                affine=_stage(sampling.affine_N23[rows], self._device),
+                size_px=size_px,
             )
 
-    def _decode(self, reading: Reading, augmentation: Augmentation) -> Iterator[torch.Tensor]:
-        size_px = self._config.train.image_size_px
+    def _decode(self, reading: Reading, sampling: Sampling) -> Iterator[torch.Tensor]:
         if reading.loader.backend == "dali":
             from pipeline.data import dali
 
-            return dali.decode_crops(reading, augmentation, size_px, self._gpu)
+            return dali.decode_crops(reading, sampling, self._gpu)
         from pipeline.data import reference
 
-        return reference.decode_crops(reading, augmentation, size_px)
+        return reference.decode_crops(reading, sampling)
 
 
 class PlanLoader(_Loader):

@@ -23,14 +23,14 @@ class Preprocessor:
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
 
     def training(self, batch: Batch) -> torch.Tensor:
-        """Return (N, 3, S, S) float32: rotated by `batch.angles`, jittered and normalised.
+        """Return (N, 3, S, S) float32, S being `batch.size_px`: sampled by `batch.affine`, jittered and normalised.
 
         A rotated image shows the mean colour in its corners. The jitter comes from the device's default generator,
         which the caller seeds; it is not clipped to the range of a byte.
         """
         images = self._centred(batch.images)
         if self._rotates:
-            images = rotate(images, batch.angles.to(self._device, non_blocking=True))
+            images = sample(images, batch.affine.to(self._device, non_blocking=True), batch.size_px)
         if self._jitter > 0:
             images += torch.empty_like(images).uniform_(-self._jitter, self._jitter)
         return self._scaled(images)
@@ -46,14 +46,7 @@ class Preprocessor:
         return images.div_(self._std_C11).contiguous(memory_format=self._layout)
 
 
-def rotate(images: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
-    """Rotate each image counter-clockwise about its centre by its angle in degrees; bilinear, with zeros outside.
-
-    images: (N, C, S, S) float; angles: (N,). Agrees with torchvision's `rotate`.
-    """
-    radians = torch.deg2rad(angles)
-    cos, sin, zero = torch.cos(radians), torch.sin(radians), torch.zeros_like(radians)
-    # Maps output pixels to input pixels; rows of the image count downwards, hence the signs.
-    theta_N23 = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
-    grid = F.affine_grid(theta_N23, list(images.shape), align_corners=False)
+def sample(images: torch.Tensor, affine_N23: torch.Tensor, size_px: int) -> torch.Tensor:
+    """Sample squares of `size_px` from (N, C, S, S) float images by affine maps; bilinear, with zeros outside."""
+    grid = F.affine_grid(affine_N23, [*images.shape[:2], size_px, size_px], align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -13,23 +13,23 @@ from functools import partial
 import torch
 from torchvision.io import ImageReadMode, decode_image
 
-from pipeline.data.augmentation import Augmentation
 from pipeline.data.batch import CropImages
 from pipeline.data.crop import Crop
-from pipeline.data.cropping import Cropper, CropTensors, crop_in_threads, fit_crop
+from pipeline.data.cropping import Cropper, CropTensors, crop_in_threads, fit_part
 from pipeline.data.encoded import Bytes, EncodedImages, Reading
+from pipeline.data.sampling import Sampling
 from pipeline.data.verification import changed_images
 from pipeline.ground.errors import UserError
 
 
-def decode_crops(reading: Reading, augmentation: Augmentation, size_px: int) -> Iterator[torch.Tensor]:
+def decode_crops(reading: Reading, sampling: Sampling) -> Iterator[torch.Tensor]:
     """Decode and crop as `pipeline.data.dali.decode_crops` does, on the CPU."""
 
     def crop(image: torch.Tensor, row: int) -> CropTensors:
-        top, left = int(augmentation.tops[row]), int(augmentation.lefts[row])
-        height, width = int(augmentation.heights[row]), int(augmentation.widths[row])
-        cropped = image[:, top : top + height, left : left + width]
-        return fit_crop(cropped, size_px, mirrored=bool(augmentation.mirrored[row]))
+        boxes = sampling.decoded
+        top, left = int(boxes.tops[row]), int(boxes.lefts[row])
+        height, width = int(boxes.heights[row]), int(boxes.widths[row])
+        return fit_part(image[:, top : top + height, left : left + width], sampling, row)
 
     for (images,) in _run(crop, reading):
         assert isinstance(images, torch.Tensor), "crops are of one size"

@@ -62,7 +62,7 @@ def validate(
         scorer = PlanScorer(model, plan, config.execution, preprocessor, collective.device, at_once)
         batches: Iterable[PlanBatch] = ()
         if len(own):
-            crops = [planned.crop for planned in expand(plan)]
+            crops = [planned.crop for planned in expand(plan, config.augmentation.kernel)]
             loader = build_plan_loader(index, positions, crops, size, config.loader, collective.device)
             batches = stack.enter_context(contextlib.closing(loader))
         for number, batch in zip(own.tolist(), batches, strict=True):

@@ -58,6 +58,9 @@ def _network(record: RunRecord) -> dict[str, Did]:
     }
 
 
+_DRAWN = {"log_uniform": "log-uniform", "uniform_swapped": "uniform, sides swapped by chance"}
+
+
 def _augmentation(record: RunRecord) -> dict[str, Did]:
     config, augmentation = record.config, record.config.augmentation
     size = config.train.image_size_px
@@ -68,14 +71,17 @@ def _augmentation(record: RunRecord) -> dict[str, Did]:
     return {
         "image_size": (f"{size} px", size in (224, 320)),
         "crop": (
-            f"{area} of the area, aspect {low} to {high}, log-uniform",
+            f"{area} of the area, aspect {low} to {high}, {_DRAWN[augmentation.aspect_draw]}",
             as_the_paper and math.isclose(augmentation.aspect[1], 4 / 3),
         ),
         "flip": ("yes" if augmentation.flip else "no", augmentation.flip),
-        "rotation": (_plus_minus(augmentation.rotation_degrees, "°"), augmentation.rotation_degrees == 10),
+        "rotation": (
+            _plus_minus(augmentation.rotation_degrees, f"°, {augmentation.rotate.replace('_', ' the ')}"),
+            augmentation.rotation_degrees == 10,
+        ),
         "pixel_jitter": (_plus_minus(augmentation.pixel_jitter, " of 255"), augmentation.pixel_jitter == 20),
         "normalisation": ("mean subtraction" + (" and division by the deviation" if divided else ""), not divided),
-        "interpolation": ("bilinear, antialiased", True),
+        "interpolation": (f"{augmentation.interpolation}, antialiased", True),
         "sampling": ("each image once an epoch", True),
     }
 

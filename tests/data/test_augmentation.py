@@ -102,6 +102,34 @@ def test_crops_are_distributed_as_torchvisions(size: tuple[int, int]) -> None:
     assert apart.max() < 0.05 * max(size)
 
 
+def test_given_the_same_draws_the_crop_is_that_of_fb_resnet_torch() -> None:
+    """Its RandomSizedCrop, written out: uniform aspect, sides swapped every second time, ten attempts."""
+    config = AugmentationConfig(aspect_draw="uniform_swapped")
+    seed, swapped, fell_back = derive_seed(7, "augmentation"), 0, 0
+    for key, (height, width) in enumerate(np.random.default_rng(0).integers(1, 60, (300, 2)).tolist()):
+        (drawn,) = zip(*columns(draw([key], size=(height, width), config=config))[:4], strict=True)
+
+        def number(stream: int, key: int = key) -> float:
+            return float(uniform(seed, np.array([key]), stream)[0])
+
+        side = min(height, width)
+        expected = ((height - side) // 2, (width - side) // 2, side, side)
+        for attempt in range(10):
+            area = height * width * (0.08 + 0.92 * number(2 * attempt))
+            aspect = 0.75 + (4 / 3 - 0.75) * number(2 * attempt + 1)
+            w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+            if number(24 + attempt) < 0.5:
+                w, h, swapped = h, w, swapped + 1
+            if 0 < h <= height and 0 < w <= width:
+                expected = (int(number(20) * (height - h + 1)), int(number(21) * (width - w + 1)), h, w)
+                break
+        else:
+            fell_back += 1
+        assert drawn == expected
+    assert swapped > 100
+    assert fell_back > 3
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (2, 3), (375, 500)])
 def test_crops_lie_inside_the_image(size: tuple[int, int]) -> None:
     drawn = draw(range(500), size=size)

@@ -66,17 +66,19 @@ def train_loader(
     )
 
 
-def contents(batches: list[Batch]) -> list[tuple[int, int, float, bytes]]:
-    """Position, label, angle and pixels of every image, in order."""
+def contents(batches: list[Batch]) -> list[tuple[int, int, bytes, bytes]]:
+    """Position, label, affine map and pixels of every image, in order."""
     return [
-        (int(position), int(label), float(angle), image.numpy().tobytes())
+        (int(position), int(label), affine.numpy().tobytes(), image.numpy().tobytes())
         for batch in batches
-        for image, label, position, angle in zip(batch.images, batch.labels, batch.positions, batch.angles, strict=True)
+        for image, label, position, affine in zip(
+            batch.images, batch.labels, batch.positions, batch.affine, strict=True
+        )
     ]
 
 
 @pytest.fixture(scope="module")
-def whole(index: ImageIndex) -> list[tuple[int, int, float, bytes]]:
+def whole(index: ImageIndex) -> list[tuple[int, int, bytes, bytes]]:
     """All images of the first 8 steps, by one process that was never stopped."""
     return contents(list(train_loader(index)))
 
@@ -96,7 +98,7 @@ def test_every_epoch_holds_each_image_once_at_any_world_size(index: ImageIndex, 
 
 @pytest.mark.parametrize(("world_size", "micro_batch"), [(1, 24), (1, 1), (2, 4), (3, 8), (8, 3)])
 def test_a_steps_images_do_not_depend_on_world_size_or_micro_batch(
-    index: ImageIndex, whole: list[tuple[int, int, float, bytes]], world_size: int, micro_batch: int
+    index: ImageIndex, whole: list[tuple[int, int, bytes, bytes]], world_size: int, micro_batch: int
 ) -> None:
     local = GLOBAL_BATCH // world_size
     shares = [
@@ -114,14 +116,15 @@ def test_batches_are_as_the_contract_says(index: ImageIndex) -> None:
         assert batch.images.dtype == torch.uint8
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
         assert batch.labels.dtype == batch.positions.dtype == torch.int64
-        assert batch.angles.dtype == torch.float32
+        assert batch.affine.shape == (6, 2, 3)
+        assert batch.affine.dtype == torch.float32
         assert batch.labels.tolist() == index.labels[batch.positions.numpy()].tolist()
 
 
 @pytest.mark.parametrize("backend", ["dali", "reference"])
 @pytest.mark.parametrize("stop", [0, 1, 2, 3, 7, 8])
 def test_resumed_loader_yields_exactly_the_rest(
-    index: ImageIndex, whole: list[tuple[int, int, float, bytes]], backend: str, stop: int
+    index: ImageIndex, whole: list[tuple[int, int, bytes, bytes]], backend: str, stop: int
 ) -> None:
     """Steps 2 and 4 hold the end of one epoch and the beginning of the next."""
     first = train_loader(index, config=recipe(index, backend))
@@ -141,7 +144,7 @@ def test_resumed_loader_yields_exactly_the_rest(
 
 
 def test_resume_at_another_world_size_goes_on_with_the_same_images(
-    index: ImageIndex, whole: list[tuple[int, int, float, bytes]]
+    index: ImageIndex, whole: list[tuple[int, int, bytes, bytes]]
 ) -> None:
     first = train_loader(index)
     running = iter(first)
@@ -157,7 +160,7 @@ def test_resume_at_another_world_size_goes_on_with_the_same_images(
 
 
 def test_loader_that_begins_later_yields_exactly_the_rest(
-    index: ImageIndex, whole: list[tuple[int, int, float, bytes]]
+    index: ImageIndex, whole: list[tuple[int, int, bytes, bytes]]
 ) -> None:
     assert contents(list(train_loader(index, first_step=5))) == whole[5 * GLOBAL_BATCH :]
 
@@ -173,7 +176,7 @@ def test_nothing_is_decoded_that_is_not_used(index: ImageIndex, monkeypatch: pyt
 
 
 def test_a_long_run_is_planned_in_segments_without_a_seam(
-    index: ImageIndex, whole: list[tuple[int, int, float, bytes]], monkeypatch: pytest.MonkeyPatch
+    index: ImageIndex, whole: list[tuple[int, int, bytes, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned: list[int] = []
     decode = dali.decode_crops
@@ -204,7 +207,7 @@ def test_state_is_refused_in_the_middle_of_a_step(index: ImageIndex) -> None:
 
 
 def test_iterating_anew_begins_at_the_step_that_was_not_finished(
-    index: ImageIndex, whole: list[tuple[int, int, float, bytes]]
+    index: ImageIndex, whole: list[tuple[int, int, bytes, bytes]]
 ) -> None:
     loader = train_loader(index)
     running = iter(loader)
@@ -256,7 +259,7 @@ def test_a_batch_that_is_kept_does_not_change(index: ImageIndex) -> None:
 
 
 def test_two_loaders_at_once_do_not_disturb_each_other(
-    index: ImageIndex, whole: list[tuple[int, int, float, bytes]]
+    index: ImageIndex, whole: list[tuple[int, int, bytes, bytes]]
 ) -> None:
     crops = build_plan_loader(index, np.arange(NUM_IMAGES), CROPS, 7, LoaderConfig(), CPU)
     expected: list[Any] = [images for batch in crops for images in batch.crops]

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from torchvision.transforms import v2
 
 from pipeline.config.data import AugmentationConfig, InputConfig
+from pipeline.data.augmentation import Augmentation
 from pipeline.data.batch import Batch
-from pipeline.data.normalisation import Preprocessor, rotate
+from pipeline.data.normalisation import Preprocessor, sample
+from pipeline.data.sampling import sample_crops
 
 PIXELS = InputConfig(mean=(100.0, 110.0, 120.0), std=(50.0, 25.0, 10.0))
 PLAIN = AugmentationConfig()
@@ -22,8 +25,20 @@ def make_batch(count: int = 6, size_px: int = 16, angle: float = 0.0) -> Batch:
         images=images.permute(0, 3, 1, 2),
         labels=torch.zeros(count, dtype=torch.int64),
         positions=torch.arange(count),
-        angles=torch.full((count,), angle),
+        affine=turning(torch.full((count,), angle)),
+        size_px=size_px,
     )
+
+
+def turning(angles: torch.Tensor) -> torch.Tensor:
+    """The affine maps of images that are rotated after they are cropped."""
+    none = np.zeros(len(angles), np.int64)
+    drawn = Augmentation(none, none, none + 1, none + 1, none.astype(np.bool_), angles.numpy())
+    return sample_crops(AugmentationConfig(rotation_degrees=45.0), PIXELS, drawn, 1, none + 1, none + 1).affine_N23
+
+
+def rotate(images: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+    return sample(images, turning(angles), images.shape[-1])
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -64,7 +79,7 @@ def test_each_image_turns_by_its_own_angle() -> None:
 
 def test_training_images_turn_by_the_angles_of_their_batch() -> None:
     angles = torch.tensor([-9.0, 0.0, 4.0])
-    batch = dataclasses.replace(make_batch(count=3), angles=angles)
+    batch = dataclasses.replace(make_batch(count=3), affine=turning(angles))
     images = Preprocessor(PIXELS, AugmentationConfig(rotation_degrees=10.0), CPU, True).training(batch)
     plain = Preprocessor(PIXELS, PLAIN, CPU, True).training(batch)
     torch.testing.assert_close(images, rotate(plain, angles), atol=1e-4, rtol=1e-4)

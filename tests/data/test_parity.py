@@ -19,13 +19,14 @@ from PIL import Image
 from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
-from pipeline.config.data import AugmentationConfig
+from pipeline.config.data import AugmentationConfig, InputConfig
 from pipeline.config.operations import LoaderConfig
 from pipeline.data import dali, dali_graph, reference
 from pipeline.data.augmentation import Augmentation, draw_augmentation
 from pipeline.data.crop import Crop
 from pipeline.data.encoded import Reading
 from pipeline.data.index import ImageIndex
+from pipeline.data.sampling import Sampling, sample_crops
 from tests.data.indexing import index_files, picture, write_pictures
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")
@@ -47,10 +48,13 @@ def read(index: ImageIndex, positions: np.ndarray, batch: int) -> Reading:
     return Reading(index, positions, batch, LoaderConfig(), compared=len(positions))
 
 
-def draw(index: ImageIndex, positions: np.ndarray, epoch: int = 0) -> Augmentation:
-    epochs = np.full(len(positions), epoch)
+def draw(
+    index: ImageIndex, positions: np.ndarray, size_px: int, epochs: int | np.ndarray = 0, **keys: Any
+) -> tuple[Augmentation, Sampling]:
     sizes = index.heights[positions], index.widths[positions]
-    return draw_augmentation(AugmentationConfig(), 5, positions, epochs, *sizes)
+    config = AugmentationConfig(**keys)
+    drawn = draw_augmentation(config, 5, positions, np.broadcast_to(epochs, len(positions)), *sizes)
+    return drawn, sample_crops(config, InputConfig(), drawn, size_px, *sizes)
 
 
 def require_alike(ours: torch.Tensor, theirs: torch.Tensor, mean: float = MEAN_DIFFERENCE) -> None:
@@ -60,18 +64,11 @@ def require_alike(ours: torch.Tensor, theirs: torch.Tensor, mean: float = MEAN_D
     assert difference.max() <= EDGE_DIFFERENCE
 
 
-def require_training_crops_alike(index: ImageIndex, size_px: int, batch: int, epochs: int = 1) -> None:
+def require_training_crops_alike(index: ImageIndex, size_px: int, batch: int, epochs: int = 1, **keys: Any) -> None:
     """Of DALI in both ways, and torchvision."""
     positions = np.arange(len(index)).repeat(epochs)
-    drawn = draw_augmentation(
-        AugmentationConfig(),
-        5,
-        positions,
-        np.tile(np.arange(epochs), len(index)),
-        index.heights[positions],
-        index.widths[positions],
-    )
-    request = read(index, positions, batch), drawn, size_px
+    _, sampling = draw(index, positions, size_px, np.tile(np.arange(epochs), len(index)), **keys)
+    request = read(index, positions, batch), sampling
     ours, graph = dali.decode_crops(*request, None), dali_graph.decode_crops(*request, None)
     for one, by_graph, theirs in zip(ours, graph, reference.decode_crops(*request), strict=True):
         assert torch.equal(one, theirs)
@@ -122,6 +119,12 @@ def test_training_crops_of_small_images_agree(tmp_path: Path) -> None:
     index = index_files(write_pictures(tmp_path / "pictures", 30))
     require_training_crops_alike(index, size_px=32, batch=6, epochs=3)
     require_training_crops_alike(index, size_px=224, batch=6)
+
+
+@pytest.mark.parametrize("keys", [{"interpolation": "bicubic"}, {"rotate": "before_crop", "rotation_degrees": 45.0}])
+def test_crops_of_other_augmentations_agree(tmp_path: Path, keys: dict[str, Any]) -> None:
+    index = index_files(write_pictures(tmp_path / "pictures", 24))
+    require_training_crops_alike(index, size_px=32, batch=8, **keys)
 
 
 def test_crops_of_small_images_agree(tmp_path: Path) -> None:
@@ -213,8 +216,8 @@ def test_crops_are_those_of_torchvisions_own_resized_crop(
 ) -> None:
     files = write_pictures(tmp_path / "pictures", 12)
     index = index_files(files)
-    drawn = draw(index, np.arange(12))
-    (images,) = way.decode_crops(read(index, np.arange(12), 12), drawn, 32, None)
+    drawn, sampling = draw(index, np.arange(12), 32)
+    (images,) = way.decode_crops(read(index, np.arange(12), 12), sampling, None)
     assert 0 < drawn.mirrored.sum() < 12
     for row, file in enumerate(files):
         crop = [int(column[row]) for column in (drawn.tops, drawn.lefts, drawn.heights, drawn.widths)]

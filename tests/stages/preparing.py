@@ -100,4 +100,4 @@ def outputs_of(prepared: Prepared) -> dict[str, bytes]:
 def training_batches(index: ImageIndex, config: Config) -> list[torch.Tensor]:
     cpu = torch.device("cpu")
     loader = build_train_loader(index, config, Ranks(), cpu, micro_batch=6, first_step=1, last_step=4)
-    return [tensor for batch in loader for tensor in (batch.images, batch.labels, batch.positions, batch.angles)]
+    return [tensor for batch in loader for tensor in (batch.images, batch.labels, batch.positions, batch.affine)]
