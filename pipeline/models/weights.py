@@ -75,9 +75,9 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
-def count_classes(path: Path, classifier: str = "last_linear.weight") -> int | None:
+def count_classes(path: Path) -> int | None:
     """Return the number of outputs of a file's network, or None if it has no classifier."""
-    shape = read_shapes(path).get(classifier)
+    shape = read_shapes(path).get("last_linear.weight")
     return shape[0] if shape else None
 
 
