@@ -40,14 +40,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def _key_hint(option: str, following: Sequence[str]) -> str | None:
     """Return what to write for an option that is a key of the recipe, here or elsewhere; None if it is no key."""
-    from pipeline.config.keys import all_keys  # pydantic, which no other command line needs
+    from pipeline.config.keys import all_keys, resolve_short_key  # pydantic, which no other command line needs
     from pipeline.config.synonyms import answer_for
 
     name, _, value = option.removeprefix("--").partition("=")
-    name, value = name.replace("-", "_"), value or next(iter(following), "VALUE")
-    answer = answer_for(name)
-    if answer is None and any(f".{key}".endswith(f".{name}") for key in all_keys()):
-        answer = f"write {name}={value}"
+    name, value = name.replace("-", "_"), value or next((word for word in following[:1] if word[:1] != "-"), "VALUE")
+    try:
+        is_key = resolve_short_key(name) in all_keys()
+    except ValueError as error:  # of several keys
+        return str(error)
+    answer = f"write {shlex.quote(f'{name}={value}')}" if is_key else answer_for(name)
     return f"keys of the recipe have no dashes; {answer}" if answer and answer.startswith("write") else answer
 
 

@@ -12,10 +12,15 @@ _CONFIGS = (Path("configs"), Path(__file__).parents[1] / "configs")
 def find_recipe(text: str) -> Path:
     """Return the path of a recipe that is named by its path, or as one of the folder `configs`, here or of the source.
 
-    Raises ArgumentTypeError if a name without folder and suffix is none of these.
+    Raises ArgumentTypeError if a name without folder and suffix is none of these, or the path is a folder's.
     """
-    if Path(text).name != text or Path(text).suffix or Path(text).is_file():
-        return Path(text)
+    path = Path(text)
+    if path.name != text or path.suffix or path.is_file():
+        if path.is_dir():
+            raise argparse.ArgumentTypeError(
+                f"must be a recipe (given the folder {text}; that of the images is data.root={text}, behind the recipe)"
+            )
+        return path
     found = {file.stem: file for folder in reversed(_CONFIGS) for file in folder.glob("*.yaml")}
     if text not in found:
         close = difflib.get_close_matches(text, found, n=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +32,8 @@ def _apply(root: Entry, override: str, given: dict[str, str], problems: list[Pro
     key, equals, text = (part.strip() for part in override.partition("="))
     try:
         if not equals and ("/" in key or Path(key).is_dir()):
-            raise ValueError(f"must be key=value; for the folder of the images write data.root={key}")
+            written = shlex.quote(f"data.root={key}")
+            raise ValueError(f"must be key=value; for the folder of the images write {written}")
         if not equals or not key:
             raise ValueError("must be key=value, as in train.epochs=3")
         key = resolve_short_key(key)
