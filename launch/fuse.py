@@ -15,6 +15,7 @@ from pipeline.config.fusion import FuseConfig
 from pipeline.data.ilsvrc import read_ilsvrc2012
 from pipeline.evaluation.ensemble import fuse
 from pipeline.evaluation.members import find_index, find_scores, read_members
+from pipeline.ground.counting import counted
 from pipeline.ground.errors import EXIT_DONE, UserError
 from pipeline.store.file import naming, replacing_directory
 from stages import evaluate_directory
@@ -53,7 +54,7 @@ def fuse_scores(request: FuseRequest) -> int:
     index, prepared = find_index(members, request.images)
     about = members[0].scores.description
     images_of = f"{about.images:,} {'validation' if about.split == 'val' else 'test'} images"
-    say(f"fusing {len(members)} member{'s' if len(members) > 1 else ''}: {images_of}, {about.classes:,} classes\n")
+    say(f"fusing {counted(len(members), 'member')}: {images_of}, {counted(about.classes, 'class')}\n")
     with naming(out):
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
     with replacing_directory(out) as folder:

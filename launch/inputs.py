@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from launch.command import command_line
 from launch.job_graph import Stages
 from launch.own_images import check_own_images
 from pipeline.config.schema import Config
-from pipeline.data.recognition import check_places
+from pipeline.data.recognition import check_places, place_of
+from pipeline.data.tree import class_order, list_folder
+from pipeline.evaluation.network_classes import map_classes
 from pipeline.ground.errors import UserError
 from pipeline.interop.container import recognise
 from pipeline.running.named_weights import resolve_weights
+from pipeline.store.weight_header import read_metadata
 from pipeline.training.initial_checkpoint import initial_step
+
+_FAR = 2.0
+"""Ratio of sizes that is no usual one."""
 
 
 def check_initial_checkpoint(config: Config) -> None:
@@ -25,20 +32,90 @@ def check_initial_checkpoint(config: Config) -> None:
 
 
 def check_inputs(config: Config, stages: Stages) -> None:
-    """Check that the image folders and the weight file needed by unfinished ones of `stages` exist.
+    """Check that the image folders and the weight files needed by unfinished ones of `stages` exist.
 
-    Raises UserError saying what is missing or of another kind, and how to create it.
+    Raises UserError saying all that is missing or of another kind, and how to create it.
     """
+    checks = (_check_images, _check_build, _check_evaluation)
+    problems = [str(error) for check in checks if (error := _error(check, config, stages))]
+    if problems:
+        raise UserError("\n".join(dict.fromkeys(problems)))
+
+
+def _error(check: Callable[[Config, Stages], None], config: Config, stages: Stages) -> UserError | None:
+    try:
+        check(config, stages)
+    except UserError as error:
+        return error
+    return None
+
+
+def _check_images(config: Config, stages: Stages) -> None:
     if "prepare" in stages:
         wanted = [part.split for part in stages["prepare"].parts if part.split is not None and not part.is_done]
         check_own_images(config, stages)
         check_places(config.data, wanted)
-    if "evaluate" in stages and not stages["evaluate"].is_done and config.evaluate.weights is not None:
-        name, stage = config.evaluate.weights, stages["evaluate"]
-        require_safetensors(resolve_weights(name, stage.directory.parent))
-    if "build" in stages and not stages["build"].is_done and config.model.weights is not None:
-        name, stage = config.model.weights, stages["build"]
-        require_safetensors(resolve_weights(name, stage.directory.parent, "model.weights"), "model.weights")
+
+
+def _check_build(config: Config, stages: Stages) -> None:
+    if config.model.weights is not None and "build" in stages and not stages["build"].is_done:
+        run = stages["build"].directory.parent
+        _check_network(config, "model.weights", resolve_weights(config.model.weights, run, "model.weights"))
+
+
+def _check_evaluation(config: Config, stages: Stages) -> None:
+    if config.evaluate.weights is not None and "evaluate" in stages and not stages["evaluate"].is_done:
+        weights = resolve_weights(config.evaluate.weights, stages["evaluate"].directory.parent)
+        _check_network(config, "evaluate.weights", weights)
+        if _error(_check_images, config, stages) is None:
+            _check_classes(config, weights)
+
+
+def _check_network(config: Config, key: str, weights: Path) -> None:
+    """Raises UserError if a file is no safetensors, or says that it has weights of another network (not all say)."""
+    require_safetensors(weights, key)
+    network = read_metadata(weights).get("model")
+    if network not in (None, config.model.name):
+        raise UserError(
+            f"{key}: {weights} has weights of {network} (the recipe's network: {config.model.name}); "
+            f"to take their network add model.name={network}"
+        )
+
+
+def _check_classes(config: Config, weights: Path) -> None:
+    """Raises UserError if class folders that are there are not known to the network; the stage looks at all others."""
+    metadata = read_metadata(weights)
+    if config.data.root is None or "num_classes" not in metadata or config.evaluate.split == "test":
+        return
+    place = place_of(config.data, config.evaluate.split)
+    if place.kind == "folders" and (folders := list_folder(place.path)[0]):
+        file = None if config.evaluate.classes is None else Path(config.evaluate.classes)
+        num_classes = int(metadata["num_classes"])
+        map_classes(place.split, class_order(folders), num_classes, metadata, file, str(weights))
+
+
+def advise_on_sizes(config: Config, stages: Stages) -> str | None:
+    """Return a warning if crops of quite another size are evaluated than what is to be trained, else None.
+
+    Somewhat larger ones are usual, and better (section 5.1 of the paper: 320 px for 224).
+    """
+    if not any(stage.stage.is_training and not stage.is_done for stage in stages.values()):
+        return None
+    trained = config.train.image_size_px
+    plans = {"train.validation": (config.train.validation,), "evaluate.plans": config.evaluate.plans}
+    far = [
+        f"{key} ({plan.name}: {seen} px)"
+        for key, given in plans.items()
+        for plan in given
+        if max(seen := plan.crops[0].crop_px or plan.crops[0].resize_px, trained) > _FAR * min(seen, trained)
+    ]
+    if not far:
+        return None
+    name = f"center{trained}"
+    return (
+        f"warning: training sees {trained} px and other sizes are evaluated: {', '.join(far)}; for the same size add "
+        f'train.validation={name} "evaluate.plans=[{name}]"'
+    )
 
 
 def require_safetensors(path: Path, key: str = "evaluate.weights") -> None:

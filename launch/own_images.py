@@ -10,7 +10,9 @@ from launch.job_graph import Stages
 from pipeline.config.data import DataConfig
 from pipeline.config.schema import Config
 from pipeline.data.recognition import find_place
+from pipeline.ground.counting import counted
 from pipeline.ground.errors import UserError
+from pipeline.networks.spec import SPECS, layer_table
 
 _WNID = re.compile(r"n\d{8}")
 _IMAGES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -20,9 +22,9 @@ _SHOWN = 3
 def check_own_images(config: Config, stages: Stages) -> None:
     """Check the class folders of training images that `prepare` has still to read, if there are any.
 
-    Raises UserError if they are not ImageNet's and the recipe is, if there are no validation images beside them, or if
-    they are not as many as the recipe says. It names every key that is to be changed, since each alone would only lead
-    to the next error.
+    Raises UserError if they are not ImageNet's and the recipe is, if there are no validation images beside them, if
+    they are not as many as the recipe says, or if `model.expect` is of another number of them. It names every key that
+    is to be changed, since each alone would only lead to the next error.
     """
     if "prepare" not in stages or config.data.root is None:
         return
@@ -48,9 +50,17 @@ def check_own_images(config: Config, stages: Stages) -> None:
     given = config.model.num_classes
     if given is not None and given != len(names):
         raise UserError(
-            f"model.num_classes: {folder} has {len(names):,} class folders, {_some(names)} (given {given:,}); to have "
-            f"them counted, add {remedies}"
+            f"model.num_classes: {folder} has {counted(len(names), 'class folder')}, {_some(names)} (given {given:,}); "
+            f"to have them counted, add {remedies}"
         )
+    expect, spec = config.model.expect, SPECS[config.model.name]
+    if expect is not None and config.data.dataset == "folder":
+        parameters = sum(layer.parameters for layer in layer_table(spec, len(names), spec.image_size_px))
+        if parameters != expect.parameters:
+            raise UserError(
+                f"model.expect: {config.model.name} with {counted(len(names), 'class')} has {parameters:,} parameters "
+                f"(claimed: {expect.parameters:,}); the claim is of another number of classes: add model.expect=null"
+            )
 
 
 def _remedies(config: Config) -> list[str]:

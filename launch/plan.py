@@ -23,7 +23,7 @@ from launch.estimate import (
     training_images,
     training_rate,
 )
-from launch.inputs import check_initial_checkpoint, check_inputs
+from launch.inputs import advise_on_sizes, check_initial_checkpoint, check_inputs
 from launch.job_graph import Stages
 from launch.recipe import read_recipe
 from launch.run_directory import default_run
@@ -34,6 +34,7 @@ from launch.state import last_checkpoint, stage_state
 from pipeline.config.schema import Config
 from pipeline.data.order import StreamOrder
 from pipeline.evaluation.expansion import count_crops
+from pipeline.ground.counting import counted
 from pipeline.ground.errors import EXIT_DONE, UserError
 from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.tracking.wording import rough_time
@@ -70,6 +71,8 @@ def print_plan(
     if changes is not None:
         refusal = f"{changes.refusal}\n`run` will want --accept-changes"
         say(f"\n{changes.note if changes.refusal is None else refusal}")
+    if (warning := advise_on_sizes(config, placed)) is not None:
+        say(f"\n{warning}")
     _warn_of_refusal(config, placed)
     return print_simulation(config, placed) if simulate else EXIT_DONE
 
@@ -145,11 +148,16 @@ def _evaluation(config: Config, placed: Stages) -> list[Row]:
     crops = {plan.name: count_crops(plan) for plan in plans}
     total = sum(crops.values())
     each = ", ".join(f"{name} {count}" for name, count in crops.items())
-    seen = f"{_counted(total, 'crop')} of each image ({each if len(plans) > 1 else plans[0].name})"
+    seen = f"{counted(total, 'crop')} of each image ({each if len(plans) > 1 else plans[0].name})"
     if images.count is None:
         return [("evaluation", f"{seen}; the number of images is {images.source}")]
     passes = images.count * total
-    rows = [("evaluation", f"{images.count:,} images ({images.source}) x {seen} = {passes:,} forward passes")]
+    rows = [
+        (
+            "evaluation",
+            f"{counted(images.count, 'image')} ({images.source}) x {seen} = {counted(passes, 'forward pass')}",
+        )
+    ]
     rate = evaluation_rate(placed)
     if rate is not None:
         seconds = rough_time(passes / rate.images_per_second)
@@ -180,7 +188,7 @@ def _steps(config: Config, order: StreamOrder, spans: dict[str, Span]) -> str:
         f"; {name} takes steps {span.first + 1:,} to {span.last:,}, the end of epoch {span.until_epoch}"
         for name, span in spans.items()
     ]
-    return f"{exact} an epoch, {total:,} in {_counted(config.train.epochs, 'epoch')}{''.join(parts)}"
+    return f"{exact} an epoch, {total:,} in {counted(config.train.epochs, 'epoch')}{''.join(parts)}"
 
 
 def _time(config: Config, placed: Stages, spans: dict[str, Span]) -> str:
@@ -203,10 +211,6 @@ def _memory(config: Config, split: BatchSplit) -> str:
     memory = process_memory(config, split.micro_batch)
     return (
         f"at least {byte_size(memory.total)} a process: {byte_size(memory.parameters)} for weights, gradients and "
-        f"momentum, {byte_size(memory.activations)} for the activations of {_counted(split.micro_batch, 'image')} "
+        f"momentum, {byte_size(memory.activations)} for the activations of {counted(split.micro_batch, 'image')} "
         f"({config.execution.precision})"
     )
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

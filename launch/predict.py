@@ -12,7 +12,7 @@ from typing import Any
 
 from launch.console import say, show, table
 from launch.inputs import require_safetensors
-from pipeline.config.crop_plan import CropPlan, builtin_names, builtin_plan
+from pipeline.config.crop_plan import CropPlan, plan_of
 from pipeline.config.data import InputConfig
 from pipeline.config.evaluation import EvaluateConfig
 from pipeline.config.execution import ExecutionConfig
@@ -114,6 +114,7 @@ def _plain(execution: ExecutionConfig, pixels: InputConfig, loader: LoaderConfig
 def _plan(text: str) -> CropPlan:
     if Path(text).suffix in (".yaml", ".yml"):
         return read_plan(Path(text))
-    if text not in builtin_names():
-        raise UserError(f"--plan: must be a YAML file or one of {', '.join(builtin_names())} (given {text})")
-    return builtin_plan(text)
+    try:
+        return plan_of(text)
+    except ValueError as error:
+        raise UserError(f"--plan: neither a YAML file nor a name: {error}") from error

@@ -15,7 +15,7 @@ from launch.command import command_line
 from launch.console import complain, say
 from launch.engine import check_engine
 from launch.gpu import advise, count_visible_gpus
-from launch.inputs import check_initial_checkpoint, check_inputs
+from launch.inputs import advise_on_sizes, check_initial_checkpoint, check_inputs
 from launch.job_graph import Stages, choose_stages
 from launch.recipe import read_recipe
 from launch.run_directory import default_run, set_up
@@ -109,6 +109,8 @@ def _check(config: Config, chosen: Stages) -> None:
             _check_part(part)
     check_inputs(config, chosen)
     check_engine(config, chosen)
+    if (warning := advise_on_sizes(config, chosen)) is not None:
+        say(warning)
     if any(stage.stage.is_distributed and not stage.is_done for stage in chosen.values()):
         advice = advise(processes, count_visible_gpus(), count_cores())
         if advice is not None:

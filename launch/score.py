@@ -7,6 +7,7 @@ from pathlib import Path
 from launch.console import complain, say, show, table
 from pipeline.data.ilsvrc import read_ilsvrc2012
 from pipeline.evaluation.contest import NUM_PREDICTIONS, Form, flat_errors, read_blacklist, read_predictions, read_truth
+from pipeline.ground.counting import counted
 from pipeline.ground.errors import EXIT_DONE
 
 _FORMS = {
@@ -22,7 +23,7 @@ def score_file(path: Path, truth: Path, blacklist: Path | None, form: Form | Non
     is_blacklisted = None if blacklist is None else read_blacklist(blacklist, len(ids))
     predictions = read_predictions(path, form)
     errors = flat_errors(predictions, ids, is_blacklisted, ilsvrc)
-    say(f"{len(ids):,} images; read as {_FORMS[predictions.form]}")
+    say(f"{counted(len(ids), 'image')}; read as {_FORMS[predictions.form]}")
     if predictions.ragged:
         say(f"{predictions.ragged:,} lines have fewer predictions than the longest: missing ones count as wrong")
     if predictions.ignored:

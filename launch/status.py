@@ -16,6 +16,7 @@ from launch.state import StageState, last_checkpoint, stage_state
 from launch.summary import print_results
 from pipeline.config.reader import RUN_CONFIG, read_run_config
 from pipeline.config.schema import Config
+from pipeline.ground.counting import counted
 from pipeline.ground.errors import EXIT_DONE
 from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.tracking.wandb_state import read_link
@@ -26,10 +27,10 @@ _CLEAR_SCREEN = "\x1b[H\x1b[2J"
 """Printed in one piece with the text after it, once that is complete: the screen is never empty while SLURM answers."""
 _ERRORS = ("top1_error_percent", "top5_error_percent")
 _METRICS: dict[str, Callable[[Any], str]] = {
-    "train_images": "{:,} training images".format,
-    "val_images": "{:,} validation images".format,
-    "test_images": "{:,} test images".format,
-    "classes": "{:,} classes".format,
+    "train_images": lambda value: counted(value, "training image"),
+    "val_images": lambda value: counted(value, "validation image"),
+    "test_images": lambda value: counted(value, "test image"),
+    "classes": lambda value: counted(value, "class"),
     "parameters": "{:,} parameters".format,
     "gmacs": "{:.3g} GMAC an image".format,
     "epochs": "{:.4g} epochs".format,

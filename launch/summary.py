@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from launch.console import say, show, table
+from pipeline.ground.counting import counted
 from pipeline.ground.errors import UserError
 from pipeline.running.stage import PlacedStage
 from pipeline.store.seal import BrokenSeal, read_seal
@@ -26,7 +27,7 @@ def print_results(placed: Mapping[str, PlacedStage]) -> None:
     """
     plans, fused = (_metrics(placed[name]) for name in ("evaluate", "fuse"))
     if "report" not in placed:
-        say(f"\nscores of {fused['images']:,} images without labels: {placed['fuse'].directory.absolute()}")
+        say(f"\nscores of {counted(fused['images'], 'image')} without labels: {placed['fuse'].directory.absolute()}")
         return
     shown = [name for name in _ERRORS if name in fused]
     present = fused.get("present_classes")

@@ -9,17 +9,19 @@ from torch import nn
 
 from pipeline.data.index import read_index
 from pipeline.data.preprocessing import read_preprocessing
+from pipeline.ground.counting import counted
 from pipeline.ground.errors import UserError
 from pipeline.models.claims import check_network, checked_size_px, format_checks, meta_model
 from pipeline.models.head import lay_over
 from pipeline.models.senet import allocate, initialise
-from pipeline.models.weights import read_metadata, read_weights, require_finite, save_weights
+from pipeline.models.weights import read_weights, require_finite, save_weights
 from pipeline.networks.spec import SPECS
 from pipeline.networks.summary import format_summary, summarise
 from pipeline.running.context import StageContext, StageResult
 from pipeline.running.named_files import digest_of
 from pipeline.running.named_weights import resolve_weights
 from pipeline.store.file import sha256_of, write_bytes, write_json
+from pipeline.store.weight_header import read_metadata
 
 
 def run(context: StageContext) -> StageResult:
@@ -87,5 +89,5 @@ def _count_classes(context: StageContext) -> tuple[int, dict[str, str]]:
     if given is not None:
         return given, {}
     index = read_index(context.inputs["prepare-train"])
-    context.note(f"{len(index.classes):,} classes counted")
+    context.note(f"{counted(len(index.classes), 'class')} counted")
     return len(index.classes), {"train": index.digest}

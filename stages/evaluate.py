@@ -31,11 +31,12 @@ from pipeline.evaluation.plan_scoring import Evaluated, PlanScoring
 from pipeline.evaluation.scores import Scores
 from pipeline.ground.errors import UserError
 from pipeline.interop.known import PLAN, compare, compare_accuracy, published
-from pipeline.models.weights import count_classes, read_metadata
+from pipeline.models.weights import count_classes
 from pipeline.running.context import StageContext, StageResult
 from pipeline.running.named_files import digest_of
 from pipeline.running.named_weights import resolve_weights
 from pipeline.store.file import sha256_of, write_bytes, write_json
+from pipeline.store.weight_header import read_metadata
 from pipeline.tracking.events import read_events
 
 RESULTS = "results.json"
@@ -114,8 +115,9 @@ def _map_classes(
         return None
     num_classes = count_classes(weights) or config.model.num_classes or len(images.classes)
     file = None if config.evaluate.classes is None else Path(config.evaluate.classes)
-    mapping = map_classes(images, num_classes, metadata, file, str(weights))
-    if mapping is not None:
+    folders = [image_class.folder for image_class in images.classes]
+    mapping = map_classes(images.split, folders, num_classes, metadata, file, str(weights))
+    if mapping is not None and folders:
         here, there = (f"{len(classes):,}" for classes in (images.classes, mapping.classes))
         context.note(f"the {here} classes of the images are found among the network's {there}")
     return mapping

@@ -27,6 +27,7 @@ from pipeline.data.shards import plan_shards, read_shards, write_shards
 from pipeline.data.source import DIGITS, locate, place_name
 from pipeline.data.tree import name_some
 from pipeline.ground.cores import count_cores
+from pipeline.ground.counting import counted
 from pipeline.ground.errors import UserError
 from pipeline.running.attempts import note_images
 from pipeline.running.context import StageContext, StageResult
@@ -54,8 +55,8 @@ def run(context: StageContext) -> StageResult:
         context.note(_describe(data, place, layout))
     if layout.dataset != data.dataset:
         context.note(
-            f"{split}: {len(layout.names):,} images of {len(layout.classes):,} classes, not all of ILSVRC 2012's: "
-            "taken as they are, since nothing is to be trained"
+            f"{split}: {counted(len(layout.names), 'image')} of {counted(len(layout.classes), 'class')}, not all of "
+            "ILSVRC 2012's: taken as they are, since nothing is to be trained"
         )
     chunks = plan_chunks(layout, directory / _CHUNKS)
     progress = _progress(context, f"checking every {split} image")
@@ -91,14 +92,14 @@ def _describe(data: DataConfig, place: Place, layout: Layout) -> str:
     """One line: what was recognised, and what of it is said nowhere else."""
     is_flat = place.kind == "folders" and layout.source.layout == "flat"
     where = f"files in {os.path.abspath(place.path)}" if is_flat else str(place)
-    said = [f"{layout.split}: {len(layout.names):,} images, {where}"]
+    said = [f"{layout.split}: {counted(len(layout.names), 'image')}, {where}"]
     if layout.labels_from is not None:
         said.append(f"labels from {layout.labels_from}")
     if layout.split != "test" and data.val_fraction is not None:
         if holds_out(data):
             share = f"{100 * data.val_fraction:g} % of each class are held out for validation"
             said.append(f"{share} (data.val_fraction, data.split_seed={data.split_seed})")
-        else:
+        elif layout.split == "val":
             said.append("there are validation images, so data.val_fraction does nothing")
     if not layout.has_names:
         said.append("this format has dropped the images' names: the index, and so their order, is one of its own")
@@ -195,7 +196,7 @@ def _refuse_bad_images(findings: Sequence[Finding], excluded: Sequence[str], tab
     else:
         way_out = shlex.quote("data.exclude=" + json.dumps([*excluded, *(found.name for found in bad)]))
     raise UserError(
-        f"data: {len(bad):,} image{'' if len(bad) == 1 else 's'} cannot be used (listed in {table}):\n"
+        f"data: {counted(len(bad), 'image')} cannot be used (listed in {table}):\n"
         + "\n".join(lines)
         + "\nrepair them and run the same command again, or leave out whatever cannot be used with data.unusable=skip, "
         + f"or leave them out: {way_out}"
@@ -209,7 +210,7 @@ def _tell(context: StageContext, findings: Sequence[Finding], skipped: int) -> N
         what = f"{len(passed_over):,} passed over that are no images, {first} the first"
         context.note(f"{what} (listed in {table})")
     if skipped:
-        context.note(f"{skipped:,} images cannot be used and are left out (listed in {table})", "warning")
+        context.note(f"{counted(skipped, 'image')} left out, which cannot be used (listed in {table})", "warning")
     counts = collections.Counter(found.finding for found in findings if found.severity == "warning")
     for finding, count in sorted(counts.items()):
         context.note(f"findings of kind {finding}: {count:,} (listed in {table})", "warning")

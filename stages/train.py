@@ -10,8 +10,8 @@ from pipeline.data.order import StreamOrder
 from pipeline.data.preprocessing import read_preprocessing
 from pipeline.models.claims import meta_model
 from pipeline.models.head import freeze_all_but_head
-from pipeline.models.weights import read_metadata
 from pipeline.running.context import StageContext, StageResult
+from pipeline.store.weight_header import read_metadata
 from pipeline.training.checkpoint_seal import CHECKPOINTS, numbered
 from pipeline.training.phase import WEIGHTS, train_phase
 from pipeline.training.shorter import find_shorter

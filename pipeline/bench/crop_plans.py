@@ -22,12 +22,13 @@ from pipeline.bench.measurement import Contestant, Work, measure
 from pipeline.bench.peer import import_peer
 from pipeline.bench.rounds import Comparison, per_unit
 from pipeline.bench.setting import bench_config
-from pipeline.config.crop_plan import CropGroup, CropPlan, builtin_names, builtin_plan
+from pipeline.config.crop_plan import CropGroup, CropPlan, builtin_names, builtin_plan, plan_of
 from pipeline.data.index import ImageIndex
 from pipeline.data.loaders import build_plan_loader
 from pipeline.data.normalisation import Preprocessor
 from pipeline.evaluation.expansion import count_crops, expand, images_at_once
 from pipeline.evaluation.inference import PlanScorer, evaluating
+from pipeline.ground.counting import counted
 from pipeline.ground.errors import UserError
 from pipeline.models import create_model
 from pipeline.models.folding import fold_batch_norms
@@ -74,9 +75,7 @@ def compare_plans(
             for networks, what in (((None, None), "reading alone"), ((ours, peers), f"with {model}")):
                 count = images_per_round(len(index), count_crops(plan), with_network=networks[0] is not None)
                 setting = _Setting(index.take(np.arange(count)), plan, min(batch, count), workers, device, *networks)
-                title = (
-                    f"{plan.name} ({_counted(count_crops(plan), 'crop')}), {what}, {_counted(count, 'image')} a round"
-                )
+                title = f"{plan.name} ({counted(count_crops(plan), 'crop')}), {what}, {counted(count, 'image')} a round"
                 taken = measure(_contestants(setting), rounds, progress=progress)
                 comparisons.append(Comparison(title, per_unit("image"), tuple(taken)))
     return comparisons
@@ -98,14 +97,11 @@ def _networks(name: str, device: torch.device) -> tuple[nn.Module, nn.Module]:
     return folded, peer.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def _plan(name: str) -> CropPlan:
-    if name not in builtin_names():
-        raise UserError(f"--plans: no built-in crop plan '{name}' (there are: {', '.join(builtin_names())})")
-    return builtin_plan(name)
+    try:
+        return plan_of(name)
+    except ValueError as error:
+        raise UserError(f"--plans: {error}") from error
 
 
 def _contestants(setting: _Setting) -> list[Contestant]:

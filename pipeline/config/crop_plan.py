@@ -7,6 +7,7 @@ built-in plans are the files of the folder `crops` beside this module; a user's 
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,6 +22,7 @@ Position = Literal["center", "top_left", "top_right", "bottom_left", "bottom_rig
 Pooling = Literal["global", "sliding"]
 Averaging = Literal["probabilities", "logits"]
 
+_CENTER = re.compile(r"center([1-9]\d{1,3})")
 _PLAN_FOLDER = Path(__file__).with_name("crops")
 
 
@@ -106,6 +108,22 @@ def builtin_names() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in _PLAN_FOLDER.glob("*.yaml")))
 
 
+def plan_of(name: str) -> CropPlan:
+    """Return the built-in plan of that name, or for `center64` and the like one crop of that many pixels a side.
+
+    Such a crop is the middle of an image resized to 256/224 of it, as center224's. Raises ValueError for other names.
+    """
+    if name in builtin_names():
+        return builtin_plan(name)
+    if match := _CENTER.fullmatch(name):
+        crop_px = int(match[1])
+        return CropPlan(name=name, crops=(CropGroup(resize_px=round(crop_px * 256 / 224), crop_px=crop_px),))
+    raise ValueError(
+        f"no built-in crop plan '{name}' (there are: {', '.join(builtin_names())}; for other sizes center64 and the "
+        "like)"
+    )
+
+
 @functools.cache
 def builtin_plan(name: str) -> CropPlan:
     """Return the built-in plan of that name, which must be one of `builtin_names`."""
@@ -116,12 +134,8 @@ def builtin_plan(name: str) -> CropPlan:
 
 
 def _by_name(plan: Any) -> Any:
-    """Return the built-in plan of that name; values other than strings unchanged."""
-    if not isinstance(plan, str):
-        return plan
-    if plan not in builtin_names():
-        raise ValueError(f"no built-in crop plan '{plan}' (there are: {', '.join(builtin_names())})")
-    return builtin_plan(plan)
+    """Return the plan of that name; values other than strings unchanged."""
+    return plan_of(plan) if isinstance(plan, str) else plan
 
 
 Plan = Annotated[CropPlan, BeforeValidator(_by_name)]

@@ -35,7 +35,7 @@ class DataConfig(Section):
     """What an image that cannot be used means (damaged, of an unsupported format). stop: an error with the list of all.
     skip: they are left out and listed."""
     test: Annotated[str | None, OPERATION, IS_PATH] = None
-    """The contest's 100,000 unlabelled test images below root, all in the one folder (imagenet only)."""
+    """Unlabelled test images below root, all in the one folder; of imagenet the contest's 100,000."""
     exclude: Names = ()
     """Images to leave out, by name as `prepare` lists them (`train/n01440764/x.JPEG`)."""
     shards: Annotated[str | None, OPERATION, IS_PATH] = None
@@ -53,8 +53,8 @@ class DataConfig(Section):
             raise ValueError(f"root: the folder with the images is needed for dataset '{self.dataset}'")
         if self.val_ground_truth is not None and self.dataset != "imagenet":
             raise ValueError("val_ground_truth: only dataset 'imagenet' has a ground-truth file")
-        if self.test is not None and self.dataset != "imagenet":
-            raise ValueError("test: only dataset 'imagenet' has unlabelled test images")
+        if self.test is not None and self.dataset == "digits":
+            raise ValueError("test: the digits have no unlabelled test images")
         if self.val_fraction is not None and self.dataset != "folder":
             raise ValueError(f"val_fraction: dataset '{self.dataset}' has validation images of its own; leave it out")
         if self.resize_train_px is not None and self.shards is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,13 @@ from pipeline.ground.errors import UserError
 _TEXT = "ILSVRC2012_validation_ground_truth.txt"
 _DEVKIT = "ILSVRC2012_devkit_t12"
 _SOLUTION = "LOC_val_solution.csv"
+_NUMBERED_NAME = re.compile(r"ILSVRC2012_(val|test)_(\d{8})\.(JPEG|jpeg|jpg|JPG)")
+
+
+def image_number(split: str, path: str) -> int | None:
+    """Return the number in the contest's name of a validation or test image, or None for any other name."""
+    match = _NUMBERED_NAME.fullmatch(path.rsplit("/", 1)[-1])
+    return int(match[2]) if match and match[1] == split else None
 
 
 def find_ground_truth(root: Path, val: Path) -> Path | None:
@@ -25,27 +33,32 @@ def find_ground_truth(root: Path, val: Path) -> Path | None:
     return None
 
 
-def read_ids(path: Path, id_of_wnid: dict[str, int]) -> list[int]:
-    """Read ILSVRC2012_IDs in the order of the images' numbers.
+def read_ids(path: Path, id_of_wnid: dict[str, int]) -> dict[int, int]:
+    """Read the ILSVRC2012_ID of each validation image, by the image's number.
 
-    From the devkit's text, the packed devkit, or Kaggle's table, whose lines are in no order. Raises UserError naming
-    the line that is none of it.
+    From the devkit's text, the packed devkit, which both have a line for each image in order, or Kaggle's table, which
+    names the images. Raises UserError naming the line that is none of it.
     """
     place = f"data.val_ground_truth: {path}"
     try:
         text = _read(path)
     except (OSError, UnicodeDecodeError, tarfile.TarError, KeyError) as error:
         raise UserError(f"{place} cannot be read ({error})") from error
-    if path.suffix == ".csv":
-        return [number for _, number in sorted(_solution(text, place, id_of_wnid))]
-    ids = []
+    if names_images(path):
+        return dict(_solution(text, place, id_of_wnid))
+    ids = {}
     for number, line in enumerate(text.splitlines(), start=1):
         # The last word, so that lists of names with labels can be told apart by what their labels are.
         try:
-            ids.append(int(line.split()[-1]))
+            ids[number] = int(line.split()[-1])
         except (IndexError, ValueError):
             raise UserError(f"{place}:{number}: must be one ILSVRC2012_ID a line (given {line[:60]!r})") from None
     return ids
+
+
+def names_images(path: Path) -> bool:
+    """Return whether a file of labels names the image of each, as Kaggle's does; it need not have all of them."""
+    return path.suffix == ".csv"
 
 
 def _read(path: Path) -> str:
@@ -59,14 +72,18 @@ def _read(path: Path) -> str:
     return path.read_text()
 
 
-def _solution(text: str, place: str, id_of_wnid: dict[str, int]) -> Iterator[tuple[str, int]]:
-    """Image and ILSVRC2012_ID of each line: `ImageId,PredictionString`, which is boxes behind their wnid."""
+def _solution(text: str, place: str, id_of_wnid: dict[str, int]) -> Iterator[tuple[int, int]]:
+    """Number and ILSVRC2012_ID of each line: `ImageId,PredictionString`, which is boxes behind their wnid."""
     rows = csv.DictReader(io.StringIO(text))
     if rows.fieldnames != ["ImageId", "PredictionString"]:
         raise UserError(f"{place}:1: must be ImageId,PredictionString (given {text[:60].splitlines()[:1]})")
     for row in rows:
+        number = image_number("val", f"{row['ImageId']}.JPEG")
         words = (row["PredictionString"] or "").split()
-        if not words or words[0] not in id_of_wnid:
+        if number is None or not words or words[0] not in id_of_wnid:
             given = f"{row['ImageId']},{row['PredictionString']}"[:60]
-            raise UserError(f"{place}:{rows.line_num}: must give a class of ILSVRC 2012 (given {given!r})")
-        yield row["ImageId"], id_of_wnid[words[0]]
+            raise UserError(
+                f"{place}:{rows.line_num}: must give an image, as ILSVRC2012_val_00000001, and its class of ILSVRC "
+                f"2012 (given {given!r})"
+            )
+        yield number, id_of_wnid[words[0]]

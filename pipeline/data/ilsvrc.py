@@ -11,17 +11,15 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
-import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from pipeline.data.ground_truth import read_ids
+from pipeline.data.ground_truth import image_number, names_images, read_ids
 from pipeline.data.index import ImageClass
 from pipeline.data.tree import SplitTree, name_some
 from pipeline.ground.errors import UserError
 
-_NUMBERED_NAME = re.compile(r"ILSVRC2012_(val|test)_(\d{8})\.JPEG")
 _PROBLEMS_SHOWN = 10
 _NUM_VAL = 50_000
 _NUM_TEST = 100_000
@@ -111,7 +109,7 @@ def read_validation_labels(tree: SplitTree, ground_truth: Path | None, table: Il
     the labels seem to be in.
     """
     label_of_id = {synset.ilsvrc2012_id: label for label, synset in enumerate(table.synsets)}
-    listed = None if ground_truth is None else read_ground_truth(ground_truth, table)
+    given = None if ground_truth is None else read_ground_truth(ground_truth, table)
     if not tree.has_names:
         return _labels_without_names(tree, table)
     paths = _by_number(tree, table.num_val)
@@ -121,13 +119,20 @@ def read_validation_labels(tree: SplitTree, ground_truth: Path | None, table: Il
         id_of_wnid = {synset.wnid: synset.ilsvrc2012_id for synset in table.synsets}
         listed = [id_of_wnid[path.split("/")[0]] for path in paths]
         check_ground_truth(f"data.val: the class folders in {tree.root}", listed, table)
-    elif listed is None:
-        raise UserError(
-            f"data.val_ground_truth: needed, since the validation images in {tree.root} are not in class folders; "
-            "give the devkit, ILSVRC2012_devkit_t12.tar.gz or its ILSVRC2012_validation_ground_truth.txt, or Kaggle's "
-            "LOC_val_solution.csv; beside the images it is found by itself"
-        )
+    elif given is None:
+        raise no_ground_truth(tree)
+    else:
+        listed = [given[number] for number in range(1, table.num_val + 1)]
     return {path.split("/")[0]: label_of_id[ilsvrc2012_id] for path, ilsvrc2012_id in zip(paths, listed, strict=True)}
+
+
+def no_ground_truth(tree: SplitTree) -> UserError:
+    """Return the error for validation images without class folders and without a file of their labels."""
+    return UserError(
+        f"data.val_ground_truth: needed, since the {tree.num_files:,} validation images in {tree.root} are in no class "
+        "folders; give the devkit, ILSVRC2012_devkit_t12.tar.gz or its ILSVRC2012_validation_ground_truth.txt, or "
+        "Kaggle's LOC_val_solution.csv; beside the images it is found by itself"
+    )
 
 
 def _labels_without_names(tree: SplitTree, table: Ilsvrc) -> dict[str, int]:
@@ -150,12 +155,6 @@ def check_test_images(tree: SplitTree, table: Ilsvrc) -> list[str]:
     except UserError as error:
         return [str(error)]
     return []
-
-
-def image_number(split: str, path: str) -> int | None:
-    """Return the number in the contest's name of a validation or test image, or None for any other name."""
-    match = _NUMBERED_NAME.fullmatch(path.rsplit("/", 1)[-1])
-    return int(match[2]) if match and match[1] == split else None
 
 
 def _by_number(tree: SplitTree, count: int) -> list[str]:
@@ -183,16 +182,21 @@ def _by_number(tree: SplitTree, count: int) -> list[str]:
     return [by_number[number] for number in range(1, count + 1)]
 
 
-def read_ground_truth(path: Path, table: Ilsvrc) -> list[int]:
-    """Return the ILSVRC2012_IDs of the validation images in order. Raises UserError describing any other content."""
+def read_ground_truth(path: Path, table: Ilsvrc, *, whole: bool = True) -> dict[int, int]:
+    """Return the ILSVRC2012_ID of each validation image, by the image's number.
+
+    `whole`: whether a file that names its images must have all of them. Raises UserError describing any other content.
+    """
     place = f"data.val_ground_truth: {path}"
-    labels = read_ids(path, {synset.wnid: synset.ilsvrc2012_id for synset in table.synsets})
-    if len(labels) != table.num_val:
+    ids = read_ids(path, {synset.wnid: synset.ilsvrc2012_id for synset in table.synsets})
+    if len(ids) == table.num_val and max(ids) == table.num_val:
+        check_ground_truth(place, [ids[number] for number in range(1, table.num_val + 1)], table)
+    elif whole or not names_images(path):
         raise UserError(
-            f"{place} must have {table.num_val:,} lines, one for each validation image (it has {len(labels):,})"
+            f"{place} must have {table.num_val:,} lines, one for each validation image (it has {len(ids):,}); the "
+            "labels of a part of the images are found in the whole file by the images' numbers"
         )
-    check_ground_truth(place, labels, table)
-    return labels
+    return ids
 
 
 def check_ground_truth(place: str, labels: Sequence[int], table: Ilsvrc) -> None:

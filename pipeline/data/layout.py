@@ -156,7 +156,10 @@ def _imagenet_layouts(
             problems.append(str(error))
     if problems:
         if any(" holds " in problem for problem in problems):  # counts, and not the order of the labels
-            problems.append("a part of ImageNet, for an evaluation or a training of its own: data.dataset=folder")
+            problems.append(
+                "a part of ImageNet, to train on or to evaluate after training: data.dataset=folder, with a folder for "
+                "each class in train and in val; to evaluate weights alone, name them: evaluate.weights=FILE"
+            )
         raise UserError("\n".join(dict.fromkeys(problems)))
     return layouts
 

@@ -34,10 +34,6 @@ class StreamOrder:
         """Return the number of steps after which `epochs` epochs are complete."""
         return -(-epochs * self.num_images // self.global_batch)
 
-    def step_images(self, step: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return the positions in the index of the images of step `step` (from 0), and the epoch of each."""
-        return self.images_at(np.arange(step * self.global_batch, (step + 1) * self.global_batch, dtype=np.int64))
-
     def images_at(self, places: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return the positions in the index of the images at these places of the stream, and the epoch of each."""
         epochs, within = np.divmod(places, self.num_images)

@@ -82,7 +82,7 @@ def check_places(data: DataConfig, splits: Iterable[str]) -> None:
         return
     places = {split: _look(data, split, data.val_fraction is not None) for split in splits}
     if missing := [str(_missing(data, split)) for split, place in places.items() if place is None]:
-        raise UserError("\n".join([*missing, _what_is_there(data)]))
+        raise UserError("\n".join([*missing, *_where_else(data, places), _what_is_there(data)]))
     for place in places.values():
         if place is not None and place.kind == "parquet" and data.shards is None:
             size = sum(file.stat().st_size for file in place.files)
@@ -179,6 +179,21 @@ def _name(data: DataConfig, split: str) -> str:
 
 def _missing(data: DataConfig, split: str) -> UserError:
     return no_folder(split, _root(data) / _name(data, split))
+
+
+def _where_else(data: DataConfig, splits: Iterable[str]) -> list[str]:
+    """Say which folder data.root should be, if the one that is named lies too deep."""
+    root = _root(data).absolute()
+    names = {_name(data, split) for split in splits}
+    folders, files, _ = list_folder(root)
+    if files:
+        above = f", as in data.root={root.parent.parent}" if root.parent.name in names else ""
+        return [f"{root} holds images; data.root is the folder two above them: of {'/'.join(sorted(names))}{above}"]
+    if folders and list_folder(root / folders[0])[1]:
+        if root.name in names:
+            return [f"{root} holds the class folders; data.root is the folder above: data.root={root.parent}"]
+        return [f"{root} holds class folders; to take them as they are: " + " or ".join(f"data.{s}=." for s in splits)]
+    return []
 
 
 def _what_is_there(data: DataConfig) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from pipeline.data.ilsvrc import Ilsvrc, image_number, read_ground_truth
+from pipeline.data.ground_truth import image_number
+from pipeline.data.ilsvrc import Ilsvrc, no_ground_truth, read_ground_truth
 from pipeline.data.index import ImageClass
 from pipeline.data.tree import SplitTree, name_some
 from pipeline.ground.errors import UserError
@@ -38,18 +39,16 @@ def subset_classes(
 
 
 def _flat_folders(tree: SplitTree, ground_truth: Path | None, table: Ilsvrc) -> dict[str, str]:
-    numbers = {name: image_number(tree.split, name) for name in tree.paths()}
-    odd = [name for name, number in numbers.items() if number is None or not 1 <= number <= table.num_val]
-    if odd or ground_truth is None:
-        why = (
-            f"names that are not ILSVRC2012_{tree.split}_00000001.JPEG to {table.num_val:08d} say no class: "
-            f"{name_some(odd, 3)}"
-            if odd
-            else "the devkit's ILSVRC2012_validation_ground_truth.txt is needed in data.val_ground_truth"
-        )
+    numbers = {name: image_number(tree.split, name) or 0 for name in tree.paths()}
+    if odd := [name for name, number in numbers.items() if not 1 <= number <= table.num_val]:
         raise UserError(
-            f"data.{tree.split}: the {tree.num_files:,} images in {tree.root} are in no class folders: {why}"
+            f"data.{tree.split}: the {tree.num_files:,} images in {tree.root} are in no class folders, and names that "
+            f"are not ILSVRC2012_{tree.split}_00000001.JPEG to {table.num_val:08d} say no class: {name_some(odd, 3)}"
         )
+    if ground_truth is None:
+        raise no_ground_truth(tree)
+    id_of = read_ground_truth(ground_truth, table, whole=False)
+    if unnamed := [name for name, number in numbers.items() if number not in id_of]:
+        raise UserError(f"data.val_ground_truth: {ground_truth} has no line for {name_some(unnamed, 3)}")
     wnid_of = {synset.ilsvrc2012_id: synset.wnid for synset in table.synsets}
-    listed = read_ground_truth(ground_truth, table)
-    return {name: wnid_of[listed[number - 1]] for name, number in numbers.items() if number is not None}
+    return {name: wnid_of[id_of[number]] for name, number in numbers.items()}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.data.findings import Finding
 from pipeline.data.places import Ranges
+from pipeline.ground.counting import counted
 from pipeline.ground.errors import UserError
 
 _DROPPINGS = frozenset({"Thumbs.db", "desktop.ini", "@eaDir", "#recycle", "__MACOSX", "lost+found"})
@@ -103,7 +104,7 @@ def read_tree(split: str, root: Path, *, flat_allowed: bool, inner: str = "") ->
     except (PermissionError, FileNotFoundError) as error:
         raise UserError(f"data.{split}: {error.filename} cannot be listed ({error.strerror})") from error
     if not folders:
-        found = f"{len(files):,} files and no folder" if files else "nothing"
+        found = f"{counted(len(files), 'file')} and no folder" if files else "nothing"
         raise UserError(
             f"data.{split}: {root} must hold one folder per class (it holds {found}); move "
             "the images into folders named by their classes, or look at single images with `predict`"

@@ -15,12 +15,12 @@ from pipeline.config.operations import LoaderConfig
 from pipeline.data.index import ImageClass
 from pipeline.data.named_images import index_named_images
 from pipeline.evaluation.prediction import Predictor, Settings
-from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, UserError
-from pipeline.store.file import explain
+from pipeline.ground.errors import EXIT_DONE, EXIT_USER_ERROR
+from pipeline.store.answer import answered
 
 
-def main() -> int:
-    """Predict, and name on stderr what is no image. Returns the exit code: 2 if there is such a file."""
+def _predict() -> int:
+    """Predict, and name on stderr at the end what is no image. Returns the exit code: 2 if there is such a file."""
     asked = json.load(sys.stdin)
     settings = Settings(
         CropPlan.model_validate(asked["plan"]),
@@ -38,18 +38,11 @@ def main() -> int:
             predictor = Predictor(Path(asked["weights"]), settings, device, classes)
             for line in predictor.predictions(index, asked["top"]):
                 print(json.dumps(line), flush=True)
-    except UserError as error:
-        problems.append(str(error))
-    except OSError as error:
-        if (sentence := explain(error)) is None:
-            raise
-        problems.append(sentence)
-    except KeyboardInterrupt:
-        return EXIT_FAILED
-    for problem in problems:
-        print(problem, file=sys.stderr)
+    finally:
+        for problem in problems:
+            print(problem, file=sys.stderr)
     return EXIT_USER_ERROR if problems else EXIT_DONE
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(answered(_predict))

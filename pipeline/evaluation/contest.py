@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.data.ilsvrc import Ilsvrc, check_ground_truth
+from pipeline.ground.counting import counted
 from pipeline.ground.errors import UserError
 
 NUM_PREDICTIONS = 5
@@ -112,7 +113,8 @@ def flat_errors(
     """Return the errors of a file. Raises UserError unless it has a line for each image and ids that begin at 1."""
     if len(predictions.ids) != len(truth):
         raise UserError(
-            f"{predictions.path}: must have {len(truth):,} lines, one for each image (it has {len(predictions.ids):,})"
+            f"{predictions.path}: must have {counted(len(truth), 'line')}, one for each image (it has "
+            f"{len(predictions.ids):,})"
         )
     found = find_mistake(predictions.ids, truth, table)
     zero = _misplaced_zero(predictions.ids)

@@ -19,6 +19,7 @@ import numpy as np
 from pipeline.data.ilsvrc import read_ilsvrc2012
 from pipeline.data.index import UNLABELLED, ImageClass, ImageIndex
 from pipeline.data.tree import name_some
+from pipeline.ground.counting import counted
 from pipeline.ground.errors import UserError
 from pipeline.store.file import write_json
 
@@ -39,8 +40,7 @@ class ClassMapping:
 
     def applied(self, index: ImageIndex) -> ImageIndex:
         """Return the same images with the network's classes and labels; their digest is that of the images' own."""
-        labels = np.asarray(self.columns, np.int64)[np.maximum(index.labels, 0)]
-        labels = np.where(index.labels == UNLABELLED, UNLABELLED, labels)
+        labels = np.asarray((*self.columns, UNLABELLED), np.int64)[index.labels]  # the last, -1, stands for itself
         return dataclasses.replace(index, classes=self.classes, labels=labels)
 
     def write(self, directory: Path) -> None:
@@ -58,31 +58,33 @@ def mapped_index(index: ImageIndex, evaluation: Path) -> ImageIndex:
 
 
 def map_classes(
-    index: ImageIndex, num_classes: int, metadata: Mapping[str, str], file: Path | None, weights: str
+    split: str, folders: Sequence[str], num_classes: int, metadata: Mapping[str, str], file: Path | None, weights: str
 ) -> ClassMapping | None:
-    """Find the classes of some images among those of a network with `num_classes` outputs.
+    """Find the class folders of a split among the classes of a network with `num_classes` outputs.
 
     `metadata` are those of the weight file called `weights` in messages, `file` is what `evaluate.classes` names.
-    Returns None if the classes are the network's. Raises UserError naming both sides if they cannot be told.
+    Returns None if the classes are the network's; unlabelled images have no folders, and then it is the network's
+    classes alone. Raises UserError naming both sides if they cannot be told.
     """
+    if not folders:
+        return ClassMapping(name_classes(metadata, num_classes, weights), ())
     names = _listed(metadata, num_classes, weights)
     if names is None and num_classes == len(_wnids()):
         names = _wnids()
-    folders = [image_class.folder for image_class in index.classes]
     columns: Sequence[int] | None
     if file is not None:
         columns = _from_file(folders, file, names, num_classes)
     elif names is None:
         if len(folders) != num_classes:
-            raise _unknown(index, num_classes, "does not say which they are", weights)
+            raise _unknown(split, folders, num_classes, "does not say which they are", weights)
         return None
-    elif folders == list(names):
+    elif list(folders) == list(names):
         return None
     else:
         columns = _by_name(folders, names)
         if columns is None:
             few = f"{', '.join(names[:3])} and so on" if len(names) > 3 else ", ".join(names)
-            raise _unknown(index, num_classes, f"calls them {few}", weights)
+            raise _unknown(split, folders, num_classes, f"calls them {few}", weights)
     classes = _network_classes(names or [str(label) for label in range(num_classes)])
     return ClassMapping(classes, tuple(columns))
 
@@ -152,13 +154,12 @@ def _listed(metadata: Mapping[str, str], num_classes: int, weights: str) -> tupl
     return names
 
 
-def _unknown(index: ImageIndex, num_classes: int, what: str, weights: str) -> UserError:
-    folders = [image_class.folder for image_class in index.classes]
+def _unknown(split: str, folders: Sequence[str], num_classes: int, what: str, weights: str) -> UserError:
     return UserError(
-        f"evaluate.classes: the {index.split} images are in {len(folders):,} class folders, {name_some(folders, 5)}; "
-        f"the network of {weights} has {num_classes:,} classes and {what}. Say which is "
-        "which in a file: evaluate.classes=classes.csv, with a line `folder,class` for each folder, where the class is "
-        f"a name of the network's or its number from 0 to {num_classes - 1}"
+        f"evaluate.classes: the {split} images are in {counted(len(folders), 'class folder')}, "
+        f"{name_some(folders, 5)}; the network of {weights} has {counted(num_classes, 'class')} and {what}. Say which "
+        "is which in a file: evaluate.classes=classes.csv, with a line `folder,class` for each folder, where the class "
+        f"is a name of the network's or its number from 0 to {num_classes - 1}"
     )
 
 

@@ -27,7 +27,8 @@ from pipeline.evaluation.network_classes import LISTED, name_classes
 from pipeline.evaluation.submission import top_labels
 from pipeline.ground.errors import UserError
 from pipeline.interop.network import identify, observe
-from pipeline.models.weights import count_classes, read_metadata, read_shapes
+from pipeline.models.weights import count_classes
+from pipeline.store.weight_header import read_metadata, read_shapes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.ilsvrc import image_number
+from pipeline.data.ground_truth import image_number
 from pipeline.data.index import ImageIndex
 from pipeline.evaluation.contest import NUM_PREDICTIONS
 from pipeline.evaluation.margins import blocks

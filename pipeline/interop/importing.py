@@ -19,9 +19,10 @@ from pipeline.interop.network import identify, list_some, observe, observe_caffe
 from pipeline.interop.tensor_file import read_tensor_file
 from pipeline.interop.timm import SCHEME, read_timm
 from pipeline.models import create_model
-from pipeline.models.weights import complete_tensors, read_metadata, save_weights
+from pipeline.models.weights import complete_tensors, save_weights
 from pipeline.networks.spec import SPECS
 from pipeline.store.file import sha256_of
+from pipeline.store.weight_header import read_metadata
 
 
 @dataclasses.dataclass(frozen=True)

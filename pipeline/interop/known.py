@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from pipeline.config.crop_plan import CropPlan, builtin_plan
+from pipeline.ground.counting import counted
 
 TOLERANCE_PERCENT = 0.06
 """The largest difference of a correct port: decoders, resize kernels and rounding change that many images."""
@@ -94,7 +95,7 @@ def compare(known: Published, plan: CropPlan, num_images: int, top1_percent: flo
     if plan != builtin_plan(PLAN) or num_images != _NUM_IMAGES:
         return (
             f"{figures}, on ILSVRC 2012's {_NUM_IMAGES:,} validation images with {PLAN}; "
-            f"not comparable with {plan.name} of {num_images:,} images"
+            f"not comparable with {plan.name} of {counted(num_images, 'image')}"
         )
     off = (top1_percent - known.top1_error_percent, top5_percent - known.top5_error_percent)
     within = max(map(abs, off)) <= TOLERANCE_PERCENT + 1e-9

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from pipeline.ground.errors import UserError
 from pipeline.models.senet import allocate
 from pipeline.store.file import replacing
+from pipeline.store.weight_header import opened, read_shapes
 
 _DTYPES = {
     torch.float32: "F32",
@@ -23,11 +22,6 @@ _DTYPES = {
     torch.float64: "F64",
     torch.int64: "I64",
 }
-_PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
-_IS_PICKLE = (
-    "this is a pickle (.pth), which could run code when loaded; it must be converted to safetensors: "
-    "python -m launch weights import {path} {converted}"
-)
 _SHOWN = 3
 
 
@@ -59,20 +53,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
     Raises UserError if the file is missing, damaged or not safetensors.
     """
-    with _opened(path) as file:
+    with opened(path, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a file. Raises UserError as `read_weights` does."""
-    with _opened(path) as file:
-        return dict(file.metadata() or {})
-
-
-def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of a file's tensors by name. Raises UserError as `read_weights` does."""
-    with _opened(path) as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 def count_classes(path: Path) -> int | None:
@@ -143,19 +125,3 @@ def _differences(expected: Mapping[str, torch.Tensor], found: Mapping[str, torch
         for what, names in counted.items()
         if names
     ]
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-        with safe_open(path, framework="pt", device="cpu") as opened:
-            yield opened
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read as a weight file ({error.strerror or error})") from error
-    except SafetensorError as error:
-        is_pickle = start.startswith(_PICKLE_STARTS)
-        pickle_hint = _IS_PICKLE.format(path=path, converted=path.with_name(f"{path.stem}-imported.safetensors"))
-        hint = pickle_hint if is_pickle else f"not a readable safetensors file ({error})"
-        raise UserError(f"{path}: {hint}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from pipeline.ground.counting import counted
 from pipeline.tracking.events import Event
 
 
@@ -17,8 +18,8 @@ def describe(stage: str, event: Event) -> str | None:
             fields = [
                 "evaluation",
                 event["plan"],
-                _count(event["images"], "image"),
-                _count(event["members"], "member") if "members" in event else _count(event["crops"], "crop"),
+                counted(event["images"], "image"),
+                counted(event["members"], "member") if "members" in event else counted(event["crops"], "crop"),
                 *_errors(event),
                 duration(event["seconds"]),
             ]
@@ -78,11 +79,6 @@ def _errors(event: dict[str, Any]) -> list[str]:
         f"top-{k} error {event[f'top{k}_error_percent']:.2f} %" for k in (1, 5) if f"top{k}_error_percent" in event
     ]
     if "restricted_top1_error_percent" in event:
-        among = f"among the {_count(event['present_classes'], 'class')} present"
+        among = f"among the {counted(event['present_classes'], 'class')} present"
         fields.append(f"top-1 error {among} {event['restricted_top1_error_percent']:.2f} %")
     return fields
-
-
-def _count(number: int, noun: str) -> str:
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{number:,} {noun if number == 1 else plural}"

@@ -233,7 +233,7 @@ def test_unknown_crop_plan_is_told_with_those_there_are(write):
     path = write(SMALL.replace("max_micro_batch: 32", "max_micro_batch: 32\n  validation: center"))
     assert mistakes(path) == [
         "small.yaml:15: train.validation: no built-in crop plan 'center' (there are: 10crop, 144crop, center224, "
-        "center320, dense, dense_sliding, multiscale)"
+        "center320, dense, dense_sliding, multiscale; for other sizes center64 and the like)"
     ]
 
 

@@ -35,7 +35,7 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
             ["dataset=folder", "root=x", "val_ground_truth=y"],
             "data.val_ground_truth: only dataset 'imagenet' has a ground-truth file",
         ),
-        (["dataset=folder", "root=x", "test=y"], "data.test: only dataset 'imagenet' has unlabelled test images"),
+        (["test=y"], "data.test: the digits have no unlabelled test images"),
         (
             ["dataset=imagenet", "root=x"],
             "model.num_classes: ImageNet has 1000 classes (given 10); for other images write data.dataset=folder, and "
@@ -61,7 +61,7 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
         (
             ["plans=[11crop]"],
             "evaluate.plans[0]: no built-in crop plan '11crop' (there are: 10crop, 144crop, center224, center320, "
-            "dense, dense_sliding, multiscale)",
+            "dense, dense_sliding, multiscale; for other sizes center64 and the like)",
         ),
         (
             ["validation={name: x, crops: [{resize_px: 8, crop_px: 8, positions: []}]}"],

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.data.ground_truth import image_number
 from pipeline.data.ilsvrc import (
     Ilsvrc,
     Synset,
     check_test_images,
     check_training_images,
     digest_ids,
-    image_number,
     read_ilsvrc2012,
     read_validation_labels,
 )
@@ -122,7 +122,7 @@ def test_validation_folders_take_the_folders_labels(tmp_path: Path) -> None:
 
 def test_flat_validation_images_need_the_devkits_file(tmp_path: Path) -> None:
     tree = write_val(tmp_path / "val", None)
-    with pytest.raises(UserError, match=r"data\.val_ground_truth: needed, since .* not in class folders"):
+    with pytest.raises(UserError, match=r"data\.val_ground_truth: needed, since the 8 .* are in no class folders"):
         read_validation_labels(tree, None, TABLE)
 
 

@@ -114,6 +114,23 @@ def test_both_splits_missing_are_one_message(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("folder", "data", "said"),
+    [
+        ("val", {}, "/val holds the class folders; data.root is the folder above: data.root={root}"),
+        ("val/a", {}, "/val/a holds images; data.root is the folder two above them: of val, as in data.root={root}"),
+        ("val", {"val": "validation"}, "/val holds class folders; to take them as they are: data.val=."),
+    ],
+)
+def test_a_root_that_is_too_deep_is_answered_with_the_right_one(
+    tmp_path: Path, folder: str, data: dict[str, Any], said: str
+) -> None:
+    write_files(tmp_path, "val/a/9.jpg", "val/b/9.jpg")
+    with pytest.raises(UserError) as caught:
+        check_places(DataConfig(dataset="folder", root=str(tmp_path / folder), **data), ("val",))
+    assert str(caught.value).splitlines()[1].endswith(said.format(root=tmp_path))
+
+
+@pytest.mark.parametrize(
     ("names", "message"),
     [
         ([], r"data\.val: .*/val must hold one folder per class \(it holds nothing\)"),

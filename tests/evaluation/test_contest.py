@@ -186,7 +186,7 @@ def test_truth_and_blacklist_are_checked(tmp_path: Path) -> None:
         read_truth(write(tmp_path / "truth.txt", "2", "1", "1"), table)
 
 
-def test_the_contests_own_labels_and_blacklist(shared_data: Path, tmp_path: Path) -> None:
+def test_the_contests_own_labels_and_blacklist(shared_data: Path) -> None:
     truth_file = shared_data / "ilsvrc2012_validation_ground_truth.txt"
     truth = read_truth(truth_file, ILSVRC)
     blacklist = read_blacklist(shared_data / "ilsvrc2012_validation_blacklist.txt", len(truth))

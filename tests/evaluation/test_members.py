@@ -126,7 +126,7 @@ def test_a_damaged_index_is_named_and_gives_no_labels(tmp_path: Path, scores: Pa
     assert find_index(members, tmp_path / "other" / "prepare")[1] == tmp_path / "other" / "prepare"
 
 
-def test_a_damaged_fusion_does_not_say_where_the_index_is(tmp_path: Path, scores: Path) -> None:
+def test_a_damaged_fusion_does_not_say_where_the_index_is(scores: Path) -> None:
     (scores.parent / "fused.json").write_text('{"index": ')
     with pytest.raises(UserError, match="no index of the images"):
         find_index(read_members([scores]), None)

@@ -25,7 +25,7 @@ def index_of(folders: list[str], split: str = "val") -> ImageIndex:
 
 
 def columns(folders: list[str], num_classes: int = 1000, file: Path | None = None, **metadata: str) -> list[int] | None:
-    mapping = map_classes(index_of(folders), num_classes, metadata, file, "w.safetensors")
+    mapping = map_classes("val", folders, num_classes, metadata, file, "w.safetensors")
     return None if mapping is None else list(mapping.columns)
 
 
@@ -89,9 +89,18 @@ def test_a_file_that_says_too_little_or_nonsense_is_named(tmp_path):
 def test_an_index_is_seen_as_the_network_sees_it(tmp_path):
     index = index_of([WNIDS[5], WNIDS[3]])
     assert mapped_index(index, tmp_path) is index
-    mapping = map_classes(index, 1000, {}, None, "w")
+    mapping = map_classes("val", [WNIDS[5], WNIDS[3]], 1000, {}, None, "w")
     mapping.write(tmp_path)
     seen = mapped_index(index, tmp_path)
     assert seen.labels.tolist() == [5, 3]
     assert [seen.classes[label].folder for label in seen.labels.tolist()] == [WNIDS[5], WNIDS[3]]
     assert (len(seen.classes), seen.digest) == (1000, index.digest)
+
+
+def test_unlabelled_images_have_the_network_s_classes_and_no_label(tmp_path):
+    none = np.zeros(2)
+    index = make_index("test", "folder", [], ["a.jpg", "b.jpg"], [-1, -1], none, none, none, np.zeros((2, 32)), none)
+    mapping = map_classes("test", [], 3, {"classes": '["ant", "bee", "cat"]'}, None, "w")
+    seen = mapping.applied(index)
+    assert [one.folder for one in seen.classes] == ["ant", "bee", "cat"]
+    assert seen.labels.tolist() == [-1, -1]

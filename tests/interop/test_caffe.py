@@ -11,7 +11,8 @@ from pipeline.ground.errors import UserError
 from pipeline.interop import caffe
 from pipeline.interop.importing import Imported, import_weights, read_foreign
 from pipeline.models import create_model
-from pipeline.models.weights import load_tensors, read_metadata
+from pipeline.models.weights import load_tensors
+from pipeline.store.weight_header import read_metadata
 from tests.interop.small_caffe_network import CaffeNetwork
 
 

@@ -14,7 +14,8 @@ from pipeline.ground.errors import UserError
 from pipeline.interop.__main__ import main
 from pipeline.interop.importing import import_weights
 from pipeline.models import create_model
-from pipeline.models.weights import read_metadata, read_weights
+from pipeline.models.weights import read_weights
+from pipeline.store.weight_header import read_metadata
 
 NETWORK = create_model("senet_nano", 5, seed=1)
 TENSORS = NETWORK.state_dict()

@@ -15,7 +15,8 @@ from pipeline.interop.__main__ import main
 from pipeline.interop.exporting import export_weights
 from pipeline.interop.importing import import_weights
 from pipeline.models import create_model
-from pipeline.models.weights import load_tensors, read_metadata, read_weights, save_weights
+from pipeline.models.weights import load_tensors, read_weights, save_weights
+from pipeline.store.weight_header import read_metadata
 from tests.interop.random_weights import randomise, relative_error
 
 pytestmark = pytest.mark.slow

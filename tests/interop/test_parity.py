@@ -14,8 +14,9 @@ from pipeline.data.preprocessing import read_preprocessing
 from pipeline.interop.importing import import_weights, read_foreign
 from pipeline.models import create_model
 from pipeline.models.senet import SENet
-from pipeline.models.weights import load_tensors, load_weights, read_metadata
+from pipeline.models.weights import load_tensors, load_weights
 from pipeline.networks.spec import MaxPool
+from pipeline.store.weight_header import read_metadata
 from tests.interop.random_weights import randomise, relative_error
 
 pytestmark = pytest.mark.slow

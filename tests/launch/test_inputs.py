@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from launch.inputs import check_initial_checkpoint, check_inputs
+from launch.inputs import advise_on_sizes, check_initial_checkpoint, check_inputs
 from pipeline.config.reader import load_config
 from pipeline.config.schema import Config
 from pipeline.ground.errors import UserError
+from pipeline.models.weights import save_weights
 from pipeline.running.stage import place_stages
 from stages import STAGES
 from tests.conftest import REPOSITORY
@@ -56,6 +57,53 @@ def test_only_the_splits_that_are_wanted_must_be_there(tmp_path):
         check(load_config(recipe, overrides), tmp_path / "run")
     with pytest.raises(UserError, match=rf"\Adata\.test: must be a folder \(given {images}/test\)\n"):
         check(load_config(recipe, [*overrides, "evaluate.split=test", "fuse.selection=none"]), tmp_path / "run")
+
+
+def test_weights_of_another_network_are_refused_before_a_stage_starts(tmp_path):
+    save_weights(weights := tmp_path / "w.safetensors", {}, {"model": "senet154"})
+    for split in ("train", "val"):
+        (tmp_path / split / "ant").mkdir(parents=True)
+        (tmp_path / split / "ant" / "1.jpg").touch()
+    for key in ("evaluate", "model"):
+        config = small_recipe(tmp_path, **{key: {"weights": str(weights)}})
+        with pytest.raises(UserError) as raised:
+            check(config, tmp_path / "run")
+        assert (
+            str(raised.value).splitlines()
+            == [
+                f"model.num_classes: {tmp_path}/train has 1 class folder, ant (given 4); to have them counted, add "
+                "model.num_classes=null",
+                f"{key}.weights: {weights} has weights of senet154 (the recipe's network: {config.model.name}); to "
+                "take their network add model.name=senet154",
+            ][key == "evaluate" :]
+        )
+
+
+def test_class_folders_that_the_weights_do_not_know_are_refused_before_a_stage_starts(tmp_path):
+    save_weights(weights := tmp_path / "w.safetensors", {}, {"num_classes": "1000"})
+    (tmp_path / "val" / "shark").mkdir(parents=True)
+    (tmp_path / "val" / "shark" / "1.jpg").touch()
+    config = small_recipe(tmp_path, evaluate={"weights": str(weights)})
+    with pytest.raises(UserError, match=r"evaluate\.classes: the val images are in 1 class folder, shark; the "):
+        check(config, tmp_path / "run")
+    (tmp_path / "val" / "shark").rename(tmp_path / "val" / "n01440764")
+    check(config, tmp_path / "run")
+
+
+def test_crops_of_quite_another_size_than_is_trained_are_told(tmp_path):
+    recipe = REPOSITORY / "configs" / "own_images.yaml"
+    told = {}
+    small = "train.image_size_px=64"
+    for overrides in ([], [small], [small, "validation=center64", "plans=[center64]"]):
+        config = load_config(recipe, [f"data.root={tmp_path}", *overrides])
+        told[len(overrides)] = advise_on_sizes(config, place_stages(config, tmp_path / "run", STAGES))
+    assert told == {
+        1: "warning: training sees 64 px and other sizes are evaluated: train.validation (center224: 224 px), "
+        "evaluate.plans (center224: 224 px); for the same size add train.validation=center64 "
+        '"evaluate.plans=[center64]"',
+        3: None,
+        0: None,
+    }
 
 
 def test_a_checkpoint_is_known_by_its_seal(tmp_path):

@@ -60,6 +60,13 @@ def test_classes_that_were_miscounted_are_answered_before_a_stage_starts(images:
     check(images, "data.dataset=folder", "num_classes=4", "expect=null")
 
 
+def test_what_is_expected_of_another_number_of_classes_is_answered_before_a_stage_starts(images: Path) -> None:
+    assert refusal(images, "data.dataset=folder", "num_classes=null") == (
+        "model.expect: senet154 with 4 classes has 113,048,180 parameters (claimed: 115,088,984); the claim is of "
+        "another number of classes: add model.expect=null"
+    )
+
+
 def test_class_folders_right_below_the_root_are_answered_with_a_held_out_share(images: Path) -> None:
     root = images / "train"
     message = refusal(root)

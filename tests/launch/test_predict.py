@@ -78,7 +78,10 @@ def test_what_is_no_image_is_named_and_the_others_are_answered(images, weights, 
     ("arguments", "message"),
     [
         (("nowhere.safetensors", "x.jpg"), "WEIGHTS: nothing there (given nowhere.safetensors)"),
-        (("{weights}", "x.jpg", "--plan", "11crop"), "--plan: must be a YAML file or one of 10crop, "),
+        (
+            ("{weights}", "x.jpg", "--plan", "11crop"),
+            "no built-in crop plan '11crop' (there are: 10crop, ",
+        ),
         (("{weights}", "nowhere.jpg"), "nowhere.jpg: nothing there; give image files, folders"),
     ],
 )

@@ -12,7 +12,7 @@ from launch.command import parse
 from launch.weights import convert_weights
 from pipeline.interop.__main__ import main as exchange
 from pipeline.models import create_model
-from pipeline.models.weights import read_metadata
+from pipeline.store.weight_header import read_metadata
 from tests.interop.small_caffe_network import CaffeNetwork
 
 

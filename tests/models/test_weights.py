@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 
 from pipeline.ground.errors import UserError
 from pipeline.models import create_model
-from pipeline.models.weights import load_tensors, load_weights, read_metadata, read_weights, save_weights
+from pipeline.models.weights import load_tensors, load_weights, read_weights, save_weights
 from pipeline.store.file import explain
+from pipeline.store.weight_header import read_metadata
 
 TENSORS = {
     "weight": torch.arange(24.0).reshape(1, 2, 3, 4),

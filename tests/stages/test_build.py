@@ -10,10 +10,11 @@ import torch
 
 from pipeline.config.schema import Config
 from pipeline.models import create_model
-from pipeline.models.weights import read_metadata, read_weights
+from pipeline.models.weights import read_weights
 from pipeline.running.runner import run_stage
 from pipeline.running.stage import place_stages
 from pipeline.store.seal import Seal, SealedFile, is_sealed, read_seal
+from pipeline.store.weight_header import read_metadata
 from stages import STAGES
 from tests.recipes import small_recipe
 

@@ -13,6 +13,7 @@ from PIL import Image
 from pipeline.config.reader import load_config, write_run_config
 from pipeline.config.schema import Config
 from pipeline.data.ilsvrc import read_ilsvrc2012
+from pipeline.data.index import read_index
 from pipeline.evaluation.metrics import rank_scores
 from pipeline.ground.errors import EXIT_DONE, EXIT_USER_ERROR
 from pipeline.running.runner import run_stage
@@ -105,13 +106,22 @@ def test_a_mapping_file_says_what_names_do_not_and_its_content_is_in_the_key(tmp
     assert place_stages(config, run, STAGES)["evaluate"].key != before
 
 
-def test_a_flat_folder_needs_the_ground_truth(tmp_path, weights, capfd):
+def test_some_images_of_a_flat_folder_need_labels_of_their_own_alone(tmp_path, weights, capfd):
     make_val(tmp_path, {"": ["ILSVRC2012_val_00000001.JPEG", "ILSVRC2012_val_00000005.JPEG"]})
     config = recipe(tmp_path, weights)
     write_run_config(tmp_path / "run", config)
     assert run_stage("prepare", config, tmp_path / "run", STAGES) == EXIT_USER_ERROR
-    assert "are in no class folders: the devkit's ILSVRC2012_validation_ground_truth.txt is needed in " in (
-        capfd.readouterr().err
+    assert "data.val_ground_truth: needed, since the 2 validation images in " in capfd.readouterr().err
+    table = tmp_path / "LOC_val_solution.csv"
+    table.write_text(f"ImageId,PredictionString\nILSVRC2012_val_00000005,{WNIDS[7]} 1 2 3 4 \n")
+    assert run_stage("prepare", config, tmp_path / "run", STAGES) == EXIT_USER_ERROR
+    assert f"{table} has no line for ILSVRC2012_val_00000001.JPEG" in capfd.readouterr().err
+    table.write_text(f"{table.read_text()}ILSVRC2012_val_00000001,{WNIDS[9]} 1 2 3 4 \n")
+    assert run_stage("prepare", config, tmp_path / "run", STAGES) == EXIT_DONE
+    (index,) = (tmp_path / "run").glob("prepare-val-*")
+    assert tuple(read_index(index).names) == (
+        f"{WNIDS[7]}/ILSVRC2012_val_00000005.JPEG",
+        f"{WNIDS[9]}/ILSVRC2012_val_00000001.JPEG",
     )
 
 

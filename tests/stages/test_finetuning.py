@@ -12,10 +12,11 @@ from launch.run_directory import set_up
 from pipeline.config.schema import Config
 from pipeline.models import create_model
 from pipeline.models.head import is_in_head
-from pipeline.models.weights import read_metadata, read_weights, save_weights
+from pipeline.models.weights import read_weights, save_weights
 from pipeline.running.runner import run_stage
 from pipeline.running.stage import place_stages
 from pipeline.store.seal import read_seal
+from pipeline.store.weight_header import read_metadata
 from stages import STAGES
 from tests.images import write_image_folders
 from tests.recipes import small_recipe

@@ -170,6 +170,16 @@ def test_tars_are_found_again_where_they_have_moved_and_other_ones_are_refused(
         _ = moved.index
 
 
+def test_a_part_of_imagenet_in_tars_is_found_again_where_it_has_moved(
+    tmp_path: Path, images: dict[str, formats.Files]
+) -> None:
+    root = tmp_path / "data"
+    formats.webdataset(root, {**images, "val": images["val"][:4]})
+    (val,) = run_prepare(tmp_path / "run", recipe(root), ("val",)).values()
+    moved = dataclasses.replace(val, config=recipe(root.rename(tmp_path / "moved")))
+    assert sorted(content(moved.index)) == sorted(row[2] for row in images["val"][:4])
+
+
 def test_shards_are_written_from_tars(
     tmp_path: Path, images: dict[str, formats.Files], folders: dict[str, Prepared]
 ) -> None:
@@ -236,7 +246,7 @@ def test_kaggles_table_is_read_by_its_names_and_a_bad_line_is_named(
     assert val.index.labels.tolist() == formats.LABELS
     table = tmp_path / "data" / "LOC_val_solution.csv"
     table.write_text(table.read_text().replace("n01440764 10", "tench 10", 1))
-    with pytest.raises(UserError, match=r"LOC_val_solution\.csv:\d: must give a class of ILSVRC 2012 \(given "):
+    with pytest.raises(UserError, match=r"LOC_val_solution\.csv:\d: must give an image, as .* \(given .*,tench 10"):
         run_prepare(tmp_path / "run", recipe(tmp_path / "data"), ("val",))
 
 

@@ -82,9 +82,13 @@ def test_folders_that_are_numbers_are_in_the_order_of_the_numbers(tmp_path: Path
 
 def test_a_part_of_imagenet_under_its_name_is_told_the_way(tmp_path: Path, images: Path) -> None:
     config = with_data(small_recipe(images), dataset="imagenet")
-    with pytest.raises(UserError, match=r"for an evaluation or a training of its own: data\.dataset=folder"):
+    with pytest.raises(
+        UserError, match=r"a part of ImageNet, to train on or to evaluate after training: data\.dataset=folder, with"
+    ):
         run_prepare(tmp_path / "run", config, ("train",))
-    with pytest.raises(UserError, match=r"for an evaluation or a training of its own: data\.dataset=folder"):
+    with pytest.raises(
+        UserError, match=r"a part of ImageNet, to train on or to evaluate after training: data\.dataset=folder, with"
+    ):
         run_prepare(tmp_path / "both", config, ("train", "val"))
 
 
@@ -141,7 +145,7 @@ def test_unusable_images_are_skipped_and_listed_if_the_recipe_says_so(tmp_path: 
     assert len(train.index) == 18
     listed = [found for found in read_findings(train.directory) if found.severity == "warning"]
     assert sorted(found.name for found in listed) == bad
-    assert any(text.startswith("2 images cannot be used and are left out (listed in ") for text in train.warnings)
+    assert any(text.startswith("2 images left out, which cannot be used (listed in ") for text in train.warnings)
     excluded = small_recipe(images, data={"dataset": "folder", "exclude": bad})
     without = run_prepare(tmp_path / "without", excluded)["train"]
     assert without.index.digest == train.index.digest
@@ -209,7 +213,8 @@ def test_validation_images_that_are_there_are_used(tmp_path: Path, images: Path)
     plain = run_prepare(tmp_path / "plain", small_recipe(images))
     for split in SPLITS:
         assert made[split].index.digest == plain[split].index.digest
-        assert made[split].notes[0].endswith("there are validation images, so data.val_fraction does nothing")
+    does_nothing = "there are validation images, so data.val_fraction does nothing"
+    assert [note.endswith(does_nothing) for note in (made["train"].notes[0], made["val"].notes[0])] == [False, True]
 
 
 def test_a_class_of_one_image_cannot_be_split(tmp_path: Path, images: Path) -> None:

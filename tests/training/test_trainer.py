@@ -24,10 +24,11 @@ from pipeline.ground.ranks import Ranks
 from pipeline.ground.seeds import derive_seed
 from pipeline.models import create_model
 from pipeline.models.bn_freeze import freeze_batch_norms
-from pipeline.models.weights import read_metadata, read_weights
+from pipeline.models.weights import read_weights
 from pipeline.running.attempts import read_outcome
 from pipeline.running.stage import PlacedStage, parts_of, place_stages
 from pipeline.store.seal import read_seal
+from pipeline.store.weight_header import read_metadata
 from pipeline.tracking.events import read_events
 from pipeline.training import background_writer
 from pipeline.training.checkpoint import read_checkpoint
