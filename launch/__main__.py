@@ -71,16 +71,10 @@ def _do(arguments: argparse.Namespace) -> int:
 
             return print_tuning(arguments.config, arguments.overrides, again=arguments.again)
         case "submit":
+            from launch.slurm.ensemble import submit_runs
             from launch.slurm.submission import SubmitRequest
 
-            request = SubmitRequest.of(arguments)
-            if arguments.other_configs or arguments.seeds:
-                from launch.slurm.ensemble import submit_ensemble
-
-                return submit_ensemble(request, arguments.other_configs, arguments.seeds)
-            from launch.slurm.submit import submit_stages
-
-            return submit_stages(request)
+            return submit_runs(SubmitRequest.of(arguments), arguments.other_configs, arguments.seeds)
         case _:
             from launch.run import RunRequest, run_stages
 

@@ -14,19 +14,19 @@ from typing import Any
 from launch.job_graph import Stages
 from launch.longer import Longer, describe_longer
 from launch.slurm.jobs import read_jobs
+from pipeline.config.keys import field_at
 from pipeline.config.reader import RUN_CONFIG, config_differences, read_run_config, refuse_old_run
 from pipeline.config.schema import Config
-from pipeline.ground.errors import EXIT_USER_ERROR
+from pipeline.config.section import IS_PATH
+from pipeline.ground.errors import EXIT_USER_ERROR, UserError
 from pipeline.running.attempts import read_outcome
 from pipeline.running.named_files import digest_of, recorded_digest
+from pipeline.running.provenance import PROVENANCE
 from pipeline.running.stage import Part, PlacedStage, place_stages
 from pipeline.store.lock import lock_holder
 from pipeline.store.seal import is_sealed
 from pipeline.training.shorter import only_longer
 from stages import STAGES
-
-PROVENANCE = "provenance.json"
-"""In a run directory: versions and machine of its last set-up, and the keys of its stages."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +37,6 @@ class StageRecord:
     key: str
     parts: Mapping[str, str]
     """Keys by part name."""
-
-    def differs(self, stage: PlacedStage) -> bool:
-        """Return whether a part of the stage has another key than on record; a part that is not on record is new."""
-        return any(self.parts.get(part.name, part.key) != part.key for part in stage.parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +60,7 @@ def describe_changes(run: Path, config: Config) -> Changes | None:
         return None
     old = read_run_config(run)
     before, after = _recorded(run, old), place_stages(config, run, STAGES)
-    changed = {name: stage for name, stage in after.items() if name in before and before[name].differs(stage)}
+    changed = {name: stage for name, stage in after.items() if name in before and _changed_parts(stage, before[name])}
     begun = [name for name, stage in changed.items() if _has_work(run, stage, before[name])]
     if not begun:
         return None
@@ -88,9 +84,7 @@ def describe_changes(run: Path, config: Config) -> Changes | None:
 
 def _longer(config: Config, after: Stages, before: Mapping[str, StageRecord], begun: list[str]) -> Longer | None:
     """Describe how the run's training goes on, or return None if it is not a longer one of the same."""
-    if "train" not in begun or "train" not in before["train"].parts:
-        return None
-    return describe_longer(config, after, before["train"].parts["train"])
+    return describe_longer(config, after, before["train"].parts["train"]) if "train" in begun else None
 
 
 def _wants_only_more(
@@ -147,6 +141,7 @@ def _was_refused(directory: Path) -> bool:
 
 
 def _changed_parts(stage: PlacedStage, record: StageRecord) -> list[Part]:
+    """Return the parts with another key than on record; one that is not on record is new."""
     return [part for part in stage.parts if record.parts.get(part.name, part.key) != part.key]
 
 
@@ -173,9 +168,22 @@ def _of_stage(
         yield from (
             line for line in lines if any(f"{line.partition(':')[0]}.".startswith(f"{name}.") for name in names)
         )
-        named_before, named_now = (stage.stage.files(config, part.split, run) for config in (old, new))
-        for path in sorted({*named_before} ^ {*named_now}):
-            yield from (line for line in lines if json.dumps(path) in line)
-        for path in sorted({*named_before} & {*named_now}):
+        named_before, named_now = (set(_named_files(stage, config, part, run)) for config in (old, new))
+        if named_before != named_now:
+            yield from (line for line in lines if _names_files(line.partition(":")[0], stage))
+        for path in sorted(named_before & named_now):
             if recorded_digest(Path(path), run) not in (None, digest_of(Path(path), run)):
                 yield f"{path}: its content is another than it was"
+
+
+def _named_files(stage: PlacedStage, config: Config, part: Part, run: Path) -> tuple[str, ...]:
+    try:
+        return stage.stage.files(config, part.split, run)
+    except UserError:  # of the recipe before: what it named is gone
+        return ()
+
+
+def _names_files(key: str, stage: PlacedStage) -> bool:
+    """Return whether a key names a file or folder and is in a section that the stage reads."""
+    field = field_at(key.split("."))
+    return field is not None and IS_PATH in field.metadata and key.partition(".")[0] in stage.stage.sections

@@ -19,6 +19,7 @@ from pipeline.store.seal import is_sealed
 from pipeline.tracking.events import Event, read_last_events
 from pipeline.training.initial_checkpoint import initial_step
 
+NO_RATE = "unknown; resources.expected_images_per_second is not set and nothing was measured in this run yet"
 _PUBLISHED_IMAGES = {"imagenet": 1_281_167, "digits": 1_438}
 _PUBLISHED_EVALUATED = {"val": 50_000, "test": 100_000}
 _RECENT_EVENTS = 50

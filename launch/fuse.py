@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
-
-from pydantic import ValidationError
 
 from launch.console import say, show, table
 from pipeline.config.crop_plan import Averaging
@@ -124,9 +123,8 @@ def _settings(request: FuseRequest) -> FuseConfig:
             raise UserError(
                 f"--weights: must be numbers with commas between them or the folder of a fusion (given {weights})"
             ) from None
-    try:
-        return FuseConfig(
-            averaging=request.averaging, selection=request.select, member_weights=given, weights_from=folder
-        )
-    except ValidationError as error:
-        raise UserError(f"--weights: {'; '.join(problem['msg'] for problem in error.errors())}") from None
+        if not all(0 < weight < math.inf for weight in given):
+            raise UserError(f"--weights: must be finite numbers greater than 0 (given {weights})")
+    if weights is not None and request.select != "none":
+        raise UserError("--weights: are given or chosen, not both; leave --weights or --select out")
+    return FuseConfig(averaging=request.averaging, selection=request.select, member_weights=given, weights_from=folder)

@@ -28,7 +28,7 @@ def describe_longer(config: Config, placed: Stages, old_key: str) -> Longer | No
     Returns None if it is not sealed, or something else of the recipe has changed too.
     """
     part, prepared = parts_of(placed)["train"], parts_of(placed)["prepare-train"]
-    if not prepared.is_done or placed["train"].stage.epochs is None:
+    if not prepared.is_done:
         return None
     old = part.directory.with_name(f"{part.name}-{old_key}")
     shorter = [

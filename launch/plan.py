@@ -10,6 +10,7 @@ from launch.changes import describe_changes
 from launch.console import byte_size, say, show, table
 from launch.engine import check_engine
 from launch.estimate import (
+    NO_RATE,
     Span,
     checkpoint_bytes,
     evaluated_images,
@@ -193,7 +194,7 @@ def _steps(config: Config, order: StreamOrder, spans: dict[str, Span]) -> str:
 def _time(config: Config, placed: Stages, spans: dict[str, Span]) -> str:
     rate = training_rate(config, placed)
     if rate is None:
-        return "unknown; resources.expected_images_per_second is not set and nothing was measured in this run yet"
+        return NO_RATE
     processes = config.resources.processes
     speed = rate.images_per_second * processes
     total = sum(span.last - span.first for span in spans.values())

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from launch.changes import PROVENANCE, describe_changes, stage_records
+from launch.changes import describe_changes, stage_records
 from launch.console import byte_size, say
 from launch.estimate import checkpoint_bytes, kept_checkpoints
 from pipeline.config.reader import write_run_config
@@ -14,7 +14,7 @@ from pipeline.config.schema import Config
 from pipeline.ground.errors import UserError
 from pipeline.running.named_files import record_files
 from pipeline.running.named_weights import keep_weights
-from pipeline.running.provenance import collect_provenance
+from pipeline.running.provenance import PROVENANCE, collect_provenance
 from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.store.file import replacing, write_json
 from stages import STAGES

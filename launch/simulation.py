@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 
 from launch.console import byte_size, complain, say, show, table
-from launch.estimate import Span, kept_checkpoints, step_spans, stream_order, training_images, training_rate
+from launch.estimate import NO_RATE, Span, kept_checkpoints, step_spans, stream_order, training_images, training_rate
 from launch.job_graph import Stages
 from pipeline.config.schema import Config
 from pipeline.data.order import StreamOrder
@@ -22,8 +22,6 @@ from pipeline.running.stage import parts_of
 from pipeline.tracking.wording import clock_time
 from pipeline.training.cadence import Cadence
 from pipeline.training.schedule import LearningRate
-
-_NO_RATE = "unknown; resources.expected_images_per_second is not set and nothing was measured in this run yet"
 
 
 def print_simulation(config: Config, placed: Stages) -> int:
@@ -129,7 +127,7 @@ def _network(config: Config, network: Network) -> str:
 def _time(config: Config, placed: Stages, spans: dict[str, Span]) -> str:
     rate = training_rate(config, placed)
     if rate is None:
-        return _NO_RATE
+        return NO_RATE
     processes = config.resources.processes
     step_seconds = config.train.global_batch / (rate.images_per_second * processes)
     steps = sum(span.last - span.first for span in spans.values())

@@ -31,11 +31,6 @@ class StageState:
     metrics: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     """Metrics of a finished stage, by part."""
 
-    @property
-    def is_unfinished(self) -> bool:
-        """Whether there is unfinished work that no process is working on."""
-        return self.condition in ("stopped", "failed", "killed")
-
 
 def stage_state(stage: PlacedStage, placed: Mapping[str, PlacedStage]) -> StageState:
     """Return the state of one stage among all stages of its run."""

@@ -25,7 +25,7 @@ def run(context: StageContext) -> StageResult:
     config, train, val = context.config, context.images("train"), context.images("val")
     check_num_classes(train, config.model.num_classes)
     order = StreamOrder(len(train), config.train.global_batch, config.seed)
-    path, seal = _starting_point(context)
+    initial, seal = _starting_point(context)
     phase = Phase(seal.about["global_step"], order.steps_for(config.train.epochs))
     if phase.first_step >= phase.last_step:
         raise UserError(
@@ -35,21 +35,11 @@ def run(context: StageContext) -> StageResult:
     _check_same_stream(seal, order)
     model = meta_model(config.model, len(train.classes))
     count, scope = freeze_batch_norms(model, config.freeze_bn.scope), config.freeze_bn.scope.replace("_", " ")
-    text = f"{count} batch norms frozen ({scope}) after step {phase.first_step}"
-    context.events.show("note", level="info", text=text)
+    context.note(f"{count} batch norms frozen ({scope}) after step {phase.first_step}")
     if config.train.only_head:
         freeze_all_but_head(model)
     result = train_phase(
-        config,
-        context.directory,
-        context.collective,
-        context.events,
-        context.stop,
-        train,
-        val,
-        phase,
-        model,
-        path,
+        config, context.directory, context.collective, context.events, context.stop, train, val, phase, model, initial
     )
     return StageResult(result.outputs, result.metrics, result.images)
 

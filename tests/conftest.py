@@ -18,7 +18,15 @@ REPOSITORY = Path(__file__).parents[1]
 
 DATA = "SENET154_TEST_DATA"
 """Environment variable with the folder of the optional real data: ImageNet files and the contest's tables."""
-_PROCESSES = {"subprocess", "multiprocessing", "start_stage", "run_stage_to_end", "fork_context", "find_chromium"}
+_PROCESSES = {
+    "subprocess",
+    "multiprocessing",
+    "start_stage",
+    "run_stage_to_end",
+    "fork_context",
+    "find_chromium",
+    "JobResults",
+}
 """A module of tests that has one of these names starts processes; `make check` leaves its tests out."""
 
 

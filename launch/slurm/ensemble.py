@@ -20,12 +20,14 @@ from pipeline.ground.errors import EXIT_DONE, UserError
 from pipeline.store.lock import exclusive
 
 
-def submit_ensemble(request: SubmitRequest, others: Sequence[Path], seeds: Sequence[int]) -> int:
-    """Queue the job graph of every member. Returns the exit code of the contract.
+def submit_runs(request: SubmitRequest, others: Sequence[Path], seeds: Sequence[int]) -> int:
+    """Queue the job graph of a run; with other recipes or seeds, that of every member. Returns the exit code.
 
     The members' directories are below --run, by default runs/<name of the first recipe>-ensemble. If the members do not
     all miss the same stages, or have jobs in the queue, each gets jobs of its own.
     """
+    if not others and not seeds:
+        return submit(prepare(request))
     folder = request.run or Path(f"{default_run(load_config(request.config, request.overrides))}-ensemble")
     members = [prepare(member) for member in member_requests(request, folder, others, seeds)]
     shared = {tuple(member.missing) for member in members}

@@ -20,6 +20,7 @@ from pipeline.config.reader import read_run_config
 from pipeline.config.schema import Config
 from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, UserError
 from pipeline.running.stage import PlacedStage, place_stages
+from pipeline.store.answer import answered
 from pipeline.store.file import explain
 from pipeline.store.lock import DirectoryBusy, busy_message, lock_holder
 from stages import STAGES
@@ -28,20 +29,15 @@ from stages import STAGES
 def main(argv: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
     """Answer the job body. Returns the exit code for the job."""
     arguments = _parse(argv)
-    try:
-        config = read_run_config(arguments.run)
-        stage = _stage(arguments, config)
-        if arguments.moment == "start":
-            return _start(stage, config, environment)
-        return _end(stage, config, arguments, environment)
-    except UserError as error:
-        message = str(error)
-    except OSError as error:
-        if (sentence := explain(error)) is None:
-            raise
-        message = sentence
-    print(f"{arguments.stage}: {message}", file=sys.stderr, flush=True)
-    return EXIT_USER_ERROR
+    return answered(lambda: _answer(arguments, environment), prefix=f"{arguments.stage}: ")
+
+
+def _answer(arguments: argparse.Namespace, environment: Mapping[str, str]) -> int:
+    config = read_run_config(arguments.run)
+    stage = _stage(arguments, config)
+    if arguments.moment == "start":
+        return _start(stage, config, environment)
+    return _end(stage, config, arguments, environment)
 
 
 def _start(stage: PlacedStage, config: Config, environment: Mapping[str, str]) -> int:

@@ -99,8 +99,6 @@ class Submission:
             holder = lock_holder(part.directory)
             if holder is not None:
                 raise DirectoryBusy(busy_message(part.directory, holder))
-        if self.request.accept_changes:
-            forget_choices(self.run)
         set_up(self.run, self.config, self.missing.values(), self.request.accept_changes)
 
     def check_still_so(self) -> None:
@@ -111,14 +109,21 @@ class Submission:
 
 
 def prepare(request: SubmitRequest) -> Submission:
-    """Read and check everything, and ask SLURM for the run's jobs; a dry run does not ask. Nothing is written."""
+    """Read and check everything, and ask SLURM for the run's jobs; a dry run does not ask.
+
+    Nothing is written; but if changes are accepted and no job is alive, the names of weights are resolved anew.
+    """
     config = read_recipe(request.config, request.overrides)
     check_initial_checkpoint(config)
     profile = load_profile(request.profile)
     run = (request.run or default_run(config)).absolute()
     jobs = read_jobs(run)
+    queued = [] if request.dry_run else _alive(jobs)
+    if request.accept_changes and not request.dry_run and not queued:
+        # Before the keys are computed: those of the jobs must be those of the config that is written.
+        forget_choices(run)
     placed = place_stages(config, run, STAGES)
-    alive = {} if request.dry_run else _alive(run, placed, jobs)
+    alive = _by_stage(run, placed, queued)
     coming = placed if request.dry_run else alive
     chosen = choose_stages(placed, request.only, request.first, request.recipe(), "submit", coming)
     draft = Submission(request, config, profile, run, placed, chosen, jobs, alive, ())
@@ -127,22 +132,26 @@ def prepare(request: SubmitRequest) -> Submission:
     return dataclasses.replace(draft, config=config.model_copy(update={"resources": resources}), notes=notes)
 
 
-def _alive(run: Path, placed: Stages, jobs: Sequence[JobRecord]) -> dict[str, QueuedJob]:
-    """Ask for the run's live jobs, by stage. Raises UserError if some are cancelled ones or those of another config."""
+def _alive(jobs: Sequence[JobRecord]) -> list[tuple[JobRecord, QueuedJob]]:
+    """Ask for the run's live jobs."""
+    latest = {(job.stage, job.key): job for job in jobs}.values()
+    known = scheduler.look_up([job.job for job in latest])
+    return [(job, known[job.job]) for job in latest if job.job in known and known[job.job].is_alive]
+
+
+def _by_stage(run: Path, placed: Stages, alive: Sequence[tuple[JobRecord, QueuedJob]]) -> dict[str, QueuedJob]:
+    """Return the live jobs by stage. Raises UserError if some are cancelled ones or those of another config."""
     open_stages = {(name, stage.key) for name, stage in placed.items() if not stage.is_done}
-    latest = {(job.stage, job.key): job for job in jobs}
-    known = scheduler.look_up([job.job for job in latest.values()])
-    alive = [job for job in latest.values() if job.job in known and known[job.job].is_alive]
-    ending = [job for job in alive if job.is_cancelled]
+    ending = [job for job, _ in alive if job.is_cancelled]
     if ending:
         raise UserError(f"{run}: cancelled jobs are still ending: {_named(ending)}; try again in a moment")
-    others = [job for job in alive if (job.stage, job.key) not in open_stages and not _is_done(placed, job)]
+    others = [job for job, _ in alive if (job.stage, job.key) not in open_stages and not _is_done(placed, job)]
     if others:
         raise UserError(
             f"{run}: jobs of another config of this run are queued or running: {_named(others)}; end them first: "
             f"{command_line('cancel', run)}"
         )
-    return {job.stage: known[job.job] for job in alive if (job.stage, job.key) in open_stages}
+    return {job.stage: queued for job, queued in alive if (job.stage, job.key) in open_stages}
 
 
 def _is_done(placed: Stages, job: JobRecord) -> bool:

@@ -14,15 +14,10 @@ from launch.slurm import scheduler
 from launch.slurm.jobs import JobRecord, latest_job, write_jobs, write_script
 from launch.slurm.profile import Shape
 from launch.slurm.script import render
-from launch.slurm.submission import Submission, SubmitRequest, prepare
+from launch.slurm.submission import Submission
 from pipeline.ground.errors import EXIT_DONE
 from pipeline.store.lock import exclusive
 from pipeline.tracking.wording import clock_time
-
-
-def submit_stages(request: SubmitRequest) -> int:
-    """Check everything, then queue. Returns the exit code of the contract."""
-    return submit(prepare(request))
 
 
 def submit(submission: Submission) -> int:

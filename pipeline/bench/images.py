@@ -60,7 +60,7 @@ def index_folder(folder: Path, limit: int, batch: int, progress: Progress) -> Im
     if not count:
         raise UserError(
             f"--images: {folder} must hold a batch of {batch} JPEG files (.jpg, .jpeg) at least "
-            f"(it holds {len(found):,}{f', --limit is {limit:,}' if limit < batch else ''})"
+            f"(it holds {len(found):,})"
         )
     chosen = [found[place] for place in np.linspace(0, len(found) - 1, count).round().astype(int)]
     progress(f"reading {count:,} of {len(found):,} images")

@@ -7,8 +7,6 @@ from typing import Any
 
 from pipeline.ground.errors import UserError
 
-MISSING = "this benchmark compares with {package}, which is not installed: pip install {package}"
-
 
 def import_peer(module: str, package: str) -> Any:
     """Import a module of a package that only the benchmarks need. Raises UserError naming the package to install."""

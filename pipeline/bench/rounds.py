@@ -26,9 +26,9 @@ class Quantity:
         return Spread.of(values) if values else None
 
 
-def figure(name: str, *, more_is_better: bool = False, digits: int = 2) -> Quantity:
+def figure(name: str) -> Quantity:
     """Return the quantity that contestants report under `name` themselves."""
-    return Quantity(name, lambda done: done.figures.get(name), more_is_better, digits)
+    return Quantity(name, lambda done: done.figures.get(name))
 
 
 def per_unit(unit: str) -> tuple[Quantity, Quantity]:

@@ -67,7 +67,7 @@ def compare_steps(
 
 
 def _task(model: str, batch: int, device: torch.device) -> Task:
-    return Task(model, 1000, 224, batch, device) if model == "senet154" else Task(model, 10, 32, batch, device)
+    return Task(model, 1000 if model == "senet154" else 10, SPECS[model].image_size_px, batch, device)
 
 
 def _compare_on_cpu(task: Task, rounds: int, progress: Progress) -> Comparison:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import typing
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pipeline.config.crop_plan import CropPlan
@@ -15,13 +17,28 @@ from pipeline.config.section import Section
 from pipeline.ground.errors import UserError
 
 
-def apply_override(root: Entry, override: str, problems: list[Problem]) -> Entry:
-    """Return the tree with one override on top; appends to `problems` if it is not `key=value`."""
+def apply_overrides(root: Entry, overrides: Sequence[str], problems: list[Problem]) -> Entry:
+    """Return the tree with the overrides on top.
+
+    Appends to `problems` those that are not `key=value`, and keys that are given two values: neither is surely meant.
+    """
+    given: dict[str, str] = {}
+    for override in overrides:
+        root = _apply(root, override, given, problems)
+    return root
+
+
+def _apply(root: Entry, override: str, given: dict[str, str], problems: list[Problem]) -> Entry:
     key, equals, text = (part.strip() for part in override.partition("="))
     try:
+        if not equals and ("/" in key or Path(key).is_dir()):
+            written = shlex.quote(f"data.root={key}")
+            raise ValueError(f"must be key=value; for the folder of the images write {written}")
         if not equals or not key:
             raise ValueError("must be key=value, as in train.epochs=3")
         key = resolve_short_key(key)
+        if given.setdefault(key, text) != text:
+            raise ValueError(f"must be given once (given {given[key]} and {text})")
         document = _parse(text, key)
     except ValueError as error:
         problems.append(Problem(COMMAND_LINE, key or override, str(error)))
@@ -45,7 +62,7 @@ def describe_overrides(config: Config, overrides: Sequence[str]) -> list[str]:
         key = resolve_short_key(name)
         value: Any = config
         for part in key.split("."):
-            value = getattr(value, part)
+            value = getattr(value, part, None)  # of a section that another override takes away
         is_plain = not isinstance(value, Section) or isinstance(value, CropPlan)
         lines[key] = f"{key} = {_shown(value) if is_plain else text}"
     return list(lines.values())

@@ -14,7 +14,7 @@ from ruamel.yaml.representer import SafeRepresenter
 
 from pipeline.config.crop_plan import CropPlan
 from pipeline.config.document import Entry, Problem, merged, read_document, yaml
-from pipeline.config.overrides import apply_override
+from pipeline.config.overrides import apply_overrides
 from pipeline.config.problems import validated
 from pipeline.config.schema import Config
 from pipeline.config.section import expanded
@@ -41,9 +41,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises UserError with every mistake, each as `file:line: key: what must hold (given ...)`.
     """
     files = _Files()
-    root = files.read_recipe(path, ())
-    for override in overrides:
-        root = apply_override(root, override, files.problems)
+    root = apply_overrides(files.read_recipe(path, ()), overrides, files.problems)
     # Those named by the recipes are read already; the others were named on the command line.
     files.put_in_plans(root, Path())
     return validated(Config, root, files.problems, files.read)

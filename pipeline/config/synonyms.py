@@ -56,7 +56,10 @@ _ANSWERS = {
     "milestones": "write schedule.drop_epochs",
     "gamma": "write schedule.drop_factor",
     "arch": "write model.name",
-    "classes": "write model.num_classes",
+    "classes": (
+        "write model.num_classes (how many there are) or evaluate.classes (the file that says which of the network's "
+        "classes each folder is)"
+    ),
     "pretrained": "write model.weights (a weight file, or a run)",
     "finetune": "write model.weights (what training begins with), and train.only_head=true to freeze the rest",
     "freeze": "write train.only_head (the classifier alone learns) or train.frozen_epochs (frozen batch norms)",
@@ -76,8 +79,3 @@ _ANSWERS = {
 def answer_for(name: str) -> str | None:
     """Return what to write for a name that is no key, or not clearly one. Returns None for all others."""
     return _ANSWERS.get(name)
-
-
-def all_answers() -> dict[str, str]:
-    """Return every answer by the name that is asked for."""
-    return dict(_ANSWERS)

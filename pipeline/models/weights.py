@@ -57,9 +57,9 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
 
 
-def count_classes(path: Path, classifier: str = "last_linear.weight") -> int | None:
+def count_classes(path: Path) -> int | None:
     """Return the number of outputs of a file's network, or None if it has no classifier."""
-    shape = read_shapes(path).get(classifier)
+    shape = read_shapes(path).get("last_linear.weight")
     return shape[0] if shape else None
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.config.reader import RUN_CONFIG
 from pipeline.ground.errors import UserError
 from pipeline.running.named_files import digest_of
+from pipeline.running.provenance import PROVENANCE
 from pipeline.store.file import link_or_copy, write_json
 from pipeline.store.seal import SEAL, BrokenSeal, Seal, is_sealed, read_seal
 from pipeline.training.checkpoint_seal import CHECKPOINTS, MODEL, STATE, newest_sealed, numbered, step_name
@@ -121,7 +122,7 @@ def _best(run: Path, key: str) -> Path:
 def _training_stages(run: Path) -> list[Path]:
     """Return the directories of a run's training stages as last set up, the later first; else all there are."""
     try:
-        stages = json.loads((run / "provenance.json").read_text())["stages"]
+        stages = json.loads((run / PROVENANCE).read_text())["stages"]
         parts = {part: key for name in _TRAINING if name in stages for part, key in stages[name]["parts"].items()}
         return [run / f"{part}-{key}" for part, key in parts.items()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

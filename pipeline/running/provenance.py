@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+PROVENANCE = "provenance.json"
+"""In a run directory: versions and machine of its last set-up, and the keys of its stages."""
 _PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "numpy", "pillow", "safetensors", "wandb")
 
 

@@ -163,7 +163,6 @@ def _tracked(
         inputs=inputs,
         run=run,
         name=run.absolute().name,
-        group=None,
         config={**config.model_dump(mode="json"), "git": git_state(Path(__file__).parents[2])},
         trained_steps=max(steps, default=0),
         is_distributed=stage.is_distributed,

@@ -19,10 +19,11 @@ from pipeline.config.schema import Config
 from pipeline.data.index import ImageIndex, read_index
 from pipeline.data.loaders import build_train_loader
 from pipeline.data.order import StreamOrder
-from pipeline.ground.errors import EXIT_DONE, EXIT_USER_ERROR, UserError
+from pipeline.ground.errors import EXIT_DONE
 from pipeline.ground.ranks import Ranks
 from pipeline.models.claims import check_network, checked_size_px, meta_model
 from pipeline.running.simulation import Network, Sharding, Simulation
+from pipeline.store.answer import answered
 from pipeline.training.batching import split_batch
 
 _EPOCHS = 2
@@ -106,14 +107,9 @@ def expected_index(num_images: int) -> ImageIndex:
 
 def main() -> int:
     """Answer the request on stdin. Returns the exit code of the contract."""
-    try:
-        result = simulate(json.load(sys.stdin))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return EXIT_USER_ERROR
-    print(json.dumps(dataclasses.asdict(result)))
+    print(json.dumps(dataclasses.asdict(simulate(json.load(sys.stdin)))))
     return EXIT_DONE
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(answered(main))

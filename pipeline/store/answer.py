@@ -10,15 +10,16 @@ from pipeline.ground.errors import EXIT_FAILED, EXIT_USER_ERROR, UserError
 from pipeline.store.file import explain
 
 
-def answered(command: Callable[[], int]) -> int:
+def answered(command: Callable[[], int], prefix: str = "") -> int:
     """Run a command and return its exit code, or that of the error that it ended with, which is printed in a sentence.
 
-    An error that is neither the user's nor the disk's keeps its traceback. Ctrl-C and a closed pipe end silently.
+    `prefix` begins the sentence. An error that is neither the user's nor the disk's keeps its traceback. Ctrl-C and a
+    closed pipe end silently.
     """
     try:
         return command()
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"{prefix}{error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         return EXIT_FAILED
@@ -28,5 +29,5 @@ def answered(command: Callable[[], int]) -> int:
     except OSError as error:
         if (sentence := explain(error)) is None:
             raise
-        print(sentence, file=sys.stderr)
+        print(f"{prefix}{sentence}", file=sys.stderr)
         return EXIT_USER_ERROR

@@ -102,6 +102,15 @@ class Journal:
         elif position is not None and num_lost == 0 and crc != wanted_crc:
             self._warn(f"{self.path}: not the record that the checkpoint was written with; going on with it")
 
+    def adopt(self, path: Path) -> None:
+        """Begin with the lines of another journal instead of one's own, their numbers and gaps included."""
+        self.rewind(None)
+        with contextlib.suppress(FileNotFoundError), path.open("rb") as other:
+            self.pending += [line for line in other if line.endswith(b"\n")]
+        for found in filter(None, map(_number_and_crc, self.pending)):
+            self._number, self._crc = found
+        self.write_pending()
+
     def close(self) -> None:
         """Write the pending records if possible, and close."""
         self.position()

@@ -111,13 +111,12 @@ def read_whole_file_seal(path: Path, kind: str) -> Seal | None:
         return None
 
 
-def verify_files(path: Path, seal: Seal, seen: dict[Path, tuple[int, int, str]] | None = None) -> None:
+def verify_files(path: Path, seal: Seal) -> None:
     """Check size and SHA-256 of every sealed file. Raises BrokenSeal naming each that differs.
 
     A file is hashed once a process: its SHA-256 is cached while size and modification time stay.
     """
     folder = _place(path).parent
-    seen = _SEEN if seen is None else seen
     problems = []
     for name, expected in seal.files.items():
         file = folder / name
@@ -129,9 +128,9 @@ def verify_files(path: Path, seal: Seal, seen: dict[Path, tuple[int, int, str]] 
         if status.st_size != expected.size:
             problems.append(f"{file}: {status.st_size:,} bytes, {expected.size:,} when it was written")
             continue
-        known = seen.get(file)
+        known = _VERIFIED.get(file)
         if known is None or known[:2] != (status.st_size, status.st_mtime_ns):
-            known = seen[file] = (status.st_size, status.st_mtime_ns, sha256_of(file))
+            known = _VERIFIED[file] = (status.st_size, status.st_mtime_ns, sha256_of(file))
         if known[2] != expected.sha256:
             problems.append(f"{file}: its content has changed since it was written (SHA-256 differs)")
     if problems:
@@ -147,8 +146,8 @@ def remove_sealed(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-_SEEN: dict[Path, tuple[int, int, str]] = {}
-"""Size, modification time and SHA-256 of the files that this process has verified or written."""
+_VERIFIED: dict[Path, tuple[int, int, str]] = {}
+"""Size, modification time and SHA-256 of the files that this process has verified."""
 
 
 def _place(path: Path) -> Path:

@@ -72,9 +72,7 @@ class EventLog:
     def adopt(self, directory: Path) -> None:
         """Begin with the record of another stage directory, with its numbers and times, instead of one's own."""
         if self._journal is not None:
-            self._journal.rewind(None)
-            for event in read_events(directory):
-                self._journal.append(event)
+            self._journal.adopt(directory / EVENTS)
 
     def close(self) -> None:
         """Write the pending events and close; reports those still missing."""

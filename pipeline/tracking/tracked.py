@@ -24,8 +24,6 @@ class Tracked:
     """The run directory, which is one W&B run."""
     name: str
     """Name of the W&B run."""
-    group: str | None
-    """Sweep or ensemble of which the run is a member."""
     config: Mapping[str, Any]
     """The whole recipe and other facts about the run."""
     trained_steps: int

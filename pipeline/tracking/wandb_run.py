@@ -135,7 +135,6 @@ class WandbRun:
             dir=str(tracked.run),
             project=self._settings.project,
             entity=self._settings.entity,
-            group=tracked.group,
             name=tracked.name,
             id=self._state.id,
             resume="allow",

@@ -17,6 +17,7 @@ from pipeline.config.schema import Config
 from pipeline.data.index import ImageIndex
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.engines import create_engine
+from pipeline.engines.engine import Engine
 from pipeline.ground.distributed import Collective
 from pipeline.ground.errors import UserError
 from pipeline.ground.gc_pause import paused_gc
@@ -68,8 +69,6 @@ def train_phase(
             "put all 50,000 there and begin with another --run"
         )
     started = time.monotonic()
-    if collective.device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
     split = split_batch(config.train.global_batch, collective.ranks.world_size, config.train.max_micro_batch)
     _note(events, describe_batch(split, config.optim.lr))
     if config.engine != "native":
@@ -78,10 +77,7 @@ def train_phase(
     images = image_digests(train, val)
     path, is_resumed = _choose_start(store, initial, collective, events)
     state = _load(path, model, images)
-    with paused_gc():  # PyTorch imports its compiler for the first optimizer, compiled or not
-        engine = create_engine(model, config, collective)
-    size = config.train.image_size_px
-    engine.warm_up((split.micro_batch, 3, size, size))
+    engine = _warm_engine(model, config, collective, split.micro_batch)
     if state is not None:
         engine.load_state_dict(state.optimizer)
     trainer = Trainer(config, train, val, phase, split, engine, collective, store, events, stop)
@@ -109,6 +105,16 @@ def train_phase(
     }
     last = store.directory / step_name(phase.last_step)
     return PhaseResult([WEIGHTS, *checkpoint_files(last, directory)], metrics, images)
+
+
+def _warm_engine(model: nn.Module, config: Config, collective: Collective, micro_batch: int) -> Engine:
+    if collective.device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+    with paused_gc():  # PyTorch imports its compiler for the first optimizer, compiled or not
+        engine = create_engine(model, config, collective)
+    size = config.train.image_size_px
+    engine.warm_up((micro_batch, 3, size, size))
+    return engine
 
 
 def _choose_start(store: CheckpointStore, initial: Path, collective: Collective, events: EventLog) -> tuple[Path, bool]:

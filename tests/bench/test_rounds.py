@@ -57,12 +57,12 @@ def test_without_a_peer_there_is_no_verdict():
 
 def test_the_table_has_every_row_with_median_range_and_ratio():
     rows = (taken("ours", "ours", 1, 2, 3, room=1.5), taken("peer", "peer", 4, 4, 6))
-    text = Comparison("title", (COST, figure("room", digits=1)), rows).as_text()
+    text = Comparison("title", (COST, figure("room")), rows).as_text()
     assert text.splitlines() == [
         "title",
-        "                   CPU ms/image              room     ours is better by",
-        "ours  200.00 (100.00 to 300.00)  1.5 (1.5 to 1.5)",
-        "peer  400.00 (400.00 to 600.00)                 -  2.00x (2.00 to 4.00)",
+        "                   CPU ms/image                 room     ours is better by",
+        "ours  200.00 (100.00 to 300.00)  1.50 (1.50 to 1.50)",
+        "peer  400.00 (400.00 to 600.00)                    -  2.00x (2.00 to 4.00)",
         "ours is ahead of the best peer, peer: 2.00x in CPU ms/image (2.00 to 4.00)",
     ]
 

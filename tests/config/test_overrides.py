@@ -8,7 +8,7 @@ from pipeline.config.crop_plan import builtin_plan
 from pipeline.config.keys import all_keys
 from pipeline.config.overrides import describe_overrides
 from pipeline.config.reader import load_config
-from pipeline.config.synonyms import all_answers
+from pipeline.config.synonyms import _ANSWERS
 from tests.config.written import SMALL, mistakes
 
 
@@ -77,6 +77,8 @@ def test_every_path_of_a_list_is_expanded_and_other_text_is_not(write, monkeypat
         ("optim.wd=1e-4", "optim.weight_decay"),
         ("batch=32", "train.global_batch"),
         ("decay=1e-4", "optim.weight_decay"),
+        ("classes=10", "model.num_classes"),
+        ("classes=names.json", "evaluate.classes"),
     ],
 )
 def test_names_of_other_projects_are_answered_with_the_key_that_is_meant(write, override, meant):
@@ -93,14 +95,14 @@ def test_such_a_name_in_a_file_is_answered_too(write):
 
 def test_every_answer_names_keys_that_there_are():
     known = {*all_keys(), "execution.precision"}
-    for name, answer in all_answers().items():
+    for name, answer in _ANSWERS.items():
         named = re.findall(r"\b[a-z_]+\.[a-z_]+\b", answer)
         assert named or "no such key" in answer, name
         assert set(named) <= known, f"{name}: {answer}"
 
 
-def test_overrides_are_told_in_full_with_their_last_values(write):
-    overrides = ["epochs=9", "lr=1", "lr=2", "plans=[center224, 10crop]", "every_steps=", "optim={momentum: 0}"]
+def test_overrides_are_told_in_full(write):
+    overrides = ["epochs=9", "lr=2", "lr=2", "plans=[center224, 10crop]", "every_steps=", "optim={momentum: 0}"]
     assert describe_overrides(load_config(write(), overrides), overrides) == [
         "train.epochs = 9",
         "optim.lr = 2.0",
@@ -110,8 +112,17 @@ def test_overrides_are_told_in_full_with_their_last_values(write):
     ]
 
 
-def test_later_override_wins(write):
-    assert load_config(write(), ["lr=1", "optim.lr=2"]).optim.lr == 2
+def test_a_key_of_a_section_that_another_override_takes_away_is_told_as_null(write):
+    overrides = ["model.expect.gmacs=5.0", "model.expect=null"]
+    told = describe_overrides(load_config(write(), overrides), overrides)
+    assert told == ["model.expect.gmacs = null", "model.expect = null"]
+
+
+def test_a_key_with_two_values_is_refused_and_with_the_same_one_twice_is_not(write):
+    assert mistakes(write(), ["lr=1", "optim.lr=2"]) == [
+        "command line: optim.lr: must be given once (given 1 and 2)",
+    ]
+    assert load_config(write(), ["lr=2", "optim.lr=2"]).optim.lr == 2
 
 
 def test_section_given_as_override_is_laid_over_the_file_key_by_key(write):
@@ -128,6 +139,10 @@ def test_key_of_the_top_level_wins_over_equal_names_below(write):
     ("override", "message"),
     [
         ("epochs", "command line: epochs: must be key=value, as in train.epochs=3"),
+        (
+            "/data/pets",
+            "command line: /data/pets: must be key=value; for the folder of the images write data.root=/data/pets",
+        ),
         ("=3", "command line: =3: must be key=value, as in train.epochs=3"),
         ("epochs=x", "command line: train.epochs: must be a whole number (given x)"),
         ("epochs=", "command line: train.epochs: must be a whole number (given nothing)"),

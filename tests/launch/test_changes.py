@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from pipeline.config.schema import Config
 from pipeline.ground.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
 from pipeline.ground.ranks import Ranks
 from pipeline.running.attempts import Outcome, note_end, note_start
+from pipeline.running.named_weights import forget_choices
 from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.store.lock import exclusive
+from pipeline.store.seal import seal_directory
 from stages import STAGES
 from tests.conftest import REPOSITORY
 from tests.launch.finished import finish, save_checkpoint
@@ -220,6 +223,30 @@ def test_a_named_file_counts_by_its_content_and_not_by_its_path(tmp_path, run, c
     assert capsys.readouterr().out == ""
     (second / "seal.json").write_bytes((second / "seal.json").read_bytes() + b"\n")
     assert refusal(run, moved)[1] == f"  {second}: its content is another than it was"
+
+
+def test_other_weights_to_begin_with_are_told_by_their_names_even_if_the_old_are_gone(tmp_path, run):
+    def trained(name: str) -> str:
+        folder = tmp_path / name / "train-0123456789"
+        folder.mkdir(parents=True)
+        (folder / "weights.safetensors").write_text(name)
+        seal_directory(folder, "stage", {}, ["weights.safetensors"])
+        return str(folder)
+
+    first, second = trained("first"), trained("second")
+    placed = begin(run, small_recipe(tmp_path, model={"weights": first}))
+    other = small_recipe(tmp_path, model={"weights": second}, loader={"threads": 3})
+    told = [
+        f"{run} was set up with another recipe; this one differs in",
+        f'  model.weights: "{first}" -> "{second}"',
+        f"stages that would begin anew, beside the old: {made_from(placed, 'build')}",
+        f"stages that would be kept: {kept(placed, 'build')}",
+        ADVICE,
+    ]
+    assert refusal(run, other) == told
+    shutil.rmtree(first)
+    forget_choices(run)
+    assert refusal(run, other) == told
 
 
 def test_another_weight_file_is_evaluated_beside_the_old(tmp_path, run, capsys):

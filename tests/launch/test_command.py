@@ -29,6 +29,24 @@ def test_overrides_may_stand_before_and_after_options():
     assert arguments.only == "train"
 
 
+def test_a_recipe_is_named_by_its_path_or_as_one_of_the_folder_configs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parse(["run", "demo"]).config == REPOSITORY / "configs" / "demo.yaml", "the one of the source"
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "demo.yaml").touch()
+    assert parse(["tune", "demo"]).config == Path("configs/demo.yaml"), "one's own"
+    (tmp_path / "demo").mkdir()
+    assert parse(["plan", "demo"]).config == Path("configs/demo.yaml"), "a folder is no recipe"
+    assert parse(["plan", "other/demo.yaml"]).config == Path("other/demo.yaml")
+    arguments = parse(["submit", "demo", "cifar10", "--profile", "p.yaml"])
+    assert arguments.other_configs == [REPOSITORY / "configs" / "cifar10.yaml"]
+
+
+def test_what_stands_behind_options_is_answered_like_what_stands_before_them():
+    assert parse(["run", "a.yaml", "--run", "there", "/data/pets"]).overrides == ["/data/pets"]
+    assert parse(["submit", "a.yaml", "--profile", "p.yaml", "b.yaml"]).other_configs == [Path("b.yaml")]
+
+
 def test_further_recipes_and_seeds_make_an_ensemble():
     arguments = parse(
         ["submit", "a.yaml", "b.yaml", "epochs=1", "--profile", "p.yaml", "--seeds", "1,2", "processes=2"]
@@ -43,9 +61,25 @@ def test_further_recipes_and_seeds_make_an_ensemble():
         (["run"], "required: CONFIG"),
         (["run", "a.yaml", "--from", "train", "--only", "build"], "not allowed with argument"),
         (["run", "a.yaml", "--lr=0.1"], "--lr=0.1: keys of the recipe have no dashes; write lr=0.1"),
-        (["plan", "a.yaml", "--train.epochs", "3"], "keys of the recipe have no dashes; write train.epochs=VALUE"),
+        (["plan", "a.yaml", "--train.epochs", "3"], "keys of the recipe have no dashes; write train.epochs=3"),
+        (["run", "a.yaml", "--weight-decay", "0"], "keys of the recipe have no dashes; write weight_decay=0"),
+        (
+            ["run", "a.yaml", "--batch-size", "32"],
+            "--batch-size: keys of the recipe have no dashes; write train.global_batch (images of an optimizer step",
+        ),
+        (["run", "a.yaml", "--resume"], "--resume: there is no such key: the same command goes on where the run was"),
+        (["run", "a.yaml", "--weights", "x"], "--weights: ambiguous key (it may be model.weights or evaluate.weights)"),
+        (["run", "a.yaml", "--plans", "[a, b]"], "no dashes; write 'plans=[a, b]'"),
+        (["run", "a.yaml", "--simulate"], "unrecognized arguments: --simulate\n"),
+        (["run", "a.yaml", "--lr", "--epochs"], "no dashes; write lr=VALUE"),
+        (
+            ["submit", "demo", "/usr", "--profile", "p.yaml"],
+            "must be a recipe (given the folder /usr; that of the images is data.root=/usr, behind the recipe)",
+        ),
+        (["run", "dmo"], "argument CONFIG: dmo: no such recipe (did you mean demo?)"),
+        (["plan", "qqq"], "argument CONFIG: qqq: no such recipe (there are: cifar10, demo, own_images, "),
+        (["submit", "demo", "cfar10", "--profile", "p.yaml"], "cfar10: no such recipe (did you mean cifar10?)"),
         (["status", "runs/demo", "--speed=1"], "unrecognized arguments: --speed=1"),
-        (["run", "a.yaml", "--run", "x", "stray"], "unrecognized arguments: stray"),
         (["status", "runs/demo", "epochs=1"], "unrecognized arguments: epochs=1"),
         (["submit", "a.yaml"], "required: --profile"),
         (

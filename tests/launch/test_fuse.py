@@ -60,9 +60,14 @@ def test_a_fusion_is_fused_again_without_naming_the_images(tmp_path: Path, membe
     ("arguments", "message"),
     [
         (["--weights", "1,x"], "--weights: must be numbers with commas between them or the folder of a fusion"),
-        (["--weights", "1,-2,1"], "--weights: "),
+        (["--weights", "1,-2,1"], "--weights: must be finite numbers greater than 0 (given 1,-2,1)"),
+        (["--weights", "1,nan,1"], "--weights: must be finite numbers greater than 0 (given 1,nan,1)"),
+        (["--weights", "inf,1,1"], "--weights: must be finite numbers greater than 0 (given inf,1,1)"),
         (["--weights", "1,2"], "must be 3 numbers, one for each member: center, corners, many (given 2)"),
-        (["--weights", "1,1,1", "--select", "greedy"], "are given or chosen, not both"),
+        (
+            ["--weights", "1,1,1", "--select", "greedy"],
+            "--weights: are given or chosen, not both; leave --weights or --select out\n",
+        ),
     ],
 )
 def test_weights_that_cannot_be_are_refused_and_nothing_is_written(

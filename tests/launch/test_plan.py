@@ -136,7 +136,7 @@ def test_an_evaluation_s_forward_passes_are_told_with_a_measured_rate(capsys, tm
     assert plan_rows(capsys, recipe, [*overrides, "data.root=nowhere"], run)["evaluation"].startswith(
         "50,000 images (as published; prepare is to check it) x 11 crops of each image"
     )
-    config = load_config(recipe, [*there, "evaluate.plans=[center224]"])
+    config = load_config(recipe, [overrides[0], "evaluate.plans=[center224]"])
     (part,) = place_stages(config, run, STAGES)["evaluate"].parts
     part.directory.mkdir(parents=True)
     measured = {"device": "cpu", "plans": [{"seconds": 2.0, "images": 8, "crops": 1}]}

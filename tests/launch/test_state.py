@@ -104,7 +104,7 @@ def test_the_end_of_the_last_attempt_decides_between_stopped_and_failed(placed, 
     start(placed["train"], world_size=2)
     end(placed["train"], code, "what it said", rank=1)
     state = stage_state(placed["train"], placed)
-    assert (state.condition, state.detail, state.is_unfinished) == (condition, "what it said", True)
+    assert (state.condition, state.detail) == (condition, "what it said")
 
 
 def test_an_attempt_without_an_end_and_without_a_lock_was_killed(placed):

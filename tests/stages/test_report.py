@@ -31,7 +31,7 @@ def test_the_stage_leaves_the_page_the_plots_and_the_tables(folder: Path) -> Non
     directory = placed_report(folder, folder / "run").directory
     seal = read_seal(directory, "stage")
     assert seal is not None
-    verify_files(directory, seal, {})
+    verify_files(directory, seal)
     assert sorted(seal.files) == [
         "plots/calibration_center32.png",
         "plots/calibration_fused.png",

@@ -150,6 +150,29 @@ def test_a_rewound_journal_has_each_step_once(tmp_path: Path, position_of: int) 
     assert told == []
 
 
+def test_an_adopted_journal_keeps_its_numbers_and_the_gaps_of_damaged_lines(tmp_path: Path) -> None:
+    other, path = tmp_path / "other.jsonl", tmp_path / NAME
+    write(other, range(1, 4))
+    first, second, third = other.read_bytes().splitlines(keepends=True)
+    other.write_bytes(first + second.replace(b"2", b"3", 1) + third)
+    journal = Journal(other)
+    journal.append({"step": 4})
+    position = journal.position()
+    journal.append({"step": 5})
+    journal.close()
+    write(path, range(100, 103))
+    warnings: list[str] = []
+    journal = Journal(path, warnings.append)
+    journal.adopt(other)
+    assert path.read_bytes() == other.read_bytes()
+    journal.append({"step": 6})
+    assert journal.position()["number"] == 6
+    journal.rewind(position)
+    journal.close()
+    assert warnings == []
+    assert steps(path) == [1, 3, 4]
+
+
 def test_rewinding_to_nothing_begins_anew(tmp_path: Path) -> None:
     write(tmp_path / NAME, range(1, 4))
     journal = Journal(tmp_path / NAME)

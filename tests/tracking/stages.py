@@ -35,7 +35,6 @@ def tracked(run: Path, part: str = "train", **fields: Any) -> Tracked:
             "inputs": {},
             "run": run,
             "name": "small",
-            "group": None,
             "config": {"optim": {"lr": 0.1}},
             "trained_steps": 0,
             "is_distributed": False,

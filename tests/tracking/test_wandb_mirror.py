@@ -89,12 +89,12 @@ def test_a_run_has_its_name_config_and_metrics(run: Path) -> None:
     assert read_exit_code(path) == 75
 
 
-def run_of_all_stages(run: Path, mode: Mode, group: str | None = None) -> list[str]:
+def run_of_all_stages(run: Path, mode: Mode) -> list[str]:
     """prepare, two attempts of train, freeze_bn and evaluate, one after the other. Returns the warnings."""
     warnings: list[str] = []
 
     def attempt(part: str, work: Callable[[Tracked], None], metrics: dict[str, Any] | None) -> None:
-        stage = tracked(run, part, group=group, trained_steps=5)
+        stage = tracked(run, part, trained_steps=5)
         mirror = WandbMirror(SETTINGS, stage, mode, warnings.append)
         work(stage)
         if metrics is not None:
@@ -112,12 +112,12 @@ def run_of_all_stages(run: Path, mode: Mode, group: str | None = None) -> list[s
 def test_all_stages_of_a_run_directory_are_one_run_which_the_command_that_is_told_uploads(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run_of_all_stages(run, "offline", "seeds") == []
+    assert run_of_all_stages(run, "offline") == []
     pieces = fragments(run)
     assert len(pieces) == 5
     described = [read_run(path) for path in pieces]
     assert {piece.run_id for piece in described} == {state_of(run)["id"]}
-    assert {(piece.run_group, piece.display_name) for piece in described} == {("seeds", "small")}
+    assert {piece.display_name for piece in described} == {"small"}
     assert logged_steps(run) == [1, 2, 3, 4, 5], "the freeze goes on with the same curves"
     with serving() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.address)

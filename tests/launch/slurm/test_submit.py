@@ -21,6 +21,7 @@ from pipeline.config.reader import load_config, read_run_config
 from pipeline.ground.errors import UserError
 from pipeline.running.provenance import collect_provenance
 from pipeline.running.stage import PlacedStage, place_stages
+from pipeline.store.file import write_bytes
 from pipeline.store.seal import seal_directory
 from stages import STAGES
 from tests.conftest import REPOSITORY
@@ -180,6 +181,27 @@ def test_jobs_of_another_config_of_the_run_must_be_ended_first(queue, run, capsy
     assert f"jobs of another config of this run are queued or running: {train} (train), {freeze} (freeze_bn)" in message
     assert main(["cancel", str(run)]) == 0
     assert submit(run, "lr=0.1", "--accept-changes") == 0
+
+
+def test_accepted_changes_submit_jobs_with_the_keys_of_the_weights_that_are_there_now(queue, run, tmp_path, capsys):
+    other = tmp_path / "train-0123456789"
+    other.mkdir()
+
+    def write_weights(content: bytes) -> None:
+        write_bytes(other / "weights.safetensors", content)
+        seal_directory(other, "stage", {}, ["weights.safetensors"])
+
+    write_weights(b"first")
+    assert submit(run, f"evaluate.weights={other}") == 0
+    before = placed(run)["evaluate"].key
+    write_weights(b"the second")
+    assert submit(run, f"evaluate.weights={other}", "--accept-changes") == 0
+    assert placed(run)["evaluate"].key == before, "a queued job lost the weights that it was submitted with"
+    assert main(["cancel", str(run)]) == 0
+    assert submit(run, f"evaluate.weights={other}", "--accept-changes") == 0
+    assert placed(run)["evaluate"].key != before
+    latest = {job.stage: job.key for job in read_jobs(run)}
+    assert latest == {name: stage.key for name, stage in placed(run).items()}
 
 
 def test_a_dry_run_prints_every_script_and_touches_nothing(queue, run, capsys):

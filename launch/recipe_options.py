@@ -1,0 +1,123 @@
+"""Options of the commands that take a recipe: `plan`, `run`, `submit` and `tune`."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from pathlib import Path
+
+_CONFIGS = (Path("configs"), Path(__file__).parents[1] / "configs")
+
+
+def find_recipe(text: str) -> Path:
+    """Return the path of a recipe that is named by its path, or as one of the folder `configs`, here or of the source.
+
+    Raises ArgumentTypeError if a name without folder and suffix is none of these, or the path is a folder's.
+    """
+    path = Path(text)
+    if path.name != text or path.suffix or path.is_file():
+        if path.is_dir():
+            raise argparse.ArgumentTypeError(
+                f"must be a recipe (given the folder {text}; that of the images is data.root={text}, behind the recipe)"
+            )
+        return path
+    found = {file.stem: file for folder in reversed(_CONFIGS) for file in folder.glob("*.yaml")}
+    if text not in found:
+        close = difflib.get_close_matches(text, found, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(found)) or 'none'}"
+        raise argparse.ArgumentTypeError(f"{text}: no such recipe ({hint})")
+    return found[text]
+
+
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `plan`."""
+    _add_recipe(parser)
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="with the world size of this cluster profile, as slurm/profiles/8x8_gpu.yaml",
+    )
+    parser.add_argument(
+        "--simulate",
+        action="store_true",
+        help="also build the network without memory for it, ask the loader of every rank for its images, and count; "
+        "needs torch, no GPU",
+    )
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `run`."""
+    _add_recipe(parser)
+    _add_choice(parser)
+    parser.add_argument(
+        "--from-checkpoint",
+        metavar="PATH",
+        help="freeze the batch norms of this checkpoint directory, also another run's (freeze_bn.from_checkpoint)",
+    )
+
+
+def add_submit(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `submit`."""
+    _add_recipe(parser)
+    parser.add_argument(
+        "--profile",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="what the job of each stage gets, as slurm/profiles/8x8_gpu.yaml",
+    )
+    _add_choice(parser)
+    parser.add_argument(
+        "--seeds",
+        type=_whole_numbers,
+        default=[],
+        metavar="N,N...",
+        help="an ensemble: the same stages for each seed, in a directory each, as job arrays. So do several CONFIGs",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the scripts; touch nothing")
+
+
+def add_tune(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `tune`."""
+    _add_overridden(parser)
+    parser.add_argument("--again", action="store_true", help="measure again what is known from an earlier call")
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    some = parser.add_mutually_exclusive_group()
+    some.add_argument("--only", metavar="STAGE", help="this one stage; the stages it reads must be done or queued")
+    some.add_argument(
+        "--from", dest="first", metavar="STAGE", help="start at this stage; the stages before it must be done or queued"
+    )
+    parser.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="go on in a run directory that holds work of another recipe: stages that the changes concern begin anew, "
+        "in directories beside the old; nothing is overwritten",
+    )
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    _add_overridden(parser)
+    parser.add_argument(
+        "--run", type=Path, metavar="DIR", help="the run directory (default: runs/<name of the recipe>)"
+    )
+
+
+def _add_overridden(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=find_recipe, metavar="CONFIG", help="the recipe, as configs/demo.yaml or demo")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="a key of the recipe and its new value, as train.epochs=3 or epochs=3",
+    )
+
+
+def _whole_numbers(text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be whole numbers with commas between them (given {text})") from None
