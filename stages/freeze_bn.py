@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import nn
+
 from pipeline.data.index import check_num_classes
 from pipeline.data.order import StreamOrder
 from pipeline.ground.errors import UserError
@@ -12,8 +14,10 @@ from pipeline.models.claims import meta_model
 from pipeline.models.head import freeze_all_but_head
 from pipeline.running.context import StageContext, StageResult
 from pipeline.store.seal import Seal
+from pipeline.training.batching import BatchSplit
 from pipeline.training.checkpoint_seal import CHECKPOINTS, BrokenCheckpoint, numbered, read_checkpoint_seal
 from pipeline.training.phase import train_phase
+from pipeline.training.running_statistics import recompute_running_statistics
 from pipeline.training.trainer import Phase
 
 
@@ -34,12 +38,30 @@ def run(context: StageContext) -> StageResult:
         )
     _check_same_stream(seal, order)
     model = meta_model(config.model, len(train.classes))
-    count, scope = freeze_batch_norms(model, config.freeze_bn.scope), config.freeze_bn.scope.replace("_", " ")
-    context.note(f"{count} batch norms frozen ({scope}) after step {phase.first_step}")
-    if config.train.only_head:
-        freeze_all_but_head(model)
+
+    def freeze(model: nn.Module, split: BatchSplit, is_resumed: bool) -> None:
+        if config.freeze_bn.statistics == "recompute" and not is_resumed:
+            count = recompute_running_statistics(
+                model, config, train, split, phase.first_step, context.collective, context.stop
+            )
+            context.note(f"the batch norms' statistics are computed anew over {count:,} images")
+        count, scope = freeze_batch_norms(model, config.freeze_bn.scope), config.freeze_bn.scope.replace("_", " ")
+        context.note(f"{count} batch norms frozen ({scope}) after step {phase.first_step}")
+        if config.train.only_head:
+            freeze_all_but_head(model)
+
     result = train_phase(
-        config, context.directory, context.collective, context.events, context.stop, train, val, phase, model, initial
+        config,
+        context.directory,
+        context.collective,
+        context.events,
+        context.stop,
+        train,
+        val,
+        phase,
+        model,
+        initial,
+        freeze,
     )
     return StageResult(result.outputs, result.metrics, result.images)
 

@@ -38,6 +38,8 @@ class CropGroup(Section):
     or bottom). Empty: the positions are those of the whole image."""
     positions: Annotated[tuple[Position, ...], BeforeValidator(as_tuple)] = ("center",)
     """Positions of the crops. whole: the square itself, resized to `crop_px`."""
+    pooling: Pooling = "global"
+    """How the last map of a crop becomes one answer. global: it is averaged as a whole. sliding: as with `dense`."""
     dense: Pooling | None = None
     """The whole image passes the network as a fully convolutional one. global: its last map is averaged as a whole;
     sliding: the classifier answers for each window of 7 x 7 of it, and these logits are averaged."""
@@ -49,8 +51,8 @@ class CropGroup(Section):
     @model_validator(mode="after")
     def _crops_fit(self) -> Self:
         if self.dense is not None:
-            if (self.crop_px, self.squares, self.positions) != (None, (), ("center",)):
-                raise ValueError("dense: sees the whole image; leave out crop_px, squares and positions")
+            if (self.crop_px, self.squares, self.positions, self.pooling) != (None, (), ("center",), "global"):
+                raise ValueError("dense: sees the whole image; leave out crop_px, squares, positions and pooling")
             return self
         if self.crop_px is None:
             raise ValueError("crop_px: must be given, or dense")
@@ -92,7 +94,7 @@ class CropPlan(Section):
             for square, position in group.places():
                 # All positions in a square are the same if the crop is as large as it.
                 place = "whole" if square is not None and group.crop_px == group.resize_px else position
-                crop = (group.resize_px, group.crop_px, square, place, group.dense)
+                crop = (group.resize_px, group.crop_px, square, place, group.dense, group.pooling)
                 shown = " ".join(part for part in (square, position) if part) or "dense"
                 if crop in seen:
                     raise ValueError(

@@ -80,6 +80,9 @@ class TrainConfig(Section):
     """Side of the random crops that the network is trained on."""
     only_head: bool = False
     """Whether the classifier alone learns, and all else stays as in `model.weights`, batch norms' statistics too."""
+    bn_statistics: Literal["rank0", "mean"] = "rank0"
+    """Whose running means and variances of the batch norms are validated and saved. rank0: the main process's, of its
+    own share of the images. mean: the mean over all processes, taken after each step."""
     label_smoothing: Fraction = 0.1
     """Share of the target that is spread evenly over all classes."""
     validate_every_epochs: Annotated[PositiveInt, OPERATION] = 1
@@ -94,5 +97,11 @@ class FreezeBnConfig(Section):
     scope: Literal["statistics", "statistics_and_affine"] = "statistics_and_affine"
     """What is frozen of each batch norm. statistics: its running mean and variance. statistics_and_affine: scale and
     shift as well."""
+    statistics: Literal["running", "recompute"] = "running"
+    """Which running means and variances are frozen. running: those that training left (see `train.bn_statistics`), an
+    average over about 19 micro-batches with a BN momentum of 0.1. recompute: a plain average over the micro-batches of
+    the next `statistics_images` training images."""
+    statistics_images: PositiveInt = 16384
+    """Number of images for `statistics: recompute`, rounded up to whole steps."""
     from_checkpoint: Annotated[str | None, OPERATION, IS_PATH] = None
     """Resume from this checkpoint directory instead of the train stage's last one (also `--from-checkpoint`)."""

@@ -22,15 +22,19 @@ class PlannedCrop:
     """Whether it is also evaluated mirrored. The device does that: mirror images are not cropped again."""
     weight: float
     """Weight of its answer, and of its mirror image's, in the plan's average."""
-    dense: Pooling | None
-    """Pooling of the last map if the crop is the whole image; None for other crops."""
+    pooling: Pooling | None
+    """Pooling of the last map if the crop is the whole image, or is not pooled as the network itself does; None for
+    other crops."""
 
 
 def expand(plan: CropPlan, kernel: Resize = "bilinear_antialias") -> tuple[PlannedCrop, ...]:
     """Return each crop of the plan, in the plan's order."""
     return tuple(
         PlannedCrop(
-            Crop(group.resize_px, group.crop_px, position, square, kernel), group.mirror, group.weight, group.dense
+            Crop(group.resize_px, group.crop_px, position, square, kernel),
+            group.mirror,
+            group.weight,
+            group.dense or ("sliding" if group.pooling == "sliding" else None),
         )
         for group in plan.crops
         for square, position in group.places()

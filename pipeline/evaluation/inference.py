@@ -52,7 +52,7 @@ class PlanScorer:
         weights = [planned.weight for planned in crops for _ in range(2 if planned.is_mirrored else 1)]
         self._weights_V11 = torch.tensor(weights, device=device).div_(sum(weights)).view(-1, 1, 1)
         self._networks: dict[Pooling | None, Network] = {None: model if compiled is None else compiled, "global": model}
-        if any(planned.dense == "sliding" for planned in crops):
+        if any(planned.pooling == "sliding" for planned in crops):
             self._networks["sliding"] = with_sliding_crops(model)
         self._precision = execution.precision
         self._preprocessor = preprocessor
@@ -78,13 +78,13 @@ class PlanScorer:
         place = 0
         for planned, crop in zip(self._crops, crops, strict=True):
             for rows, images in _by_size(crop):
-                groups.setdefault((images.shape[1:], planned.dense), []).append((place, rows, images))
+                groups.setdefault((images.shape[1:], planned.pooling), []).append((place, rows, images))
                 if planned.is_mirrored:
-                    groups[images.shape[1:], planned.dense].append((place + 1, rows, images.flip(3)))
+                    groups[images.shape[1:], planned.pooling].append((place + 1, rows, images.flip(3)))
             place += 2 if planned.is_mirrored else 1
         logits_VNK: torch.Tensor | None = None
-        for (_, dense), members in groups.items():
-            answers = [self._forward(dense, batch) for batch in _batches((each for *_, each in members), self._batch)]
+        for (_, pooling), members in groups.items():
+            answers = [self._forward(pooling, batch) for batch in _batches((each for *_, each in members), self._batch)]
             logits = torch.cat(answers)
             if logits_VNK is None:
                 logits_VNK = logits.new_empty(place, len(crops[0]), logits.shape[1])
@@ -93,14 +93,14 @@ class PlanScorer:
         assert logits_VNK is not None
         return logits_VNK
 
-    def _forward(self, dense: Pooling | None, images: torch.Tensor) -> torch.Tensor:
+    def _forward(self, pooling: Pooling | None, images: torch.Tensor) -> torch.Tensor:
         num_images = len(images)
         images = images.to(self._device, non_blocking=True)
-        if self._fills_up and dense is None and num_images < self._batch:
+        if self._fills_up and pooling is None and num_images < self._batch:
             images = torch.cat((images, images.new_zeros(self._batch - num_images, *images.shape[1:])))
         pixels = self._preprocessor.evaluation(images)
         with torch.autocast(self._device.type, _DTYPES[self._precision], enabled=self._precision != "float32"):
-            logits = self._networks[dense](pixels)
+            logits = self._networks[pooling](pixels)
         return logits[:num_images].float()
 
 
@@ -148,8 +148,8 @@ class SlidingPool(nn.Module):
         height, width = features.shape[2:]
         if min(height, width) < SLIDING_WINDOW:
             raise UserError(
-                f"crop plan: crops with dense: sliding need a last map of at least {SLIDING_WINDOW} x {SLIDING_WINDOW} "
-                f"(given {height} x {width}); raise their resize_px"
+                f"crop plan: sliding windows need a last map of at least {SLIDING_WINDOW} x {SLIDING_WINDOW} "
+                f"(given {height} x {width}); raise resize_px or crop_px"
             )
         return F.avg_pool2d(features, SLIDING_WINDOW, stride=1).mean((2, 3), keepdim=True)
 

@@ -104,6 +104,12 @@ class Collective:
         torch.distributed.all_reduce(tensor, group=self._control)
         return [float(value) for value in tensor]
 
+    def average(self, tensor: torch.Tensor) -> None:
+        """Replace a tensor on the device by its mean over the ranks, the same bits on each."""
+        if self._control is not None:
+            torch.distributed.all_reduce(tensor)
+            tensor /= self.ranks.world_size
+
     def broadcast(self, value: Any) -> Any:
         """Return the main rank's value on every rank. For small plain values."""
         if self._control is None:

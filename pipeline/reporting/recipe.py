@@ -114,6 +114,8 @@ def _batch_norms(record: RunRecord) -> dict[str, Did]:
         scope = "statistics; gamma and beta go on learning"
     else:
         scope = "statistics, gamma and beta"
+    if epochs and frozen.statistics == "recompute":
+        scope += f" (computed anew over {frozen.statistics_images:,} images)"
     stage = next(record.stages[name] for name in TRAINING_STAGES if name in record.stages)
     world_size, micro_batch = (stage.metrics[name] for name in ("world_size", "micro_batch"))
     layout = ", channels-last" if config.execution.channels_last else ""
@@ -131,7 +133,7 @@ def _batch_norms(record: RunRecord) -> dict[str, Did]:
 def _evaluation(record: RunRecord) -> dict[str, Did]:
     plans = record.config.evaluate.plans
     of224 = [plan for plan in plans if center_crop(plan) == (256, 224)]
-    of320 = sorted(size[0] for plan in plans if (size := center_crop(plan)) is not None and size[1] == 320)
+    of320 = sorted({size[0] for plan in plans if (size := center_crop(plan)) is not None and size[1] == 320})
     several = [plan.name for plan in plans if center_crop(plan) is None]
     resized = ", ".join(map(str, of320))
     networks = len({member["weights_sha256"] for member in record.fusion["members"] if member["weight"] > 0})

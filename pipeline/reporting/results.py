@@ -110,6 +110,10 @@ def describe_crops(plan: CropPlan) -> str:
 def _places(group: CropGroup) -> str:
     if group.dense is not None:
         return "all of the image at" if group.dense == "global" else "7 x 7 windows of the last map at"
+    return f"7 x 7 windows of the last map of {_crops(group)}" if group.pooling == "sliding" else _crops(group)
+
+
+def _crops(group: CropGroup) -> str:
     positions = _positions(group.positions)
     if not group.squares:
         return positions

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from pipeline.ground.gc_pause import paused_gc
 from pipeline.ground.stop import StopFlag
 from pipeline.models.weights import load_tensors, load_weights, save_weights
 from pipeline.tracking.events import EventLog, read_events
-from pipeline.training.batching import describe_batch, split_batch
+from pipeline.training.batching import BatchSplit, describe_batch, split_batch
 from pipeline.training.checkpoint import CheckpointStore, checkpoint_files, read_checkpoint, verify_checkpoint
 from pipeline.training.checkpoint_seal import CHECKPOINTS, BrokenCheckpoint, step_name
 from pipeline.training.state import TrainingState
@@ -57,11 +57,14 @@ def train_phase(
     phase: Phase,
     model: nn.Module,
     initial: Path,
+    ready: Callable[[nn.Module, BatchSplit, bool], None] = lambda model, split, is_resumed: None,
 ) -> PhaseResult:
     """Train `phase` from `initial`, or resume an earlier attempt in `directory`.
 
     `initial` is a weight file, or a checkpoint directory, whose optimizer state is then used. `model` may be on the
-    meta device. Raises UserError if the checkpoint to resume from is damaged or was made from other images.
+    meta device. `ready` is called once its weights are loaded, and before the engine takes it; the last argument is
+    whether an earlier attempt is resumed. Raises UserError if the checkpoint to resume from is damaged or was made from
+    other images.
     """
     if train.dataset != val.dataset:
         raise UserError(
@@ -77,6 +80,7 @@ def train_phase(
     images = image_digests(train, val)
     path, is_resumed = _choose_start(store, initial, collective, events)
     state = _load(path, model, images)
+    ready(model, split, is_resumed)
     engine = _warm_engine(model, config, collective, split.micro_batch)
     if state is not None:
         engine.load_state_dict(state.optimizer)

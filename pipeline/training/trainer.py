@@ -27,6 +27,7 @@ from pipeline.training.batching import BatchSplit
 from pipeline.training.cadence import Cadence
 from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.nan_guard import NanGuard
+from pipeline.training.running_statistics import average_running_statistics
 from pipeline.training.saver import Saver
 from pipeline.training.schedule import LearningRate
 from pipeline.training.state import TrainingState
@@ -134,6 +135,8 @@ class Trainer:
             total += loss.detach()
         self._nan_guard.look(total, step + 1)
         self._engine.step(self._learning_rate.at(step))
+        if self._config.train.bn_statistics == "mean":
+            average_running_statistics(self._engine.model, self._collective)
         throughput.step_done()
         return total
 

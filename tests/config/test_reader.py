@@ -84,7 +84,7 @@ tracking:
         "small.yaml:23: train.global_batch: must be a whole number (given [64])",
         "small.yaml:24: train.max_micro_batch: must be a whole number (given 24:00:00)",
         "small.yaml:25: train.colour: unknown key (there are: epochs, frozen_epochs, global_batch, max_micro_batch, "
-        "image_size_px, only_head, label_smoothing, validate_every_epochs, validation)",
+        "image_size_px, only_head, bn_statistics, label_smoothing, validate_every_epochs, validation)",
         "small.yaml:27: evaluate.plans: must have at least 1 item after validation, not 0 (given [])",
         "small.yaml:28: loader: must be a section with the keys backend, threads, prefetch, decode (given 5)",
         "small.yaml:30: checkpoint.every_steps: must be a whole number or null (given 0.5)",
@@ -157,7 +157,7 @@ def test_crop_plan_written_out_wrongly_is_told_as_a_plan(write):
         "bottom_left, bottom_right, whole (given left; did you mean top_left?)",
         "small.yaml:27: evaluate.plans[4].name: must be given: text",
         "small.yaml:27: evaluate.plans[4].crops: must be a list, each item a section with the keys resize_px, crop_px, "
-        "squares, positions, dense, mirror, weight (given {resize_px: 4, crop_px: 4})",
+        "squares, positions, pooling, dense, mirror, weight (given {resize_px: 4, crop_px: 4})",
     ]
 
 
@@ -233,7 +233,7 @@ def test_unknown_crop_plan_is_told_with_those_there_are(write):
     path = write(SMALL.replace("max_micro_batch: 32", "max_micro_batch: 32\n  validation: center"))
     assert mistakes(path) == [
         "small.yaml:15: train.validation: no built-in crop plan 'center' (there are: 10crop, 144crop, center224, "
-        "center320, dense, dense_sliding, multiscale; for other sizes center64 and the like)"
+        "center320, center320_sliding, dense, dense_sliding, multiscale; for other sizes center64 and the like)"
     ]
 
 

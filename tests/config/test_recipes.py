@@ -74,7 +74,7 @@ def test_320_px_recipe_changes_nothing_but_the_size():
 
 def test_the_contests_recipe_has_the_crops_of_table_8_and_of_multi_crop_fusion():
     plans = [plan.name for plan in recipe("senet154_ilsvrc2017").evaluate.plans]
-    single = ["center224", "center320", "center320of352", "center320of366"]
+    single = ["center224", "center320", "center320_sliding", "center320of352", "center320of366"]
     assert plans == [*single, "10crop", "144crop", "multiscale", "dense"]
 
 

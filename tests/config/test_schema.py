@@ -61,7 +61,7 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
         (
             ["plans=[11crop]"],
             "evaluate.plans[0]: no built-in crop plan '11crop' (there are: 10crop, 144crop, center224, center320, "
-            "dense, dense_sliding, multiscale; for other sizes center64 and the like)",
+            "center320_sliding, dense, dense_sliding, multiscale; for other sizes center64 and the like)",
         ),
         (
             ["validation={name: x, crops: [{resize_px: 8, crop_px: 8, positions: []}]}"],
@@ -101,7 +101,7 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
         ),
         (
             ["plans=[{name: x, crops: [{resize_px: 8, dense: global, crop_px: 8}]}]"],
-            "evaluate.plans[0].crops[0].dense: sees the whole image; leave out crop_px, squares and positions",
+            "evaluate.plans[0].crops[0].dense: sees the whole image; leave out crop_px, squares, positions and pooling",
         ),
         (
             ["plans=[{name: x, crops: [{resize_px: 8, crop_px: 4, positions: [whole]}]}]"],
@@ -151,6 +151,7 @@ def test_builtin_plans_are_those_of_the_literature():
     } == {
         "center224": [{"resize_px": 256, "crop_px": 224}],
         "center320": [{"resize_px": 320, "crop_px": 320}],
+        "center320_sliding": [{"resize_px": 320, "crop_px": 320, "pooling": "sliding"}],
         "10crop": [{"resize_px": 256, "crop_px": 224, "positions": corners, "mirror": True}],
         "144crop": [
             {"resize_px": px, "crop_px": 224, "squares": squares, "positions": (*corners, "whole"), "mirror": True}

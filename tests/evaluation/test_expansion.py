@@ -30,6 +30,7 @@ def test_builtin_plans_have_the_crops_of_their_names() -> None:
     assert {name: count_crops(builtin_plan(name)) for name in builtin_names()} == {
         "center224": 1,
         "center320": 1,
+        "center320_sliding": 1,
         "10crop": 10,
         "144crop": 144,
         "multiscale": 30,

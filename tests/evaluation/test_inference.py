@@ -123,7 +123,7 @@ def test_evaluating_gives_every_module_its_own_mode_back() -> None:
 
 
 def test_sliding_crops_need_a_map_of_their_size() -> None:
-    with pytest.raises(UserError, match=r"crop plan: .* at least 7 x 7 \(given 6 x 9\); raise their resize_px"):
+    with pytest.raises(UserError, match=r"crop plan: .* at least 7 x 7 \(given 6 x 9\); raise resize_px or crop_px"):
         SlidingPool()(torch.zeros(1, 2, 6, 9))
 
 

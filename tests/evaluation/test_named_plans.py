@@ -234,7 +234,7 @@ def as_batch(crops: list[Crop]) -> CropImages:
 def logits_by_hand(network: SENet, crop: Crop, group: CropGroup) -> torch.Tensor:
     pixels = (crop - np.array(PIXELS.mean)) / np.array(PIXELS.std)
     image = torch.from_numpy(pixels.transpose(2, 0, 1)[None].astype(np.float32))
-    if group.dense != "sliding":
+    if "sliding" not in (group.dense, group.pooling):
         return cast(torch.Tensor, network(image))[0]
     maps: list[torch.Tensor] = []
     hook = network.avg_pool.register_forward_pre_hook(lambda module, inputs: maps.append(inputs[0]))

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,9 +39,17 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_image_folders(tmp_path_factory.mktemp("images"), num_classes=4, train_per_class=20, val_per_class=5)
 
 
-def start_run(run: Path, images: Path) -> dict[str, PlacedStage]:
+CHOICES: dict[str, dict[str, Any]] = {
+    "augmentation": {"rotation_degrees": 10.0, "rotate": "before_crop", "interpolation": "bicubic"},
+    "train": {"bn_statistics": "mean"},
+    "freeze_bn": {"statistics": "recompute", "statistics_images": 30},
+}
+"""Taken by the larger groups, so that these survive too."""
+
+
+def start_run(run: Path, images: Path, world_size: int) -> dict[str, PlacedStage]:
     run.mkdir()
-    config = small_recipe(images)
+    config = small_recipe(images, **(CHOICES if world_size > 2 else {}))
     write_run_config(run, config)
     return place_stages(config, run, STAGES)
 
@@ -78,7 +87,7 @@ def uninterrupted(
     results: dict[int, tuple[dict[str, object], dict[str, float]]] = {}
     for world_size in KILLS:
         run = tmp_path_factory.mktemp("whole") / "run"
-        placed = start_run(run, images)
+        placed = start_run(run, images, world_size)
         seconds = {}
         for stage in STAGE_NAMES:
             started = time.monotonic()
@@ -102,7 +111,7 @@ def test_killed_runs_end_with_the_same_bits_and_events(
     landed = 0
     for attempt in range(5):
         run = tmp_path / f"run{attempt}"
-        placed = start_run(run, images)
+        placed = start_run(run, images, world_size)
         for stage in STAGE_NAMES:
             # One process is enough for the stages that never have more.
             for _ in range(ATTEMPTS if world_size == 1 or stage in DISTRIBUTED else 0):
@@ -149,7 +158,7 @@ def test_a_signal_to_any_rank_saves_and_stops_all_with_the_code_that_says_go_on(
     uninterrupted: dict[int, tuple[dict[str, object], dict[str, float]]],
 ) -> None:
     run = tmp_path / "run"
-    placed = start_run(run, images)
+    placed = start_run(run, images, world_size)
     for stage in ("prepare", "build"):
         run_stage_to_end(run, stage)
     train = placed["train"].directory
