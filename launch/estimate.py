@@ -15,7 +15,7 @@ from pipeline.data.order import StreamOrder
 from pipeline.networks.spec import SPECS, activation_bytes, count_buffers, count_parameters
 from pipeline.running.attempts import read_attempts
 from pipeline.running.stage import PlacedStage, parts_of
-from pipeline.store.seal import is_sealed
+from pipeline.store.seal import is_sealed, read_seal
 from pipeline.tracking.events import Event, read_last_events
 from pipeline.training.initial_checkpoint import initial_step
 
@@ -83,15 +83,26 @@ def stream_order(config: Config, images: int) -> StreamOrder:
 
 
 def step_spans(config: Config, order: StreamOrder, stages: Mapping[str, PlacedStage]) -> dict[str, Span]:
-    """Return the steps of each training stage among `stages`."""
-    spans = {}
-    initial = config.freeze_bn.from_checkpoint
+    """Return the steps of each training stage among `stages`; under a plateau schedule, as many as it may take at
+    most."""
+    spans: dict[str, Span] = {}
+    initial, early = config.freeze_bn.from_checkpoint, 0
     for name, stage in stages.items():
         if stage.stage.epochs is not None:
-            first, last = stage.stage.epochs(config)
+            first, last = (epoch - early for epoch in stage.stage.epochs(config))
             start = order.steps_for(first) if first == 0 or initial is None else initial_step(initial)
-            spans[name] = Span(start, order.steps_for(last), last)
+            end = order.steps_for(last)
+            if config.schedule.kind == "plateau" and stage.is_done:
+                end = _last_step(stage)
+                early, last = early + last - int(order.epoch_of(end)), int(order.epoch_of(end))
+            spans[name] = Span(start, end, last)
     return spans
+
+
+def _last_step(stage: PlacedStage) -> int:
+    seal = read_seal(stage.directory, "stage")
+    assert seal is not None, "the stage is done"
+    return int(seal.about["metrics"]["global_step"])
 
 
 def steps_done(stage: PlacedStage, span: Span) -> int:

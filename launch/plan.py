@@ -124,7 +124,7 @@ def _figures(config: Config, placed: Stages, split: BatchSplit) -> list[Row]:
     if images.count is not None:
         order = stream_order(config, images.count)
         spans = step_spans(config, order, placed)
-        rows.append(("steps", _steps(config, order, spans)))
+        rows.append(("steps", _steps(config, placed, order, spans)))
         rows.append(("time", _time(config, placed, spans)))
     rows.append(("lr", describe_schedule(config)))
     rows.append(("memory", _memory(config, split)))
@@ -172,6 +172,12 @@ def describe_schedule(config: Config) -> str:
     warmup = f"linear up to {lr} over {span}, then " if schedule.warmup_epochs else ""
     if schedule.kind == "cosine":
         return f"{warmup}{lr} falling as a cosine to 0 at epoch {epochs}"
+    if schedule.kind == "plateau":
+        ends = f"ends there after {counted(schedule.max_drops, 'drop')}, or " if schedule.max_drops else "ends "
+        return (
+            f"{warmup}{lr}, times {schedule.drop_factor:g} where {counted(schedule.patience + 1, 'epoch')} bring no "
+            f"better validation loss; {ends}after {epochs} epochs"
+        )
     if not schedule.drop_epochs:
         return f"{warmup}{lr} throughout"
     drops = [
@@ -180,15 +186,24 @@ def describe_schedule(config: Config) -> str:
     return f"{warmup}{', '.join([str(lr), *drops])}; {epochs} epochs in all"
 
 
-def _steps(config: Config, order: StreamOrder, spans: dict[str, Span]) -> str:
+def _steps(config: Config, placed: Stages, order: StreamOrder, spans: dict[str, Span]) -> str:
     per_epoch = Fraction(order.num_images, order.global_batch)
     exact = f"{per_epoch.numerator}" if per_epoch.denominator == 1 else f"{float(per_epoch):,.2f}"
-    total = order.steps_for(config.train.epochs)
+    end = list(spans.values())[-1]
     parts = [
         f"; {name} takes steps {span.first + 1:,} to {span.last:,}, the end of epoch {span.until_epoch}"
         for name, span in spans.items()
     ]
-    return f"{exact} an epoch, {total:,} in {counted(config.train.epochs, 'epoch')}{''.join(parts)}"
+    total = f"{end.last:,} in {counted(end.until_epoch, 'epoch')}"
+    if _depends_on_validation(config, placed):
+        total = f"at most {total} (how many depends on validation)"
+    return f"{exact} an epoch, {total}{''.join(parts)}"
+
+
+def _depends_on_validation(config: Config, placed: Stages) -> bool:
+    """Return whether a plateau schedule has still to say where training ends."""
+    first = next(stage for stage in placed.values() if stage.stage.is_training)
+    return config.schedule.kind == "plateau" and not first.is_done
 
 
 def _time(config: Config, placed: Stages, spans: dict[str, Span]) -> str:
@@ -201,8 +216,9 @@ def _time(config: Config, placed: Stages, spans: dict[str, Span]) -> str:
     left = total - sum(steps_done(placed[name], span) for name, span in spans.items())
     seconds, seconds_left = (steps * config.train.global_batch / speed for steps in (total, left))
     rest = "" if left == total else f", {rough_time(seconds_left)} of it left" if left else ", all of it done"
+    about = "at most" if _depends_on_validation(config, placed) else "about"
     return (
-        f"about {rough_time(seconds)} of training{rest}, at {processes} x {rate.images_per_second:,.4g} images/s "
+        f"{about} {rough_time(seconds)} of training{rest}, at {processes} x {rate.images_per_second:,.4g} images/s "
         f"({rate.source}); validation and checkpoints come on top"
     )
 

@@ -109,6 +109,8 @@ def describe_rates(config: Config, order: StreamOrder) -> str:
     if config.schedule.kind == "step":
         drops = [step for step in range(peak + 1, len(rates)) if rates[step] < rates[step - 1]]
         parts += [f"{rates[step]:.3g} from step {step + 1:,}" for step in drops]
+    elif config.schedule.kind == "plateau":
+        parts.append("lower where validation says so")
     else:
         parts.append(f"{rates[-1]:.3g} in step {len(rates):,}")
     return ", ".join(parts)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
+from pipeline.config.schema import Config
 from pipeline.data.index import check_num_classes
 from pipeline.data.order import StreamOrder
 from pipeline.ground.errors import UserError
@@ -30,7 +31,7 @@ def run(context: StageContext) -> StageResult:
     check_num_classes(train, config.model.num_classes)
     order = StreamOrder(len(train), config.train.global_batch, config.seed)
     initial, seal = _starting_point(context)
-    phase = Phase(seal.about["global_step"], order.steps_for(config.train.epochs))
+    phase = Phase(seal.about["global_step"], order.steps_for(_last_epoch(config, order, seal.about["global_step"])))
     if phase.first_step >= phase.last_step:
         raise UserError(
             f"freeze_bn.from_checkpoint: the checkpoint stands at step {phase.first_step} and this recipe ends at "
@@ -64,6 +65,14 @@ def run(context: StageContext) -> StageResult:
         freeze,
     )
     return StageResult(result.outputs, result.metrics, result.images)
+
+
+def _last_epoch(config: Config, order: StreamOrder, first_step: int) -> int:
+    """Return the run's last epoch: the recipe's, or as many after train's as are to be frozen if train ended by
+    itself."""
+    if config.schedule.kind != "plateau":
+        return config.train.epochs
+    return int(order.epoch_of(first_step)) + config.train.frozen_epochs
 
 
 def _starting_point(context: StageContext) -> tuple[Path, Seal]:

@@ -32,7 +32,7 @@ def run(context: StageContext) -> StageResult:
     last_step = order.steps_for(config.train_stage_epochs)
     if context.ranks.is_main:
         _go_on_from_shorter(context, order, last_step, image_digests(train, val))
-    phase = Phase(0, last_step)
+    phase = Phase(0, last_step, follows_plateau=config.schedule.kind == "plateau")
     result = train_phase(
         config, context.directory, context.collective, context.events, context.stop, train, val, phase, model, initial
     )

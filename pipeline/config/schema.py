@@ -91,6 +91,17 @@ class Config(Section):
                 "train.only_head: a classifier on random features learns little; name weights to begin with in "
                 "model.weights, or leave it out"
             )
+        if self.schedule.kind == "plateau":
+            if self.train.validate_every_epochs != 1:
+                problems.append(
+                    "train.validate_every_epochs: must be 1 with schedule.kind plateau, which looks at every epoch "
+                    f"(given {self.train.validate_every_epochs})"
+                )
+            if self.freeze_bn.from_checkpoint is not None:
+                problems.append(
+                    "freeze_bn.from_checkpoint: not with schedule.kind plateau, whose last epoch follows from the "
+                    "run's own validations"
+                )
         late = [epoch for epoch in self.schedule.drop_epochs if epoch >= self.train.epochs]
         if late:
             earlier = [epoch for epoch in self.schedule.drop_epochs if epoch < self.train.epochs]

@@ -44,22 +44,43 @@ class OptimConfig(Section):
         return self
 
 
+_OF_PLATEAU = ("patience", "threshold", "smallest_lr", "max_drops")
+
+
 class ScheduleConfig(Section):
     """The learning rate over the run, as a function of the epoch (fractional, so it changes at every step)."""
 
-    kind: Literal["step", "cosine"] = "step"
-    """step: the rate falls at `drop_epochs`. cosine: it falls along half a cosine, to 0 at the end."""
+    kind: Literal["step", "cosine", "plateau"] = "step"
+    """step: the rate falls at `drop_epochs`. cosine: it falls along half a cosine, to 0 at the end. plateau: it falls
+    when the validation loss has stopped falling, and the number of epochs, at most `train.epochs`, may follow from
+    it."""
     drop_epochs: Annotated[tuple[PositiveFloat, ...], BeforeValidator(as_tuple)] = ()
     """Epochs after which the rate is multiplied by drop_factor; kind step."""
     drop_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     """What the rate is multiplied by at each drop."""
+    patience: Natural = 10
+    """The rate drops after more than so many epochs in a row whose loss is no better than the best before; kind
+    plateau."""
+    threshold: Annotated[float, Field(ge=0, lt=1)] = 1e-4
+    """The share of the best loss by which a better one must be lower; kind plateau."""
+    smallest_lr: NonNegative = 0.0
+    """The rate falls no lower; kind plateau."""
+    max_drops: PositiveInt | None = None
+    """Training ends where the rate would drop once more after so many drops; kind plateau. null: it goes on to
+    `train.epochs`."""
     warmup_epochs: NonNegative = 0.0
     """Length of the linear warm-up from lr / steps of the warm-up to lr."""
 
     @model_validator(mode="after")
-    def _drops_belong_to_step(self) -> Self:
+    def _keys_belong_to_the_kind(self) -> Self:
         if self.kind == "cosine" and self.drop_epochs:
             raise ValueError("drop_epochs: kind 'cosine' has no drops")
+        if self.kind == "plateau" and self.drop_epochs:
+            raise ValueError("drop_epochs: kind 'plateau' drops when the validation loss says so; write drop_epochs=[]")
+        if self.kind != "plateau":
+            fields = {name: type(self).model_fields[name].default for name in _OF_PLATEAU}
+            if idle := [name for name, default in fields.items() if getattr(self, name) != default]:
+                raise ValueError("\n".join(f"{name}: only kind 'plateau' has it (given {self.kind})" for name in idle))
         if list(self.drop_epochs) != sorted(set(self.drop_epochs)):
             raise ValueError(f"drop_epochs: must increase (given {list(self.drop_epochs)})")
         return self

@@ -98,7 +98,7 @@ def describe_run(record: RunRecord) -> str:
     frozen = f", the last {last if last > 1 else 'one'} with frozen batch norms" if last else ""
     return (
         f"{network}, trained on {trained:,} images of {val.dataset} ({len(val.classes):,} classes, "
-        f"{config.train.image_size_px} px) for {config.train.epochs} epochs{frozen}; evaluated on {looked}."
+        f"{config.train.image_size_px} px) for {record.epochs} epochs{frozen}; evaluated on {looked}."
     )
 
 

@@ -90,14 +90,15 @@ def _optimisation(record: RunRecord) -> dict[str, Did]:
     config, optim, schedule = record.config, record.config.optim, record.config.schedule
     drops = ", ".join(f"{epoch:g}" for epoch in schedule.drop_epochs)
     step = f"times {schedule.drop_factor:g} after epochs {drops}" if drops else "constant"
+    plateau = f"times {schedule.drop_factor:g} where the validation loss has settled"
     batch, smoothing = config.train.global_batch, config.train.label_smoothing
     return {
         "optimiser": (f"synchronous SGD, momentum {optim.momentum:g}", optim.momentum == 0.9),
         "nesterov": ("yes" if optim.nesterov else "no", True),
         "global_batch": (f"{batch:,}", batch == 2048),
         "lr": (f"{optim.lr:g}", optim.lr == 1.0),
-        "epochs": (f"{config.train.epochs:,}", True),
-        "schedule": ("cosine" if schedule.kind == "cosine" else step, True),
+        "epochs": (f"{record.epochs:,}", True),
+        "schedule": ({"cosine": "cosine", "plateau": plateau}.get(schedule.kind, step), True),
         "warmup": (_epochs(schedule.warmup_epochs) + ", linear" if schedule.warmup_epochs else "none", True),
         "weight_decay": (f"{optim.weight_decay:g}", True),
         "decay": ("all parameters" if optim.decay == "all" else "all but batch norms and biases", True),

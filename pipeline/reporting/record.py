@@ -85,6 +85,13 @@ class RunRecord:
         return self.val.dataset == "imagenet" and self.config.model.name == "senet154"
 
     @property
+    def epochs(self) -> int:
+        """Number of epochs of the training: the recipe's, or fewer if a plateau schedule ended it."""
+        if self.config.schedule.kind != "plateau" or not self.train_events:
+            return self.config.train.epochs
+        return int(max(event["epoch"] for event in self.validation_events))
+
+    @property
     def frozen_from_epoch(self) -> float | None:
         """The first epoch with frozen batch norms, or None if there are none."""
         epochs = [float(event["epoch"]) for event in self.train_events if event["stage"] == "freeze_bn"]

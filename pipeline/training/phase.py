@@ -85,6 +85,8 @@ def train_phase(
     if state is not None:
         engine.load_state_dict(state.optimizer)
     trainer = Trainer(config, train, val, phase, split, engine, collective, store, events, stop)
+    if state is not None:
+        trainer.continue_schedule(state)
     if state is not None and is_resumed:
         trainer.resume(state, path)
         _note(events, f"going on after step {state.global_step}, from {path}")
@@ -97,8 +99,8 @@ def train_phase(
     if collective.ranks.is_main:
         _save_weights(config, model, train, directory / WEIGHTS)
     metrics = {
-        "global_step": phase.last_step,
-        "epochs": round(phase.last_step * split.global_batch / len(train), 4),
+        "global_step": trainer.global_step,
+        "epochs": round(trainer.global_step * split.global_batch / len(train), 4),
         **_errors(validations),
         "seconds": round(time.monotonic() - started, 1),
         "images_per_second": _median_speed(directory),
@@ -107,7 +109,7 @@ def train_phase(
         "micro_batch": split.micro_batch,
         "accumulation": split.accumulation,
     }
-    last = store.directory / step_name(phase.last_step)
+    last = store.directory / step_name(trainer.global_step)
     return PhaseResult([WEIGHTS, *checkpoint_files(last, directory)], metrics, images)
 
 

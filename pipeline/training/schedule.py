@@ -1,4 +1,4 @@
-"""The learning rate at every step, as a pure function of the recipe."""
+"""The learning rate at every step: a function of the recipe and, if it asks for that, of the validation losses."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class LearningRate:
     order: StreamOrder
     epochs: int
 
-    def at(self, step: int) -> float:
-        """Return the rate of step `step`, counted from 0.
+    def at(self, step: int, drops: int = 0) -> float:
+        """Return the rate of step `step`, counted from 0, after `drops` drops of a plateau schedule.
 
         Drops and the cosine follow the epoch of the step, fractions included, so the same recipe has the same schedule
         at every batch size and number of images.
@@ -29,7 +29,35 @@ class LearningRate:
         if epoch < warmup:
             warmup_steps = warmup * self.order.num_images / self.order.global_batch
             return self.base * min(1.0, (step + 1) / warmup_steps)
+        if self.schedule.kind == "plateau":
+            return max(self.base * self.schedule.drop_factor**drops, min(self.schedule.smallest_lr, self.base))
         if self.schedule.kind == "step":
             drops = sum(epoch >= drop for drop in self.schedule.drop_epochs)
             return self.base * self.schedule.drop_factor**drops
         return self.base * 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (self.epochs - warmup)))
+
+
+@dataclasses.dataclass
+class Plateau:
+    """Whether the validation loss has stopped falling: the state of a plateau schedule, plain JSON values.
+
+    Decides as torch.optim.lr_scheduler.ReduceLROnPlateau does, by the loss alone.
+    """
+
+    best: float | None = None
+    bad_epochs: int = 0
+    """Epochs in a row without a better loss."""
+    drops: int = 0
+    has_ended: bool = False
+    """Whether the rate would have dropped once more than `max_drops`: training is over."""
+
+    def add(self, loss: float, schedule: ScheduleConfig) -> None:
+        """Take the loss at the end of an epoch: count a drop, or the end of training, where the loss has settled."""
+        if loss < (math.inf if self.best is None else self.best * (1 - schedule.threshold)):
+            self.best, self.bad_epochs = loss, 0
+            return
+        self.bad_epochs += 1
+        if self.bad_epochs > schedule.patience:
+            self.bad_epochs = 0
+            self.has_ended = self.drops == schedule.max_drops
+            self.drops += not self.has_ended

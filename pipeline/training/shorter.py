@@ -42,6 +42,9 @@ class ShorterTraining:
         if self.last_step > last_step:
             return f"{self.directory.name} has taken {self.last_step:,} steps, and this recipe has only {last_step:,}"
         before, after = (_rates(each, order) for each in (self.identity, identity))
+        if "plateau" in (before.schedule.kind, after.schedule.kind):
+            same = before.schedule == after.schedule
+            return None if same else f"{self.directory.name} followed its validation losses by another schedule"
         for step in range(self.last_step):
             if before.at(step) != after.at(step):
                 cosine = ", since a cosine follows from the last epoch" if after.schedule.kind == "cosine" else ""

@@ -38,6 +38,8 @@ class TrainingState:
     global_batch: int
     world: Mapping[str, Any]
     """The value of `describe_world`."""
+    plateau: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """The fields of the `Plateau`."""
 
     @property
     def about(self) -> dict[str, Any]:
@@ -55,6 +57,7 @@ class TrainingState:
             "events": self.events,
             "validations": self.validations,
             "world": self.world,
+            "plateau": self.plateau,
         }
         write_json(directory / STATE, state)
 

@@ -29,7 +29,7 @@ from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.nan_guard import NanGuard
 from pipeline.training.running_statistics import average_running_statistics
 from pipeline.training.saver import Saver
-from pipeline.training.schedule import LearningRate
+from pipeline.training.schedule import LearningRate, Plateau
 from pipeline.training.state import TrainingState
 from pipeline.training.throughput import Throughput
 from pipeline.training.validation_record import ValidationRecord
@@ -42,6 +42,8 @@ class Phase:
 
     first_step: int
     last_step: int
+    follows_plateau: bool = False
+    """Whether its validations move a plateau schedule, which may end it before `last_step`."""
 
 
 class Trainer:
@@ -87,6 +89,7 @@ class Trainer:
         )
         self._global_step = phase.first_step
         self._validations = ValidationRecord()
+        self._plateau = Plateau()
         self._nan_guard = NanGuard(collective)
         self._saver = Saver(store, engine, collective, events)
 
@@ -98,6 +101,15 @@ class Trainer:
         self._validations = ValidationRecord(**state.validations)
         self._saver.newest = path
 
+    @property
+    def global_step(self) -> int:
+        """Number of steps taken since the beginning of the run."""
+        return self._global_step
+
+    def continue_schedule(self, state: TrainingState) -> None:
+        """Go on with the learning rate that a checkpoint ended with, of this phase or the one before."""
+        self._plateau = Plateau(**state.plateau)
+
     def run(self) -> ValidationRecord:
         """Train to the end of the phase, its last checkpoint included. Returns the record of validations.
 
@@ -108,7 +120,7 @@ class Trainer:
         throughput = Throughput(self._split.global_batch)
         batches = iter(self._loader)
         try:
-            while self._global_step < self._phase.last_step:
+            while not self._is_over():
                 loss = self._train_step(batches, throughput)
                 self._global_step += 1
                 self._after_step(loss, throughput)
@@ -117,6 +129,10 @@ class Trainer:
             self._loader.close()
             self._saver.close()
         return self._validations
+
+    def _is_over(self) -> bool:
+        has_ended = self._phase.follows_plateau and self._plateau.has_ended
+        return has_ended or self._global_step >= self._phase.last_step
 
     def _train_step(self, batches: Iterator[Batch], throughput: Throughput) -> torch.Tensor:
         """Take one optimizer step. Returns this process's part of its mean loss, on the device."""
@@ -134,7 +150,7 @@ class Trainer:
                 self._engine.backward(loss)
             total += loss.detach()
         self._nan_guard.look(total, step + 1)
-        self._engine.step(self._learning_rate.at(step))
+        self._engine.step(self._learning_rate.at(step, self._plateau.drops))
         if self._config.train.bn_statistics == "mean":
             average_running_statistics(self._engine.model, self._collective)
         throughput.step_done()
@@ -144,24 +160,24 @@ class Trainer:
         """Log, validate, save and stop as the cadence says. The order matters: a checkpoint holds the validation."""
         self._saver.poll()
         step = self._global_step
-        is_last = step == self._phase.last_step
+        lr, is_last = self._learning_rate.at(step - 1, self._plateau.drops), step == self._phase.last_step
         if step % self._config.tracking.log_every_steps == 0 or step == self._phase.first_step + 1 or is_last:
-            self._log(loss, throughput)
+            self._log(loss, lr, throughput)
         self._show_progress(throughput)
         if self._cadence.validates_after(step):
             with throughput.paused():
                 self._validate()
-        if self._cadence.saves_after(step):
+        if self._cadence.saves_after(step) or self._is_over():
             with throughput.paused():
                 self._save()
-        if self._collective.any(self._stop.is_set) and not is_last:
+        if self._collective.any(self._stop.is_set) and not self._is_over():
             self._save_to_the_end()
             raise StopRequested(
                 f"stopped on request ({self._stop.reason or 'another process was asked'}) after step {step}, saved in "
                 f"{self._saver.newest}; the same command goes on from there"
             )
 
-    def _log(self, loss: torch.Tensor, throughput: Throughput) -> None:
+    def _log(self, loss: torch.Tensor, lr: float, throughput: Throughput) -> None:
         """Write one train event. Reads the loss from the device, so it waits for the step."""
         self._check_loss()
         (total,) = self._collective.sum_floats([float(loss)])
@@ -170,7 +186,7 @@ class Trainer:
             "train",
             **self._moment(),
             loss=total / self._collective.ranks.world_size,
-            lr=self._learning_rate.at(self._global_step - 1),
+            lr=lr,
             images_per_second=speed.images_per_second,
             data_wait_percent=speed.data_wait_percent,
         )
@@ -186,7 +202,8 @@ class Trainer:
             total=self._phase.last_step - self._phase.first_step,
             unit="steps",
             rate=throughput.recent,
-            text=f"epoch {float(self._order.epoch_of(self._global_step)):.2f}",
+            text=f"epoch {float(self._order.epoch_of(self._global_step)):.2f}"
+            + (" (how many depends on validation)" if self._phase.follows_plateau else ""),
         )
 
     def _validate(self) -> None:
@@ -205,6 +222,17 @@ class Trainer:
             del fields["top5_error_percent"]
         self._validations.add(fields)
         self._events.write("validation", **fields)
+        if self._phase.follows_plateau and fields["epoch"] >= self._config.schedule.warmup_epochs:
+            self._follow_plateau(result.loss)
+
+    def _follow_plateau(self, loss: float) -> None:
+        before = self._learning_rate.at(self._global_step, self._plateau.drops)
+        self._plateau.add(loss, self._config.schedule)
+        now = self._learning_rate.at(self._global_step, self._plateau.drops)
+        what = "training ends" if self._plateau.has_ended else f"the learning rate falls from {before:g} to {now:g}"
+        if now < before or self._plateau.has_ended:
+            text = f"no better validation loss for {self._config.schedule.patience + 1} epochs: {what}"
+            self._events.show("note", level="info", text=text)
 
     def _save(self) -> None:
         self._check_loss()
@@ -222,6 +250,7 @@ class Trainer:
             num_images=self._order.num_images,
             global_batch=self._order.global_batch,
             world=describe_world(self._config, self._collective, self._split),
+            plateau=dataclasses.asdict(self._plateau),
         )
 
     def _save_to_the_end(self) -> None:

@@ -38,6 +38,10 @@ _NEEDED_WITH: dict[str, dict[str, Any]] = {
     "data.test": {"data.dataset": "imagenet", "model.num_classes": 1000},
     "train.only_head": {"model.weights": __file__},
     "schedule.kind": {"schedule.drop_epochs": ()},
+    **{
+        f"schedule.{name}": {"schedule.kind": "plateau", "schedule.drop_epochs": ()}
+        for name in ("patience", "threshold", "smallest_lr", "max_drops")
+    },
     "evaluate.split": {"data.dataset": "imagenet", "model.num_classes": 1000, "data.test": "test"},
     **{
         f"model.expect.{name}": {"model.expect.parameters": 1, "model.expect.gmacs": 1.0}

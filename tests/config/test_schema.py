@@ -54,6 +54,20 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
             "schedule.drop_epochs: must come before train.epochs = 4 (given [4.0]); write schedule.drop_epochs=[1.0], "
             "or when else the rate is to drop",
         ),
+        (
+            ["schedule.kind=plateau", "drop_epochs=[2]"],
+            "schedule.drop_epochs: kind 'plateau' drops when the validation loss says so; write drop_epochs=[]",
+        ),
+        (["patience=3"], "schedule.patience: only kind 'plateau' has it (given step)"),
+        (
+            ["schedule.kind=plateau", "drop_epochs=[]", "validate_every_epochs=2"],
+            "train.validate_every_epochs: must be 1 with schedule.kind plateau, which looks at every epoch (given 2)",
+        ),
+        (
+            ["schedule.kind=plateau", "drop_epochs=[]", "from_checkpoint=x"],
+            "freeze_bn.from_checkpoint: not with schedule.kind plateau, whose last epoch follows from the run's own "
+            "validations",
+        ),
         (["warmup_epochs=4"], "schedule.warmup_epochs: must be less than train.epochs = 4 (given 4.0)"),
         (["train.image_size_px=2"], "train.image_size_px: must be greater than or equal to 3 (given 2)"),
         (["frozen_epochs=4"], "train.frozen_epochs: must be less than train.epochs = 4 (given 4)"),

@@ -44,12 +44,14 @@ CHOICES: dict[str, dict[str, Any]] = {
     "train": {"bn_statistics": "mean"},
     "freeze_bn": {"statistics": "recompute", "statistics_images": 30},
 }
-"""Taken by the larger groups, so that these survive too."""
+"""Taken by the larger groups, so that these survive too; the largest ends by its validations, before the bound."""
+PLATEAU = {"kind": "plateau", "drop_epochs": [], "patience": 0, "threshold": 0.99, "max_drops": 1}
 
 
 def start_run(run: Path, images: Path, world_size: int) -> dict[str, PlacedStage]:
     run.mkdir()
-    config = small_recipe(images, **(CHOICES if world_size > 2 else {}))
+    choices = CHOICES if world_size > 2 else {}
+    config = small_recipe(images, **choices, **({"schedule": PLATEAU} if world_size > 3 else {}))
     write_run_config(run, config)
     return place_stages(config, run, STAGES)
 

@@ -136,3 +136,52 @@ def test_a_cosine_is_refused_with_the_reason(images: Path, tmp_path: Path) -> No
     train(run, recipe(images, 2, cosine))
     message = refusal(run, recipe(images, 4, cosine))
     assert "since a cosine follows from the last epoch" in message, message
+
+
+PLATEAU = {"kind": "plateau", "drop_epochs": [], "warmup_epochs": 1.0, "patience": 0, "threshold": 0.99}
+"""No loss is ever that much better, so each epoch after the first is bad."""
+
+
+def rates(run: Path, config: Config, stage: str) -> list[tuple[float, float]]:
+    return [(event["epoch"], event["lr"]) for event in read_events(directory(run, config, stage), "train")]
+
+
+def test_a_plateau_ends_training_and_the_frozen_epochs_follow_at_its_last_rate(images: Path, tmp_path: Path) -> None:
+    """A step is two thirds of an epoch here."""
+    config = recipe(images, 12, {**PLATEAU, "max_drops": 2})
+    run = tmp_path / "run"
+    train(run, config)
+    steps, frozen = rates(run, config, "train"), rates(run, config, "freeze_bn")
+    assert [rate for _, rate in steps] == pytest.approx([0.05 * 2 / 3, 0.05, 0.05, 0.005, 0.005, 0.0005])
+    assert [rate for _, rate in frozen] == pytest.approx([0.0005, 0.0005])
+    assert (steps[-1][0], frozen[-1][0]) == pytest.approx((4.0, 5.3333))
+    for stage in ("train", "freeze_bn"):
+        seal = read_seal(directory(run, config, stage), "stage")
+        assert seal is not None
+        assert seal.about["metrics"]["global_step"] == len(steps) + (len(frozen) if stage == "freeze_bn" else 0)
+
+    # With a higher bound it is taken over as ended, without a step.
+    higher = recipe(images, 15, {**PLATEAU, "max_drops": 2})
+    train(run, higher)
+    assert rates(run, higher, "train") == steps
+    assert rates(run, higher, "freeze_bn") == frozen
+
+
+def test_a_plateau_that_came_to_its_bound_goes_on_to_a_higher_one(images: Path, tmp_path: Path) -> None:
+    short, long = recipe(images, 4, PLATEAU), recipe(images, 7, PLATEAU)
+    train(tmp_path / "run", short)
+    train(tmp_path / "run", long)
+    train(tmp_path / "whole", long)
+    assert rates(tmp_path / "run", long, "train") == rates(tmp_path / "whole", long, "train")
+    found, expected = (
+        read_weights(directory(run, long, "freeze_bn") / "weights.safetensors")
+        for run in (tmp_path / "run", tmp_path / "whole")
+    )
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_a_plateau_of_other_settings_is_not_gone_on_with(images: Path, tmp_path: Path) -> None:
+    run, other = tmp_path / "run", recipe(images, 5, {**PLATEAU, "patience": 3})
+    train(run, recipe(images, 4, PLATEAU))
+    with pytest.raises(UserError, match="followed its validation losses by another schedule"):
+        start(run, other)

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
+import torch
 
 from pipeline.config.training import ScheduleConfig
 from pipeline.data.order import StreamOrder
-from pipeline.training.schedule import LearningRate
+from pipeline.training.schedule import LearningRate, Plateau
 
 IMAGENET = StreamOrder(num_images=1_281_167, global_batch=2048, seed=0)
 SMALL = StreamOrder(num_images=100, global_batch=10, seed=0)
@@ -40,3 +44,31 @@ def test_the_rate_is_for_the_global_batch_and_follows_epochs_whatever_their_step
         rate = LearningRate(schedule, 1.0, order, 5)
         boundary = order.steps_for(3)
         assert (rate.at(boundary - 1), rate.at(boundary)) == (1.0, pytest.approx(0.1))
+
+
+@pytest.mark.parametrize(("patience", "threshold", "smallest"), [(0, 0.0, 0.0), (2, 1e-4, 0.0), (3, 0.05, 0.02)])
+def test_a_plateau_decides_as_pytorchs_reduce_lr_on_plateau(patience: int, threshold: float, smallest: float) -> None:
+    schedule = ScheduleConfig(kind="plateau", patience=patience, threshold=threshold, smallest_lr=smallest)
+    rate = LearningRate(schedule, 1.0, SMALL, 200)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimizer, factor=0.1, patience=patience, threshold=threshold, min_lr=smallest, eps=0.0
+    )
+    plateau, seen = Plateau(), set()
+    losses = 3.0 * 0.97 ** np.minimum(np.arange(120), 40 + np.arange(120) % 7) + np.random.default_rng(0).random(120)
+    for loss in [*losses.tolist(), math.nan, math.nan]:
+        theirs.step(loss)
+        plateau.add(loss, schedule)
+        seen.add(ours := rate.at(50, plateau.drops))
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+    assert len(seen) > 2
+    assert not plateau.has_ended
+
+
+def test_a_plateau_ends_training_where_it_would_drop_once_too_often() -> None:
+    schedule = ScheduleConfig(kind="plateau", patience=1, max_drops=2)
+    plateau, told = Plateau(), []
+    for _ in range(7):
+        plateau.add(1.0, schedule)
+        told.append((plateau.drops, plateau.has_ended))
+    assert told == [(0, False), (0, False), (1, False), (1, False), (2, False), (2, False), (2, True)]
