@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from pipeline.config.execution import ExecutionConfig
 from pipeline.config.schema import Config
 from pipeline.data.index import ImageIndex
 from pipeline.data.loaders import build_train_loader
@@ -67,7 +68,7 @@ def recompute_running_statistics(
         first_step=first_step,
         last_step=first_step + steps,
     )
-    network = AutocastNetwork(model, config.execution.model_copy(update={"compile": False}), collective.device)
+    network = AutocastNetwork(model, ExecutionConfig(precision=config.execution.precision), collective.device)
     model.to(collective.device).eval()
     for norm in norms:
         norm.reset_running_stats()
