@@ -30,7 +30,7 @@ from pipeline.evaluation.expansion import count_crops, expand, images_at_once
 from pipeline.evaluation.inference import PlanScorer, evaluating
 from pipeline.ground.errors import UserError
 from pipeline.models import create_model
-from pipeline.models.folding import fold_batch_norms
+from pipeline.models.batch_norm import fold_batch_norms
 
 _CLASSES = 1000
 

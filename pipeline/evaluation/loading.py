@@ -14,7 +14,7 @@ from pipeline.data.normalisation import Preprocessor
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.evaluation.inference import Network, PlanScorer
 from pipeline.models import create_model
-from pipeline.models.folding import fold_batch_norms
+from pipeline.models.batch_norm import fold_batch_norms
 from pipeline.models.weights import load_tensors, read_weights, require_finite
 
 

@@ -9,7 +9,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from pipeline.engines.compilation import compile_blocks
 from pipeline.models import create_model
-from pipeline.models.bn_freeze import freeze_batch_norms
+from pipeline.models.batch_norm import freeze_batch_norms
 from pipeline.models.senet import SEBottleneck, SENet, initialise
 from pipeline.networks.spec import SENetSpec
 
