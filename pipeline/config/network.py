@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from pipeline.config.section import CHECK, IS_PATH, OPERATION, Fraction, PositiveFloat, PositiveInt, Section
-from pipeline.networks.spec import SPECS
+from pipeline.networks.registry import NETWORKS
 
 if TYPE_CHECKING:
     NetworkName = str
 else:
-    NetworkName = Literal[tuple(SPECS)]
+    NetworkName = Literal[tuple(NETWORKS)]
 
 _IMAGENET_CLASSES = 1000
 

@@ -26,7 +26,7 @@ from pipeline.evaluation.loading import build_scorer, load_network
 from pipeline.evaluation.network_classes import LISTED, name_classes
 from pipeline.evaluation.submission import top_labels
 from pipeline.ground.errors import UserError
-from pipeline.interop.network import identify, observe
+from pipeline.interop.network import identify
 from pipeline.models.weights import count_classes, read_metadata, read_shapes
 
 
@@ -50,7 +50,7 @@ class Predictor:
     ) -> None:
         """`classes` are for a file that lists none. Raises UserError if it holds no weights of a known network."""
         metadata, shapes = read_metadata(weights), read_shapes(weights)
-        name = metadata.get("model") or identify(observe(shapes), shapes, str(weights)).name
+        name = metadata.get("model") or identify(shapes, str(weights))
         num_classes = count_classes(weights)
         if num_classes is None:
             raise UserError(f"{weights}: no tensor last_linear.weight; import it first: launch weights import")

@@ -13,14 +13,14 @@ from pipeline.ground.errors import UserError
 from pipeline.interop import caffe
 from pipeline.interop.caffemodel import read_caffemodel
 from pipeline.interop.container import recognise
-from pipeline.interop.known import Published, published
+from pipeline.interop.known import PORTED, Published, published
 from pipeline.interop.layout import choose_layout
-from pipeline.interop.network import identify, list_some, observe, observe_caffe
+from pipeline.interop.network import identify, list_some
 from pipeline.interop.tensor_file import read_tensor_file
 from pipeline.interop.timm import SCHEME, read_timm
 from pipeline.models import create_model
 from pipeline.models.weights import complete_tensors, read_metadata, save_weights
-from pipeline.networks.spec import SPECS
+from pipeline.networks.registry import NETWORKS
 from pipeline.store.file import sha256_of
 
 
@@ -102,19 +102,17 @@ def check_destination(path: Path) -> None:
         raise UserError(f"{path}: is there already; remove it or choose another name")
 
 
-_PORTED = "senet154"
-
 _Read = tuple[str, str, dict[str, torch.Tensor], Preprocessing | None]
 """Layout, network, tensors under our names, preprocessing."""
 
 
 def _from_caffe(source: Path, forced: str | None) -> _Read:
     layers = read_caffemodel(source)
-    shapes = {layer.name: layer.blobs[0].shape for layer in layers}
+    shapes = {layer.name: layer.blobs[0].shape for layer in layers if layer.kind == "Convolution"}
     if forced not in (None, "caffe"):
         raise UserError(f"{source}: not of --layout {forced}: it is a Caffe file (--layout caffe); {list_some(shapes)}")
-    spec = identify(observe_caffe(shapes), shapes, str(source))
-    return "caffe", spec.name, caffe.to_tensors(source, layers, spec), caffe.PREPROCESSING
+    name = identify(shapes, str(source))
+    return "caffe", name, caffe.to_tensors(source, layers, name), caffe.PREPROCESSING
 
 
 def _from_timm(place: str, forced: str | None) -> tuple[_Read, str]:
@@ -133,12 +131,11 @@ def _renamed(
     source: str, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], forced: str | None
 ) -> _Read:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    spec = identify(observe(shapes), shapes, source)
-    # Of the networks here, only SENet-154 is in the public ports.
-    is_ours = metadata.get("model") in SPECS or spec.name != _PORTED
+    name = identify(shapes, source)
+    is_ours = metadata.get("model") in NETWORKS or name not in PORTED
     layout = choose_layout(shapes, is_ours, forced, source)
     if layout is None:
-        raise UserError(f"{source}: has the blocks of {spec.name}, but names of no known layout; {list_some(shapes)}")
+        raise UserError(f"{source}: has the convolutions of {name}, but names of no known layout; {list_some(shapes)}")
     said = read_preprocessing(metadata, source)
     renamed = {layout.to_ours(name): tensor for name, tensor in tensors.items()}
-    return layout.name, spec.name, renamed, said or layout.preprocessing
+    return layout.name, name, renamed, said or layout.preprocessing

@@ -15,6 +15,9 @@ PLAN = "center224"
 _NUM_IMAGES = 50_000
 
 
+PORTED = frozenset({"senet154"})
+"""Networks that there are public ports of, whose files share their names with this project's."""
+
 _NOT_RESTRICTED, _RESTRICTED = "top1_error_percent", "restricted_top1_error_percent"
 
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from pipeline.ground.errors import UserError
-from pipeline.models.senet import allocate
+from pipeline.models.initialisation import allocate
 from pipeline.store.file import replacing
 
 _DTYPES = {

@@ -13,9 +13,9 @@ from torch import nn
 from pipeline.data.preprocessing import read_preprocessing
 from pipeline.interop.importing import import_weights, read_foreign
 from pipeline.models import create_model
-from pipeline.models.senet import SENet
+from pipeline.models.network import Network
 from pipeline.models.weights import load_tensors, load_weights, read_metadata
-from pipeline.networks.spec import MaxPool
+from pipeline.networks.registry import MaxPool
 from tests.interop.random_weights import randomise, relative_error
 
 pytestmark = pytest.mark.slow
@@ -41,7 +41,7 @@ def foreign(make) -> nn.Module:
     return network.eval()
 
 
-def unfilled(max_pool: MaxPool) -> SENet:
+def unfilled(max_pool: MaxPool) -> Network:
     with torch.device("meta"):
         return create_model("senet154", 1000, max_pool=max_pool)
 

@@ -8,13 +8,13 @@ from torch import nn
 
 from pipeline.models import create_model
 from pipeline.models.batch_norm import FrozenBatchNorm2d, Scope, fold_batch_norms, freeze_batch_norms
-from pipeline.models.senet import SENet
-from pipeline.networks.spec import MaxPool
+from pipeline.models.network import Network
+from pipeline.networks.registry import MaxPool
 
 pytestmark = pytest.mark.slow
 
 
-def make_network(name: str = "senet_nano", *, seed: int = 1, size_px: int = 64, max_pool: MaxPool = "ceil") -> SENet:
+def make_network(name: str = "senet_nano", *, seed: int = 1, size_px: int = 64, max_pool: MaxPool = "ceil") -> Network:
     """As if trained: gammas and betas that all differ, and the statistics of the maps that there are."""
     network = create_model(name, 10, bn_momentum=1.0, max_pool=max_pool, seed=seed)
     generator = torch.Generator().manual_seed(seed)

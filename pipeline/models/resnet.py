@@ -1,0 +1,112 @@
+"""Residual networks of bottleneck blocks: ResNet, ResNeXt, and SENet-154 with the changes of the paper's appendix.
+
+Layer for layer the authors' prototxts, except that the last pooling covers any map instead of 7x7 only. State dicts use
+the names of Cadene's port and timm's legacy networks, so those weights load unchanged.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import nn
+
+from pipeline.models.network import Block, Network, Options, head
+from pipeline.models.se import SEModule
+
+
+def build(
+    options: Options,
+    *,
+    stem: tuple[int, ...],
+    widths: tuple[int, ...],
+    blocks: tuple[int, ...],
+    divisors: tuple[int, int],
+    groups: int,
+    projection_kernel: int = 1,
+) -> Network:
+    """Build a network; every stage but the first halves the map in its first block.
+
+    `stem`: the width of one 7x7 convolution, or of several 3x3 ones, of which the first has stride 2. `widths`: output
+    channels of each stage; those of a block's first 1x1 convolution and of its 3x3 convolution, which has `groups`, are
+    the same divided by `divisors`. `projection_kernel`: of a shortcut with stride 2; others are 1x1.
+    """
+    is_ceil = options.max_pool == "ceil"
+    parts: dict[str, nn.Module] = {
+        "layer0": _stem(stem, options.bn_momentum),
+        "pool0": nn.MaxPool2d(kernel_size=3, stride=2, padding=0 if is_ceil else 1, ceil_mode=is_ceil),
+    }
+    channels = stem[-1]
+    for stage, (width, count) in enumerate(zip(widths, blocks, strict=True), start=1):
+        stage_blocks = parts[f"layer{stage}"] = nn.Sequential()
+        for index in range(count):
+            stride = 2 if stage > 1 and index == 0 else 1
+            kernel = projection_kernel if stride == 2 else 1
+            inner = (width // divisors[0], width // divisors[1])
+            stage_blocks.append(Bottleneck(channels, inner, width, stride, groups, kernel, options))
+            channels = width
+    return Network(parts | head(channels, options))
+
+
+class Bottleneck(Block):
+    """1x1, grouped 3x3, 1x1, gate, sum with the shortcut, ReLU.
+
+    (N, in_channels, H, W) to (N, width, H / stride, W / stride), rounded up.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        inner: tuple[int, int],
+        width: int,
+        stride: int,
+        groups: int,
+        projection_kernel: int,
+        options: Options,
+    ) -> None:
+        """`inner`: output channels of the first 1x1 and of the 3x3."""
+        super().__init__()
+        momentum = options.bn_momentum
+        self.conv1 = nn.Conv2d(in_channels, inner[0], kernel_size=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner[0], momentum=momentum)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(*inner, kernel_size=3, stride=stride, padding=1, groups=groups, bias=False)
+        self.bn2 = nn.BatchNorm2d(inner[1], momentum=momentum)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.conv3 = nn.Conv2d(inner[1], width, kernel_size=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width, momentum=momentum)
+        self.relu = nn.ReLU(inplace=True)
+        self.se_module = SEModule(width)
+        self.downsample: nn.Module | None = None
+        if in_channels != width:
+            # With stride 2 a 1x1 drops three of four positions, hence the appendix's change (c), a 3x3.
+            padding = projection_kernel // 2
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, width, projection_kernel, stride, padding, bias=False),
+                nn.BatchNorm2d(width, momentum=momentum),
+            )
+
+    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        """Return the block's output."""
+        y_NCHW = self.relu1(self.bn1(self.conv1(x_NCHW)))
+        y_NCHW = self.relu2(self.bn2(self.conv2(y_NCHW)))
+        y_NCHW = self.bn3(self.conv3(y_NCHW))
+        # In place if backward does not need the old values. Not torch.addcmul: its one rounding instead of two moves
+        # ReLUs over their kink, and the gradients of a float32 network of this depth then differ in the third digit.
+        y_NCHW = y_NCHW * self.se_module(y_NCHW)
+        y_NCHW += x_NCHW if self.downsample is None else self.downsample(x_NCHW)
+        output_NCHW: torch.Tensor = self.relu(y_NCHW)
+        return output_NCHW
+
+
+def _stem(widths: tuple[int, ...], bn_momentum: float) -> nn.Sequential:
+    """Return one 7x7 convolution, or several 3x3 in its place: change (b) of the appendix."""
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    channels, kernel = 3, 7 if len(widths) == 1 else 3
+    for index, width in enumerate(widths, start=1):
+        stride = 2 if index == 1 else 1
+        modules[f"conv{index}"] = nn.Conv2d(channels, width, kernel, stride=stride, padding=kernel // 2, bias=False)
+        modules[f"bn{index}"] = nn.BatchNorm2d(width, momentum=bn_momentum)
+        modules[f"relu{index}"] = nn.ReLU(inplace=True)
+        channels = width
+    return nn.Sequential(modules)
