@@ -35,7 +35,7 @@ def run(context: StageContext) -> StageResult:
     initialise(model, config.seed)
     begun_with = _lay_weights_over(context, model)
     metadata = {
-        "model": config.model.name,
+        **config.model.metadata(),
         "num_classes": str(num_classes),
         "stage": "build",
         "seed": str(config.seed),

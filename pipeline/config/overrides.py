@@ -14,6 +14,8 @@ from pipeline.config.schema import Config
 from pipeline.config.section import Section
 from pipeline.ground.errors import UserError
 
+_AS_GIVEN = object()
+
 
 def apply_override(root: Entry, override: str, problems: list[Problem]) -> Entry:
     """Return the tree with one override on top; appends to `problems` if it is not `key=value`."""
@@ -45,9 +47,10 @@ def describe_overrides(config: Config, overrides: Sequence[str]) -> list[str]:
         key = resolve_short_key(name)
         value: Any = config
         for part in key.split("."):
-            value = getattr(value, part)
+            # A block that the network's name says is no section any more.
+            value = getattr(value, part) if isinstance(value, Section) else _AS_GIVEN
         is_plain = not isinstance(value, Section) or isinstance(value, CropPlan)
-        lines[key] = f"{key} = {_shown(value) if is_plain else text}"
+        lines[key] = f"{key} = {_shown(value) if is_plain and value is not _AS_GIVEN else text}"
     return list(lines.values())
 
 

@@ -13,7 +13,7 @@ from pipeline.models.network import Network
 from pipeline.models.tracing import trace_layers
 from pipeline.networks.authors_table import TABLE_IMAGE_SIZE_PX, differences_from_authors
 from pipeline.networks.layers import Cost, Layers
-from pipeline.networks.registry import NETWORKS
+from pipeline.networks.registry import NETWORKS, MaxPool
 
 _SHOWN_DIFFERENCES = 10
 
@@ -27,10 +27,18 @@ class Check:
     passed: bool
 
 
-def meta_model(config: ModelConfig, num_classes: int) -> Network:
+def meta_model(config: ModelConfig, num_classes: int, max_pool: MaxPool = "ceil") -> Network:
     """Return the network on the meta device, without memory for its weights."""
     with torch.device("meta"):
-        return create_model(config.name, num_classes, dropout=config.dropout, bn_momentum=config.bn_momentum)
+        return create_model(
+            config.name,
+            num_classes,
+            se=config.se,
+            dropout=config.dropout,
+            bn_momentum=config.bn_momentum,
+            max_pool=max_pool,
+            stride_in_3x3=config.stride_in_3x3,
+        )
 
 
 def checked_size_px(config: ModelConfig) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from pipeline.config.network import SEConfig
 from pipeline.models.se import SEModule
 from pipeline.networks.registry import MaxPool
 
@@ -20,11 +21,18 @@ class Options:
     """Arguments of a family's `build` beside the numbers of the network's row."""
 
     num_classes: int
+    se: SEConfig | None
     dropout: float
     """Share of the features dropped at random in training, before the classifier."""
     bn_momentum: float
     """Weight of the newest batch in the running statistics."""
     max_pool: MaxPool
+
+    def se_module(self, stage: int, channels: int) -> SEModule | None:
+        """Return the gates of a block of a stage, for maps of so many channels; None if the stage has none."""
+        if self.se is None or (self.se.stages is not None and stage not in self.se.stages):
+            return None
+        return SEModule(channels, self.se)
 
 
 class Block(nn.Module):

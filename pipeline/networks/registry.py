@@ -22,56 +22,76 @@ class Network:
     name: str
     family: str
     """Module of `pipeline.models` that builds it."""
-    numbers: Mapping[str, Any]
+    numbers: dict[str, Any]
     """Keyword arguments of the family's `build`."""
     source: str
     has_se: bool = False
     """Whether the name stands for the network with the paper's default block."""
+    stages: tuple[int, ...] = (2, 3, 4, 5)
+    """Stages that may have blocks, in the paper's numbers."""
+    integrations: tuple[str, ...] = ("standard",)
+    """Places that a block may take."""
+    max_pools: tuple[MaxPool, ...] = ("ceil",)
     image_size_px: int = 224
     """Side of the images that the network was made for."""
     dropout: float = 0.0
     """Share of the features that is dropped at random in training, before the classifier."""
 
 
-def _resnet(
-    name: str,
-    blocks: tuple[int, ...],
-    source: str,
-    *,
-    divisors: tuple[int, int],
-    groups: int = 1,
-    **changes: Any,
-) -> Network:
-    numbers = {
-        "stem": (64,),
-        "widths": (256, 512, 1024, 2048),
-        "blocks": blocks,
-        "divisors": divisors,
-        "groups": groups,
-    }
-    fields = {key: changes.pop(key) for key in ("has_se", "image_size_px", "dropout") if key in changes}
-    return Network(name, "resnet", numbers | changes, source, **fields)
+_BOTTLENECK = ("standard", "pre", "post", "identity", "3x3")
+_DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+
+def _resnet(name: str, blocks: tuple[int, ...], source: str, *, has_se: bool = False, **changes: Any) -> Network:
+    fields = {key: changes.pop(key) for key in ("image_size_px", "dropout") if key in changes}
+    numbers = {"stem": (64,), "widths": (256, 512, 1024, 2048), "blocks": blocks, "groups": 1, "stride_in": "3x3"}
+    stages = tuple(range(2, 2 + len(blocks)))
+    pools: tuple[MaxPool, ...] = ("ceil", "padded")
+    return Network(name, "resnet", numbers | changes, source, has_se, stages, _BOTTLENECK, pools, **fields)
+
+
+def _appendix() -> Iterator[Network]:
+    """Yield the networks that have the four changes of the paper's appendix."""
+    changes: dict[str, Any] = {"stem": (64, 64, 128), "divisors": (2, 1), "projection_kernel": 3, "dropout": 0.2}
+    yield _resnet(
+        "senet154",
+        _DEPTHS[152],
+        "the paper's appendix; SENet-154.prototxt: 3 stem convolutions + 50 blocks x 3 + 1 classifier = 154",
+        has_se=True,
+        groups=64,
+        **changes,
+    )
+    # With 16 groups the three stages have 2, 4 and 8 input channels a group, as the first three of SENet-154 have.
+    small: dict[str, Any] = {"stem": (16, 16, 32), "widths": (64, 128, 256), "image_size_px": 32, "groups": 16}
+    yield _resnet("senet_nano", (1, 2, 1), "SENet-154's blocks, small", has_se=True, **changes | small)
+
+
+def _plain() -> Iterator[Network]:
+    """Yield the networks that the paper puts its block into."""
+    for depth in (50, 101, 152):
+        source = f"KaimingHe/deep-residual-networks, ResNet-{depth}; the authors' SE-ResNet-{depth}.prototxt"
+        yield _resnet(f"resnet{depth}", _DEPTHS[depth], source, divisors=(4, 4), stride_in="1x1")
+    for depth in (50, 101):
+        source = f"facebookresearch/ResNeXt; the authors' SE-ResNeXt-{depth}.prototxt"
+        yield _resnet(f"resnext{depth}_32x4d", _DEPTHS[depth], source, divisors=(2, 2), groups=32)
+    source = "the paper's appendix: what SENet-154 was made from by its changes (a) to (d)"
+    yield _resnet("resnext152_64x4d", _DEPTHS[152], source, divisors=(1, 1), groups=64)
+    small: dict[str, Any] = {"stem": (16,), "widths": (64, 128, 256), "image_size_px": 32}
+    yield _resnet("resnet_nano", (1, 2, 1), "ResNet's blocks, small", divisors=(4, 4), stride_in="1x1", **small)
 
 
 def _rows() -> Iterator[Network]:
-    appendix = {"stem": (64, 64, 128), "projection_kernel": 3, "has_se": True, "dropout": 0.2}
-    yield _resnet(
-        "senet154",
-        (3, 8, 36, 3),
-        "the paper's appendix; SENet-154.prototxt: 3 stem convolutions + 50 blocks x 3 + 1 classifier = 154",
-        divisors=(2, 1),
-        groups=64,
-        **appendix,
-    )
-    # With 16 groups the three stages have 2, 4 and 8 input channels a group, as the first three of SENet-154 have.
-    yield _resnet(
-        "senet_nano",
-        (1, 2, 1),
-        "SENet-154's blocks for images of 32 px on a CPU",
-        divisors=(2, 1),
-        groups=16,
-        **appendix | {"stem": (16, 16, 32), "widths": (64, 128, 256), "image_size_px": 32},
-    )
+    yield from _appendix()
+    for network in _plain():
+        yield network
+        yield dataclasses.replace(network, name=f"se_{network.name}", has_se=True)
 
 
 NETWORKS: Mapping[str, Network] = {network.name: network for network in _rows()}
+"""The networks whose name ends in nano are for small images on a CPU."""
+
+
+def other_name(name: str) -> str | None:
+    """Return the name of the same network with the block, or without it; None if it has none."""
+    other = name.removeprefix("se_") if name.startswith("se_") else f"se_{name}"
+    return other if other in NETWORKS else None

@@ -46,11 +46,12 @@ def _training(record: RunRecord) -> dict[str, Did]:
 def _network(record: RunRecord) -> dict[str, Did]:
     model = record.config.model
     images, classes, dataset = len(record.indexes["train"]), len(record.val.classes), record.val.dataset
+    block = "no block" if model.block is None else f"{model.block.reduction}"
     counted = f"{record.network['parameters'] / 1e6:.1f} M parameters" if record.network else f"{classes:,} classes"
     return {
         "network": (f"{model.name}, {counted}", model.name == "senet154"),
-        "reduction": ("16", True),
-        "dropout": (f"{model.dropout:g}", model.dropout == 0.2),
+        "reduction": (block, model.se == "default"),
+        "dropout": (f"{model.dropped_share:g}", model.dropped_share == 0.2),
         "initialisation": ("He et al., normal, fan-in", True),
         "data": (f"{dataset}: {images:,}, {classes:,} classes", dataset == "imagenet"),
     }

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from pipeline.config.network import SEConfig
 from pipeline.engines.compilation import compile_blocks
 from pipeline.models import create_model
 from pipeline.models.batch_norm import freeze_batch_norms
@@ -73,9 +74,16 @@ def test_a_network_without_a_known_block_is_not_left_uncompiled_in_silence() -> 
 def test_each_kind_of_block_is_compiled_once_and_none_is_left_out() -> None:
     """10 kinds, more than PyTorch compiles unless it is told to; beyond that it would run them as they are."""
     widths = (16, 24, 32, 40, 48)
-    options = Options(num_classes=2, dropout=0.0, bn_momentum=0.1, max_pool="ceil")
+    options = Options(num_classes=2, se=SEConfig(reduction=4), dropout=0.0, bn_momentum=0.1, max_pool="ceil")
     model = build(
-        options, stem=(8, 8, 8), widths=widths, blocks=(3, 2, 2, 2, 2), divisors=(2, 1), groups=4, projection_kernel=3
+        options,
+        stem=(8, 8, 8),
+        widths=widths,
+        blocks=(3, 2, 2, 2, 2),
+        divisors=(2, 1),
+        groups=4,
+        stride_in="3x3",
+        projection_kernel=3,
     ).eval()
     backend = CompileCounterWithBackend("eager")
     network = compile_blocks(model, backend=backend)  # type: ignore[arg-type]

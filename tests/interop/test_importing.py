@@ -30,7 +30,7 @@ def test_weights_of_this_project_come_back_bit_for_bit(small, tmp_path):
     source = saved(tmp_path / "w.pth", {"state_dict": small})
     imported = import_weights(source, tmp_path / "w.safetensors", None)
     # The public ports have no such network, so the names are ours.
-    assert (imported.layout, imported.model, imported.preprocessing) == ("ours", "senet_nano", None)
+    assert (imported.layout, imported.network.name, imported.preprocessing) == ("ours", "senet_nano", None)
     assert imported.metadata() == {
         "model": "senet_nano",
         "num_classes": "10",

@@ -60,7 +60,7 @@ def test_cadene_s_file_of_the_time_gives_cadene_s_scores(tmp_path: Path):
     assert len(old) == 987
     torch.save(old, tmp_path / "senet154.pth", _use_new_zipfile_serialization=False)
     imported = import_weights(tmp_path / "senet154.pth", tmp_path / "w.safetensors", layout=None)
-    assert (imported.layout, imported.model, imported.num_classes) == ("cadene", "senet154", 1000)
+    assert (imported.layout, imported.network.name, imported.network.num_classes) == ("cadene", "senet154", 1000)
     preprocessing = read_preprocessing(read_metadata(tmp_path / "w.safetensors"), "w")
     assert preprocessing is not None
     ours = unfilled(preprocessing.max_pool)
