@@ -70,7 +70,9 @@ class _LayerTracer(fx.Interpreter):
             self._name_of[n] = next((self._name_of[node] for node in n.all_input_nodes), IMAGES)
         else:
             assert self._now not in self._layers, f"{self._now} is computed twice"
-            sources = tuple(self._name_of[node] for node in n.all_input_nodes)
+            # torch.add scales its second argument, a row of that kind its first input.
+            nodes = reversed(n.all_input_nodes) if "alpha" in n.kwargs else n.all_input_nodes
+            sources = tuple(self._name_of[node] for node in nodes)
             self._layers[self._now] = Layer(name=self._now, inputs=sources, **fields)
         if fields is not None or n.op == "placeholder":
             self._name_of[n] = self._now if fields is not None else IMAGES
@@ -106,7 +108,7 @@ def _describe(
     module: nn.Module | None, node: fx.Node, inputs: Sequence[torch.Tensor], output: torch.Tensor
 ) -> dict[str, Any] | None:
     """Return what the row says beside names; None for what computes nothing."""
-    kind = _function_kind(node) if module is None else _module_kind(module, output)
+    kind = _function_kind(node) if module is None else _module_kind(module, inputs[0], output)
     if kind is None:
         return None
     out_size = _side(output.shape[2:]) if output.dim() == 4 else 1
@@ -143,7 +145,7 @@ _KINDS: Mapping[type[nn.Module], str] = {
 }
 
 
-def _module_kind(module: nn.Module, output: torch.Tensor) -> str | None:
+def _module_kind(module: nn.Module, x: torch.Tensor, output: torch.Tensor) -> str | None:
     match module:
         case nn.Flatten() | nn.Identity() | nn.Dropout(p=0.0):
             return None
@@ -155,7 +157,9 @@ def _module_kind(module: nn.Module, output: torch.Tensor) -> str | None:
             return f"ave_pool_{_rounding(module) if module.count_include_pad else 'exclude_pad'}"
         case nn.AdaptiveAvgPool2d():
             side = _side(output.shape[2:])
-            return "global_avg_pool" if side == 1 else f"ave_pool_to_{side}"
+            if side == 1:
+                return "global_avg_pool"
+            return None if x.shape == output.shape else f"ave_pool_to_{side}"
     return _KINDS[type(module)]
 
 

@@ -80,9 +80,66 @@ def _plain() -> Iterator[Network]:
     yield _resnet("resnet_nano", (1, 2, 1), "ResNet's blocks, small", divisors=(4, 4), stride_in="1x1", **small)
 
 
+def _inceptions() -> Iterator[Network]:
+    """Yield the Inception networks of Table 2."""
+    modules = (
+        ("3a", 64, (64, 64), (64, 96), "ave", 32),
+        ("3b", 64, (64, 96), (64, 96), "ave", 64),
+        ("3c", 0, (128, 160), (64, 96), "max", 0),
+        ("4a", 224, (64, 96), (96, 128), "ave", 128),
+        ("4b", 192, (96, 128), (96, 128), "ave", 128),
+        ("4c", 160, (128, 160), (128, 160), "ave", 128),
+        ("4d", 96, (128, 192), (160, 192), "ave", 128),
+        ("4e", 0, (128, 192), (192, 256), "max", 0),
+        ("5a", 352, (192, 320), (160, 224), "ave", 128),
+        ("5b", 352, (192, 320), (192, 224), "max", 128),
+    )
+    numbers: dict[str, Any] = {"stem": (64, 64, 192), "modules": modules}
+    source = "the authors' SE-BN-Inception.prototxt"
+    yield Network("bn_inception", "bn_inception", numbers, source, stages=(3, 4, 5))
+    small = (
+        ("3a", 8, (8, 8), (8, 12), "ave", 4),
+        ("3c", 0, (8, 16), (8, 12), "max", 0),
+        ("5b", 32, (24, 40), (24, 28), "max", 16),
+    )
+    numbers = {"stem": (8, 8, 24), "modules": small}
+    source = "BN-Inception's modules, small"
+    yield Network("bn_inception_nano", "bn_inception", numbers, source, stages=(3, 5), image_size_px=32)
+    for name, numbers, source, size in (
+        ("inception_resnet_v2", {"blocks": (10, 20, 10)}, "tensorflow/models, slim/nets/inception_resnet_v2.py", 299),
+        ("inception_resnet_nano", {"blocks": (1, 1, 1), "divisor": 8}, "Inception-ResNet-v2's blocks, small", 96),
+    ):
+        stages = (5, 6, 7)
+        yield Network(name, "inception_resnet", numbers, source, stages=stages, image_size_px=size, dropout=0.2)
+
+
+def _others() -> Iterator[Network]:
+    """Yield VGG-16 of Table 2 and the mobile networks of Table 3."""
+    widths = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
+    numbers: dict[str, Any] = {"stages": widths, "hidden": 4096, "side": 7}
+    source = '"Very Deep Convolutional Networks", configuration D; the paper\'s section 5.1'
+    yield Network("vgg16_bn", "vgg", numbers, source, stages=(1, 2, 3, 4, 5), dropout=0.5)
+    numbers = {"stages": ((16, 16), (32, 32), (64,)), "hidden": 64, "side": 4}
+    yield Network("vgg_nano", "vgg", numbers, "VGG's layers, small", stages=(1, 2, 3), image_size_px=32, dropout=0.5)
+    blocks = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))
+    source = '"MobileNets", Table 1'
+    yield Network("mobilenet_v1", "mobilenet", {"stem": 32, "blocks": blocks}, source, stages=(1, 2, 3, 4, 5))
+    numbers = {"stem": 16, "blocks": ((32, 1), (64, 2), (64, 1), (128, 2))}
+    yield Network(
+        "mobilenet_nano", "mobilenet", numbers, "MobileNet's blocks, small", stages=(1, 2, 3), image_size_px=32
+    )
+    numbers = {"stem": 24, "groups": 3, "stages": ((240, 4), (480, 8), (960, 4))}
+    source = '"ShuffleNet", Table 1; megvii-model/ShuffleNet-Series, ShuffleNetV1'
+    yield Network("shufflenet_v1_g3", "shufflenet", numbers, source, stages=(2, 3, 4))
+    numbers = {"stem": 24, "groups": 3, "stages": ((48, 2), (96, 2))}
+    yield Network(
+        "shufflenet_nano", "shufflenet", numbers, "ShuffleNet's units, small", stages=(2, 3), image_size_px=32
+    )
+
+
 def _rows() -> Iterator[Network]:
     yield from _appendix()
-    for network in _plain():
+    for network in (*_plain(), *_inceptions(), *_others()):
         yield network
         yield dataclasses.replace(network, name=f"se_{network.name}", has_se=True)
 

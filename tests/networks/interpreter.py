@@ -15,7 +15,7 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 @torch.no_grad()
-def execute(layers: Sequence[Layer], tensors: Tensors, images: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
+def execute(layers: Sequence[Layer], tensors: Tensors, images: torch.Tensor, eps: float) -> torch.Tensor:
     """The scores of the last layer, as in evaluation."""
     values = {IMAGES: images}
     for layer in layers:
