@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         dest="command",
         required=True,
-        metavar="{plan,run,submit,status,logs,cancel,predict,fuse,score,weights,tune,keys}",
+        metavar="{plan,run,submit,status,logs,cancel,predict,fuse,score,weights,tune,keys,networks}",
     )
     plan = _add_command(commands, "plan", "say what a run would do, on what, and how long it would take")
     _add_recipe(plan)
@@ -134,6 +134,10 @@ def _parser() -> argparse.ArgumentParser:
     keys = _add_command(commands, "keys", "list the keys of a recipe: value, default, meaning, whether results change")
     keys.add_argument("word", nargs="?", metavar="WORD", help="only those that have it in their name or meaning")
     keys.add_argument("--markdown", action="store_true", help="all of them as the page docs/keys.md")
+    networks = _add_command(
+        commands, "networks", "list the networks: parameters, multiply-adds, the paper's figures, a recipe"
+    )
+    networks.add_argument("--markdown", action="store_true", help="as the page docs/networks.md")
     return parser
 
 
