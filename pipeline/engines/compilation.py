@@ -12,7 +12,7 @@ from pipeline.models.network import Network
 
 _KINDS = 64
 """Limit of kinds of blocks, well above that of any network; PyTorch's own limit is 8, and it silently leaves further
-ones uncompiled. SENet-154 has 8 kinds: the first and the further blocks of its four stages."""
+ones uncompiled. A network of four stages has 8 kinds: the first and the further blocks of each."""
 
 
 def compile_blocks(network: nn.Module, backend: str = "inductor") -> nn.Module:
