@@ -66,6 +66,10 @@ def _do(arguments: argparse.Namespace) -> int:
             from launch.keys import print_keys
 
             return print_keys(arguments.word, as_page=arguments.markdown)
+        case "networks":
+            from launch.networks import print_networks
+
+            return print_networks(as_page=arguments.markdown)
         case "tune":
             from launch.tune import print_tuning
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline.config.schema import Config
 from pipeline.data.index import read_index
 from pipeline.data.order import StreamOrder
-from pipeline.networks.spec import SPECS, activation_bytes, count_buffers, count_parameters
+from pipeline.networks.layers import Cost, layer_table
 from pipeline.running.attempts import read_attempts
 from pipeline.running.stage import PlacedStage, parts_of
 from pipeline.store.seal import is_sealed, read_seal
@@ -168,17 +168,20 @@ def evaluation_rate(placed: Mapping[str, PlacedStage]) -> Rate | None:
 
 def process_memory(config: Config, micro_batch: int) -> Memory:
     """Return a lower bound of training's memory, by the network's layer table."""
-    spec = SPECS[config.model.name]
-    bytes_per_value = 4 if config.execution.precision == "float32" else 2
-    per_image = activation_bytes(spec, config.train.image_size_px, bytes_per_value)
-    return Memory(12 * count_parameters(spec, config.model.reckoned_classes), micro_batch * per_image)
+    cost = _cost(config)
+    is_wide = config.execution.precision == "float32"
+    per_image = cost.activation_bytes_float32 if is_wide else cost.activation_bytes_16bit
+    return Memory(12 * cost.parameters, micro_batch * per_image)
 
 
 def checkpoint_bytes(config: Config) -> int:
     """Return the size of one checkpoint: weights, momentum and running statistics in float32."""
-    spec = SPECS[config.model.name]
-    classes = config.model.reckoned_classes
-    return 4 * (2 * count_parameters(spec, classes) + count_buffers(spec, classes))
+    cost = _cost(config)
+    return 4 * (2 * cost.parameters + cost.buffers)
+
+
+def _cost(config: Config) -> Cost:
+    return Cost.of(layer_table(config.model.name, config.model.reckoned_classes, config.train.image_size_px))
 
 
 def kept_checkpoints(config: Config) -> int:

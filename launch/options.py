@@ -135,6 +135,10 @@ def _add_keys(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", action="store_true", help="all of them as the page docs/keys.md")
 
 
+def _add_networks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--markdown", action="store_true", help="as the page docs/networks.md")
+
+
 def _add_directory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the run directory")
 
@@ -168,4 +172,5 @@ _COMMANDS = {
     "weights": (add_actions, "use weights that others trained, and ours elsewhere; needs torch"),
     "tune": (add_tune, "measure, for two minutes at most, which way to train is fastest on this machine"),
     "keys": (_add_keys, "list the keys of a recipe: value, default, meaning, whether results change"),
+    "networks": (_add_networks, "list the networks: parameters, multiply-adds, the paper's figures, a recipe"),
 }

@@ -12,7 +12,7 @@ from pipeline.config.schema import Config
 from pipeline.data.recognition import find_place
 from pipeline.ground.counting import counted
 from pipeline.ground.errors import UserError
-from pipeline.networks.spec import SPECS, layer_table
+from pipeline.networks.layers import Cost, layer_table
 
 _WNID = re.compile(r"n\d{8}")
 _IMAGES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -53,9 +53,9 @@ def check_own_images(config: Config, stages: Stages) -> None:
             f"model.num_classes: {folder} has {counted(len(names), 'class folder')}, {_some(names)} (given {given:,}); "
             f"to have them counted, add {remedies}"
         )
-    expect, spec = config.model.expect, SPECS[config.model.name]
-    if expect is not None and config.data.dataset == "folder":
-        parameters = sum(layer.parameters for layer in layer_table(spec, len(names), spec.image_size_px))
+    expect = config.model.expect
+    if expect is not None and config.data.dataset == "folder" and config.model.se == "default":
+        parameters = Cost.of(layer_table(config.model.name, len(names))).parameters
         if parameters != expect.parameters:
             raise UserError(
                 f"model.expect: {config.model.name} with {counted(len(names), 'class')} has {parameters:,} parameters "

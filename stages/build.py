@@ -13,9 +13,8 @@ from pipeline.ground.counting import counted
 from pipeline.ground.errors import UserError
 from pipeline.models.claims import check_network, checked_size_px, format_checks, meta_model
 from pipeline.models.head import lay_over
-from pipeline.models.senet import allocate, initialise
+from pipeline.models.initialisation import allocate, initialise
 from pipeline.models.weights import read_weights, require_finite, save_weights
-from pipeline.networks.spec import SPECS
 from pipeline.networks.summary import format_summary, summarise
 from pipeline.running.context import StageContext, StageResult
 from pipeline.running.named_files import digest_of
@@ -29,19 +28,16 @@ def run(context: StageContext) -> StageResult:
     config = context.config
     num_classes, images = _count_classes(context)
     model = meta_model(config.model, num_classes)
-    # Memory that nothing is written to yet.
-    allocate(model, torch.device("cpu"))
-    parameters, macs, checks = check_network(model, config.model)
-
-    summary = summarise(SPECS[config.model.name], num_classes, checked_size_px(config.model))
-    assert (summary["parameters"], summary["macs"]) == (parameters, macs), "the layer table is not the network's"
+    layers, checks = check_network(model, config.model)
+    summary = summarise(config.model.name, layers, checked_size_px(config.model), model.blocks())
     text = format_summary(summary) + "\n\n" + format_checks(checks)
     context.events.show("note", level="info", text=text)
 
+    allocate(model, torch.device("cpu"))
     initialise(model, config.seed)
     begun_with = _lay_weights_over(context, model)
     metadata = {
-        "model": config.model.name,
+        **config.model.metadata(),
         "num_classes": str(num_classes),
         "stage": "build",
         "seed": str(config.seed),
@@ -54,7 +50,7 @@ def run(context: StageContext) -> StageResult:
     )
     return StageResult(
         outputs=["summary.json", "summary.txt", "weights.safetensors"],
-        metrics={"parameters": parameters, "gmacs": macs / 1e9},
+        metrics={"parameters": summary["parameters"], "gmacs": summary["macs"] / 1e9},
         images=images,
     )
 

@@ -175,7 +175,7 @@ def _load_model(context: StageContext, evaluated: Evaluated) -> nn.Module:
     config, device, is_main = context.config, context.collective.device, context.ranks.is_main
     num_classes, preprocessing = len(evaluated.index.classes), evaluated.preprocessing
     return load_network(
-        config.model.name,
+        config.model,
         num_classes,
         evaluated.weights,
         preprocessing,

@@ -10,7 +10,7 @@ from pipeline.config.schema import Config
 from pipeline.data.index import check_num_classes
 from pipeline.data.order import StreamOrder
 from pipeline.ground.errors import UserError
-from pipeline.models.bn_freeze import freeze_batch_norms
+from pipeline.models.batch_norm import freeze_batch_norms
 from pipeline.models.claims import meta_model
 from pipeline.models.head import freeze_all_but_head
 from pipeline.running.context import StageContext, StageResult

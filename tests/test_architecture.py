@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.reader import load_config
+from pipeline.networks.registry import NETWORKS
 from pipeline.running.stage import part_names
 from stages import STAGES
 from tests.conftest import REPOSITORY
@@ -149,6 +150,29 @@ def test_a_stage_reads_only_stages_declared_before_it(recipe):
     for stage in STAGES:
         assert set(stage.inputs(config)) <= before
         before |= set(part_names(stage))
+
+
+NAMES_NETWORKS = ("pipeline.models", "pipeline.networks", "pipeline.paper", "pipeline.interop", "pipeline.bench")
+"""Networks are named here alone: modules, rows, the paper's figures, files that others published, contestants."""
+OF_THE_PROJECT = (
+    r"(configs|runs)/senet154_|senet154\[|SENet-154 pipeline|`senet154`|senet154\S*\.(pth|safetensors)"
+    r"|version\(\"senet154\"|print\(f\"senet154 |project: str = \"senet154\""
+)
+"""The project has the name of a network: its command, its package, its recipes, and examples of files."""
+FAMILIES = r"SE-?Net-?\d+|ResNets?|ResNeXts?|Inception|VGG|MobileNet|ShuffleNet"
+
+
+def test_no_line_of_the_product_names_a_network_but_where_networks_are_described():
+    names = re.compile(rf"(?<![a-z])({'|'.join(sorted(NETWORKS, key=len, reverse=True))})(?![a-z0-9])|{FAMILIES}")
+    templates = (REPOSITORY / "pipeline" / "reporting").glob("*.html")
+    found = [
+        f"{path.relative_to(REPOSITORY)}:{number}: {line.strip()}"
+        for path in (*SOURCES, *templates)
+        if not module_of(path).startswith(NAMES_NETWORKS)
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if names.search(re.sub(OF_THE_PROJECT, "", line))
+    ]
+    assert not found, "\n".join(found)
 
 
 def names_of(node: ast.ImportFrom) -> set[str]:

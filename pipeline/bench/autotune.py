@@ -23,7 +23,7 @@ from pipeline.bench.survey.clock import figures_or_error, time_work
 from pipeline.bench.training_step import Task, forget_compiled
 from pipeline.config.schema import Config
 from pipeline.ground.stop import stop_with_parent
-from pipeline.networks.spec import SPECS, count_macs
+from pipeline.networks.layers import Cost, layer_table
 from pipeline.training.batching import split_batch
 
 _CPU_MACS = 25e9
@@ -48,7 +48,7 @@ def probed_task(config: Config) -> Task:
     batch = split_batch(config.train.global_batch, config.resources.processes, config.train.max_micro_batch).micro_batch
     size = config.train.image_size_px
     if not on_gpu:
-        macs = count_macs(SPECS[config.model.name], config.model.reckoned_classes, size)
+        macs = Cost.of(layer_table(config.model.name, config.model.reckoned_classes, size)).macs
         batch = max(1, min(batch, int(_CPU_MACS / macs)))
     device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
     return Task(config.model.name, config.model.reckoned_classes, size, batch, device)

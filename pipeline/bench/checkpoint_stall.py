@@ -20,7 +20,7 @@ from pipeline.ground.distributed import Collective
 from pipeline.ground.errors import UserError
 from pipeline.ground.ranks import Ranks
 from pipeline.models import create_model
-from pipeline.models.bn_freeze import frozen_digest
+from pipeline.models.batch_norm import frozen_digest
 from pipeline.store.file import replacing
 from pipeline.training.background_writer import BackgroundWriter
 from pipeline.training.checkpoint import CheckpointStore

@@ -31,7 +31,7 @@ from pipeline.evaluation.inference import PlanScorer, evaluating
 from pipeline.ground.counting import counted
 from pipeline.ground.errors import UserError
 from pipeline.models import create_model
-from pipeline.models.folding import fold_batch_norms
+from pipeline.models.batch_norm import fold_batch_norms
 
 _CLASSES = 1000
 

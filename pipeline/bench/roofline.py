@@ -10,11 +10,11 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
-from pipeline.networks.spec import Layer, SENetSpec, count_parameters, layer_table
+from pipeline.networks.layers import Layer, Layers
 
 _OPTIMIZER_BYTES = 24
 """Per parameter and step: write the float32 gradient, read it, the weight and the momentum, write the last two."""
@@ -28,34 +28,33 @@ class Peaks:
     bytes_per_second: float
 
 
-def training_floor_seconds(spec: SENetSpec, num_classes: int, image_size_px: int, batch: int, peaks: Peaks) -> float:
+def training_floor_seconds(layers: Layers, batch: int, peaks: Peaks) -> float:
     """Return the lower bound of one step on `batch` images with 16-bit maps: per layer the slower of arithmetic and
     memory."""
-    table = layer_table(spec, num_classes, image_size_px)
-    sizes = {layer.name: layer for layer in table}
+    table = {layer.name: layer for layer in layers}
     total = 0.0
-    for layer in table:
-        forward, backward = layer_traffic(layer, sizes)
+    for layer in layers:
+        forward, backward = layer_traffic(layer, table)
         for flops, moved in ((2 * layer.macs, forward), (4 * layer.macs, backward)):
             total += batch * max(flops / peaks.flops_per_second, moved / peaks.bytes_per_second)
-    return total + count_parameters(spec, num_classes) * _OPTIMIZER_BYTES / peaks.bytes_per_second
+    return total + sum(layer.parameters for layer in layers) * _OPTIMIZER_BYTES / peaks.bytes_per_second
 
 
-def layer_traffic(layer: Layer, table: dict[str, Layer]) -> tuple[int, int]:
+def layer_traffic(layer: Layer, table: Mapping[str, Layer]) -> tuple[int, int]:
     """Return the bytes that a layer must move per image, forward and backward, with 16-bit maps."""
-    if layer.kind == "scale_add_relu":
+    outer = 2 * layer.out_channels * layer.out_size**2
+    if layer.kind.startswith("add"):
         # Forward reads the block's two branches and writes their sum; backward reads the incoming gradient of the
         # shortcut and the last convolution's output.
-        one = 2 * (layer.out_channels or 0) * layer.out_size**2
-        return 3 * one, 2 * one
-    if layer.kind != "conv" or layer.bias:
+        return 3 * outer, 2 * outer
+    if layer.kind != "conv" or layer.out_size == 1:
         return 0, 0
-    outer = 2 * (layer.out_channels or 0) * layer.out_size**2
-    source = table.get(layer.inputs)
+    source = table.get(layer.inputs[0])
     in_size = layer.out_size * (layer.stride or 1) if source is None else source.out_size
-    inner = 2 * (layer.in_channels or 0) * in_size**2
+    inner = 2 * layer.in_channels * in_size**2
     # The first convolution of a block reads the output of the block before it.
-    is_fused = source is not None and source.kind == "scale_add_relu" and layer.kernel == 1
+    above = table.get(source.inputs[0]) if source is not None and source.kind == "relu" else None
+    is_fused = above is not None and above.kind.startswith("add") and layer.kernel == 1
     return outer + (0 if is_fused else inner), 2 * outer + 2 * inner
 
 

@@ -31,10 +31,9 @@ import sys, time
 import torch
 from torchvision import datasets
 from torchvision.transforms import v2
-from pipeline.models.senet import SENet
-from pipeline.networks.spec import SPECS
+from pipeline.models import create_model
 
-model = SENet(SPECS["senet_nano"], 10).to(memory_format=torch.channels_last)
+model = create_model("senet_nano", 10).to(memory_format=torch.channels_last)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
 transform = v2.Compose([v2.RandomResizedCrop(32), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
 images = datasets.ImageFolder(sys.argv[1], transform)

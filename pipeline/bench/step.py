@@ -29,7 +29,8 @@ from pipeline.ground.distributed import Collective
 from pipeline.ground.errors import UserError
 from pipeline.ground.ranks import Ranks
 from pipeline.models import create_model
-from pipeline.networks.spec import SPECS
+from pipeline.networks.layers import layer_table
+from pipeline.networks.registry import NETWORKS
 
 _EAGER_NCHW = Cell("float32", channels_last=False, compile=False)
 _CPU_CELLS = (Cell("float32", channels_last=True, compile=False), _EAGER_NCHW)
@@ -67,7 +68,7 @@ def compare_steps(
 
 
 def _task(model: str, batch: int, device: torch.device) -> Task:
-    return Task(model, 1000 if model == "senet154" else 10, SPECS[model].image_size_px, batch, device)
+    return Task(model, 1000 if model == "senet154" else 10, NETWORKS[model].image_size_px, batch, device)
 
 
 def _compare_on_cpu(task: Task, rounds: int, progress: Progress) -> Comparison:
@@ -106,7 +107,8 @@ def _compare_on_gpu(task: Task, peaks: Peaks, rounds: int, progress: Progress) -
         compile_model = compile_with_graphs if cell.cuda_graphs else compile_whole
         enter(name, "peer", cell, lambda cell=cell, how=compile_model: plain_step(task, build(), cell, how))  # type: ignore[misc]
     taken = measure(contestants, rounds, warm_up=2, progress=progress)
-    floor = training_floor_seconds(SPECS[task.model], task.num_classes, task.image_size_px, task.batch, peaks)
+    layers = layer_table(task.model, task.num_classes, task.image_size_px)
+    floor = training_floor_seconds(layers, task.batch, peaks)
     share = Quantity(
         "% of roofline", lambda done: 100 * floor * done.units / task.batch / done.wall_seconds, more_is_better=True
     )

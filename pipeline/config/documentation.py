@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pipeline.config.crop_plan import CropGroup, CropPlan
 from pipeline.config.identity import leaves
 from pipeline.config.keys import expectation, inner_section, section_at
+from pipeline.config.network import SEConfig
 from pipeline.config.schema import Config
 from pipeline.config.section import Kind, Section
 
@@ -55,7 +56,12 @@ class KeyEntry:
 @functools.cache
 def key_entries() -> tuple[KeyEntry, ...]:
     """Return every key of a recipe that holds a value, in the schema's order; those of crop plans last."""
-    return (*_entries(Config), *_entries(CropPlan, f"{_PLAN}."), *_entries(CropGroup, f"{_GROUP}."))
+    return (
+        *_entries(Config),
+        *_entries(SEConfig, "model.se."),
+        *_entries(CropPlan, f"{_PLAN}."),
+        *_entries(CropGroup, f"{_GROUP}."),
+    )
 
 
 def find_entries(word: str) -> list[KeyEntry]:

@@ -1,20 +1,49 @@
-"""The network and the recipe's claims about it."""
+"""The network, its squeeze-and-excitation block, and the recipe's claims about it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from pipeline.config.section import CHECK, IS_PATH, OPERATION, Fraction, PositiveFloat, PositiveInt, Section
-from pipeline.networks.spec import SPECS
+from pipeline.config.section import CHECK, IS_PATH, OPERATION, PositiveFloat, PositiveInt, Section, as_tuple
+from pipeline.ground.errors import UserError
+from pipeline.networks.registry import NETWORKS, other_name
 
 if TYPE_CHECKING:
     NetworkName = str
 else:
-    NetworkName = Literal[tuple(SPECS)]
+    NetworkName = Literal[tuple(NETWORKS)]
+
+Integration = Literal["standard", "pre", "post", "identity", "3x3"]
 
 _IMAGENET_CLASSES = 1000
+
+
+class SEConfig(Section):
+    """The squeeze-and-excitation block of a network; the defaults are the paper's."""
+
+    is_value: ClassVar[bool] = True
+
+    reduction: PositiveInt = 16
+    """The paper's r: channels by those between the block's two layers, rounded down."""
+    squeeze: Literal["average", "max", "none"] = "average"
+    """Pooling over the whole map; none: the two layers see every position, and each has gates of its own (NoSqueeze,
+    Table 16)."""
+    excitation: Literal["sigmoid", "tanh", "relu"] = "sigmoid"
+    """Function that the gates end with (Table 12)."""
+    integration: Integration = "standard"
+    """Place in a residual block (Tables 14 and 15). standard: on the branch, before the sum. pre: on the branch's
+    input. post: after the sum and its ReLU. identity: on the shortcut. 3x3: behind the 3x3 convolution."""
+    stages: Annotated[tuple[PositiveInt, ...] | None, BeforeValidator(as_tuple)] = None
+    """Stages with blocks, in the paper's numbers: 2 is conv2_x (Table 13). null: all."""
+    bias: bool = True
+    """Whether the two layers have biases; those of the paper's ablations have none."""
+
+
+BlockChoice = SEConfig | Literal["default"] | None
 
 
 class ModelExpectation(Section):
@@ -27,28 +56,109 @@ class ModelExpectation(Section):
     image_size_px: Annotated[PositiveInt, Field(ge=3)] | None = None
     """Side of that image; null: the network's own image size."""
     layer_table: bool = False
-    """Whether every layer must agree with the authors' table of SENet-154."""
+    """Whether every layer must agree with the authors' table of the contest's network."""
 
 
 class ModelConfig(Section):
     """The network."""
 
     name: NetworkName
-    """senet154: the network of the paper's appendix, 115 million parameters. The others are small ones of its blocks,
-    for small images."""
+    """Network by name, with the paper's block or without: `launch networks` lists them."""
     num_classes: PositiveInt | None
     """Outputs of the classifier. null: as many as there are classes of training images, which `build` then counts."""
+    se: BlockChoice = "default"
+    """The squeeze-and-excitation block. default: as the name says, the paper's or none. null: none. Keys below it
+    describe another, and the network is called by the name of the one with a block."""
+    stride_in_3x3: bool = False
+    """Whether blocks with the stride in their first 1x1 convolution, as the authors have it, have it in the 3x3
+    convolution instead, as torchvision's."""
     weights: Annotated[str | None, OPERATION, IS_PATH] = None
     """Weights to begin with instead of random ones: a file, a run, the directory of a stage or of a checkpoint, or
     `RUN/best`. A classifier of another size is made anew; all else must fit."""
-    dropout: Fraction = 0.2
-    """Share of the last features that is dropped at random in training, before the classifier."""
+    dropout: Annotated[float | None, Field(ge=0, lt=1)] = None
+    """Share of the last features that is dropped at random in training, before the classifier. null: the network's
+    own."""
     bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Weight of the newest batch in the running statistics (PyTorch's convention)."""
     expect: Annotated[ModelExpectation | None, CHECK] = None
     """What the network must be; null: nothing is claimed."""
 
+    @model_validator(mode="after")
+    def _has_one_spelling(self) -> Self:
+        """Resolve the name, so that the same network has the same identity however it was written."""
+        name, se = spelled(self.name, self.se)
+        if problem := network_problem(name, se, stride_in_3x3=self.stride_in_3x3):
+            raise ValueError(problem)
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "se", se)
+        if self.dropout == NETWORKS[name].dropout:
+            object.__setattr__(self, "dropout", None)
+        return self
+
     @property
     def reckoned_classes(self) -> int:
         """Number of classes for estimates: ImageNet's 1000 until the images have been counted."""
         return self.num_classes or _IMAGENET_CLASSES
+
+    @property
+    def block(self) -> SEConfig | None:
+        """The squeeze-and-excitation block, or None."""
+        return block_of(self.name, self.se)
+
+    @property
+    def dropped_share(self) -> float:
+        """Share of the last features that is dropped."""
+        return NETWORKS[self.name].dropout if self.dropout is None else self.dropout
+
+    @classmethod
+    def described(cls, metadata: Mapping[str, str], num_classes: int, place: str) -> Self:
+        """Return the network that `metadata` describes in a weight file. Raises UserError if there is none."""
+        try:
+            return cls(
+                name=metadata["model"],
+                num_classes=num_classes,
+                se=json.loads(metadata.get("se", '"default"')),
+                stride_in_3x3="stride_in_3x3" in metadata,
+            )
+        except ValueError as error:
+            said = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            raise UserError(f"{place}: metadata describes no network of this version: {said}") from error
+
+    def metadata(self) -> dict[str, str]:
+        """Return the entries for the header of a weight file: what must be known to build the network."""
+        entries = {"model": self.name}
+        if self.se != "default":
+            block = self.se and self.se.model_dump(mode="json", exclude_defaults=True)
+            entries["se"] = json.dumps(block)
+        return entries | ({"stride_in_3x3": "true"} if self.stride_in_3x3 else {})
+
+
+def block_of(name: str, se: BlockChoice) -> SEConfig | None:
+    """Return the block of a network; without one that is described, the one that its name stands for."""
+    if se == "default":
+        return SEConfig() if NETWORKS[name].has_se else None
+    return se
+
+
+def spelled(name: str, se: BlockChoice) -> tuple[str, BlockChoice]:
+    """Return the one spelling of a network: its name with or without `se_`, and the block unless the name says it."""
+    block = block_of(name, se)
+    if (block is not None) != NETWORKS[name].has_se:
+        name = other_name(name) or name
+    return name, "default" if block == block_of(name, "default") else block
+
+
+def network_problem(name: str, se: BlockChoice, *, stride_in_3x3: bool) -> str | None:
+    """Say why there is no such network, as `key: what must hold`; or return None."""
+    network, block = NETWORKS[name], block_of(name, se)
+    if stride_in_3x3 and network.numbers.get("stride_in") != "1x1":
+        return f"stride_in_3x3: only a network with strides in 1x1 convolutions has the choice (given with {name})"
+    if block is None:
+        return None
+    if block.integration not in network.integrations:
+        return (
+            f"se.integration: must be one of {', '.join(network.integrations)} for {name} (given {block.integration})"
+        )
+    if unknown := [stage for stage in block.stages or () if stage not in network.stages]:
+        return f"se.stages: {name} has the stages {', '.join(map(str, network.stages))} (given {unknown[0]})"
+    return None

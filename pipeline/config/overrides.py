@@ -16,6 +16,8 @@ from pipeline.config.schema import Config
 from pipeline.config.section import Section
 from pipeline.ground.errors import UserError
 
+_AS_GIVEN = object()
+
 
 def apply_overrides(root: Entry, overrides: Sequence[str], problems: list[Problem]) -> Entry:
     """Return the tree with the overrides on top.
@@ -62,9 +64,12 @@ def describe_overrides(config: Config, overrides: Sequence[str]) -> list[str]:
         key = resolve_short_key(name)
         value: Any = config
         for part in key.split("."):
-            value = getattr(value, part, None)  # of a section that another override takes away
+            if isinstance(value, Section):
+                value = getattr(value, part)
+            elif value is not None:  # a block that the network's name says is no section any more
+                value = _AS_GIVEN
         is_plain = not isinstance(value, Section) or isinstance(value, CropPlan)
-        lines[key] = f"{key} = {_shown(value) if is_plain else text}"
+        lines[key] = f"{key} = {_shown(value) if is_plain and value is not _AS_GIVEN else text}"
     return list(lines.values())
 
 

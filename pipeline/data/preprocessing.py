@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Literal, cast, get_args
 
 from pipeline.ground.errors import UserError
-from pipeline.networks.spec import MaxPool
+from pipeline.networks.registry import MaxPool
 
 Resize = Literal["bilinear_antialias", "bilinear", "bicubic_antialias"]
 """Resizing kernels: two of PIL's, and that of OpenCV and Caffe, which reads 2x2 pixels only."""

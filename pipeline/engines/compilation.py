@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 
 import torch
 from torch import nn
 
-from pipeline.models.senet import SEBottleneck
+from pipeline.models.network import Network
 
 _KINDS = 64
 """Limit of kinds of blocks, well above that of any network; PyTorch's own limit is 8, and it silently leaves further
-ones uncompiled. SENet-154 has 8 kinds: the first and the further blocks of its four stages."""
+ones uncompiled. A network of four stages has 8 kinds: the first and the further blocks of each."""
 
 
 def compile_blocks(network: nn.Module, backend: str = "inductor") -> nn.Module:
-    """Return the network with each `SEBottleneck` compiled; it shares the tensors of `network`, which is not changed.
+    """Return the network with each of its blocks compiled; it shares the tensors of `network`, which is not changed.
 
-    Little is lost against compiling the whole: a block ends with a ReLU and the next begins with convolutions, which
-    the compiler does not fuse with preceding operations. The rest (stem, pooling, classifier) is not compiled.
+    Little is lost against compiling the whole: a block ends with a ReLU or a sum and the next begins with convolutions,
+    which the compiler does not fuse with preceding operations. The rest (stem, pooling, classifier) is not compiled.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _KINDS)
-    compiled = _with_compiled_blocks(network, backend)
-    assert compiled is not network, f"{type(network).__name__} has no block that is compiled"
-    return compiled
+    assert isinstance(network, Network), f"{type(network).__name__} has no block that is compiled"
+    return _with_compiled(network, network.blocks().keys(), backend)
 
 
-def _with_compiled_blocks(module: nn.Module, backend: str) -> nn.Module:
-    if isinstance(module, SEBottleneck):
-        compiled: nn.Module = torch.compile(module, backend=backend, dynamic=False)  # type: ignore[assignment]
-        return compiled
-    if not any(isinstance(inner, SEBottleneck) for inner in module.modules()):
-        return module
+def _with_compiled(module: nn.Module, blocks: Collection[str], backend: str, prefix: str = "") -> nn.Module:
     outer = copy.copy(module)
-    outer._modules = {name: _with_compiled_blocks(child, backend) for name, child in module.named_children()}
+    outer._modules = dict(module._modules)
+    for name, child in module.named_children():
+        full = f"{prefix}{name}"
+        if full in blocks:
+            outer._modules[name] = torch.compile(child, backend=backend, dynamic=False)  # type: ignore[assignment]
+        elif any(block.startswith(f"{full}.") for block in blocks):
+            outer._modules[name] = _with_compiled(child, blocks, backend, f"{full}.")
     return outer

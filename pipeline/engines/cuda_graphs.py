@@ -18,7 +18,7 @@ from pipeline.engines.autocast import AutocastNetwork
 from pipeline.ground.distributed import Collective
 from pipeline.ground.errors import UserError
 from pipeline.ground.seeds import derive_seed
-from pipeline.models.senet import SENet
+from pipeline.models.network import Network
 
 Capture = Callable[[tuple[nn.Module, ...], tuple[tuple[torch.Tensor, ...], ...]], object]
 """Makes each module replay, in training mode, its computation for the arguments at its place."""
@@ -105,17 +105,13 @@ def graphed(plain: AutocastNetwork, images: torch.Tensor, capture: Capture) -> A
 
 
 def split(network: nn.Module) -> list[Section]:
-    """Split a SENet, whose blocks may be compiled, into sections of the same modules.
+    """Split a network, whose blocks may be compiled, into sections of the same modules.
 
     The sections are new modules: capturing replaces their `forward`, and the network itself, which is evaluated, copied
     and saved, must not change.
     """
-    assert isinstance(network, SENet)
-    sections = [Section(network.layer0, network.pool0)]
-    for index in range(1, len(network.spec.widths) + 1):
-        blocks = list(network.get_submodule(f"layer{index}").children())
-        sections += [Section(*blocks[start : start + _BLOCKS]) for start in range(0, len(blocks), _BLOCKS)]
-    return [*sections, Section(network.avg_pool, nn.Flatten(1), network.dropout, network.last_linear)]
+    assert isinstance(network, Network)
+    return [Section(*modules) for modules in network.sections(_BLOCKS)]
 
 
 def capture_sections(network: nn.Module, images: torch.Tensor, capture: Capture) -> GraphedNetwork:

@@ -21,8 +21,8 @@ from pipeline.engines.engine import OptimizerState
 from pipeline.engines.loss_scale import LossScale
 from pipeline.engines.momentum import ZeroPartitions, load_momentum, momentum_by_name
 from pipeline.engines.sgd import build_sgd, set_learning_rate
-from pipeline.engines.sync_bn import synchronise_batch_norms
 from pipeline.ground.distributed import Collective
+from pipeline.models.batch_norm import synchronise_batch_norms
 
 _BUCKET_VALUES = 2**23
 """Gradients summed over the processes at once: 32 MiB. DeepSpeed's default would allocate 2 GB twice."""

@@ -19,9 +19,9 @@ from pipeline.engines.autocast import AutocastNetwork
 from pipeline.engines.engine import OptimizerState
 from pipeline.engines.momentum import load_momentum, momentum_by_name
 from pipeline.engines.sgd import build_sgd, set_learning_rate
-from pipeline.engines.sync_bn import synchronise_batch_norms
 from pipeline.ground.distributed import Collective
 from pipeline.ground.seeds import derive_seed
+from pipeline.models.batch_norm import synchronise_batch_norms
 
 if TYPE_CHECKING:
     from pipeline.engines.cuda_graphs import Capture

@@ -10,16 +10,17 @@ from torch import nn
 from pipeline.config.crop_plan import CropPlan
 from pipeline.config.data import AugmentationConfig, InputConfig
 from pipeline.config.execution import ExecutionConfig
+from pipeline.config.network import ModelConfig
 from pipeline.data.normalisation import Preprocessor
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.evaluation.inference import Network, PlanScorer
-from pipeline.models import create_model
-from pipeline.models.folding import fold_batch_norms
+from pipeline.models.batch_norm import fold_batch_norms
+from pipeline.models.claims import meta_model
 from pipeline.models.weights import load_tensors, read_weights, require_finite
 
 
 def load_network(
-    name: str,
+    network: ModelConfig,
     num_classes: int,
     weights: Path,
     preprocessing: Preprocessing,
@@ -32,8 +33,7 @@ def load_network(
 
     Raises UserError if the weights are another network's or, where `is_checked`, not finite.
     """
-    with torch.device("meta"):
-        model = create_model(name, num_classes, max_pool=preprocessing.max_pool)
+    model = meta_model(network, num_classes, preprocessing.max_pool)
     tensors = read_weights(weights)
     load_tensors(model, tensors, str(weights))
     if is_checked:

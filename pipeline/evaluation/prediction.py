@@ -16,6 +16,7 @@ import torch
 from pipeline.config.crop_plan import CropPlan
 from pipeline.config.data import InputConfig
 from pipeline.config.execution import ExecutionConfig
+from pipeline.config.network import ModelConfig
 from pipeline.config.operations import LoaderConfig
 from pipeline.data.index import ImageClass, ImageIndex
 from pipeline.data.loaders import build_plan_loader
@@ -26,7 +27,7 @@ from pipeline.evaluation.loading import build_scorer, load_network
 from pipeline.evaluation.network_classes import LISTED, name_classes
 from pipeline.evaluation.submission import top_labels
 from pipeline.ground.errors import UserError
-from pipeline.interop.network import identify, observe
+from pipeline.interop.network import identify
 from pipeline.models.weights import count_classes
 from pipeline.store.weight_header import read_metadata, read_shapes
 
@@ -51,7 +52,8 @@ class Predictor:
     ) -> None:
         """`classes` are for a file that lists none. Raises UserError if it holds no weights of a known network."""
         metadata, shapes = read_metadata(weights), read_shapes(weights)
-        name = metadata.get("model") or identify(observe(shapes), shapes, str(weights)).name
+        if "model" not in metadata:
+            metadata["model"] = identify(shapes, str(weights))
         num_classes = count_classes(weights)
         if num_classes is None:
             raise UserError(f"{weights}: no tensor last_linear.weight; import it first: launch weights import")
@@ -62,7 +64,8 @@ class Predictor:
         self._preprocessing = read_preprocessing(metadata, str(weights)) or recipe
         self._settings = settings
         self._device = device
-        self._model = load_network(name, num_classes, weights, self._preprocessing, settings.execution, device)
+        network = ModelConfig.described(metadata, num_classes, str(weights))
+        self._model = load_network(network, num_classes, weights, self._preprocessing, settings.execution, device)
 
     def scores(self, index: ImageIndex) -> Iterator[npt.NDArray[np.float16]]:
         """Yield blocks of log-probabilities, the bits that `evaluate` stores of these images in this order."""

@@ -48,7 +48,7 @@ def _describe(imported: Imported) -> list[str]:
     images = imported.preprocessing.sentence() if imported.preprocessing else "as the recipe says (the file does not)"
     return [
         f"layout   {imported.layout}",
-        f"network  {imported.model}, {imported.num_classes:,} classes, {parameters:,} parameters",
+        f"network  {imported.network.name}, {imported.network.num_classes:,} classes, {parameters:,} parameters",
         f"images   {images}",
         f"source   {imported.source}" if imported.source else f"SHA-256  {imported.sha256}",
         *(f"note     {note}" for note in imported.notes),
@@ -62,7 +62,7 @@ def _notes_on_import(imported: Imported) -> list[str]:
             f"known    {known.file}; {known.publisher} {known.top1_error_percent:g} / "
             f"{known.top5_error_percent:g} % top-1 / top-5 error with center224"
         )
-    if imported.layout == "caffe" and imported.num_classes == 1000:
+    if imported.layout == "caffe" and imported.network.num_classes == 1000:
         lines.append("note     1000 classes, taken for the devkit's order and put into that of the sorted WordNet ids")
     elif imported.layout == "caffe":
         lines.append("note     not 1000 classes, so their order is kept")

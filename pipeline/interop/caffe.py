@@ -19,8 +19,8 @@ from pipeline.data.ilsvrc import read_ilsvrc2012
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.ground.errors import UserError
 from pipeline.interop.caffemodel import Blob, CaffeLayer
-from pipeline.networks.authors_table import module_name
-from pipeline.networks.spec import SENetSpec, layer_table
+from pipeline.networks.authors_table import prototxt_name
+from pipeline.networks.layers import IMAGES, layer_table
 
 PREPROCESSING = Preprocessing((123.0, 117.0, 104.0), (1.0, 1.0, 1.0), "bilinear")
 
@@ -28,43 +28,44 @@ _BATCH_NORM_EPS = 1e-5
 _NUM_DEVKIT_CLASSES = 1000
 
 
-def to_tensors(path: Path, layers: Sequence[CaffeLayer], spec: SENetSpec) -> dict[str, torch.Tensor]:
-    """Return our tensors of the network `spec`, except for the batch counters, which Caffe does not have.
+def to_tensors(path: Path, layers: Sequence[CaffeLayer], network: str) -> dict[str, torch.Tensor]:
+    """Return our tensors of a network, except for the batch counters, which Caffe does not have.
 
     A classifier of 1000 classes is taken for the contest's and reordered to the sorted WordNet ids; any other keeps its
     order. Raises UserError naming the first layer that is missing, left over or of another shape.
     """
     left = {layer.name: layer for layer in layers}
     tensors: dict[str, torch.Tensor] = {}
-    for row in layer_table(spec, 1, 224):
+    table = layer_table(network)
+    norms = {row.inputs[0]: row.name for row in table if row.kind == "bn"}
+    for row in table:
         if row.kind not in ("conv", "fc"):
             continue
-        module = module_name(row.name)
-        assert row.in_channels is not None
-        assert row.out_channels is not None
+        name = prototxt_name(row)
         if row.kind == "fc":
-            weight, bias = _blobs(path, left, row.name, "InnerProduct", 2)
+            weight, bias = _blobs(path, left, name, "InnerProduct", 2)
             num_classes = weight.shape[-2] if weight.ndim >= 2 else 0
-            weight = _shaped(path, row.name, weight, (num_classes, row.in_channels))
-            bias = _shaped(path, row.name, bias, (num_classes,))
+            weight = _shaped(path, name, weight, (num_classes, row.in_channels))
+            bias = _shaped(path, name, bias, (num_classes,))
             if num_classes == _NUM_DEVKIT_CLASSES:
                 rows = devkit_rows()
                 weight, bias = weight[rows], bias[rows]
-            tensors |= {f"{module}.weight": _tensor(weight), f"{module}.bias": _tensor(bias)}
+            tensors |= {f"{row.name}.weight": _tensor(weight), f"{row.name}.bias": _tensor(bias)}
             continue
-        assert row.kernel is not None
-        shape = (row.out_channels, row.in_channels // (row.groups or 1), row.kernel, row.kernel)
-        blobs = _blobs(path, left, row.name, "Convolution", 2 if row.bias else 1)
-        weight = _shaped(path, row.name, blobs[0], shape)
-        tensors[f"{module}.weight"] = _tensor(weight[:, ::-1] if row.inputs == "data" else weight)
+        assert row.groups is not None
+        assert isinstance(row.kernel, int)
+        shape = (row.out_channels, row.in_channels // row.groups, row.kernel, row.kernel)
+        blobs = _blobs(path, left, name, "Convolution", 2 if row.bias else 1)
+        weight = _shaped(path, name, blobs[0], shape)
+        tensors[f"{row.name}.weight"] = _tensor(weight[:, ::-1] if row.inputs == (IMAGES,) else weight)
         if row.bias:
-            tensors[f"{module}.bias"] = _tensor(_shaped(path, row.name, blobs[1], (row.out_channels,)))
+            tensors[f"{row.name}.bias"] = _tensor(_shaped(path, name, blobs[1], (row.out_channels,)))
         else:
-            tensors |= _batch_norm(path, left, row.name, _batch_norm_module(module), row.out_channels)
+            tensors |= _batch_norm(path, left, name, norms[row.name], row.out_channels)
     if left:
         names = list(left)
         raise UserError(
-            f"{path}: {len(names)} layers with weights that {spec.name} does not have: {', '.join(names[:3])}"
+            f"{path}: {len(names)} layers with weights that {network} does not have: {', '.join(names[:3])}"
         )
     return tensors
 
@@ -91,11 +92,6 @@ def _batch_norm(
         f"{module}.running_mean": _tensor(_shaped(path, name, mean, (channels,)) * np.float32(scale)),
         f"{module}.running_var": _tensor(_shaped(path, name, variance, (channels,)) * np.float32(scale)),
     }
-
-
-def _batch_norm_module(conv_module: str) -> str:
-    parent, _, conv = conv_module.rpartition(".")
-    return f"{parent}.1" if conv == "0" else f"{parent}.{conv.replace('conv', 'bn')}"
 
 
 def _blobs(path: Path, left: dict[str, CaffeLayer], name: str, kind: str, count: int) -> tuple[Blob, ...]:

@@ -8,19 +8,20 @@ from pathlib import Path
 
 import torch
 
+from pipeline.config.network import ModelConfig
 from pipeline.data.preprocessing import Preprocessing, read_preprocessing
 from pipeline.ground.errors import UserError
 from pipeline.interop import caffe
 from pipeline.interop.caffemodel import read_caffemodel
 from pipeline.interop.container import recognise
-from pipeline.interop.known import Published, published
+from pipeline.interop.known import PORTED, Published, published
 from pipeline.interop.layout import choose_layout
-from pipeline.interop.network import identify, list_some, observe, observe_caffe
+from pipeline.interop.network import identify, list_some
 from pipeline.interop.tensor_file import read_tensor_file
 from pipeline.interop.timm import SCHEME, read_timm
-from pipeline.models import create_model
+from pipeline.models.claims import meta_model
 from pipeline.models.weights import complete_tensors, save_weights
-from pipeline.networks.spec import SPECS
+from pipeline.networks.registry import NETWORKS
 from pipeline.store.file import sha256_of
 from pipeline.store.weight_header import read_metadata
 
@@ -30,8 +31,7 @@ class Imported:
     """A network's weights in our layout, and their origin."""
 
     layout: str
-    model: str
-    num_classes: int
+    network: ModelConfig
     tensors: dict[str, torch.Tensor]
     """The network's whole state dict; floating point values in float32."""
     preprocessing: Preprocessing | None
@@ -46,8 +46,8 @@ class Imported:
     def metadata(self) -> dict[str, str]:
         """Entries for the header of the weight file."""
         return {
-            "model": self.model,
-            "num_classes": str(self.num_classes),
+            **self.network.metadata(),
+            "num_classes": str(self.network.num_classes),
             "source_layout": self.layout,
             **({"source": self.source} if self.source else {"source_sha256": self.sha256}),
             **(self.preprocessing.metadata() if self.preprocessing else {}),
@@ -78,21 +78,21 @@ def read_foreign(source: Path, layout: str | None, entry: str | None = None) -> 
     notes: list[str] = []
     origin, kind = "", "timm" if place.startswith(SCHEME) else recognise(source)
     if kind == "timm":
-        (name, model, tensors, preprocessing), origin = _from_timm(place, layout)
+        (name, described, tensors, preprocessing), origin = _from_timm(place, layout)
     elif kind == "caffe":
-        name, model, tensors, preprocessing = _from_caffe(source, layout)
+        name, described, tensors, preprocessing = _from_caffe(source, layout)
     else:
-        name, model, tensors, preprocessing = _from_tensors(source, kind, layout, entry, notes.append)
+        name, described, tensors, preprocessing = _from_tensors(source, kind, layout, entry, notes.append)
     classifier = tensors.get("last_linear.weight")
     num_classes = len(classifier) if classifier is not None and classifier.dim() else 1
-    with torch.device("meta"):
-        network = create_model(model, num_classes)
-    complete = complete_tensors(network, tensors, place)
-    expected = network.state_dict()
+    network = ModelConfig.described(described, num_classes, place)
+    model = meta_model(network, num_classes)
+    complete = complete_tensors(model, tensors, place)
+    expected = model.state_dict()
     # In the network's own order and types: some publish float16.
     converted = {key: complete[key].to(expected[key].dtype) for key in expected}
     sha256 = "" if origin else sha256_of(source)
-    return Imported(name, model, num_classes, converted, preprocessing, sha256, tuple(notes), origin)
+    return Imported(name, network, converted, preprocessing, sha256, tuple(notes), origin)
 
 
 def check_destination(path: Path) -> None:
@@ -103,19 +103,17 @@ def check_destination(path: Path) -> None:
         raise UserError(f"{path}: is there already; remove it or choose another name")
 
 
-_PORTED = "senet154"
-
-_Read = tuple[str, str, dict[str, torch.Tensor], Preprocessing | None]
-"""Layout, network, tensors under our names, preprocessing."""
+_Read = tuple[str, Mapping[str, str], dict[str, torch.Tensor], Preprocessing | None]
+"""Layout, the metadata that describe the network, tensors under our names, preprocessing."""
 
 
 def _from_caffe(source: Path, forced: str | None) -> _Read:
     layers = read_caffemodel(source)
-    shapes = {layer.name: layer.blobs[0].shape for layer in layers}
+    shapes = {layer.name: layer.blobs[0].shape for layer in layers if layer.kind == "Convolution"}
     if forced not in (None, "caffe"):
         raise UserError(f"{source}: not of --layout {forced}: it is a Caffe file (--layout caffe); {list_some(shapes)}")
-    spec = identify(observe_caffe(shapes), shapes, str(source))
-    return "caffe", spec.name, caffe.to_tensors(source, layers, spec), caffe.PREPROCESSING
+    name = identify(shapes, str(source))
+    return "caffe", {"model": name}, caffe.to_tensors(source, layers, name), caffe.PREPROCESSING
 
 
 def _from_timm(place: str, forced: str | None) -> tuple[_Read, str]:
@@ -134,12 +132,12 @@ def _renamed(
     source: str, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], forced: str | None
 ) -> _Read:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    spec = identify(observe(shapes), shapes, source)
-    # Of the networks here, only SENet-154 is in the public ports.
-    is_ours = metadata.get("model") in SPECS or spec.name != _PORTED
+    described = metadata if metadata.get("model") in NETWORKS else {"model": identify(shapes, source)}
+    name = described["model"]
+    is_ours = described is metadata or name not in PORTED
     layout = choose_layout(shapes, is_ours, forced, source)
     if layout is None:
-        raise UserError(f"{source}: has the blocks of {spec.name}, but names of no known layout; {list_some(shapes)}")
+        raise UserError(f"{source}: has the convolutions of {name}, but names of no known layout; {list_some(shapes)}")
     said = read_preprocessing(metadata, source)
     renamed = {layout.to_ours(name): tensor for name, tensor in tensors.items()}
-    return layout.name, spec.name, renamed, said or layout.preprocessing
+    return layout.name, described, renamed, said or layout.preprocessing

@@ -15,7 +15,6 @@ PLAN = "center224"
 """The crop plan of the published errors."""
 _NUM_IMAGES = 50_000
 
-
 _NOT_RESTRICTED, _RESTRICTED = "top1_error_percent", "restricted_top1_error_percent"
 
 
@@ -41,6 +40,8 @@ class Published:
     layout: str
     sha256_prefix: str
     """First hex digits of the file's SHA-256."""
+    model: str
+    """Our name of the network."""
     top1_error_percent: float
     top5_error_percent: float
     other_sets: tuple[OtherSet, ...] = ()
@@ -58,18 +59,40 @@ _LEGACY_SETS = (
 """timm's; for ImageNet-A and -R among their 200 classes alone."""
 
 KNOWN = (
-    Published("senet154-c7b49a05.pth", "Cadene reports", "cadene", "c7b49a05", 18.696, 4.502),
+    Published("senet154-c7b49a05.pth", "Cadene reports", "cadene", "c7b49a05", "senet154", 18.696, 4.502),
     Published(
         "legacy_senet154-e9eb9fe6.pth",
         "timm (legacy_senet154.in1k) reports",
         "cadene",
         "e9eb9fe6",
+        "senet154",
         18.680,
         4.498,
         _LEGACY_SETS,
     ),
-    Published("gluon_senet154-70a1a3c0.pth", "timm (senet154.gluon_in1k) reports", "gluon", "70a1a3c0", 18.742, 4.642),
+    Published(
+        "gluon_senet154-70a1a3c0.pth",
+        "timm (senet154.gluon_in1k) reports",
+        "gluon",
+        "70a1a3c0",
+        "senet154",
+        18.742,
+        4.642,
+    ),
+    *(
+        Published(f"{model}-{sha256}.pth", "Cadene reports", "cadene", sha256, model, top1, top5)
+        for model, sha256, top1, top5 in (
+            ("se_resnet50", "ce0d4300", 22.364, 6.248),
+            ("se_resnet101", "7e38fcc6", 21.604, 5.742),
+            ("se_resnet152", "d17c99b7", 21.342, 5.626),
+            ("se_resnext50_32x4d", "a260b3a4", 20.924, 5.566),
+            ("se_resnext101_32x4d", "3b2fe3d8", 19.764, 4.972),
+        )
+    ),
 )
+
+PORTED = frozenset(known.model for known in KNOWN)
+"""Networks that there are public ports of, whose files share their names of tensors with this project's."""
 
 
 def published(metadata: Mapping[str, str]) -> Published | None:
@@ -77,11 +100,11 @@ def published(metadata: Mapping[str, str]) -> Published | None:
 
     The authors' own file has no public checksum, so nothing is said of it.
     """
-    if (metadata.get("model"), metadata.get("num_classes")) != ("senet154", "1000"):
+    if metadata.get("num_classes") != "1000":
         return None
     layout, sha256 = metadata.get("source_layout"), metadata.get("source_sha256", "")
     for known in KNOWN:
-        if known.layout == layout and sha256.startswith(known.sha256_prefix):
+        if (known.model, known.layout) == (metadata.get("model"), layout) and sha256.startswith(known.sha256_prefix):
             return known
     return None
 

@@ -15,7 +15,7 @@ Rename = Callable[[str], str]
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """A naming scheme for SENet-154's tensors."""
+    """A naming scheme for a network's tensors."""
 
     name: str
     telling: str

@@ -12,7 +12,7 @@ import torch
 
 from pipeline.ground.errors import UserError
 from pipeline.interop.importing import Imported
-from pipeline.models import create_model
+from pipeline.models.claims import meta_model
 from pipeline.models.weights import load_tensors
 from pipeline.store.file import replacing
 
@@ -32,9 +32,10 @@ def export_onnx(imported: Imported, path: Path) -> None:
         raise UserError(f"--layout onnx: needs the packages {', '.join(_NEEDED)} (missing: {', '.join(missing)})")
     preprocessing = imported.preprocessing
     max_pool = preprocessing.max_pool if preprocessing else "ceil"
-    with torch.device("meta"):
-        model = create_model(imported.model, imported.num_classes, max_pool=max_pool)
-    load_tensors(model, imported.tensors, imported.model)
+    network = imported.network
+    assert network.num_classes is not None
+    model = meta_model(network, network.num_classes, max_pool)
+    load_tensors(model, imported.tensors, network.name)
     # Two images: the exporter treats a size of one as a constant.
     example = torch.zeros(2, 3, _TRACED_SIZE_PX, _TRACED_SIZE_PX)
     with _quiet(), torch.no_grad():
@@ -50,8 +51,8 @@ def export_onnx(imported: Imported, path: Path) -> None:
     assert program is not None
     program.model.metadata_props.update(
         {
-            "model": imported.model,
-            "num_classes": str(imported.num_classes),
+            **network.metadata(),
+            "num_classes": str(network.num_classes),
             **(preprocessing.metadata() if preprocessing else {}),
         }
     )

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.data.preprocessing import Preprocessing, Resize, Triple
 from pipeline.ground.errors import UserError
-from pipeline.networks.spec import MaxPool
+from pipeline.networks.registry import MaxPool
 
 SCHEME = "timm:"
 _KERNELS: dict[str, Resize] = {"bilinear": "bilinear_antialias", "bicubic": "bicubic_antialias"}

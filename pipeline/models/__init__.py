@@ -4,36 +4,55 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline.config.network import BlockChoice, block_of, network_problem, spelled
 from pipeline.ground.errors import UserError
-from pipeline.networks.spec import SPECS, MaxPool
+from pipeline.networks.registry import NETWORKS, MaxPool
 
 if TYPE_CHECKING:
-    from pipeline.models.senet import SENet
+    from pipeline.models.network import Network
 
 
 def create_model(
     name: str,
     num_classes: int,
     *,
-    dropout: float = 0.2,
+    se: BlockChoice = "default",
+    dropout: float | None = None,
     bn_momentum: float = 0.1,
     max_pool: MaxPool = "ceil",
+    stride_in_3x3: bool = False,
     seed: int = 0,
-) -> SENet:
-    """Return the network `name` of `SPECS`, in training mode, on torch's current default device.
+) -> Network:
+    """Return the network `name` of the registry, in training mode, on torch's current default device.
 
-    It holds the initial weights of `seed` (see `senet.initialise`), except under `torch.device("meta")`, where it costs
-    neither time nor memory: to inspect it, or to load weights into it. Raises UserError if the name is unknown.
+    It holds the initial weights of `seed` (see `initialise`), except under `torch.device("meta")`, where it costs
+    neither time nor memory: to inspect it, or to load weights into it. `se` is another squeeze-and-excitation block
+    than the name stands for, or None; `dropout` is the network's own if None. Raises UserError if there is no such
+    network.
     """
+    import importlib
+
     import torch
 
-    from pipeline.models.senet import SENet, allocate, initialise
+    from pipeline.models.initialisation import allocate, initialise
+    from pipeline.models.network import Options
 
-    if name not in SPECS:
-        raise UserError(f"model.name: there is no network '{name}' (there are: {', '.join(SPECS)})")
+    if name not in NETWORKS:
+        raise UserError(f"model.name: there is no network '{name}' (there are: {', '.join(NETWORKS)})")
+    name, se = spelled(name, se)
+    if problem := network_problem(name, se, stride_in_3x3=stride_in_3x3):
+        raise UserError(f"model.{problem}")
+    network = NETWORKS[name]
+    if max_pool not in network.max_pools:
+        raise UserError(f"max_pool: {name} has no pooling that could be {max_pool}")
+    options = Options(
+        num_classes, block_of(name, se), network.dropout if dropout is None else dropout, bn_momentum, max_pool
+    )
+    numbers = network.numbers | {"stride_in": "3x3"} if stride_in_3x3 else network.numbers
+    family = importlib.import_module(f"pipeline.models.{network.family}")
     device = torch.get_default_device()
     with torch.device("meta"):
-        model = SENet(SPECS[name], num_classes, dropout=dropout, bn_momentum=bn_momentum, max_pool=max_pool)
+        model: Network = family.build(options, **numbers)
     if device.type != "meta":
         allocate(model, device)
         initialise(model, seed)

@@ -7,11 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from pipeline.models.bn_freeze import freeze_batch_norms
+from pipeline.models.batch_norm import freeze_batch_norms
+from pipeline.models.network import HEAD
 from pipeline.models.weights import load_tensors
-
-HEAD = "last_linear"
-"""Name of the classifier in every network."""
 
 
 def is_in_head(name: str) -> bool:

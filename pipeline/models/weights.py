@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.ground.errors import UserError
-from pipeline.models.senet import allocate
+from pipeline.models.initialisation import allocate
 from pipeline.store.file import replacing
 from pipeline.store.weight_header import opened, read_shapes
 

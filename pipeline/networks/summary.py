@@ -1,54 +1,51 @@
-"""A network's cost, stage by stage, for people and for the report. Imports no torch."""
+"""A network's cost, part by part, for people and for the report. Imports no torch."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from pipeline.networks.spec import SENetSpec, layer_table
+from pipeline.networks.layers import Cost, Layers
 
 _COSTS = ("parameters", "macs", "activation_bytes_float32", "activation_bytes_16bit")
 
 
-def summarise(spec: SENetSpec, num_classes: int, image_size_px: int) -> dict[str, Any]:
-    """Return output size and cost of each stage, and the total cost, as plain values.
+def summarise(name: str, layers: Layers, image_size_px: int, blocks: Collection[str]) -> dict[str, Any]:
+    """Return output size and cost of each part, and the total cost, as plain values.
 
-    `activation_bytes_*` is kept from the forward pass of one image for backward, in float32 and in either 16-bit type;
-    `weight_bytes` counts the parameters and running statistics in float32.
+    `blocks` are the names of the network's blocks. `activation_bytes_*` is kept from the forward pass of one image for
+    backward, in float32 and in either 16-bit type; `weight_bytes` counts the parameters and running statistics in
+    float32.
     """
-    stages: list[dict[str, Any]] = []
-    channels = 3
-    for name, members in itertools.groupby(layer_table(spec, num_classes, image_size_px), lambda layer: layer.stage):
-        layers = tuple(members)
-        channels = next((layer.out_channels for layer in reversed(layers) if layer.out_channels), channels)
-        stages.append(
+    parts: list[dict[str, Any]] = []
+    for part, members in itertools.groupby(layers, lambda layer: layer.part):
+        inner = tuple(members)
+        channels, size = inner[-1].out_channels, inner[-1].out_size
+        parts.append(
             {
-                "stage": name,
-                "blocks": sum(layer.kind == "scale_add_relu" for layer in layers),
-                "output": [channels] if name == "classifier" else [channels, layers[-1].out_size, layers[-1].out_size],
-                "parameters": sum(layer.parameters for layer in layers),
-                "buffers": sum(layer.buffers for layer in layers),
-                "macs": sum(layer.macs for layer in layers),
-                "activation_bytes_float32": sum(layer.activation_bytes(4) for layer in layers),
-                "activation_bytes_16bit": sum(layer.activation_bytes(2) for layer in layers),
+                "stage": part,
+                "blocks": sum(block.partition(".")[0] == part for block in blocks),
+                "output": [channels] if size == 1 else [channels, size, size],
+                **dataclasses.asdict(Cost.of(inner)),
             }
         )
-    total = {cost: sum(stage[cost] for stage in stages) for cost in ("buffers", *_COSTS)}
+    total = Cost.of(layers)
     return {
-        "model": spec.name,
-        "num_classes": num_classes,
+        "model": name,
+        "num_classes": layers[-1].out_channels,
         "image_size_px": image_size_px,
-        **total,
-        "weight_bytes": 4 * (total["parameters"] + total["buffers"]),
-        "stages": stages,
+        **dataclasses.asdict(total),
+        "weight_bytes": 4 * (total.parameters + total.buffers),
+        "stages": parts,
     }
 
 
 def format_summary(summary: Mapping[str, Any]) -> str:
     """Format the summary as a table for a terminal, without a final newline."""
     size = summary["image_size_px"]
-    rows: list[tuple[str, ...]] = [("stage", "blocks", "output", "parameters", "MMAC", "float32 MB", "16-bit MB")]
+    rows: list[tuple[str, ...]] = [("part", "blocks", "output", "parameters", "MMAC", "float32 MB", "16-bit MB")]
     for stage in summary["stages"]:
         output = " x ".join(map(str, stage["output"]))
         rows.append((stage["stage"], str(stage["blocks"] or ""), output, *_formatted(stage)))

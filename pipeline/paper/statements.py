@@ -40,18 +40,65 @@ def read_paper() -> dict[str, Any]:
 
 def statements(section: str) -> tuple[Statement, ...]:
     """Return the paper's statements on "training" or "evaluation"."""
-    return tuple(Statement(**fields) for fields in read_paper()[section])
+    fields = [field.name for field in dataclasses.fields(Statement)]
+    return tuple(Statement(**{name: row[name] for name in fields}) for row in read_paper()[section])
 
 
-def senet154_errors(trained_px: int, crop_px: int) -> Errors | None:
-    """Return SENet-154's errors with one centre crop of that size, trained at that size, or None if the paper has
-    none."""
-    if (trained_px, crop_px) == (320, 320):
-        row = next(row for row in read_paper()["table9"]["rows"] if row["network"].startswith("SENet-154"))
-        return _errors(row["errors"], "Table 9, trained at 320 px")
-    row = next(row for row in read_paper()["table8"]["rows"] if row["network"] == "SENet-154")
-    if trained_px == 224 and str(crop_px) in row:
-        return _errors(row[str(crop_px)], f"Table 8, {crop_px} px")
+def contest_network() -> str:
+    """Return the name of the network whose training the statements are about."""
+    return next(str(row["model"]) for row in read_paper()["training"] if row["id"] == "network")
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """Figures that the paper gives of a network, as printed."""
+
+    source: str
+    gmacs: str
+    """Its "GFLOPs"."""
+    parameters: str | None
+    """In millions."""
+    errors: tuple[str, str]
+    """The authors' own, top-1 and top-5 in percent."""
+    crop: tuple[int, int]
+    """Shorter side and centre crop of the errors."""
+
+
+def figures_of(model: str) -> Figures | None:
+    """Return the figures of a network in Tables 2 and 3, or None if it is in neither."""
+    for table in ("table2", "table3"):
+        for row in read_paper()[table]["rows"]:
+            if model in row:
+                own = row[model]
+                return Figures(
+                    read_paper()[table]["source"],
+                    own["gmacs"],
+                    own.get("parameters"),
+                    tuple(own["errors"]),
+                    tuple(row["crop"]),
+                )
+    return None
+
+
+def has_errors(model: str) -> bool:
+    """Return whether the paper has errors of a network on ImageNet."""
+    return figures_of(model) is not None or any(row.get("model") == model for row in read_paper()["table8"]["rows"])
+
+
+def find_errors(model: str, trained_px: int, resize_px: int, crop_px: int) -> Errors | None:
+    """Return a network's errors with one centre crop, of a shorter side of `resize_px`, trained at `trained_px`; or
+    None if the paper has none. It does not say from which shorter side it took its crops of 320 px."""
+    if (figures := figures_of(model)) is not None:
+        same = (trained_px, resize_px, crop_px) == (figures.crop[1], *figures.crop)
+        return _errors(figures.errors, f"{figures.source}, {crop_px} px") if same else None
+    if crop_px == 224 and resize_px != 256:
+        return None
+    for row in read_paper()["table9"]["rows"]:
+        if row.get("model") == model and trained_px == crop_px == row["crop_px"]:
+            return _errors(row["errors"], f"Table 9, trained at {trained_px} px")
+    for row in read_paper()["table8"]["rows"]:
+        if row.get("model") == model and trained_px == 224 and str(crop_px) in row:
+            return _errors(row[str(crop_px)], f"Table 8, {crop_px} px")
     return None
 
 

@@ -109,9 +109,9 @@ def banner(record: RunRecord) -> str | None:
             f"The images are {record.val.dataset}, not ImageNet: these errors say nothing about the paper's. "
             "The paper's tables are shown for reference, not for comparison."
         )
-    if record.config.model.name != "senet154":
+    if not record.is_in_paper:
         return (
-            f"The network is {record.config.model.name}, not SENet-154: the paper has no numbers for it. "
+            f"The network is {record.config.model.name}, as configured here: the paper has no numbers for it. "
             "The paper's tables are shown for reference, not for comparison."
         )
     return None

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pipeline.paper.statements import Errors, senet154_errors
+from pipeline.paper.statements import Errors, find_errors
 from pipeline.reporting.class_errors import ClassErrors
 from pipeline.reporting.recipe import center_crop
 from pipeline.reporting.record import RunRecord
@@ -153,7 +153,7 @@ def _paper_errors(record: RunRecord) -> Errors | None:
     crop = center_crop(record.config.train.validation)
     if crop is None or not record.is_comparable:
         return None
-    return senet154_errors(record.config.train.image_size_px, crop[1])
+    return find_errors(record.config.model.name, record.config.train.image_size_px, *crop)
 
 
 def _by_stage(events: Sequence[Event]) -> list[list[Event]]:

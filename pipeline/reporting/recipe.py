@@ -7,8 +7,7 @@ import math
 from typing import Literal
 
 from pipeline.config.crop_plan import CropPlan
-from pipeline.networks.spec import SPECS
-from pipeline.paper.statements import statements
+from pipeline.paper.statements import contest_network, statements
 from pipeline.reporting.record import TRAINING_STAGES, RunRecord
 
 Verdict = Literal["same", "differs", "open"]
@@ -46,13 +45,13 @@ def _training(record: RunRecord) -> dict[str, Did]:
 
 def _network(record: RunRecord) -> dict[str, Did]:
     model = record.config.model
-    spec = SPECS[model.name]
     images, classes, dataset = len(record.indexes["train"]), len(record.val.classes), record.val.dataset
+    block = "no block" if model.block is None else f"{model.block.reduction}"
     counted = f"{record.network['parameters'] / 1e6:.1f} M parameters" if record.network else f"{classes:,} classes"
     return {
-        "network": (f"{model.name}, {counted}", model.name == "senet154"),
-        "reduction": (f"{spec.reduction}", spec.reduction == 16),
-        "dropout": (f"{model.dropout:g}", model.dropout == 0.2),
+        "network": (f"{model.name}, {counted}", model.name == contest_network()),
+        "reduction": (block, model.se == "default"),
+        "dropout": (f"{model.dropped_share:g}", model.dropped_share == 0.2),
         "initialisation": ("He et al., normal, fan-in", True),
         "data": (f"{dataset}: {images:,}, {classes:,} classes", dataset == "imagenet"),
     }

@@ -15,6 +15,7 @@ from pipeline.evaluation.ensemble import FUSED_PLAN
 from pipeline.evaluation.members import FUSION
 from pipeline.evaluation.metrics import Ranking, rank_scores
 from pipeline.evaluation.scores import read_scores
+from pipeline.paper.statements import has_errors
 from pipeline.reporting.class_changes import Comparison, compare
 from pipeline.reporting.class_errors import ClassErrors, read_class_errors
 from pipeline.running.attempts import Attempt, read_attempts
@@ -82,7 +83,13 @@ class RunRecord:
     @property
     def is_comparable(self) -> bool:
         """Whether the paper has numbers for this network on these images."""
-        return self.val.dataset == "imagenet" and self.config.model.name == "senet154"
+        return self.val.dataset == "imagenet" and self.is_in_paper
+
+    @property
+    def is_in_paper(self) -> bool:
+        """Whether the paper has numbers for this network, with this block."""
+        model = self.config.model
+        return model.se == "default" and not model.stride_in_3x3 and has_errors(model.name)
 
     @property
     def epochs(self) -> int:

@@ -8,7 +8,8 @@ from typing import Any
 
 from pipeline.config.crop_plan import CropGroup, CropPlan
 from pipeline.evaluation.ensemble import FUSED_PLAN
-from pipeline.paper.statements import Errors, senet154_errors
+from pipeline.networks.registry import NETWORKS
+from pipeline.paper.statements import Errors, find_errors
 from pipeline.reporting.recipe import center_crop
 from pipeline.reporting.record import RunRecord
 
@@ -81,13 +82,13 @@ def _row(record: RunRecord, plan: CropPlan, result: dict[str, Any]) -> ResultRow
 
 
 def _paper_errors(record: RunRecord, plan: CropPlan) -> Errors | None:
-    """Return the paper's errors. It resized to 256 px for crops of 224 px, and does not give the size for 320 px."""
     crop = center_crop(plan)
-    if not record.is_comparable or crop is None or (crop[1] == 224 and crop[0] != 256):
+    if not record.is_comparable or crop is None:
         return None
-    # Foreign weights are taken to be trained at 224 px, as the published ones are.
-    trained_px = record.config.train.image_size_px if record.is_trained else 224
-    return senet154_errors(trained_px, crop[1])
+    # Foreign weights are taken to be trained at the network's own size, as the published ones are.
+    model = record.config.model.name
+    trained_px = record.config.train.image_size_px if record.is_trained else NETWORKS[model].image_size_px
+    return find_errors(model, trained_px, *crop)
 
 
 def _standard_error(percent: float, images: int) -> float:

@@ -22,6 +22,7 @@ from pipeline.data.order import StreamOrder
 from pipeline.ground.errors import EXIT_DONE
 from pipeline.ground.ranks import Ranks
 from pipeline.models.claims import check_network, checked_size_px, meta_model
+from pipeline.networks.layers import Cost
 from pipeline.running.simulation import Network, Sharding, Simulation
 from pipeline.store.answer import answered
 from pipeline.training.batching import split_batch
@@ -47,10 +48,11 @@ def simulate(request: dict[str, Any]) -> Simulation:
 def simulate_network(config: Config) -> Network:
     """Build the network without memory for it. Raises UserError if it contradicts the recipe's claims."""
     model = meta_model(config.model, config.model.reckoned_classes)
-    parameters, macs, checks = check_network(model, config.model)
+    layers, checks = check_network(model, config.model)
+    cost = Cost.of(layers)
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     momentum = sum(parameter.nbytes for parameter in model.parameters()) if config.optim.momentum else 0
-    return Network(parameters, macs, checked_size_px(config.model), len(checks), weights, weights + momentum)
+    return Network(cost.parameters, cost.macs, checked_size_px(config.model), len(checks), weights, weights + momentum)
 
 
 def simulate_sharding(config: Config, index: ImageIndex) -> Sharding:

@@ -164,7 +164,7 @@ def _save_weights(config: Config, model: nn.Module, train: ImageIndex, path: Pat
     """Write the weights with their classes and the preprocessing that they need."""
     preprocessing = Preprocessing(config.input.mean, config.input.std, config.augmentation.kernel)
     classes = json.dumps([image_class.folder for image_class in train.classes])
-    about = {"model": config.model.name, "num_classes": str(len(train.classes)), "classes": classes}
+    about = {**config.model.metadata(), "num_classes": str(len(train.classes)), "classes": classes}
     save_weights(path, model.state_dict(), about | preprocessing.metadata())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.engines.engine import Engine, OptimizerState
 from pipeline.ground.distributed import Collective
 from pipeline.ground.errors import TrainingDiverged
-from pipeline.models.bn_freeze import frozen_digest
+from pipeline.models.batch_norm import frozen_digest
 from pipeline.tracking.events import EventLog
 from pipeline.training.background_writer import BackgroundWriter, NotFinite
 from pipeline.training.checkpoint import CheckpointStore, Saved

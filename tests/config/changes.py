@@ -23,6 +23,8 @@ _SPECIAL: dict[str, Any] = {
     "input.mean": (1.0, 2.0, 3.0),
     "input.std": (1.0, 2.0, 3.0),
     "model.name": "senet154",
+    "model.se": {"reduction": 4},
+    "model.dropout": 0.5,
     "augmentation.area": (0.5, 1.0),
     "augmentation.aspect": (0.5, 2.0),
     "schedule.drop_epochs": (2.0,),
@@ -42,6 +44,7 @@ _NEEDED_WITH: dict[str, dict[str, Any]] = {
         f"schedule.{name}": {"schedule.kind": "plateau", "schedule.drop_epochs": ()}
         for name in ("patience", "threshold", "smallest_lr", "max_drops")
     },
+    "model.stride_in_3x3": {"model.name": "resnet_nano"},
     "evaluate.split": {"data.dataset": "imagenet", "model.num_classes": 1000, "data.test": "test"},
     **{
         f"model.expect.{name}": {"model.expect.parameters": 1, "model.expect.gmacs": 1.0}

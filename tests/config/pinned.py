@@ -1,4 +1,4 @@
-"""The meaning of recipes, pinned in two files: every key with its default, and the stage keys of every recipe.
+"""The meaning of recipes, pinned in files: every key with its default, every network, the stage keys of every recipe.
 
 `python -m tests.config.pinned` accepts what they are now.
 """
@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from launch.networks import networks_page
 from pipeline.config.documentation import key_page
 from pipeline.config.reader import load_config
 from pipeline.running.stage import parts_of, place_stages
@@ -25,7 +26,11 @@ def stage_keys() -> str:
     return json.dumps(keys, indent=1) + "\n"
 
 
-PINNED: dict[str, Callable[[], str]] = {"docs/keys.md": key_page, "tests/config/golden/keys.json": stage_keys}
+PINNED: dict[str, Callable[[], str]] = {
+    "docs/keys.md": key_page,
+    "docs/networks.md": networks_page,
+    "tests/config/golden/keys.json": stage_keys,
+}
 """What the files hold now, by path."""
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def test_senet154_has_what_the_paper_gives():
     config = recipe("senet154_ilsvrc2017")
     assert (config.train.global_batch, config.optim.lr, config.optim.momentum) == (2048, 1.0, 0.9)
     assert config.train.global_batch == config.resources.processes * config.train.max_micro_batch
-    assert (config.model.dropout, config.train.label_smoothing) == (0.2, 0.1)
+    assert (config.model.dropped_share, config.train.label_smoothing) == (0.2, 0.1)
     assert (config.train.image_size_px, config.augmentation.area, config.augmentation.flip) == (224, (0.08, 1.0), True)
 
 

@@ -23,7 +23,7 @@ from pipeline.ground.distributed import Collective
 from pipeline.ground.ranks import Ranks
 from pipeline.ground.seeds import derive_seed
 from pipeline.models import create_model
-from pipeline.models.bn_freeze import freeze_batch_norms
+from pipeline.models.batch_norm import freeze_batch_norms
 from pipeline.models.weights import read_weights, save_weights
 from pipeline.training.batching import BatchSplit, split_batch
 from tests.processes import finish, fork_context

@@ -30,7 +30,7 @@ from pipeline.ground.distributed import Collective
 from pipeline.ground.errors import EXIT_USER_ERROR, UserError
 from pipeline.ground.ranks import Ranks
 from pipeline.models import create_model
-from pipeline.models.senet import initialise
+from pipeline.models.initialisation import initialise
 from tests.conftest import REPOSITORY
 from tests.engines import apex_stand_in
 from tests.images import write_image_folders

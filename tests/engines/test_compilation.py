@@ -7,11 +7,13 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from pipeline.config.network import SEConfig
 from pipeline.engines.compilation import compile_blocks
 from pipeline.models import create_model
-from pipeline.models.bn_freeze import freeze_batch_norms
-from pipeline.models.senet import SEBottleneck, SENet, initialise
-from pipeline.networks.spec import SENetSpec
+from pipeline.models.batch_norm import freeze_batch_norms
+from pipeline.models.initialisation import initialise
+from pipeline.models.network import Block, Options
+from pipeline.models.resnet import build
 
 pytestmark = pytest.mark.slow
 
@@ -60,7 +62,7 @@ def test_the_network_itself_stays_uncompiled() -> None:
     names = list(model.state_dict())
     compile_blocks(model, backend="eager")
     assert list(model.state_dict()) == names
-    assert sum(type(module) is SEBottleneck for module in model.modules()) == 4
+    assert sum(isinstance(module, Block) for module in model.modules()) == 4
     assert not any(isinstance(module, torch._dynamo.OptimizedModule) for module in model.modules())
 
 
@@ -72,8 +74,16 @@ def test_a_network_without_a_known_block_is_not_left_uncompiled_in_silence() -> 
 def test_each_kind_of_block_is_compiled_once_and_none_is_left_out() -> None:
     """10 kinds, more than PyTorch compiles unless it is told to; beyond that it would run them as they are."""
     widths = (16, 24, 32, 40, 48)
-    model = SENet(
-        SENetSpec("deep", (8, 8, 8), widths, (3, 2, 2, 2, 2), groups=4, reduction=4, image_size_px=32), num_classes=2
+    options = Options(num_classes=2, se=SEConfig(reduction=4), dropout=0.0, bn_momentum=0.1, max_pool="ceil")
+    model = build(
+        options,
+        stem=(8, 8, 8),
+        widths=widths,
+        blocks=(3, 2, 2, 2, 2),
+        divisors=(2, 1),
+        groups=4,
+        stride_in="3x3",
+        projection_kernel=3,
     ).eval()
     backend = CompileCounterWithBackend("eager")
     network = compile_blocks(model, backend=backend)  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ from pipeline.data.normalisation import Preprocessor
 from pipeline.evaluation.expansion import count_crops, expand
 from pipeline.evaluation.inference import PlanScorer, evaluating
 from pipeline.models import create_model
-from pipeline.models.senet import SENet
+from pipeline.models.network import Network
 from tests.data.indexing import index_files
 
 pytestmark = pytest.mark.slow
@@ -58,7 +58,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
 
 
 @pytest.fixture(scope="module")
-def network() -> SENet:
+def network() -> Network:
     """The small network of the real blocks, with answers that differ from image to image."""
     torch.manual_seed(7)
     model = create_model("senet_nano", 10, dropout=0.0, bn_momentum=1.0, seed=7)
@@ -181,7 +181,7 @@ def test_plain_bilinear_looks_at_the_four_nearest_pixels(photographs: ImageIndex
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.name)
-def test_scores_are_those_of_the_crops_one_by_one(photographs: ImageIndex, network: SENet, plan: CropPlan) -> None:
+def test_scores_are_those_of_the_crops_one_by_one(photographs: ImageIndex, network: Network, plan: CropPlan) -> None:
     # One by one takes its time: several images, and so several sizes in a batch, only under plans of few crops.
     images = 1 if count_crops(plan) > 10 else 3
     crops = [each[:images] for each in all_crops_by_hand(photographs, plan)]
@@ -189,7 +189,7 @@ def test_scores_are_those_of_the_crops_one_by_one(photographs: ImageIndex, netwo
 
 
 @pytest.mark.parametrize("averaging", ["probabilities", "logits"])
-def test_weights_count_in_either_average(photographs: ImageIndex, network: SENet, averaging: str) -> None:
+def test_weights_count_in_either_average(photographs: ImageIndex, network: Network, averaging: str) -> None:
     plan = CropPlan(
         name="weighted",
         averaging=averaging,  # type: ignore[arg-type]
@@ -202,7 +202,7 @@ def test_weights_count_in_either_average(photographs: ImageIndex, network: SENet
     require_scores_by_hand(network, plan, all_crops_by_hand(photographs, plan), batch=2)
 
 
-def require_scores_by_hand(network: SENet, plan: CropPlan, crops: list[list[Crop]], batch: int) -> None:
+def require_scores_by_hand(network: Network, plan: CropPlan, crops: list[list[Crop]], batch: int) -> None:
     """The scorer's answer to these crops is that of double precision, each crop by itself."""
     preprocessor = Preprocessor(PIXELS, AugmentationConfig(), CPU, channels_last=True)
     scorer = PlanScorer(network, plan, ExecutionConfig(precision="float32"), preprocessor, CPU, batch)
@@ -231,7 +231,7 @@ def as_batch(crops: list[Crop]) -> CropImages:
     return images if len({image.shape for image in images}) > 1 else torch.stack(images)
 
 
-def logits_by_hand(network: SENet, crop: Crop, group: CropGroup) -> torch.Tensor:
+def logits_by_hand(network: Network, crop: Crop, group: CropGroup) -> torch.Tensor:
     pixels = (crop - np.array(PIXELS.mean)) / np.array(PIXELS.std)
     image = torch.from_numpy(pixels.transpose(2, 0, 1)[None].astype(np.float32))
     if "sliding" not in (group.dense, group.pooling):
@@ -247,7 +247,7 @@ def logits_by_hand(network: SENet, crop: Crop, group: CropGroup) -> torch.Tensor
     return torch.stack([network.last_linear(each.mean((1, 2))) for each in maps_7x7]).mean(0)
 
 
-def test_the_two_ways_to_pool_differ(photographs: ImageIndex, network: SENet) -> None:
+def test_the_two_ways_to_pool_differ(photographs: ImageIndex, network: Network) -> None:
     crops = all_crops_by_hand(photographs, builtin_plan("dense"))
     preprocessor = Preprocessor(PIXELS, AugmentationConfig(), CPU, channels_last=True)
     with evaluating(network):

@@ -12,7 +12,7 @@ from pipeline.evaluation.validation import Validation, validate
 from pipeline.ground.distributed import Collective
 from pipeline.ground.ranks import Ranks
 from pipeline.models import create_model
-from pipeline.models.senet import SENet
+from pipeline.models.network import Network
 from pipeline.models.weights import load_weights
 from tests.evaluation.small_run import (
     CENTER,
@@ -40,13 +40,13 @@ def index(folder: Path) -> ImageIndex:
 
 
 @pytest.fixture
-def model(folder: Path) -> SENet:
+def model(folder: Path) -> Network:
     model = create_model("senet_nano", NUM_CLASSES)
     load_weights(model, folder / "weights.safetensors")
     return model
 
 
-def validate_alone(folder: Path, index: ImageIndex, model: SENet, **train: object) -> Validation:
+def validate_alone(folder: Path, index: ImageIndex, model: Network, **train: object) -> Validation:
     config = make_config(folder)
     config = config.model_copy(update={"train": config.train.model_copy(update=train)})
     preprocessor = Preprocessor(config.input, config.augmentation, torch.device("cpu"), channels_last=True)
@@ -69,7 +69,7 @@ def test_a_rank_without_any_batch_takes_part(folder: Path) -> None:
     assert answers[0]["images"] == NUM_IMAGES
 
 
-def test_loss_and_errors_are_those_of_one_image_at_a_time(folder: Path, index: ImageIndex, model: SENet) -> None:
+def test_loss_and_errors_are_those_of_one_image_at_a_time(folder: Path, index: ImageIndex, model: Network) -> None:
     one_by_one = validate_alone(folder, index, model, max_micro_batch=1)
     in_batches = validate_alone(folder, index, model)
     assert in_batches.top1_error_percent == one_by_one.top1_error_percent
@@ -78,7 +78,7 @@ def test_loss_and_errors_are_those_of_one_image_at_a_time(folder: Path, index: I
     assert in_batches.loss == pytest.approx(one_by_one.loss, rel=1e-5)
 
 
-def test_validation_leaves_the_model_as_it_was(folder: Path, index: ImageIndex, model: SENet) -> None:
+def test_validation_leaves_the_model_as_it_was(folder: Path, index: ImageIndex, model: Network) -> None:
     model.train()
     model.get_submodule("layer0.bn1").eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -90,7 +90,7 @@ def test_validation_leaves_the_model_as_it_was(folder: Path, index: ImageIndex, 
 
 
 def test_a_diverged_network_has_no_finite_loss_and_no_image_right(
-    folder: Path, index: ImageIndex, model: SENet
+    folder: Path, index: ImageIndex, model: Network
 ) -> None:
     with torch.no_grad():
         model.last_linear.bias.fill_(float("nan"))

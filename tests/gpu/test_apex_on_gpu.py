@@ -16,7 +16,7 @@ from pipeline.ground.distributed import Collective
 from pipeline.ground.errors import UserError
 from pipeline.ground.ranks import Ranks
 from pipeline.models import create_model
-from pipeline.models.senet import initialise
+from pipeline.models.initialisation import initialise
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

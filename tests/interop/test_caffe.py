@@ -24,7 +24,8 @@ def network() -> CaffeNetwork:
 def our_scores(imported: Imported, image_rgb: np.ndarray) -> np.ndarray:
     """As evaluate shows images to imported weights."""
     assert imported.preprocessing is not None
-    model = create_model(imported.model, imported.num_classes, max_pool=imported.preprocessing.max_pool)
+    num_classes = len(imported.tensors["last_linear.bias"])
+    model = create_model(imported.network.name, num_classes, max_pool=imported.preprocessing.max_pool)
     load_tensors(model, imported.tensors, "caffe")
     mean, std = (
         torch.tensor(triple).view(3, 1, 1) for triple in (imported.preprocessing.mean, imported.preprocessing.std)
@@ -37,7 +38,7 @@ def our_scores(imported: Imported, image_rgb: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("size", "old_shapes"), [(32, False), (45, True)])
 def test_scores_are_those_of_caffe_s_layers_in_the_order_of_the_sorted_wordnet_ids(network, tmp_path, size, old_shapes):
     imported = read_foreign(network.save(tmp_path / "SENet.caffemodel", old_shapes=old_shapes), None)
-    assert (imported.layout, imported.model, imported.num_classes) == ("caffe", "senet_nano", 1000)
+    assert (imported.layout, imported.network.name, imported.network.num_classes) == ("caffe", "senet_nano", 1000)
     image_rgb = np.random.default_rng(size).integers(0, 256, (3, size, size), dtype=np.uint8)
     expected = network.forward(image_rgb[::-1])
     found = our_scores(imported, image_rgb)
@@ -58,7 +59,7 @@ def test_no_class_keeps_its_place_and_none_is_lost():
 def test_other_than_1000_classes_stay_in_their_order(tmp_path):
     network = CaffeNetwork(num_classes=7, seed=3)
     imported = read_foreign(network.save(tmp_path / "own.caffemodel"), "caffe")
-    assert imported.num_classes == 7
+    assert imported.network.num_classes == 7
     assert torch.equal(imported.tensors["last_linear.bias"], torch.from_numpy(network.layers["classifier"][1][1]))
 
 

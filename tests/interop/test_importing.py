@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import re
 from pathlib import Path
 
@@ -10,9 +9,10 @@ import torch
 from pipeline.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from pipeline.ground.errors import UserError
 from pipeline.interop.importing import import_weights, read_foreign
+from pipeline.interop.network import identify
 from pipeline.models import create_model
 from pipeline.models.weights import read_weights, save_weights
-from pipeline.networks.spec import SPECS
+from pipeline.networks.registry import NETWORKS
 from pipeline.store.file import sha256_of
 
 
@@ -26,20 +26,11 @@ def saved(path: Path, content: object) -> Path:
     return path
 
 
-def foreign_shapes(stem: tuple[int, ...], blocks: tuple[int, ...], conv2: tuple[int, ...], extra: dict) -> dict:
-    tensors = {"layer0.conv1.weight": torch.zeros(stem)} | extra
-    for stage, count in enumerate(blocks, start=1):
-        for block in range(count):
-            tensors[f"layer{stage}.{block}.conv1.weight"] = torch.zeros(128, 64, 1, 1)
-            tensors[f"layer{stage}.{block}.conv2.weight"] = torch.zeros(conv2)
-    return tensors
-
-
 def test_weights_of_this_project_come_back_bit_for_bit(small, tmp_path):
     source = saved(tmp_path / "w.pth", {"state_dict": small})
     imported = import_weights(source, tmp_path / "w.safetensors", None)
     # The public ports have no such network, so the names are ours.
-    assert (imported.layout, imported.model, imported.preprocessing) == ("ours", "senet_nano", None)
+    assert (imported.layout, imported.network.name, imported.preprocessing) == ("ours", "senet_nano", None)
     assert imported.metadata() == {
         "model": "senet_nano",
         "num_classes": "10",
@@ -51,19 +42,11 @@ def test_weights_of_this_project_come_back_bit_for_bit(small, tmp_path):
     assert all(torch.equal(found[name], tensor) for name, tensor in small.items())
 
 
-@pytest.mark.parametrize("is_first", [True, False])
-def test_of_networks_with_the_same_blocks_and_groups_the_one_with_these_shapes_is_found(
-    small, tmp_path, monkeypatch, is_first
-):
-    nano = SPECS["senet_nano"]
-    wide = dataclasses.replace(nano, name="senet_wide", widths=tuple(2 * width for width in nano.widths))
-    both = (wide, nano) if is_first else (nano, wide)
-    specs = {spec.name: spec for spec in both}
-    for module in ("pipeline.interop.network", "pipeline.interop.importing", "pipeline.models"):
-        monkeypatch.setattr(f"{module}.SPECS", specs)
-    assert read_foreign(saved(tmp_path / "nano.pth", small), None).model == "senet_nano"
-    tensors = create_model("senet_wide", 10, seed=1).state_dict()
-    assert read_foreign(saved(tmp_path / "wide.pth", tensors), None).model == "senet_wide"
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_are_told_apart_by_the_shapes_of_their_convolutions(name):
+    with torch.device("meta"):
+        tensors = create_model(name, 7).state_dict()
+    assert identify({f"any.{key}": tuple(tensor.shape) for key, tensor in tensors.items()}, "file") == name
 
 
 def test_a_layout_that_is_insisted_on_brings_its_preprocessing(small, tmp_path):
@@ -104,24 +87,14 @@ def test_the_wrong_layout_is_refused_with_what_was_found(small, tmp_path):
         read_foreign(path, "caffe")
 
 
-@pytest.mark.parametrize(
-    ("tensors", "name"),
-    [
-        (
-            foreign_shapes(
-                (64, 3, 7, 7), (3, 4, 6, 3), (128, 4, 3, 3), {"layer1.0.se_module.fc1.weight": torch.zeros(1)}
-            ),
-            "SE-ResNeXt-50 (3, 4, 6, 3 blocks, 3x3 convolutions in 32 groups, 7x7 stem, with squeeze-and-excitation)",
-        ),
-        (
-            foreign_shapes((64, 3, 7, 7), (3, 8, 36, 3), (64, 128, 3, 3), {}),
-            "ResNet-152 (3, 8, 36, 3 blocks, 3x3 convolutions in 1 groups, 7x7 stem, no squeeze-and-excitation)",
-        ),
-    ],
-)
-def test_another_network_is_named(tmp_path, tensors, name):
+def test_another_network_is_refused_with_the_nearest(tmp_path):
+    tensors = {f"stage.{block}.weight": torch.zeros(64, 64, 1, 1) for block in range(6)}
     path = saved(tmp_path / "w.pth", tensors)
-    message = f"{path}: another network: {name}; what can be converted is {', '.join(SPECS)}"
+    message = (
+        f"{path}: another network: it has 6 convolutions, of which 2 are also in senet_nano, the nearest; it holds 6, "
+        "the first: stage.0.weight (64, 64, 1, 1), stage.1.weight (64, 64, 1, 1), stage.2.weight (64, 64, 1, 1); what "
+        f"can be converted is {', '.join(NETWORKS)}"
+    )
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         read_foreign(path, None)
 
@@ -132,13 +105,15 @@ def test_a_network_without_blocks_is_listed(tmp_path):
         read_foreign(path, None)
     assert str(caught.value) == (
         f"{path}: no network of a known layout; it holds 2, the first: features.0.weight (64, 3, 11, 11), "
-        f"{'x' * 80} (2,); what can be converted is {', '.join(SPECS)}"
+        f"{'x' * 80} (2,); what can be converted is {', '.join(NETWORKS)}"
     )
 
 
 def test_our_blocks_under_unknown_names_are_listed(small, tmp_path):
     tensors = {name.replace("layer0.", "stem."): tensor for name, tensor in small.items()}
-    with pytest.raises(UserError, match="has the blocks of senet_nano, but names of no known layout; it holds 126"):
+    with pytest.raises(
+        UserError, match="has the convolutions of senet_nano, but names of no known layout; it holds 126"
+    ):
         read_foreign(saved(tmp_path / "w.pth", tensors), None)
 
 

@@ -13,9 +13,9 @@ from torch import nn
 from pipeline.data.preprocessing import read_preprocessing
 from pipeline.interop.importing import import_weights, read_foreign
 from pipeline.models import create_model
-from pipeline.models.senet import SENet
+from pipeline.models.network import Network
 from pipeline.models.weights import load_tensors, load_weights
-from pipeline.networks.spec import MaxPool
+from pipeline.networks.registry import MaxPool
 from pipeline.store.weight_header import read_metadata
 from tests.interop.random_weights import randomise, relative_error
 
@@ -42,7 +42,7 @@ def foreign(make) -> nn.Module:
     return network.eval()
 
 
-def unfilled(max_pool: MaxPool) -> SENet:
+def unfilled(max_pool: MaxPool) -> Network:
     with torch.device("meta"):
         return create_model("senet154", 1000, max_pool=max_pool)
 
@@ -61,7 +61,7 @@ def test_cadene_s_file_of_the_time_gives_cadene_s_scores(tmp_path: Path):
     assert len(old) == 987
     torch.save(old, tmp_path / "senet154.pth", _use_new_zipfile_serialization=False)
     imported = import_weights(tmp_path / "senet154.pth", tmp_path / "w.safetensors", layout=None)
-    assert (imported.layout, imported.model, imported.num_classes) == ("cadene", "senet154", 1000)
+    assert (imported.layout, imported.network.name, imported.network.num_classes) == ("cadene", "senet154", 1000)
     preprocessing = read_preprocessing(read_metadata(tmp_path / "w.safetensors"), "w")
     assert preprocessing is not None
     ours = unfilled(preprocessing.max_pool)

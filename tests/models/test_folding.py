@@ -7,15 +7,14 @@ import torch
 from torch import nn
 
 from pipeline.models import create_model
-from pipeline.models.bn_freeze import FrozenBatchNorm2d, Scope, freeze_batch_norms
-from pipeline.models.folding import fold_batch_norms
-from pipeline.models.senet import SENet
-from pipeline.networks.spec import MaxPool
+from pipeline.models.batch_norm import FrozenBatchNorm2d, Scope, fold_batch_norms, freeze_batch_norms
+from pipeline.models.network import Network
+from pipeline.networks.registry import MaxPool
 
 pytestmark = pytest.mark.slow
 
 
-def make_network(name: str = "senet_nano", *, seed: int = 1, size_px: int = 64, max_pool: MaxPool = "ceil") -> SENet:
+def make_network(name: str = "senet_nano", *, seed: int = 1, size_px: int = 64, max_pool: MaxPool = "ceil") -> Network:
     """As if trained: gammas and betas that all differ, and the statistics of the maps that there are."""
     network = create_model(name, 10, bn_momentum=1.0, max_pool=max_pool, seed=seed)
     generator = torch.Generator().manual_seed(seed)
@@ -139,3 +138,10 @@ def test_a_normalisation_of_another_kind_is_a_bug() -> None:
     block.bn1 = nn.SyncBatchNorm(64)
     with pytest.raises(AssertionError, match=r"bn1: .*SyncBatchNorm"):
         fold_batch_norms(network)
+
+
+def test_a_convolution_s_own_bias_is_folded_too() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=1.0))
+    images = make_images(16)
+    network(images)
+    torch.testing.assert_close(answer(fold_batch_norms(network), images), answer(network.eval(), images))

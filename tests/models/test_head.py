@@ -8,7 +8,7 @@ from torch import nn
 
 from pipeline.ground.errors import UserError
 from pipeline.models import create_model
-from pipeline.models.bn_freeze import FrozenBatchNorm2d
+from pipeline.models.batch_norm import FrozenBatchNorm2d
 from pipeline.models.head import freeze_all_but_head, is_in_head, lay_over
 
 

@@ -2,11 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from pipeline.config.crop_plan import CropGroup, CropPlan, builtin_plan
 from pipeline.config.reader import load_config
-from pipeline.paper.statements import read_paper, senet154_errors, statements
+from pipeline.paper.statements import statements
 from pipeline.reporting.recipe import RecipeRow, center_crop, compare_recipe
 from pipeline.reporting.results import describe_crops
 from tests.conftest import REPOSITORY
@@ -54,31 +52,6 @@ def test_the_contest_recipe_differs_only_where_it_says_so(tmp_path: Path) -> Non
 def test_every_statement_of_the_paper_has_one_row(tmp_path: Path) -> None:
     items = [statement.item for section in ("training", "evaluation") for statement in statements(section)]
     assert list(rows_of(tmp_path)) == items
-
-
-@pytest.mark.parametrize(
-    ("trained_px", "crop_px", "errors"),
-    [(224, 224, (18.68, 4.47)), (224, 320, (17.28, 3.79)), (320, 320, (16.88, 3.58))],
-)
-def test_the_papers_errors_belong_to_how_the_network_was_trained(
-    trained_px: int, crop_px: int, errors: tuple[float, float]
-) -> None:
-    found = senet154_errors(trained_px, crop_px)
-    assert found is not None
-    assert (found.top1_percent, found.top5_percent) == errors
-
-
-@pytest.mark.parametrize(("trained_px", "crop_px"), [(320, 224), (224, 299), (288, 320)])
-def test_what_the_paper_did_not_measure_has_no_number(trained_px: int, crop_px: int) -> None:
-    assert senet154_errors(trained_px, crop_px) is None
-
-
-def test_the_papers_tables_are_complete() -> None:
-    paper = read_paper()
-    assert [len(paper[name]["rows"]) for name in ("table8", "table9")] == [11, 6]
-    for row in paper["table8"]["rows"]:
-        for size in ("224", "320"):
-            assert row[size] is None or float(row[size][0]) > float(row[size][1])
 
 
 def test_a_centre_crop_is_one_crop_from_the_centre() -> None:

@@ -588,7 +588,7 @@ def test_published_figures_are_told_for_known_weights_and_no_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = copy_run(folder / "world-1", tmp_path)
-    known = Published("small.pth", "Somebody reports", "cadene", "c0ffee", 18.0, 4.0)
+    known = Published("small.pth", "Somebody reports", "cadene", "c0ffee", "senet_nano", 18.0, 4.0)
     asked: list[Mapping[str, str]] = []
 
     def published(metadata: Mapping[str, str]) -> Published:

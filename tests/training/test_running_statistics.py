@@ -17,7 +17,7 @@ from pipeline.ground.errors import StopRequested
 from pipeline.ground.ranks import Ranks, read_ranks
 from pipeline.ground.stop import StopFlag
 from pipeline.models import create_model
-from pipeline.models.bn_freeze import freeze_batch_norms
+from pipeline.models.batch_norm import freeze_batch_norms
 from pipeline.models.weights import read_weights, save_weights
 from pipeline.training.batching import split_batch
 from pipeline.training.running_statistics import average_running_statistics, recompute_running_statistics

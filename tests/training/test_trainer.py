@@ -23,7 +23,7 @@ from pipeline.ground.errors import TrainingDiverged
 from pipeline.ground.ranks import Ranks
 from pipeline.ground.seeds import derive_seed
 from pipeline.models import create_model
-from pipeline.models.bn_freeze import freeze_batch_norms
+from pipeline.models.batch_norm import freeze_batch_norms
 from pipeline.models.weights import read_weights
 from pipeline.running.attempts import read_outcome
 from pipeline.running.stage import PlacedStage, parts_of, place_stages

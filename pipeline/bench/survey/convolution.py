@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from pipeline.bench.survey.clock import Deadline, figures_or_error, time_work
 from pipeline.bench.survey.scope import LAYOUTS, Scope
-from pipeline.networks.spec import SPECS, Layer, layer_table
+from pipeline.networks.layers import Layer, layer_table
 
 _MERGED_INPUTS = 64
 """Input channels of a merged group: as many as suit matrix units."""
@@ -23,7 +23,7 @@ def survey_convolutions(scope: Scope, deadline: Deadline) -> Iterator[dict[str, 
     A merged case computes the same outputs with fewer, larger groups whose weights are zero between the original ones:
     more arithmetic, in a shape that suits the kernels.
     """
-    table = layer_table(SPECS[scope.model], scope.num_classes, scope.image_size_px)
+    table = layer_table(scope.model, scope.num_classes, scope.image_size_px)
     grouped = {_shape(layer): layer for layer in table if (layer.groups or 1) > 1}
     counts = {shape: sum(_shape(layer) == shape for layer in table) for shape in grouped}
     for shape, layer in grouped.items():
@@ -49,7 +49,7 @@ def survey_convolutions(scope: Scope, deadline: Deadline) -> Iterator[dict[str, 
 
 def _shape(layer: Layer) -> tuple[int, ...]:
     """Return inputs, outputs, stride and side of the output."""
-    return (layer.in_channels or 0, layer.out_channels or 0, layer.stride or 1, layer.out_size)
+    return (layer.in_channels, layer.out_channels, layer.stride or 1, layer.out_size)
 
 
 @dataclasses.dataclass(frozen=True)

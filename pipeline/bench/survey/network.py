@@ -19,7 +19,7 @@ from pipeline.bench.survey.scope import Scope
 from pipeline.bench.training_step import Step, Task, compile_whole, forget_compiled, plain_step
 from pipeline.engines.compilation import compile_blocks
 from pipeline.models import create_model
-from pipeline.models.senet import SENet
+from pipeline.models.network import Network
 
 _COMPILATION_SECONDS = 120.0
 """Assumed time of a compilation before the first one is measured."""
@@ -140,7 +140,7 @@ def _empty_memory() -> int:
 def _step(scope: Scope, network: nn.Module, cell: Cell, batch: int) -> Step:
     task = Task(scope.model, scope.num_classes, scope.image_size_px, batch, scope.device)
     # Ours is compiled as in the engine, others whole.
-    return plain_step(task, network, cell, compile_blocks if isinstance(network, SENet) else compile_whole)
+    return plain_step(task, network, cell, compile_blocks if isinstance(network, Network) else compile_whole)
 
 
 def _captured(step: Step) -> Callable[[], None]:

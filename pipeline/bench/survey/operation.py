@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pipeline.bench.survey.clock import Deadline, time_work
 from pipeline.bench.survey.scope import LAYOUTS, Scope
 from pipeline.models import create_model
-from pipeline.networks.spec import SPECS, layer_table
+from pipeline.networks.layers import layer_table
 
 
 def survey_batch_norms(scope: Scope, deadline: Deadline) -> Iterator[dict[str, Any]]:
@@ -20,8 +20,8 @@ def survey_batch_norms(scope: Scope, deadline: Deadline) -> Iterator[dict[str, A
 
     PyTorch never passes bfloat16 to cuDNN, so there the two rows of a case are the same kernel.
     """
-    table = layer_table(SPECS[scope.model], scope.num_classes, scope.image_size_px)
-    shapes = {(layer.out_channels or 0, layer.out_size) for layer in table if layer.kind == "scale_add_relu"}
+    table = layer_table(scope.model, scope.num_classes, scope.image_size_px)
+    shapes = {(layer.out_channels, layer.out_size) for layer in table if layer.kind == "add"}
     for channels, size in sorted(shapes):
         for dtype in scope.dtypes:
             for layout, memory_format in LAYOUTS.items():

@@ -28,7 +28,7 @@ from pipeline.bench.survey.network import (
 from pipeline.bench.survey.operation import survey_batch_norms, survey_sgd
 from pipeline.bench.survey.scope import Scope
 from pipeline.ground.errors import UserError
-from pipeline.networks.spec import SPECS
+from pipeline.networks.layers import layer_table
 
 Rows = Iterator[dict[str, Any]]
 
@@ -57,11 +57,10 @@ def survey_gpu(out: Path, minutes: float) -> None:
     networks = both_networks(scope)
     record: dict[str, Any] = {"format": FORMAT, "benchmark": "survey", "machine": describe_machine()}
     peaks = measure_peaks(scope.device)
-    spec = SPECS[scope.model]
+    layers = layer_table(scope.model, scope.num_classes, scope.image_size_px)
     record["peaks"] = {"flops_per_second": peaks.flops_per_second, "bytes_per_second": peaks.bytes_per_second}
     record["roofline images/s"] = {
-        batch: batch / training_floor_seconds(spec, scope.num_classes, scope.image_size_px, batch, peaks)
-        for batch in scope.batches
+        batch: batch / training_floor_seconds(layers, batch, peaks) for batch in scope.batches
     }
     record["parts"] = {}
     survey_parts(scope, networks, record, out, 60 * minutes - _RESERVE_SECONDS)

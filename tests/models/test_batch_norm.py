@@ -7,7 +7,7 @@ from torch import nn
 from pipeline.config.training import OptimConfig
 from pipeline.engines.sgd import build_sgd
 from pipeline.models import create_model
-from pipeline.models.bn_freeze import FrozenBatchNorm2d, Scope, freeze_batch_norms, frozen_digest
+from pipeline.models.batch_norm import FrozenBatchNorm2d, Scope, freeze_batch_norms, frozen_digest
 
 pytestmark = pytest.mark.slow
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import Any
 
@@ -9,14 +10,16 @@ from torch import nn
 
 from pipeline.ground.errors import UserError
 from pipeline.models import create_model
-from pipeline.models.senet import SEBottleneck, SENet, initialise
-from pipeline.networks.spec import SPECS
+from pipeline.models.initialisation import initialise
+from pipeline.models.network import Network
+from pipeline.models.resnet import Bottleneck
+from pipeline.networks.registry import NETWORKS
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def senet154() -> SENet:
+def senet154() -> Network:
     """The network without memory."""
     with torch.device("meta"):
         return create_model("senet154", 1000)
@@ -28,12 +31,12 @@ def _nano(seed: int = 0) -> Any:
 
 
 @pytest.mark.parametrize("image_size_px", [160, 192, 224, 299, 320, 331, 352])
-def test_images_of_any_size_give_one_row_of_scores_each(senet154: SENet, image_size_px: int) -> None:
+def test_images_of_any_size_give_one_row_of_scores_each(senet154: Network, image_size_px: int) -> None:
     scores = senet154(torch.empty(2, 3, image_size_px, image_size_px, device="meta"))
     assert scores.shape == (2, 1000)
 
 
-def test_images_need_not_be_square(senet154: SENet) -> None:
+def test_images_need_not_be_square(senet154: Network) -> None:
     assert senet154(torch.empty(1, 3, 256, 199, device="meta")).shape == (1, 1000)
 
 
@@ -41,12 +44,12 @@ def test_smallest_image_passes_in_eval_mode() -> None:
     assert _nano().eval()(torch.zeros(1, 3, 3, 3)).shape == (1, 10)
 
 
-def test_max_pool_starts_at_the_first_pixel_and_rounds_up(senet154: SENet) -> None:
+def test_max_pool_starts_at_the_first_pixel_and_rounds_up(senet154: Network) -> None:
     pooled = senet154.pool0(torch.arange(36.0).reshape(1, 1, 6, 6))
     assert pooled.tolist() == [[[[14.0, 16.0, 17.0], [26.0, 28.0, 29.0], [32.0, 34.0, 35.0]]]]
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", [name for name, network in NETWORKS.items() if network.family == "resnet"])
 def test_every_convolution_but_the_gates_has_a_batch_norm_and_no_bias(name: str) -> None:
     with torch.device("meta"):
         modules = dict(create_model(name, 10).named_modules())
@@ -58,11 +61,11 @@ def test_every_convolution_but_the_gates_has_a_batch_norm_and_no_bias(name: str)
             assert (module.bias, batch_norm.num_features, batch_norm.eps) == (None, module.out_channels, 1e-5), name
 
 
-def test_senet154_has_157_batch_norms_and_154_layers(senet154: SENet) -> None:
+def test_senet154_has_157_batch_norms_and_154_layers(senet154: Network) -> None:
     modules = list(senet154.modules())
     assert sum(isinstance(module, nn.BatchNorm2d) for module in modules) == 157
     # As the authors count: stem, three a block, classifier; gates and projections are not counted.
-    assert 3 + 3 * sum(isinstance(module, SEBottleneck) for module in modules) + 1 == 154
+    assert 3 + 3 * sum(isinstance(module, Bottleneck) for module in modules) + 1 == 154
 
 
 def test_momentum_of_the_batch_norms_is_the_one_asked_for() -> None:
@@ -70,10 +73,10 @@ def test_momentum_of_the_batch_norms_is_the_one_asked_for() -> None:
     assert {module.momentum for module in model.modules() if isinstance(module, nn.BatchNorm2d)} == {0.03}
 
 
-def test_projections_are_1x1_in_the_first_stage_and_dense_strided_3x3_after(senet154: SENet) -> None:
+def test_projections_are_1x1_in_the_first_stage_and_dense_strided_3x3_after(senet154: Network) -> None:
     for stage in range(1, 5):
         for index, block in enumerate(senet154.get_submodule(f"layer{stage}").children()):
-            assert isinstance(block, SEBottleneck)
+            assert isinstance(block, Bottleneck)
             if index > 0:
                 assert block.downsample is None
                 continue
@@ -87,7 +90,7 @@ def test_small_network_has_the_changes_of_the_appendix() -> None:
     stem = [module for module in model.layer0 if isinstance(module, nn.Conv2d)]
     assert [(conv.kernel_size, conv.stride) for conv in stem] == [((3, 3), (2, 2)), ((3, 3), (1, 1)), ((3, 3), (1, 1))]
     assert model.dropout.p == 0.2
-    blocks = [module for module in model.modules() if isinstance(module, SEBottleneck)]
+    blocks = [module for module in model.modules() if isinstance(module, Bottleneck)]
     assert len(blocks) == 4
     for block in blocks:
         width = block.conv2.out_channels
@@ -134,7 +137,7 @@ def test_channels_last_stays_through_the_network_and_changes_no_score() -> None:
     model = _nano().eval().to(memory_format=torch.channels_last)
     layouts = []
     for module in model.modules():
-        if isinstance(module, SEBottleneck):
+        if isinstance(module, Bottleneck):
             module.register_forward_hook(
                 lambda _, __, output: layouts.append(output.is_contiguous(memory_format=torch.channels_last))
             )
@@ -216,17 +219,32 @@ def test_initial_batch_norms_pass_everything_on() -> None:
             assert module.num_batches_tracked == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("senet_nano", "767493ea3131b625b170d8820da4082eebc3658a9de1667da58287bb0e68b413"),
+        ("senet154", "f30c6a3367f87e2d2105ad8cfb82e28a7547e25f0cd5eeb90f2c9e7ebfb7a421"),
+    ],
+)
+def test_initial_weights_and_their_order_are_those_of_version_0_2(name: str, digest: str) -> None:
+    found = hashlib.sha256()
+    for key, tensor in create_model(name, 10, seed=3).state_dict().items():
+        found.update(f"{key}{tuple(tensor.shape)}".encode())
+        found.update(tensor.numpy().tobytes())
+    assert found.hexdigest() == digest
+
+
 def test_each_tensor_has_a_stream_of_its_own() -> None:
     one, other = (create_model("senet_nano", num_classes, seed=3).state_dict() for num_classes in (10, 100))
     assert torch.equal(one["layer1.0.conv2.weight"], other["layer1.0.conv2.weight"])
     assert not torch.equal(one["layer2.0.conv3.weight"], one["layer2.1.conv3.weight"])
 
 
-def test_network_under_the_meta_device_takes_no_memory(senet154: SENet) -> None:
+def test_network_under_the_meta_device_takes_no_memory(senet154: Network) -> None:
     assert all(tensor.is_meta for tensor in senet154.state_dict().values())
 
 
 def test_unknown_network_is_refused_with_the_known_ones() -> None:
-    known = ", ".join(SPECS)
+    known = ", ".join(NETWORKS)
     with pytest.raises(UserError, match=rf"model\.name: there is no network 'vgg' \(there are: {known}\)"):
         create_model("vgg", 10)

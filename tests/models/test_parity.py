@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pipeline.models import create_model
-from pipeline.models.senet import SENet
+from pipeline.models.network import Network
 from tests.interop.random_weights import randomise
 
 pytestmark = pytest.mark.slow
@@ -16,7 +16,7 @@ timm = pytest.importorskip("timm")
 
 
 @pytest.fixture(scope="module")
-def networks() -> tuple[SENet, nn.Module]:
+def networks() -> tuple[Network, nn.Module]:
     """Ours and timm's with the same tensors: He weights, and batch norms and biases that are all different."""
     with torch.device("meta"):
         theirs = timm.create_model("legacy_senet154", drop_rate=0.0)
@@ -44,7 +44,7 @@ def _relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 @pytest.mark.parametrize("image_size_px", [224, 320])
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_outputs_and_gradients_are_those_of_the_independent_port(
-    networks: tuple[SENet, nn.Module], training: bool, image_size_px: int
+    networks: tuple[Network, nn.Module], training: bool, image_size_px: int
 ) -> None:
     ours, theirs = networks
     generator = torch.Generator().manual_seed(image_size_px)

@@ -1,0 +1,90 @@
+"""List the networks, with what they cost and what the paper says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from launch.console import say
+from pipeline.config.reader import load_config
+from pipeline.ground.errors import EXIT_DONE
+from pipeline.networks.layers import Cost, layer_table
+from pipeline.networks.registry import NETWORKS
+from pipeline.paper.statements import figures_of, find_errors
+
+_RECIPES = Path(__file__).parents[1] / "configs"
+_TITLE = """# Networks
+
+Made from the registry and its layer tables by `python -m launch networks --markdown > docs/networks.md`;
+`python -m launch networks` answers the same on a terminal.
+
+Parameters are the learnable ones with a classifier of 1,000 classes; GMAC are the multiply-adds of convolutions and
+classifier, in 1e9, for one image of the size in the fourth column. The paper's "GFLOPs" are these and something that it
+does not state; the next column says by how much ours differ. Its errors are top-1 and top-5 of one centre crop in
+percent, as its authors measured them (Tables 2, 3 and 8). Networks whose names end in `nano` are small ones for a CPU.
+"""
+_SOURCES = """
+## Sources
+
+Where the paper is silent or contradicts itself, the module of the family (`pipeline/models`) says what is known and
+what was chosen.
+
+| network | family | source |
+| --- | --- | --- |
+"""
+COLUMNS = ("network", "parameters", "GMAC", "px", "paper's GFLOPs", "ours", "paper's parameters", "errors", "recipe")
+
+
+def network_rows() -> Iterator[tuple[str, ...]]:
+    """Yield the cells of each network, in the order of `COLUMNS`; empty where there is nothing to say."""
+    recipes = _recipes()
+    for name, network in NETWORKS.items():
+        cost, figures = Cost.of(layer_table(name)), figures_of(name)
+        gmacs, paper = cost.macs / 1e9, ["", "", "", ""]
+        errors = find_errors(name, 224, 256, 224)
+        if figures is not None:
+            deviation = gmacs / float(figures.gmacs) - 1
+            millions = f"{figures.parameters} M" if figures.parameters else ""
+            paper = [figures.gmacs, f"{100 * deviation:+.2f} %", millions, " / ".join(figures.errors)]
+        elif errors is not None:
+            paper[-1] = f"{errors.top1_percent} / {errors.top5_percent}"
+        yield (name, f"{cost.parameters:,}", f"{gmacs:.4f}", f"{network.image_size_px}", *paper, recipes.get(name, ""))
+
+
+def print_networks(*, as_page: bool) -> int:
+    """Print the networks, or docs/networks.md. Returns the exit code of the contract."""
+    if as_page:
+        print(networks_page(), end="")
+        return EXIT_DONE
+    rows = [COLUMNS, *network_rows()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        texts = (
+            cell.ljust(width) if number in (0, len(row) - 1) else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        say("  ".join(texts).rstrip())
+    return EXIT_DONE
+
+
+def networks_page() -> str:
+    """Return the networks as a page of Markdown."""
+    lines = [_TITLE, f"| {' | '.join(COLUMNS)} |", f"| --- |{' ---: |' * (len(COLUMNS) - 2)} --- |"]
+    for name, *cells, recipe in network_rows():
+        lines.append(f"| {' | '.join((f'`{name}`', *cells, f'`{recipe}`' if recipe else ''))} |")
+    sources = [
+        f"| `{name}` | `{network.family}` | {network.source} |"
+        for name, network in NETWORKS.items()
+        if not name.startswith("se_")
+    ]
+    return "\n".join([*lines, _SOURCES.rstrip("\n"), *sources, ""])
+
+
+def _recipes() -> dict[str, str]:
+    """Return a recipe of each network, by its name: the first that is named after it, or else the first."""
+    models = {path: load_config(path).model for path in sorted(_RECIPES.rglob("*.yaml"))}
+    found: dict[str, str] = {}
+    for path, model in sorted(models.items(), key=lambda item: item[1].name not in item[0].stem):
+        if model.se == "default":
+            found.setdefault(model.name, str(path.relative_to(_RECIPES.parent)))
+    return found

@@ -1,0 +1,154 @@
+"""The networks by name: family, numbers and source. Imports no torch.
+
+A row's family is a module of `pipeline.models`, whose `build` takes the row's numbers. Its layers, sizes and costs are
+not computed from the numbers but traced (`pipeline.models.tracing`) and kept in the folder `tables`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+MaxPool = Literal["ceil", "padded"]
+"""The first pooling, 3x3 with stride 2. The authors' is not padded and rounds up; some ports pad by 1 and round down,
+which shifts every pooling window by one pixel up and to the left. Their weights reach their accuracy with it only."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A row of the registry."""
+
+    name: str
+    family: str
+    """Module of `pipeline.models` that builds it."""
+    numbers: dict[str, Any]
+    """Keyword arguments of the family's `build`."""
+    source: str
+    has_se: bool = False
+    """Whether the name stands for the network with the paper's default block."""
+    stages: tuple[int, ...] = (2, 3, 4, 5)
+    """Stages that may have blocks, in the paper's numbers."""
+    integrations: tuple[str, ...] = ("standard",)
+    """Places that a block may take."""
+    max_pools: tuple[MaxPool, ...] = ("ceil",)
+    image_size_px: int = 224
+    """Side of the images that the network was made for."""
+    dropout: float = 0.0
+    """Share of the features that is dropped at random in training, before the classifier."""
+
+
+_BOTTLENECK = ("standard", "pre", "post", "identity", "3x3")
+_DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+
+def _resnet(name: str, blocks: tuple[int, ...], source: str, *, has_se: bool = False, **changes: Any) -> Network:
+    fields = {key: changes.pop(key) for key in ("image_size_px", "dropout") if key in changes}
+    numbers = {"stem": (64,), "widths": (256, 512, 1024, 2048), "blocks": blocks, "groups": 1, "stride_in": "3x3"}
+    stages = tuple(range(2, 2 + len(blocks)))
+    pools: tuple[MaxPool, ...] = ("ceil", "padded")
+    return Network(name, "resnet", numbers | changes, source, has_se, stages, _BOTTLENECK, pools, **fields)
+
+
+def _appendix() -> Iterator[Network]:
+    """Yield the networks that have the four changes of the paper's appendix."""
+    changes: dict[str, Any] = {"stem": (64, 64, 128), "divisors": (2, 1), "projection_kernel": 3, "dropout": 0.2}
+    yield _resnet(
+        "senet154",
+        _DEPTHS[152],
+        "the paper's appendix; SENet-154.prototxt: 3 stem convolutions + 50 blocks x 3 + 1 classifier = 154",
+        has_se=True,
+        groups=64,
+        **changes,
+    )
+    # With 16 groups the three stages have 2, 4 and 8 input channels a group, as the first three of SENet-154 have.
+    small: dict[str, Any] = {"stem": (16, 16, 32), "widths": (64, 128, 256), "image_size_px": 32, "groups": 16}
+    yield _resnet("senet_nano", (1, 2, 1), "SENet-154's blocks, small", has_se=True, **changes | small)
+
+
+def _plain() -> Iterator[Network]:
+    """Yield the networks that the paper puts its block into."""
+    for depth in (50, 101, 152):
+        source = f"KaimingHe/deep-residual-networks, ResNet-{depth}; the authors' SE-ResNet-{depth}.prototxt"
+        yield _resnet(f"resnet{depth}", _DEPTHS[depth], source, divisors=(4, 4), stride_in="1x1")
+    for depth in (50, 101):
+        source = f"facebookresearch/ResNeXt; the authors' SE-ResNeXt-{depth}.prototxt"
+        yield _resnet(f"resnext{depth}_32x4d", _DEPTHS[depth], source, divisors=(2, 2), groups=32)
+    source = "the paper's appendix: what SENet-154 was made from by its changes (a) to (d)"
+    yield _resnet("resnext152_64x4d", _DEPTHS[152], source, divisors=(1, 1), groups=64)
+    small: dict[str, Any] = {"stem": (16,), "widths": (64, 128, 256), "image_size_px": 32}
+    yield _resnet("resnet_nano", (1, 2, 1), "ResNet's blocks, small", divisors=(4, 4), stride_in="1x1", **small)
+
+
+def _inceptions() -> Iterator[Network]:
+    """Yield the Inception networks of Table 2."""
+    modules = (
+        ("3a", 64, (64, 64), (64, 96), "ave", 32),
+        ("3b", 64, (64, 96), (64, 96), "ave", 64),
+        ("3c", 0, (128, 160), (64, 96), "max", 0),
+        ("4a", 224, (64, 96), (96, 128), "ave", 128),
+        ("4b", 192, (96, 128), (96, 128), "ave", 128),
+        ("4c", 160, (128, 160), (128, 160), "ave", 128),
+        ("4d", 96, (128, 192), (160, 192), "ave", 128),
+        ("4e", 0, (128, 192), (192, 256), "max", 0),
+        ("5a", 352, (192, 320), (160, 224), "ave", 128),
+        ("5b", 352, (192, 320), (192, 224), "max", 128),
+    )
+    numbers: dict[str, Any] = {"stem": (64, 64, 192), "modules": modules}
+    source = "the authors' SE-BN-Inception.prototxt"
+    yield Network("bn_inception", "bn_inception", numbers, source, stages=(3, 4, 5))
+    small = (
+        ("3a", 8, (8, 8), (8, 12), "ave", 4),
+        ("3c", 0, (8, 16), (8, 12), "max", 0),
+        ("5b", 32, (24, 40), (24, 28), "max", 16),
+    )
+    numbers = {"stem": (8, 8, 24), "modules": small}
+    source = "BN-Inception's modules, small"
+    yield Network("bn_inception_nano", "bn_inception", numbers, source, stages=(3, 5), image_size_px=32)
+    for name, numbers, source, size in (
+        ("inception_resnet_v2", {"blocks": (10, 20, 10)}, "tensorflow/models, slim/nets/inception_resnet_v2.py", 299),
+        ("inception_resnet_nano", {"blocks": (1, 1, 1), "divisor": 8}, "Inception-ResNet-v2's blocks, small", 96),
+    ):
+        stages = (5, 6, 7)
+        yield Network(name, "inception_resnet", numbers, source, stages=stages, image_size_px=size, dropout=0.2)
+
+
+def _others() -> Iterator[Network]:
+    """Yield VGG-16 of Table 2 and the mobile networks of Table 3."""
+    widths = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
+    numbers: dict[str, Any] = {"stages": widths, "hidden": 4096, "side": 7}
+    source = '"Very Deep Convolutional Networks", configuration D; the paper\'s section 5.1'
+    yield Network("vgg16_bn", "vgg", numbers, source, stages=(1, 2, 3, 4, 5), dropout=0.5)
+    numbers = {"stages": ((16, 16), (32, 32), (64,)), "hidden": 64, "side": 4}
+    yield Network("vgg_nano", "vgg", numbers, "VGG's layers, small", stages=(1, 2, 3), image_size_px=32, dropout=0.5)
+    blocks = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))
+    source = '"MobileNets", Table 1'
+    yield Network("mobilenet_v1", "mobilenet", {"stem": 32, "blocks": blocks}, source, stages=(1, 2, 3, 4, 5))
+    numbers = {"stem": 16, "blocks": ((32, 1), (64, 2), (64, 1), (128, 2))}
+    yield Network(
+        "mobilenet_nano", "mobilenet", numbers, "MobileNet's blocks, small", stages=(1, 2, 3), image_size_px=32
+    )
+    numbers = {"stem": 24, "groups": 3, "stages": ((240, 4), (480, 8), (960, 4))}
+    source = '"ShuffleNet", Table 1; megvii-model/ShuffleNet-Series, ShuffleNetV1'
+    yield Network("shufflenet_v1_g3", "shufflenet", numbers, source, stages=(2, 3, 4))
+    numbers = {"stem": 24, "groups": 3, "stages": ((48, 2), (96, 2))}
+    yield Network(
+        "shufflenet_nano", "shufflenet", numbers, "ShuffleNet's units, small", stages=(2, 3), image_size_px=32
+    )
+
+
+def _rows() -> Iterator[Network]:
+    yield from _appendix()
+    for network in (*_plain(), *_inceptions(), *_others()):
+        yield network
+        yield dataclasses.replace(network, name=f"se_{network.name}", has_se=True)
+
+
+NETWORKS: Mapping[str, Network] = {network.name: network for network in _rows()}
+"""The networks whose name ends in nano are for small images on a CPU."""
+
+
+def other_name(name: str) -> str | None:
+    """Return the name of the same network with the block, or without it; None if it has none."""
+    other = name.removeprefix("se_") if name.startswith("se_") else f"se_{name}"
+    return other if other in NETWORKS else None

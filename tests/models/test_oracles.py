@@ -1,0 +1,150 @@
+"""Outputs and gradients of every network for which an independent implementation exists, with the same weights."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pipeline.models import create_model
+from tests.interop.random_weights import randomise, relative_error
+
+pytestmark = pytest.mark.slow
+
+
+def from_timm(name: str) -> Callable[[], nn.Module]:
+    return lambda: pytest.importorskip("timm").create_model(name, drop_rate=0.0)
+
+
+def from_torchvision(name: str, **options: Any) -> Callable[[], nn.Module]:
+    return lambda: getattr(importlib.import_module("torchvision.models"), name)(**options)
+
+
+def replaced(network: nn.Module, is_meant: Callable[[nn.Module], bool], make: Callable[[], nn.Module]) -> nn.Module:
+    """The network with others in place of some modules, none of which has tensors."""
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if is_meant(child):
+                setattr(parent, name, make())
+    return network
+
+
+def timm_mobilenet() -> nn.Module:
+    """With ReLU: ReLU6 came with TensorFlow's code and not with the paper."""
+    return replaced(from_timm("mobilenetv1_100")(), lambda module: isinstance(module, nn.ReLU6), nn.ReLU)
+
+
+def with_global_pooling(network: nn.Module) -> nn.Module:
+    """With the whole map averaged, not a window of 7x7, which is the same at 224 px."""
+
+    def is_meant(module: nn.Module) -> bool:
+        return isinstance(module, nn.AvgPool2d) and module.kernel_size in (7, (7, 7))
+
+    return replaced(network, is_meant, lambda: nn.AdaptiveAvgPool2d(1))
+
+
+def cadene_bn_inception() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)
+        package: Any = pytest.importorskip("pretrainedmodels")
+    network: nn.Module = package.bninception(pretrained=None)
+    return with_global_pooling(without_biases(network))
+
+
+def without_biases(network: nn.Module) -> nn.Module:
+    """Convolutions of ours have none where a batch norm follows."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.bias = None
+    return network
+
+
+def osmr_shufflenet() -> nn.Module:
+    models: Any = pytest.importorskip("pytorchcv.models.shufflenet")
+    network: Any = models.shufflenet_g3_w1(pretrained=False)
+    for unit in network.modules():
+        if isinstance(unit, models.ShuffleUnit) and unit.downsample:
+            unit.forward = lambda x, unit=unit: _pooled_first(unit, x)
+    return with_global_pooling(network)
+
+
+def _pooled_first(unit: Any, x: torch.Tensor) -> torch.Tensor:
+    """The shortcut's channels in front, as in the authors' code; pytorchcv has them behind."""
+    y = unit.activ(unit.compress_bn1(unit.compress_conv1(x)))
+    y = unit.dw_bn2(unit.dw_conv2(unit.c_shuffle(y)))
+    y = unit.expand_bn3(unit.expand_conv3(y))
+    return unit.activ(torch.cat((unit.avgpool(x), y), 1))
+
+
+V1_5: dict[str, Any] = {"stride_in_3x3": True, "max_pool": "padded"}
+ORACLES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
+    "se_resnet50": (from_timm("legacy_seresnet50"), {}),
+    "se_resnet101": (from_timm("legacy_seresnet101"), {}),
+    "se_resnet152": (from_timm("legacy_seresnet152"), {}),
+    "se_resnext50_32x4d": (from_timm("legacy_seresnext50_32x4d"), {}),
+    "se_resnext101_32x4d": (from_timm("legacy_seresnext101_32x4d"), {}),
+    "resnet50": (from_torchvision("resnet50"), V1_5),
+    "resnet101": (from_torchvision("resnet101"), V1_5),
+    "resnet152": (from_torchvision("resnet152"), V1_5),
+    "resnext50_32x4d": (from_torchvision("resnext50_32x4d"), {"max_pool": "padded"}),
+    "resnext101_32x4d": (from_timm("resnext101_32x4d"), {"max_pool": "padded"}),
+    "bn_inception": (cadene_bn_inception, {}),
+    "inception_resnet_v2": (from_timm("inception_resnet_v2"), {"dropout": 0.0}),
+    "vgg16_bn": (lambda: without_biases(from_torchvision("vgg16_bn", dropout=0.0)()), {"dropout": 0.0}),
+    "mobilenet_v1": (timm_mobilenet, {}),
+    "shufflenet_v1_g3": (osmr_shufflenet, {}),
+}
+WITH_GRADIENTS = ("se_resnet50", "bn_inception", "inception_resnet_v2", "vgg16_bn", "mobilenet_v1", "shufflenet_v1_g3")
+"""One of each family."""
+
+
+def both(name: str) -> tuple[nn.Module, nn.Module]:
+    """Ours and theirs with the same tensors, which both register in the order of computation."""
+    make, options = ORACLES[name]
+    with torch.device("meta"):
+        theirs, ours = make(), create_model(name, 1000, **options)
+    for network in (theirs, ours):
+        network.to_empty(device="cpu")
+    randomise(theirs.state_dict(), seed=5)
+    tensors = list(theirs.state_dict().values())
+    names = list(ours.state_dict())
+    assert len(names) == len(tensors)
+    ours.load_state_dict(dict(zip(names, tensors, strict=True)))
+    return ours, theirs
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_outputs_and_gradients_are_those_of_an_independent_implementation(name: str) -> None:
+    ours, theirs = both(name)
+    # At 96 px the last map of this one is a single pixel, of which no batch norm has statistics.
+    size = 160 if name == "inception_resnet_v2" else 96
+    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        assert relative_error(ours.eval()(images), theirs.eval()(images)) < 1e-4
+    if name not in WITH_GRADIENTS:
+        return
+    # In float64, since in float32 roundings move ReLUs of so deep a network over their kinks.
+    for network in (ours.double().train(), theirs.double().train()):
+        nn.functional.cross_entropy(network(images.double()), torch.tensor([3, 500])).backward()
+    gradients = {
+        key: (own.grad, other.grad)
+        for (key, own), other in zip(ours.named_parameters(), theirs.parameters(), strict=True)
+        if own.grad is not None and other.grad is not None
+    }
+    assert len(gradients) == len(list(ours.parameters()))
+    # What a batch norm takes away again, as a bias, has a gradient of nothing but rounding.
+    smallest = 1e-6 * max(float(expected.abs().max()) for _, expected in gradients.values())
+    errors = {
+        key: float((found - expected).abs().max()) / max(float(expected.abs().max()), smallest)
+        for key, (found, expected) in gradients.items()
+    }
+    worst = max(errors, key=lambda key: errors[key])
+    assert errors[worst] < 1e-6, (worst, errors[worst])
+    statistics = zip(ours.named_buffers(), theirs.buffers(), strict=True)
+    for (key, found), expected in statistics:
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9, msg=key)
