@@ -10,14 +10,12 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from pipeline.config.section import CHECK, IS_PATH, OPERATION, PositiveFloat, PositiveInt, Section, as_tuple
 from pipeline.ground.errors import UserError
-from pipeline.networks.registry import NETWORKS, other_name
+from pipeline.networks.registry import NETWORKS, Integration, SEBlock, block_of, network_problem, spelled
 
 if TYPE_CHECKING:
     NetworkName = str
 else:
     NetworkName = Literal[tuple(NETWORKS)]
-
-Integration = Literal["standard", "pre", "post", "identity", "3x3"]
 
 _IMAGENET_CLASSES = 1000
 
@@ -42,8 +40,10 @@ class SEConfig(Section):
     bias: bool = True
     """Whether the two layers have biases; those of the paper's ablations have none."""
 
-
-BlockChoice = SEConfig | Literal["default"] | None
+    @property
+    def block(self) -> SEBlock:
+        """The block, for the network."""
+        return SEBlock(**self.model_dump())
 
 
 class ModelExpectation(Section):
@@ -66,7 +66,7 @@ class ModelConfig(Section):
     """Network by name, with the paper's block or without: `launch networks` lists them."""
     num_classes: PositiveInt | None
     """Outputs of the classifier. null: as many as there are classes of training images, which `build` then counts."""
-    se: BlockChoice = "default"
+    se: SEConfig | Literal["default"] | None = "default"
     """The squeeze-and-excitation block. default: as the name says, the paper's or none. null: none. Keys below it
     describe another, and the network is called by the name of the one with a block."""
     stride_in_3x3: bool = False
@@ -86,11 +86,12 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _has_one_spelling(self) -> Self:
         """Resolve the name, so that the same network has the same identity however it was written."""
-        name, se = spelled(self.name, self.se)
+        name, se = spelled(self.name, self.block)
         if problem := network_problem(name, se, stride_in_3x3=self.stride_in_3x3):
             raise ValueError(problem)
         object.__setattr__(self, "name", name)
-        object.__setattr__(self, "se", se)
+        if not isinstance(se, SEBlock):
+            object.__setattr__(self, "se", se)
         if self.dropout == NETWORKS[name].dropout:
             object.__setattr__(self, "dropout", None)
         return self
@@ -101,9 +102,9 @@ class ModelConfig(Section):
         return self.num_classes or _IMAGENET_CLASSES
 
     @property
-    def block(self) -> SEConfig | None:
+    def block(self) -> SEBlock | None:
         """The squeeze-and-excitation block, or None."""
-        return block_of(self.name, self.se)
+        return self.se.block if isinstance(self.se, SEConfig) else block_of(self.name, self.se)
 
     @property
     def dropped_share(self) -> float:
@@ -128,37 +129,6 @@ class ModelConfig(Section):
         """Return the entries for the header of a weight file: what must be known to build the network."""
         entries = {"model": self.name}
         if self.se != "default":
-            block = self.se and self.se.model_dump(mode="json", exclude_defaults=True)
+            block = None if self.se is None else self.se.model_dump(mode="json", exclude_defaults=True)
             entries["se"] = json.dumps(block)
         return entries | ({"stride_in_3x3": "true"} if self.stride_in_3x3 else {})
-
-
-def block_of(name: str, se: BlockChoice) -> SEConfig | None:
-    """Return the block of a network; without one that is described, the one that its name stands for."""
-    if se == "default":
-        return SEConfig() if NETWORKS[name].has_se else None
-    return se
-
-
-def spelled(name: str, se: BlockChoice) -> tuple[str, BlockChoice]:
-    """Return the one spelling of a network: its name with or without `se_`, and the block unless the name says it."""
-    block = block_of(name, se)
-    if (block is not None) != NETWORKS[name].has_se:
-        name = other_name(name) or name
-    return name, "default" if block == block_of(name, "default") else block
-
-
-def network_problem(name: str, se: BlockChoice, *, stride_in_3x3: bool) -> str | None:
-    """Say why there is no such network, as `key: what must hold`; or return None."""
-    network, block = NETWORKS[name], block_of(name, se)
-    if stride_in_3x3 and network.numbers.get("stride_in") != "1x1":
-        return f"stride_in_3x3: only a network with strides in 1x1 convolutions has the choice (given with {name})"
-    if block is None:
-        return None
-    if block.integration not in network.integrations:
-        return (
-            f"se.integration: must be one of {', '.join(network.integrations)} for {name} (given {block.integration})"
-        )
-    if unknown := [stage for stage in block.stages or () if stage not in network.stages]:
-        return f"se.stages: {name} has the stages {', '.join(map(str, network.stages))} (given {unknown[0]})"
-    return None

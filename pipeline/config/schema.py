@@ -28,6 +28,7 @@ from pipeline.config.network import ModelConfig
 from pipeline.config.operations import CheckpointConfig, LoaderConfig, ResourcesConfig, TrackingConfig
 from pipeline.config.section import OPERATION, Natural, Section
 from pipeline.config.training import FreezeBnConfig, OptimConfig, ScheduleConfig, TrainConfig
+from pipeline.networks.registry import NETWORKS
 
 
 class Config(Section):
@@ -74,6 +75,12 @@ class Config(Section):
             )
         if self.data.dataset == "digits" and self.model.num_classes not in (None, 10):
             problems.append(f"model.num_classes: there are 10 digits (given {self.model.num_classes})")
+        multiple = NETWORKS[self.model.name].size_multiple
+        if self.train.image_size_px % multiple:
+            problems.append(
+                f"train.image_size_px: must be a multiple of {multiple} for {self.model.name} "
+                f"(given {self.train.image_size_px})"
+            )
         if self.schedule.warmup_epochs >= self.train.epochs:
             problems.append(
                 f"schedule.warmup_epochs: must be less than train.epochs = {self.train.epochs} "

@@ -9,6 +9,7 @@ from pipeline.data.preprocessing import Preprocessing
 from pipeline.ground.errors import UserError
 from pipeline.interop import cadene, gluon
 from pipeline.interop.network import Shapes, list_some
+from pipeline.models.network import HEAD
 
 Rename = Callable[[str], str]
 
@@ -31,8 +32,8 @@ LAYOUTS: Mapping[str, Layout] = {
     for layout in (
         Layout("cadene", cadene.TELLING, cadene.to_ours, cadene.to_theirs, cadene.PREPROCESSING),
         Layout("gluon", gluon.TELLING, gluon.to_ours, gluon.to_theirs, gluon.PREPROCESSING),
-        # Cadene's names; a network trained with this project takes the preprocessing of its recipe.
-        Layout("ours", cadene.TELLING, cadene.to_theirs, cadene.to_theirs, None),
+        # A network trained with this project takes the preprocessing of its recipe.
+        Layout("ours", f"{HEAD}.weight", cadene.to_theirs, cadene.to_theirs, None),
     )
 }
 

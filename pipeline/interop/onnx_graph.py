@@ -7,25 +7,28 @@ import importlib.util
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from pipeline.ground.errors import UserError
 from pipeline.interop.importing import Imported
 from pipeline.models.claims import meta_model
 from pipeline.models.weights import load_tensors
+from pipeline.networks.registry import NETWORKS
 from pipeline.store.file import replacing
 
 INPUT, OUTPUT = "images", "scores"
 _NEEDED = ("onnx", "onnxscript")
-_TRACED_SIZE_PX = 64
+_SMALLEST_TRACED_PX = 64
 
 
 def export_onnx(imported: Imported, path: Path) -> None:
     """Write the network in eval mode as one file: normalised `images` (N, 3, H, W) to `scores` before the softmax.
 
-    Batch, height and width are free. The metadata hold the preprocessing, if it is known. Raises UserError if the
-    packages that write ONNX are not installed.
+    The batch is free, and so are height and width, but for a network that pools to a map of more than one pixel. The
+    metadata hold the preprocessing, if it is known. Raises UserError if the packages that write ONNX are not installed.
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -36,15 +39,26 @@ def export_onnx(imported: Imported, path: Path) -> None:
     assert network.num_classes is not None
     model = meta_model(network, network.num_classes, max_pool)
     load_tensors(model, imported.tensors, network.name)
+    row = NETWORKS[network.name]
+    pools = [module for module in model.modules() if isinstance(module, nn.AdaptiveAvgPool2d)]
+    shape: dict[int, Any] = {0: "batch"}
+    size = row.image_size_px
+    if all(pool.output_size == 1 for pool in pools):
+        size = max(size, _SMALLEST_TRACED_PX)
+        is_any = row.size_multiple == 1
+        shape |= {
+            axis: side if is_any else row.size_multiple * torch.export.Dim(side)
+            for axis, side in ((2, "height"), (3, "width"))
+        }
     # Two images: the exporter treats a size of one as a constant.
-    example = torch.zeros(2, 3, _TRACED_SIZE_PX, _TRACED_SIZE_PX)
+    example = torch.zeros(2, 3, size, size)
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             model.eval(),
             (example,),
             input_names=[INPUT],
             output_names=[OUTPUT],
-            dynamic_shapes=({0: "batch", 2: "height", 3: "width"},),
+            dynamic_shapes=(shape,),
             dynamo=True,
             verbose=False,
         )

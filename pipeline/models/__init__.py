@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.config.network import BlockChoice, block_of, network_problem, spelled
 from pipeline.ground.errors import UserError
-from pipeline.networks.registry import NETWORKS, MaxPool
+from pipeline.networks.registry import NETWORKS, BlockChoice, MaxPool, block_of, network_problem, spelled
 
 if TYPE_CHECKING:
     from pipeline.models.network import Network

@@ -2,7 +2,8 @@
 
 The gates are behind the concatenation of every module, those that halve the map included. The usual port, which ends in
 27.95 % top-1 error, has 96 instead of 128 channels in the pooled branches of 4c and 4d, and so 2.02 GMAC; the paper's
-2.03 are those of its prototxt.
+2.03 are those of its prototxt. As there, sides must be multiples of 32 px: the modules that halve the map pool without
+padding and convolve with it, which agree on even maps only.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def meta_model(config: ModelConfig, num_classes: int, max_pool: MaxPool = "ceil"
         return create_model(
             config.name,
             num_classes,
-            se=config.se,
+            se=config.block,
             dropout=config.dropout,
             bn_momentum=config.bn_momentum,
             max_pool=max_pool,

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from pipeline.config.network import SEConfig
 from pipeline.models.se import SEModule
-from pipeline.networks.registry import MaxPool
+from pipeline.networks.registry import MaxPool, SEBlock
 
 HEAD = "last_linear"
 """Name of the classifier, the last part of every network."""
@@ -21,7 +20,7 @@ class Options:
     """Arguments of a family's `build` beside the numbers of the network's row."""
 
     num_classes: int
-    se: SEConfig | None
+    se: SEBlock | None
     dropout: float
     """Share of the features dropped at random in training, before the classifier."""
     bn_momentum: float

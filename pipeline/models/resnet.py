@@ -13,9 +13,9 @@ from typing import Literal
 import torch
 from torch import nn
 
-from pipeline.config.network import Integration
 from pipeline.models.network import Block, Network, Options, head
 from pipeline.models.se import SEModule, gated
+from pipeline.networks.registry import Integration
 
 
 def build(

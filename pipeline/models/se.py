@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
-from pipeline.config.network import SEConfig
 from pipeline.ground.errors import UserError
+from pipeline.networks.registry import SEBlock
 
 _SQUEEZES: Mapping[str, Callable[[], nn.Module]] = {
     "average": lambda: nn.AdaptiveAvgPool2d(1),
@@ -25,7 +25,7 @@ class SEModule(nn.Module):
     to the caller. Raises UserError if the reduction leaves no channel.
     """
 
-    def __init__(self, channels: int, se: SEConfig) -> None:
+    def __init__(self, channels: int, se: SEBlock) -> None:
         super().__init__()
         inner = channels // se.reduction
         if inner == 0:

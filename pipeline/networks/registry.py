@@ -15,6 +15,25 @@ MaxPool = Literal["ceil", "padded"]
 which shifts every pooling window by one pixel up and to the left. Their weights reach their accuracy with it only."""
 
 
+Integration = Literal["standard", "pre", "post", "identity", "3x3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class SEBlock:
+    """The squeeze-and-excitation block of a network; the recipe's `model.se` (`SEConfig`) explains the fields."""
+
+    reduction: int = 16
+    squeeze: Literal["average", "max", "none"] = "average"
+    excitation: Literal["sigmoid", "tanh", "relu"] = "sigmoid"
+    integration: Integration = "standard"
+    stages: tuple[int, ...] | None = None
+    bias: bool = True
+
+
+BlockChoice = SEBlock | Literal["default"] | None
+"""default: what the network's name says, the paper's block or none."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Network:
     """A row of the registry."""
@@ -29,16 +48,18 @@ class Network:
     """Whether the name stands for the network with the paper's default block."""
     stages: tuple[int, ...] = (2, 3, 4, 5)
     """Stages that may have blocks, in the paper's numbers."""
-    integrations: tuple[str, ...] = ("standard",)
+    integrations: tuple[Integration, ...] = ("standard",)
     """Places that a block may take."""
     max_pools: tuple[MaxPool, ...] = ("ceil",)
     image_size_px: int = 224
     """Side of the images that the network was made for."""
+    size_multiple: int = 1
+    """Sides of images must be multiples of it."""
     dropout: float = 0.0
     """Share of the features that is dropped at random in training, before the classifier."""
 
 
-_BOTTLENECK = ("standard", "pre", "post", "identity", "3x3")
+_BOTTLENECK: tuple[Integration, ...] = ("standard", "pre", "post", "identity", "3x3")
 _DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
@@ -96,7 +117,7 @@ def _inceptions() -> Iterator[Network]:
     )
     numbers: dict[str, Any] = {"stem": (64, 64, 192), "modules": modules}
     source = "the authors' SE-BN-Inception.prototxt"
-    yield Network("bn_inception", "bn_inception", numbers, source, stages=(3, 4, 5))
+    yield Network("bn_inception", "bn_inception", numbers, source, stages=(3, 4, 5), size_multiple=32)
     small = (
         ("3a", 8, (8, 8), (8, 12), "ave", 4),
         ("3c", 0, (8, 16), (8, 12), "max", 0),
@@ -104,7 +125,9 @@ def _inceptions() -> Iterator[Network]:
     )
     numbers = {"stem": (8, 8, 24), "modules": small}
     source = "BN-Inception's modules, small"
-    yield Network("bn_inception_nano", "bn_inception", numbers, source, stages=(3, 5), image_size_px=32)
+    yield Network(
+        "bn_inception_nano", "bn_inception", numbers, source, stages=(3, 5), image_size_px=32, size_multiple=32
+    )
     for name, numbers, source, size in (
         ("inception_resnet_v2", {"blocks": (10, 20, 10)}, "tensorflow/models, slim/nets/inception_resnet_v2.py", 299),
         ("inception_resnet_nano", {"blocks": (1, 1, 1), "divisor": 8}, "Inception-ResNet-v2's blocks, small", 96),
@@ -148,7 +171,38 @@ NETWORKS: Mapping[str, Network] = {network.name: network for network in _rows()}
 """The networks whose name ends in nano are for small images on a CPU."""
 
 
-def other_name(name: str) -> str | None:
+def block_of(name: str, se: BlockChoice) -> SEBlock | None:
+    """Return the block of a network; without one that is described, the one that its name stands for."""
+    if se == "default":
+        return SEBlock() if NETWORKS[name].has_se else None
+    return se
+
+
+def spelled(name: str, se: BlockChoice) -> tuple[str, BlockChoice]:
+    """Return the one spelling of a network: its name with or without `se_`, and the block unless the name says it."""
+    block = block_of(name, se)
+    if (block is not None) != NETWORKS[name].has_se:
+        name = _other_name(name) or name
+    return name, "default" if block == block_of(name, "default") else block
+
+
+def network_problem(name: str, se: BlockChoice, *, stride_in_3x3: bool) -> str | None:
+    """Say why there is no such network, as `key: what must hold`; or return None."""
+    network, block = NETWORKS[name], block_of(name, se)
+    if stride_in_3x3 and network.numbers.get("stride_in") != "1x1":
+        return f"stride_in_3x3: only a network with strides in 1x1 convolutions has the choice (given with {name})"
+    if block is None:
+        return None
+    if block.integration not in network.integrations:
+        return (
+            f"se.integration: must be one of {', '.join(network.integrations)} for {name} (given {block.integration})"
+        )
+    if unknown := [stage for stage in block.stages or () if stage not in network.stages]:
+        return f"se.stages: {name} has the stages {', '.join(map(str, network.stages))} (given {unknown[0]})"
+    return None
+
+
+def _other_name(name: str) -> str | None:
     """Return the name of the same network with the block, or without it; None if it has none."""
     other = name.removeprefix("se_") if name.startswith("se_") else f"se_{name}"
     return other if other in NETWORKS else None

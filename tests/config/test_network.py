@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from pipeline.config.network import ModelConfig, SEConfig
 from pipeline.config.overrides import describe_overrides
 from pipeline.config.reader import load_config
 from pipeline.ground.errors import UserError
+from pipeline.networks.registry import SEBlock
 from tests.conftest import REPOSITORY
 
 DEMO = REPOSITORY / "configs" / "demo.yaml"
@@ -48,6 +50,14 @@ def test_the_same_network_has_the_same_identity_and_another_block_another() -> N
     variants = ["se.reduction=4", "se.bias=false", "se.stages=[2]", "se.stages=[]", "se=null", "se=default"]
     found = [model_identity("name=se_resnet_nano", variant) for variant in variants]
     assert all(one != other for number, one in enumerate(found) for other in found[:number])
+
+
+def test_an_image_size_that_a_network_cannot_take_is_refused() -> None:
+    with pytest.raises(UserError) as raised:
+        load_config(DEMO, ["model.name=bn_inception", "train.image_size_px=48"])
+    assert str(raised.value) == (
+        "command line: train.image_size_px: must be a multiple of 32 for bn_inception (given 48)"
+    )
 
 
 def test_a_dropout_that_is_the_network_s_own_is_no_change() -> None:
@@ -111,3 +121,8 @@ def test_an_override_that_the_name_says_is_told_as_given() -> None:
         "model.name = se_resnet_nano",
         "model.se.reduction = 16",
     ]
+
+
+def test_the_recipe_s_block_is_the_network_s() -> None:
+    assert SEConfig().block == SEBlock()
+    assert list(SEConfig.model_fields) == [field.name for field in dataclasses.fields(SEBlock)]

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from pipeline.config.network import SEConfig
 from pipeline.engines.compilation import compile_blocks
 from pipeline.models import create_model
 from pipeline.models.batch_norm import freeze_batch_norms
 from pipeline.models.initialisation import initialise
 from pipeline.models.network import Block, Options
 from pipeline.models.resnet import build
+from pipeline.networks.registry import SEBlock
 
 pytestmark = pytest.mark.slow
 
@@ -74,7 +74,7 @@ def test_a_network_without_a_known_block_is_not_left_uncompiled_in_silence() -> 
 def test_each_kind_of_block_is_compiled_once_and_none_is_left_out() -> None:
     """10 kinds, more than PyTorch compiles unless it is told to; beyond that it would run them as they are."""
     widths = (16, 24, 32, 40, 48)
-    options = Options(num_classes=2, se=SEConfig(reduction=4), dropout=0.0, bn_momentum=0.1, max_pool="ceil")
+    options = Options(num_classes=2, se=SEBlock(reduction=4), dropout=0.0, bn_momentum=0.1, max_pool="ceil")
     model = build(
         options,
         stem=(8, 8, 8),

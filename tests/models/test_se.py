@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pipeline.config.network import BlockChoice, SEConfig
 from pipeline.ground.errors import UserError
 from pipeline.models import create_model
 from pipeline.models.tracing import trace_layers
 from pipeline.networks.layers import Cost
+from pipeline.networks.registry import BlockChoice, SEBlock
 
 VARIANTS = [
     {"integration": integration, "squeeze": squeeze, "excitation": excitation, "bias": bias}
@@ -56,7 +56,7 @@ def block_output(block: Any, x: torch.Tensor, integration: str, **se: Any) -> to
 
 @pytest.mark.parametrize("se", VARIANTS, ids=lambda se: "-".join(map(str, se.values())))
 def test_every_variant_is_the_paper_s(se: dict[str, Any]) -> None:
-    model: Any = create_model("senet_nano", 10, se=SEConfig(**se)).eval()
+    model: Any = create_model("senet_nano", 10, se=SEBlock(**se)).eval()
     generator = torch.Generator().manual_seed(1)
     for block, channels in ((model.layer2[0], 64), (model.layer2[1], 128)):
         for parameter in block.se_module.parameters():
@@ -67,7 +67,7 @@ def test_every_variant_is_the_paper_s(se: dict[str, Any]) -> None:
 
 
 def test_biases_are_left_out_of_both_layers_and_no_others() -> None:
-    plain, bare = (set(create_model("senet_nano", 10, se=se).state_dict()) for se in ("default", SEConfig(bias=False)))
+    plain, bare = (set(create_model("senet_nano", 10, se=se).state_dict()) for se in ("default", SEBlock(bias=False)))
     left_out = plain - bare
     assert bare < plain
     assert len(left_out) == 8
@@ -75,11 +75,11 @@ def test_biases_are_left_out_of_both_layers_and_no_others() -> None:
 
 
 def test_stages_without_blocks_have_none() -> None:
-    model = create_model("senet_nano", 10, se=SEConfig(stages=(3,)))
+    model = create_model("senet_nano", 10, se=SEBlock(stages=(3,)))
     assert list(model.se_modules()) == ["layer2.0.se_module", "layer2.1.se_module"]
 
 
-@pytest.mark.parametrize("se", [None, SEConfig(stages=())])
+@pytest.mark.parametrize("se", [None, SEBlock(stages=())])
 def test_without_blocks_the_rest_of_the_network_is_the_same(se: BlockChoice) -> None:
     whole, without = create_model("senet_nano", 10, seed=3), create_model("senet_nano", 10, se=se, seed=3)
     assert not without.se_modules()
@@ -91,20 +91,20 @@ def test_without_blocks_the_rest_of_the_network_is_the_same(se: BlockChoice) -> 
 
 def test_a_reduction_beyond_the_channels_is_refused() -> None:
     with pytest.raises(UserError) as raised:
-        create_model("senet_nano", 10, se=SEConfig(reduction=65))
+        create_model("senet_nano", 10, se=SEBlock(reduction=65))
     assert str(raised.value) == (
         "model.se.reduction: must be at most 64, the channels of one of the network's blocks (given 65)"
     )
 
 
 def test_hidden_channels_are_rounded_down() -> None:
-    model: Any = create_model("senet_nano", 10, se=SEConfig(reduction=30))
+    model: Any = create_model("senet_nano", 10, se=SEBlock(reduction=30))
     assert model.layer1[0].se_module.fc1.out_channels == 2
 
 
 def test_gates_of_every_position_cost_as_many_multiply_adds_more() -> None:
     with torch.device("meta"):
-        model = create_model("senet_nano", 10, se=SEConfig(squeeze="none"))
+        model = create_model("senet_nano", 10, se=SEBlock(squeeze="none"))
     layers = trace_layers(model, 32)
     gates = [layer for layer in layers if ".se_module.fc" in layer.name]
     assert [layer.out_size for layer in gates] == [8, 8, 4, 4, 4, 4, 2, 2]

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.config.network import SEConfig
 from pipeline.models import create_model
 from pipeline.models.tracing import trace_layers
 from pipeline.networks.layers import Cost, Layer, layer_table
-from pipeline.networks.registry import NETWORKS
+from pipeline.networks.registry import NETWORKS, SEBlock
 from tests.networks.interpreter import execute
 from tests.networks.published import TABLES, read_published
 
@@ -64,7 +63,7 @@ ABLATIONS: tuple[tuple[dict[str, Any], tuple[int, int]], ...] = (
 
 def traced(name: str, **se: Any) -> tuple[Layer, ...]:
     with torch.device("meta"):
-        model = create_model(name, 1000, se=SEConfig(**se) if se else "default")
+        model = create_model(name, 1000, se=SEBlock(**se) if se else "default")
     return trace_layers(model, NETWORKS[name].image_size_px)
 
 
@@ -123,7 +122,7 @@ def _kind(layer: Layer) -> str:
 def with_statistics(name: str, **se: Any) -> tuple[Any, tuple[Layer, ...]]:
     """A network in evaluation whose tensors are all different, and its traced table."""
     generator = torch.Generator().manual_seed(5)
-    model = create_model(name, 1000, se=SEConfig(**se) if se else "default", seed=5).eval()
+    model = create_model(name, 1000, se=SEBlock(**se) if se else "default", seed=5).eval()
     with torch.no_grad():
         for key, tensor in model.state_dict().items():
             if tensor.dim() == 1 and tensor.is_floating_point():
