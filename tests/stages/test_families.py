@@ -15,10 +15,11 @@ from pipeline.ground.errors import EXIT_DONE
 from pipeline.interop.exporting import export_weights
 from pipeline.interop.importing import import_weights
 from pipeline.models.claims import meta_model
-from pipeline.models.weights import load_tensors, read_metadata, read_weights
+from pipeline.models.weights import load_tensors, read_weights
 from pipeline.networks.registry import NETWORKS
 from pipeline.running.runner import run_stage
 from pipeline.running.stage import place_stages
+from pipeline.store.weight_header import read_metadata
 from stages import STAGES
 from tests.data.indexing import write_pictures
 from tests.recipes import small_recipe
