@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from launch.command import command_line
@@ -74,12 +75,26 @@ def _check_evaluation(config: Config, stages: Stages) -> None:
 def _check_network(config: Config, key: str, weights: Path) -> None:
     """Raises UserError if a file is no safetensors, or says that it has weights of another network (not all say)."""
     require_safetensors(weights, key)
-    network = read_metadata(weights).get("model")
-    if network not in (None, config.model.name):
+    metadata = read_metadata(weights)
+    if "model" not in metadata:
+        return
+    theirs, ours = _network_keys(metadata), _network_keys(config.model.metadata())
+    if theirs != ours:
+        network = theirs["name"] if theirs["name"] != ours["name"] else f"another {theirs['name']}"
+        overrides = (f"model.{name}={value}" for name, value in theirs.items() if value != ours[name])
         raise UserError(
-            f"{key}: {weights} has weights of {network} (the recipe's network: {config.model.name}); "
-            f"to take their network add model.name={network}"
+            f"{key}: {weights} has weights of {network} (the recipe's network: {ours['name']}); "
+            f"to take their network add {' '.join(map(shlex.quote, overrides))}"
         )
+
+
+def _network_keys(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return the keys of the section `model` that describe the network of a weight file."""
+    return {
+        "name": metadata["model"],
+        "stride_in_3x3": metadata.get("stride_in_3x3", "false"),
+        "se": metadata.get("se", "default"),
+    }
 
 
 def _check_classes(config: Config, weights: Path) -> None:

@@ -30,7 +30,7 @@ from pipeline.evaluation.network_classes import CLASSES, ClassMapping, map_class
 from pipeline.evaluation.plan_scoring import Evaluated, PlanScoring
 from pipeline.evaluation.scores import Scores
 from pipeline.ground.errors import UserError
-from pipeline.interop.known import PLAN, compare, compare_accuracy, published
+from pipeline.interop.known import compare, compare_accuracy, published
 from pipeline.models.weights import count_classes
 from pipeline.running.context import StageContext, StageResult
 from pipeline.running.named_files import digest_of
@@ -160,8 +160,9 @@ def _compare_with_published(
     known = published(metadata)
     if known is None or context.config.evaluate.split != "val":
         return None
-    result = next((result for result in results if result["name"] == PLAN), results[0])
-    plan = next(plan for plan in context.config.evaluate.plans if plan.name == result["name"])
+    plans = context.config.evaluate.plans
+    plan = next((plan for plan in plans if known.is_measured_by(plan)), plans[0])
+    result = next(result for result in results if result["name"] == plan.name)
     other = known.other_set(len(evaluated.index), result.get("present_classes", len(evaluated.index.classes)))
     if other is not None:
         text = compare_accuracy(known, other, plan, result)

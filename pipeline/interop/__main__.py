@@ -11,12 +11,16 @@ from pipeline.ground.errors import EXIT_DONE
 from pipeline.interop.command import add_actions
 from pipeline.interop.exporting import export_weights
 from pipeline.interop.importing import Imported, import_weights
+from pipeline.interop.layout import layouts_of, shares_our_names
+from pipeline.paper.statements import figures_of
 from pipeline.store.answer import answered
 
 _PADDED = (
-    "its max-pool is padded, and so lies one pixel off the authors'; evaluate pools these weights as timm does, as for "
-    "the published figures"
+    "its max-pool is padded, and so lies one pixel off the authors'; evaluate pools these weights so too, as for the "
+    "published figures"
 )
+
+_USUAL_CROP_PX = 224
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,11 +52,17 @@ def _describe(imported: Imported) -> list[str]:
     images = imported.preprocessing.sentence() if imported.preprocessing else "as the recipe says (the file does not)"
     return [
         f"layout   {imported.layout}",
-        f"network  {imported.network.name}, {imported.network.num_classes:,} classes, {parameters:,} parameters",
+        f"network  {_name(imported)}, {imported.network.num_classes:,} classes, {parameters:,} parameters",
         f"images   {images}",
         f"source   {imported.source}" if imported.source else f"SHA-256  {imported.sha256}",
         *(f"note     {note}" for note in imported.notes),
     ]
+
+
+def _name(imported: Imported) -> str:
+    entries = imported.network.metadata()
+    name = entries.pop("model")
+    return " ".join([name, *(f"model.{key}={value}" for key, value in entries.items())])
 
 
 def _notes_on_import(imported: Imported) -> list[str]:
@@ -60,18 +70,24 @@ def _notes_on_import(imported: Imported) -> list[str]:
     if known := imported.published():
         lines.append(
             f"known    {known.file}; {known.publisher} {known.top1_error_percent:g} / "
-            f"{known.top5_error_percent:g} % top-1 / top-5 error with center224"
+            f"{known.top5_error_percent:g} % top-1 / top-5 error with {known.plan.name}"
         )
     if imported.layout == "caffe" and imported.network.num_classes == 1000:
         lines.append("note     1000 classes, taken for the devkit's order and put into that of the sorted WordNet ids")
     elif imported.layout == "caffe":
         lines.append("note     not 1000 classes, so their order is kept")
-    if imported.layout == "cadene" and known is None:
+    if imported.layout == "cadene" and known is None and shares_our_names(imported.network.name):
         lines.append(
             "note     these names are Cadene's and this project's own; for weights of this project say --layout ours"
         )
     if _is_padded(imported.preprocessing):
         lines.append(f"note     {_PADDED}")
+    figures = figures_of(imported.network.name)
+    if figures and figures.crop[1] != _USUAL_CROP_PX:
+        resize_px, crop_px = figures.crop
+        lines.append(
+            f"note     the paper evaluates it with {{resize_px: {resize_px}, crop_px: {crop_px}}}, as a crop plan"
+        )
     return lines
 
 
@@ -79,13 +95,16 @@ def _notes_on_export(exported: Imported, layout: str) -> list[str]:
     if layout == "onnx":
         return []
     lines = []
+    theirs = layouts_of(exported.network.name)[layout]
     is_padded = _is_padded(exported.preprocessing)
-    if is_padded != (layout == "gluon"):
+    if is_padded != _is_padded(theirs.preprocessing):
         pooling = "padded" if is_padded else "not padded"
         lines.append(
             f"note     these weights' max-pool is {pooling}, and the network that loads --layout {layout} has the "
             "other: its scores will differ a little"
         )
+    if theirs.is_bgr:
+        lines.append("note     that network takes images as BGR, and so mean and std in that order")
     return [*lines, "note     prepare images for it as said above; a .pth cannot say it"]
 
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
-_CADENE = "Cadene's pretrainedmodels and timm's legacy_senet154, .pth or .safetensors"
-_GLUON = "timm's senet154 (senet154.gluon_in1k), .pth or .safetensors"
+_NAMED = {
+    "cadene": "pretrainedmodels: senet154, se_resnet50 to 152, se_resnext50 and 101, resnext101_32x4d, bninception, "
+    "inceptionresnetv2, vgg16_bn; and timm's legacy_ networks, which have the same names",
+    "cafferesnet": "pretrainedmodels' cafferesnet101 and the like: stride in the first 1x1 convolution, images BGR",
+    "timm": "timm: senet154 (senet154.gluon_in1k), seresnet50 to 152, seresnext, resnet50 to 152, resnext, "
+    "inception_resnet_v2, vgg16_bn",
+    "torchvision": "torchvision: resnet50 to 152, resnext50_32x4d, vgg16_bn",
+}
 IMPORT_LAYOUTS = {
-    "cadene": _CADENE,
-    "gluon": _GLUON,
-    "caffe": "the authors' SENet.caffemodel",
+    **_NAMED,
+    "caffe": "the authors' .caffemodel: SENet, SE-ResNet-50 to 152, SE-ResNeXt-50 and 101, SE-BN-Inception",
     "ours": "weights of this project as .pth; the recipe that evaluates them says how images are prepared",
 }
 EXPORT_LAYOUTS = {
-    "cadene": _CADENE,
-    "gluon": _GLUON,
+    **_NAMED,
     "onnx": "an ONNX graph, .onnx; batch, height and width are free",
 }
 
@@ -31,7 +36,7 @@ def add_actions(parser: argparse.ArgumentParser) -> None:
         "file",
         type=Path,
         metavar="FILE",
-        help="a .pth, .safetensors or .caffemodel; or timm:legacy_senet154, through timm",
+        help="a .pth, .safetensors or .caffemodel; or timm:NAME, through timm",
     )
     importing.add_argument("out", type=Path, metavar="OUT.safetensors", help="for evaluate.weights; must not exist")
     importing.add_argument("--layout", choices=IMPORT_LAYOUTS, help="insist on one (default: told from the content)")
@@ -45,7 +50,10 @@ def add_actions(parser: argparse.ArgumentParser) -> None:
 def _action(
     actions: argparse._SubParsersAction[argparse.ArgumentParser], name: str, purpose: str, layouts: Mapping[str, str]
 ) -> argparse.ArgumentParser:
-    lines = "\n".join(f"  {layout:<8}{text}" for layout, text in layouts.items())
+    lines = "\n".join(
+        textwrap.fill(text, 110, initial_indent=f"  {layout:<12}", subsequent_indent=" " * 14)
+        for layout, text in layouts.items()
+    )
     return actions.add_parser(
         name,
         help=purpose,

@@ -29,7 +29,7 @@ def recognise(path: Path) -> str:
     if start.startswith(_MXNET):
         raise UserError(
             f"{path}: this is an MXNet parameter file; MXNet was retired in 2023 and no kept-up package reads it. "
-            "timm's senet154.gluon has the same weights as a PyTorch file, which can be imported"
+            "timm's senet154.gluon_in1k has the same weights as a PyTorch file, which can be imported"
         )
     if start.lstrip().startswith(b"<"):
         raise UserError(f"{path}: this is a web page, not a weight file; the download went to a page about it")

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 
 from pipeline.ground.errors import UserError
-from pipeline.interop import cadene
-from pipeline.interop.layout import LAYOUTS
+from pipeline.interop.layout import ANCHORS
 
 COMPILED = "_orig_mod."
 """What torch.compile puts into names, before a block's as well as before all."""
@@ -82,17 +81,16 @@ def _entries(content: object, keys: tuple[str, ...]) -> Iterator[Entry]:
     if not isinstance(content, Mapping) or len(keys) > _DEEPEST:
         return
     named = {name.replace(COMPILED, ""): value for name, value in content.items() if isinstance(name, str)}
-    tellings = {layout.telling for layout in LAYOUTS.values()}
-    prefixes = [name.removesuffix(telling) for name in named for telling in tellings if name.endswith(telling)]
-    for prefix in dict.fromkeys(prefix for prefix in prefixes if not prefix or prefix.endswith(".")):
+    places = [name.removesuffix(anchor) for name in named for anchor in ANCHORS if name.endswith(anchor)]
+    prefixes = list(dict.fromkeys(place for place in places if not place or place.endswith(".")))
+    for prefix in prefixes:
         others = [other for other in prefixes if not prefix.startswith(other)]
         own = [name for name in named if name.startswith(prefix) and not name.startswith(tuple(others))]
         tensors = {name.removeprefix(prefix): named[name] for name in own}
         left = [name for name in named if not name.startswith((prefix, *others))]
         if prefix.endswith("backbone."):
             head = prefix.removesuffix("backbone.") + _HEAD
-            classifier = "last_linear." if cadene.TELLING in tensors else "fc."
-            tensors |= {classifier + name.removeprefix(head): named[name] for name in left if name.startswith(head)}
+            tensors |= {f"fc.{name.removeprefix(head)}": named[name] for name in left if name.startswith(head)}
             left = [name for name in left if not name.startswith(head)]
         place = "/".join(keys)
         yield Entry(f"{place}:{prefix}" if prefix else place, prefix, tensors, tuple(left))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,16 +15,22 @@ from pipeline.ground.errors import UserError
 from pipeline.interop import caffe
 from pipeline.interop.caffemodel import read_caffemodel
 from pipeline.interop.container import recognise
-from pipeline.interop.known import PORTED, Published, published
-from pipeline.interop.layout import choose_layout
+from pipeline.interop.conversion import to_ours
+from pipeline.interop.known import PORTED, Published, file_of, published
+from pipeline.interop.layout import choose_layout, layouts_of
 from pipeline.interop.network import identify, list_some
 from pipeline.interop.tensor_file import read_tensor_file
-from pipeline.interop.timm import SCHEME, read_timm
+from pipeline.interop.timm import SCHEME, load_timm
 from pipeline.models.claims import meta_model
-from pipeline.models.weights import complete_tensors, save_weights
+from pipeline.models.weights import complete_tensors, load_tensors, save_weights
 from pipeline.networks.registry import NETWORKS
 from pipeline.store.file import sha256_of
 from pipeline.store.weight_header import read_metadata
+
+_TIMM_LAYOUTS = ("timm", "cadene")
+"""Layouts of timm's networks; the legacy ones have Cadene's names."""
+_MOST_DIFFERENCE = 1e-3
+"""Of scores that are the same but for rounding."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +43,7 @@ class Imported:
     """The network's whole state dict; floating point values in float32."""
     preprocessing: Preprocessing | None
     """None if the recipe's applies."""
-    sha256: str
+    sha256: str = ""
     """Of the file; empty if there is none."""
     notes: tuple[str, ...] = ()
     """What was taken off names, or left out."""
@@ -74,25 +81,20 @@ def import_weights(source: Path, destination: Path, layout: str | None, entry: s
 
 def read_foreign(source: Path, layout: str | None, entry: str | None = None) -> Imported:
     """Read and convert a file. Raises UserError as `import_weights` does."""
-    place = str(source)
+    if str(source).startswith(SCHEME):
+        return _from_timm(str(source), layout)
+    kind, sha256 = recognise(source), sha256_of(source)
+    if known := file_of(sha256):
+        if layout not in (None, known.layout):
+            raise UserError(f"{source}: not of --layout {layout}: by its checksum it is {known.file} ({known.layout})")
+        layout = known.layout
     notes: list[str] = []
-    origin, kind = "", "timm" if place.startswith(SCHEME) else recognise(source)
-    if kind == "timm":
-        (name, described, tensors, preprocessing), origin = _from_timm(place, layout)
-    elif kind == "caffe":
-        name, described, tensors, preprocessing = _from_caffe(source, layout)
+    if kind == "caffe":
+        read = _from_caffe(source, layout)
     else:
-        name, described, tensors, preprocessing = _from_tensors(source, kind, layout, entry, notes.append)
-    classifier = tensors.get("last_linear.weight")
-    num_classes = len(classifier) if classifier is not None and classifier.dim() else 1
-    network = ModelConfig.described(described, num_classes, place)
-    model = meta_model(network, num_classes)
-    complete = complete_tensors(model, tensors, place)
-    expected = model.state_dict()
-    # In the network's own order and types: some publish float16.
-    converted = {key: complete[key].to(expected[key].dtype) for key in expected}
-    sha256 = "" if origin else sha256_of(source)
-    return Imported(name, network, converted, preprocessing, sha256, tuple(notes), origin)
+        metadata = read_metadata(source) if kind == "safetensors" else {}
+        read = _renamed(str(source), read_tensor_file(source, kind, entry, notes.append), metadata, layout)
+    return _completed(str(source), read, sha256=sha256, notes=tuple(notes))
 
 
 def check_destination(path: Path) -> None:
@@ -107,6 +109,18 @@ _Read = tuple[str, Mapping[str, str], dict[str, torch.Tensor], Preprocessing | N
 """Layout, the metadata that describe the network, tensors under our names, preprocessing."""
 
 
+def _completed(place: str, read: _Read, **origin: Any) -> Imported:
+    """Return what was read with the network's whole state dict, in its order and types: some publish float16."""
+    layout, described, tensors, preprocessing = read
+    classifier = tensors.get("last_linear.weight")
+    num_classes = len(classifier) if classifier is not None and classifier.dim() else 1
+    network = ModelConfig.described(described, num_classes, place)
+    model = meta_model(network, num_classes)
+    complete = complete_tensors(model, tensors, place)
+    converted = {key: complete[key].to(tensor.dtype) for key, tensor in model.state_dict().items()}
+    return Imported(layout, network, converted, preprocessing, **origin)
+
+
 def _from_caffe(source: Path, forced: str | None) -> _Read:
     layers = read_caffemodel(source)
     shapes = {layer.name: layer.blobs[0].shape for layer in layers if layer.kind == "Convolution"}
@@ -116,28 +130,39 @@ def _from_caffe(source: Path, forced: str | None) -> _Read:
     return "caffe", {"model": name}, caffe.to_tensors(source, layers, name), caffe.PREPROCESSING
 
 
-def _from_timm(place: str, forced: str | None) -> tuple[_Read, str]:
-    name = place.removeprefix(SCHEME)
-    tensors, preprocessing, source = read_timm(name, padded=not name.startswith("legacy_"))
-    layout, model, renamed, _ = _renamed(place, tensors, {}, forced)
-    return (layout, model, renamed, preprocessing), source
-
-
-def _from_tensors(source: Path, kind: str, forced: str | None, entry: str | None, note: Callable[[str], None]) -> _Read:
-    metadata = read_metadata(source) if kind == "safetensors" else {}
-    return _renamed(str(source), read_tensor_file(source, kind, entry, note), metadata, forced)
+def _from_timm(place: str, forced: str | None) -> Imported:
+    """Read weights through timm, and let its network and ours answer for the same pixels: names do not tell all."""
+    theirs, told, source = load_timm(place.removeprefix(SCHEME))
+    tensors = theirs.state_dict()
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    network = identify(shapes, place)
+    known = layouts_of(network)
+    own = [name for name in _TIMM_LAYOUTS if name in known and known[name].has(shapes, network)]
+    layout, described, renamed, usual = _renamed(place, tensors, {}, forced or next(iter(own), None))
+    preprocessing = dataclasses.replace(told, max_pool=(usual or told).max_pool)
+    imported = _completed(place, (layout, described, renamed, preprocessing), source=source)
+    model = meta_model(imported.network, len(imported.tensors["last_linear.weight"]), preprocessing.max_pool)
+    load_tensors(model, imported.tensors, place)
+    size = NETWORKS[imported.network.name].image_size_px
+    pixels = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected, found = theirs.eval()(pixels), model.eval()(pixels)
+    error = float((found - expected).abs().max() / expected.abs().max())
+    if not error < _MOST_DIFFERENCE:
+        raise UserError(
+            f"{place}: has the tensors of {imported.network.name}, and computes something else with them: for the same "
+            f"pixels the scores differ by {error:.2g} of the largest; it cannot be converted"
+        )
+    return imported
 
 
 def _renamed(
     source: str, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], forced: str | None
 ) -> _Read:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    described = metadata if metadata.get("model") in NETWORKS else {"model": identify(shapes, source)}
-    name = described["model"]
-    is_ours = described is metadata or name not in PORTED
-    layout = choose_layout(shapes, is_ours, forced, source)
-    if layout is None:
-        raise UserError(f"{source}: has the convolutions of {name}, but names of no known layout; {list_some(shapes)}")
+    is_described = metadata.get("model") in NETWORKS
+    name = metadata["model"] if is_described else identify(shapes, source)
+    layout = choose_layout(name, shapes, is_described or name not in PORTED, forced, source)
     said = read_preprocessing(metadata, source)
-    renamed = {layout.to_ours(name): tensor for name, tensor in tensors.items()}
-    return layout.name, described, renamed, said or layout.preprocessing
+    described = metadata if is_described else layout.entries(name)
+    return layout.name, described, to_ours(tensors, layout, name), said or layout.preprocessing

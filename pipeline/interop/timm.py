@@ -6,21 +6,19 @@ import importlib
 import importlib.util
 from typing import Any, cast
 
-import torch
+from torch import nn
 
 from pipeline.data.preprocessing import Preprocessing, Resize, Triple
 from pipeline.ground.errors import UserError
-from pipeline.networks.registry import MaxPool
 
 SCHEME = "timm:"
 _KERNELS: dict[str, Resize] = {"bilinear": "bilinear_antialias", "bicubic": "bicubic_antialias"}
 
 
-def read_timm(name: str, padded: bool) -> tuple[dict[str, torch.Tensor], Preprocessing, str]:
-    """Return tensors, timm's own preprocessing, and what to call the source.
+def load_timm(name: str) -> tuple[nn.Module, Preprocessing, str]:
+    """Return timm's network, timm's own preprocessing but for the max-pool, and what to call the source.
 
-    `padded` says whether the network of that name pads its first max-pool. Raises UserError if timm is not installed,
-    or does not know or get the weights.
+    Raises UserError if timm is not installed, or does not know or get the weights.
     """
     place = f"{SCHEME}{name}"
     if importlib.util.find_spec("timm") is None:
@@ -29,7 +27,7 @@ def read_timm(name: str, padded: bool) -> tuple[dict[str, torch.Tensor], Preproc
     if not timm.is_model(name.partition(".")[0]):
         raise UserError(f"{place}: timm {timm.__version__} has no such network; one that fits is legacy_senet154")
     try:
-        model = timm.create_model(name, pretrained=True)
+        model: Any = timm.create_model(name, pretrained=True)
     except Exception as error:  # of its cache, of several network libraries
         raise UserError(f"{place}: timm could not get the weights ({type(error).__name__}: {error})") from error
     told = model.pretrained_cfg
@@ -37,7 +35,6 @@ def read_timm(name: str, padded: bool) -> tuple[dict[str, torch.Tensor], Preproc
     if kernel is None:
         raise UserError(f"{place}: resizes images by {told['interpolation']}; known are {', '.join(_KERNELS)}")
     mean, std = (cast(Triple, tuple(round(255 * value, 6) for value in told[key])) for key in ("mean", "std"))
-    pool: MaxPool = "padded" if padded else "ceil"
     tag = f".{told['tag']}" if told.get("tag") else ""
     source = f"timm {timm.__version__}, {told.get('architecture', name)}{tag}"
-    return dict(model.state_dict()), Preprocessing(mean, std, kernel, pool), source
+    return model, Preprocessing(mean, std, kernel), source

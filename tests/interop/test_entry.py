@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import types
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,9 @@ import pytest
 import torch
 
 from pipeline.ground.errors import UserError
-from pipeline.interop.__main__ import main
 from pipeline.interop.importing import import_weights
 from pipeline.models import create_model
 from pipeline.models.weights import read_weights
-from pipeline.store.weight_header import read_metadata
 
 NETWORK = create_model("senet_nano", 5, seed=1)
 TENSORS = NETWORK.state_dict()
@@ -115,26 +112,3 @@ def test_a_pickled_network_is_refused_with_the_lines_that_save_its_numbers(tmp_p
     exec("\n".join(lines))
     import_weights(tmp_path / "whole-state-dict.pth", tmp_path / "out.safetensors", None)
     assert torch.equal(read_weights(tmp_path / "out.safetensors")["last_linear.bias"], TENSORS["last_linear.bias"])
-
-
-def test_timm_brings_weights_and_its_own_preprocessing(tmp_path, monkeypatch, capsys):
-    timm = pytest.importorskip("timm")
-
-    told: dict[str, Any] = {"architecture": "legacy_senet154", "tag": "in1k", "interpolation": "bilinear"}
-    told |= {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-    model = types.SimpleNamespace(pretrained_cfg=told, state_dict=lambda: TENSORS)
-    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: model)
-    assert main(["import", "timm:legacy_senet154", str(tmp_path / "out.safetensors")]) == 0
-    assert f"source   timm {timm.__version__}, legacy_senet154.in1k" in capsys.readouterr().out
-    told = read_metadata(tmp_path / "out.safetensors")
-    assert told["mean"] == "[123.675, 116.28, 103.53]"
-    assert (told["resize"], told["max_pool"]) == ("bilinear_antialias", "ceil")
-    assert "source_sha256" not in told
-    assert main(["import", "timm:nothing", str(tmp_path / "other.safetensors")]) == 2
-    assert "timm:nothing: timm" in capsys.readouterr().err
-
-
-def test_without_timm_its_name_is_answered_with_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="timm:legacy_senet154: needs timm: pip install timm"):
-        import_weights(Path("timm:legacy_senet154"), tmp_path / "out.safetensors", None)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 import resource
 import signal
@@ -14,8 +15,10 @@ from pipeline.ground.errors import EXIT_USER_ERROR, UserError
 from pipeline.interop.__main__ import main
 from pipeline.interop.exporting import export_weights
 from pipeline.interop.importing import import_weights
+from pipeline.interop.layout import LAYOUTS, layouts_of
 from pipeline.models import create_model
 from pipeline.models.weights import load_tensors, read_weights, save_weights
+from pipeline.networks.registry import NETWORKS
 from pipeline.store.weight_header import read_metadata
 from tests.interop.random_weights import randomise, relative_error
 
@@ -33,20 +36,66 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("layout", ["cadene", "gluon"])
+SMALL = [
+    (network, layout.name, layout.stride_in_3x3)
+    for layout in LAYOUTS
+    for network in layout.networks
+    if network.endswith("_nano") and layout.name != "ours" and not layout.obstacle
+]
+
+
+@pytest.mark.parametrize(("network", "layout", "stride_in_3x3"), SMALL)
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_what_is_exported_comes_back_bit_for_bit(ours, tmp_path, layout, suffix):
-    export_weights(ours, tmp_path / f"theirs{suffix}", layout)
+def test_what_is_exported_comes_back_bit_for_bit(network, layout, stride_in_3x3, suffix, tmp_path):
+    tensors = create_model(network, 10).state_dict()
+    randomise(tensors, seed=5)
+    entries = layouts_of(network)[layout].entries(network)
+    own = dataclasses.replace(OWN, max_pool="padded" if "padded" in NETWORKS[network].max_pools else "ceil")
+    save_weights(tmp_path / "ours.safetensors", tensors, {**entries, "num_classes": "10", **own.metadata()})
+    export_weights(tmp_path / "ours.safetensors", tmp_path / f"theirs{suffix}", layout)
     imported = import_weights(tmp_path / f"theirs{suffix}", tmp_path / "back.safetensors", layout)
-    before, after = read_weights(ours), read_weights(tmp_path / "back.safetensors")
-    assert before.keys() == after.keys()
-    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    after = read_weights(tmp_path / "back.safetensors")
+    assert tensors.keys() == after.keys()
+    assert all(torch.equal(after[name], tensor) for name, tensor in tensors.items())
+    assert imported.network.metadata() == entries
     # A .pth has no place for it.
-    assert (imported.preprocessing == OWN) == (suffix == ".safetensors")
+    assert (imported.preprocessing == own) == (suffix == ".safetensors")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "layout", "message"),
+    [
+        (
+            {"model": "resnet_nano"},
+            "torchvision",
+            "its resnet_nano has the stride in the 3x3 convolution, and these weights in the first 1x1; these can be "
+            "exported as cafferesnet, onnx",
+        ),
+        (
+            {"model": "resnet_nano", "stride_in_3x3": "true"},
+            "cafferesnet",
+            "its resnet_nano has the stride in the first 1x1 convolution, and these weights in the 3x3; these can be "
+            "exported as timm, torchvision, onnx",
+        ),
+        (
+            {"model": "se_resnet_nano", "se": '{"integration": "post"}'},
+            "cadene",
+            "has no se_resnet_nano with another block than the paper's (model.se); these can be exported as onnx",
+        ),
+        ({"model": "se_resnet_nano"}, "torchvision", "has no se_resnet_nano; these can be exported as cadene, onnx"),
+        ({"model": "mobilenet_nano"}, "timm", "has no mobilenet_nano; these can be exported as onnx"),
+    ],
+)
+def test_a_network_that_would_compute_something_else_is_not_exported_to(metadata, layout, message, tmp_path):
+    source = tmp_path / "ours.safetensors"
+    save_weights(source, create_model(metadata["model"], 10).state_dict(), metadata)
+    with pytest.raises(UserError, match=f"^{re.escape(f'{source}: --layout {layout}: {message}')}$"):
+        export_weights(source, tmp_path / "theirs.pth", layout)
+    assert not (tmp_path / "theirs.pth").exists()
 
 
 def test_an_exported_state_dict_loads_as_pytorch_loads_it(ours, tmp_path):
-    export_weights(ours, tmp_path / "theirs.pth", "gluon")
+    export_weights(ours, tmp_path / "theirs.pth", "timm")
     found = torch.load(tmp_path / "theirs.pth", weights_only=True)
     assert {"conv1.0.weight", "bn1.weight", "layer2.1.se.fc2.bias", "fc.bias"} <= found.keys()
     export_weights(ours, tmp_path / "theirs.safetensors", "cadene")
@@ -99,7 +148,7 @@ def test_packages_that_onnx_needs_are_named(ours, tmp_path, monkeypatch):
     [
         ("w.pth", "onnx", "must end in .onnx, for --layout onnx"),
         ("w.onnx", "cadene", "must end in .pth or .safetensors, for --layout cadene"),
-        ("none/w.pth", "gluon", "there is no folder"),
+        ("none/w.pth", "timm", "there is no folder"),
     ],
 )
 def test_paths_are_checked_first(ours, tmp_path, name, layout, message):
@@ -109,6 +158,6 @@ def test_paths_are_checked_first(ours, tmp_path, name, layout, message):
 
 
 def test_only_our_own_files_are_exported(ours, tmp_path):
-    export_weights(ours, tmp_path / "theirs.pth", "gluon")
-    with pytest.raises(UserError, match=r"theirs\.pth: not of --layout ours: .* its names are those of --layout gluon"):
+    export_weights(ours, tmp_path / "theirs.pth", "timm")
+    with pytest.raises(UserError, match=r"theirs\.pth: not of --layout ours: .* its names are those of --layout timm"):
         export_weights(tmp_path / "theirs.pth", tmp_path / "again.pth", "cadene")

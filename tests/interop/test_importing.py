@@ -8,12 +8,16 @@ import torch
 
 from pipeline.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from pipeline.ground.errors import UserError
+from pipeline.interop.conversion import to_theirs
 from pipeline.interop.importing import import_weights, read_foreign
+from pipeline.interop.known import Published
+from pipeline.interop.layout import layouts_of
 from pipeline.interop.network import identify
 from pipeline.models import create_model
 from pipeline.models.weights import read_weights, save_weights
 from pipeline.networks.registry import NETWORKS
 from pipeline.store.file import sha256_of
+from pipeline.store.weight_header import read_metadata
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +80,9 @@ def test_old_names_counters_and_half_precision_become_the_network_s(small, tmp_p
 def test_the_wrong_layout_is_refused_with_what_was_found(small, tmp_path):
     path = saved(tmp_path / "w.pth", small)
     with pytest.raises(UserError) as caught:
-        read_foreign(path, "gluon")
+        read_foreign(path, "timm")
     assert str(caught.value) == (
-        f"{path}: not of --layout gluon: no tensor conv1.0.weight; it holds 126, the first: layer0.conv1.weight "
+        f"{path}: not of --layout timm: no tensor conv1.0.weight; it holds 126, the first: layer0.conv1.weight "
         "(16, 3, 3, 3), layer0.bn1.weight (16,), layer0.bn1.bias (16,); its names are those of --layout ours"
     )
     with pytest.raises(
@@ -151,3 +155,72 @@ def test_nothing_is_overwritten_and_paths_are_checked_first(small, tmp_path):
             import_weights(source, destination, None)
     assert there.read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["there.safetensors", "w.pth"]
+
+
+def renamed(small_network: str, layout: str) -> dict[str, torch.Tensor]:
+    tensors = create_model(small_network, 10, seed=1).state_dict()
+    return to_theirs(tensors, layouts_of(small_network)[layout], small_network)
+
+
+def test_names_of_several_networks_are_asked_about_and_never_chosen(tmp_path):
+    path = saved(tmp_path / "w.pth", renamed("resnet_nano", "torchvision"))
+    with pytest.raises(UserError) as caught:
+        read_foreign(path, None)
+    pixels = "RGB mean (123.675, 116.28, 103.53), std (58.395, 57.12, 57.375) of 255"
+    assert str(caught.value) == (
+        f"{path}: several networks name their tensors like this resnet_nano, and nothing in it says which it is; say "
+        "so with one of\n"
+        "  --layout cafferesnet: stride in the first 1x1 convolution; RGB mean (122.772, 115.947, 102.98), std (1, 1, "
+        "1) of 255; resized by bilinear_antialias; max-pool ceil\n"
+        f"  --layout timm: stride in the 3x3 convolution; {pixels}; resized by bicubic_antialias; max-pool padded\n"
+        f"  --layout torchvision: stride in the 3x3 convolution; {pixels}; resized by bilinear_antialias; max-pool "
+        "padded"
+    )
+    strides = {name: read_foreign(path, name).network.stride_in_3x3 for name in ("cafferesnet", "timm", "torchvision")}
+    assert strides == {"cafferesnet": False, "timm": True, "torchvision": True}
+
+
+def test_names_that_one_library_alone_has_say_where_the_stride_is(tmp_path):
+    path = saved(tmp_path / "w.pth", renamed("se_resnet_nano", "timm"))
+    imported = import_weights(path, tmp_path / "w.safetensors", None)
+    assert (imported.layout, imported.network.stride_in_3x3) == ("timm", True)
+    assert read_metadata(tmp_path / "w.safetensors")["stride_in_3x3"] == "true"
+    imported = read_foreign(saved(tmp_path / "w.pth", renamed("se_resnet_nano", "cadene")), "cadene")
+    assert imported.network.stride_in_3x3 is False
+
+
+def test_a_published_file_is_what_its_checksum_says(tmp_path, monkeypatch):
+    path = saved(tmp_path / "w.pth", renamed("resnet_nano", "torchvision"))
+    known = Published(
+        "resnet50-0676ba61.pth", "torchvision reports", "torchvision", sha256_of(path), "resnet50", 1.0, 1.0
+    )
+    monkeypatch.setattr("pipeline.interop.known.KNOWN", (known,))
+    assert read_foreign(path, None).layout == "torchvision"
+    message = "not of --layout timm: by its checksum it is resnet50-0676ba61.pth (torchvision)"
+    with pytest.raises(UserError, match=f"^{re.escape(f'{path}: {message}')}$"):
+        read_foreign(path, "timm")
+
+
+def test_biases_in_front_of_batch_norms_become_part_of_their_means(tmp_path):
+    tensors = renamed("vgg_nano", "torchvision")
+    plain = read_foreign(saved(tmp_path / "w.pth", tensors), None)
+    tensors["features.0.bias"] += 0.25
+    moved = read_foreign(saved(tmp_path / "w.pth", tensors), None)
+    name = "conv1.0.unit.bn.running_mean"
+    assert torch.equal(moved.tensors[name], plain.tensors[name] - 0.25)
+
+
+def test_the_first_convolution_of_networks_for_bgr_images_is_turned_to_rgb(tmp_path):
+    tensors = renamed("bn_inception_nano", "cadene")
+    imported = read_foreign(saved(tmp_path / "w.pth", tensors), None)
+    first = imported.tensors["conv1.7x7_s2.conv.weight"]
+    assert torch.equal(first, tensors["conv1_7x7_s2.weight"].flip(1))
+    assert imported.preprocessing == Preprocessing((128.0, 117.0, 104.0), (1.0, 1.0, 1.0), "bilinear_antialias")
+
+
+def test_a_network_with_another_activation_is_named(tmp_path):
+    tensors = create_model("mobilenet_nano", 10).state_dict()
+    tensors["conv_stem.weight"] = tensors.pop("conv1.conv.weight")
+    tensors["classifier.weight"] = tensors.pop("last_linear.weight")
+    with pytest.raises(UserError, match=r"w\.pth: timm's mobilenetv1_100, which has ReLU6 where mobilenet_v1 has ReLU"):
+        read_foreign(saved(tmp_path / "w.pth", tensors), None)

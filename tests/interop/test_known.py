@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import pytest
+import torchvision.models
 
 from pipeline.config.crop_plan import CropGroup, CropPlan, builtin_plan
-from pipeline.interop.known import KNOWN, Published, compare, compare_accuracy, published
+from pipeline.interop.known import KNOWN, Published, compare, compare_accuracy, file_of, published
+from pipeline.interop.layout import layouts_of
+from pipeline.networks.registry import NETWORKS
 
 SENET = {"model": "senet154", "num_classes": "1000"}
-CADENE, LEGACY, GLUON, *_ = KNOWN
+FILES = {known.file: known for known in KNOWN}
+CADENE, LEGACY = FILES["senet154-c7b49a05.pth"], FILES["legacy_senet154-e9eb9fe6.pth"]
 
 
 @pytest.mark.parametrize("known", KNOWN, ids=lambda known: known.file)
@@ -14,9 +18,31 @@ def test_a_public_file_is_known_by_its_checksum(known: Published) -> None:
     sha256 = known.sha256_prefix + "0" * 56
     network = {"model": known.model, "num_classes": "1000"}
     assert known.sha256_prefix in known.file
-    assert published(network | {"source_layout": known.layout, "source_sha256": sha256}) is known
-    assert published(network | {"source_layout": known.layout, "source_sha256": "f" * 64}) is None
-    assert published({"source_layout": known.layout, "source_sha256": sha256, "model": "senet_nano"}) is None
+    assert file_of(sha256) is known
+    assert known.model in NETWORKS
+    assert known.layout in layouts_of(known.model)
+    assert published(network | {"source_sha256": sha256}) is known
+    assert published(network | {"source_sha256": "f" * 64}) is None
+    assert published(network | {"source_sha256": sha256, "model": "senet_nano"}) is None
+    assert published(network | {"source_sha256": sha256, "num_classes": "10"}) is None
+
+
+def test_torchvision_s_figures_are_those_that_it_ships() -> None:
+    ours = {known.file: known for known in KNOWN if known.layout == "torchvision"}
+    theirs = {}
+    for model in {known.model for known in ours.values()}:
+        for weights in torchvision.models.get_model_weights(model):
+            file, figures = weights.url.rpartition("/")[2], weights.meta["_metrics"]["ImageNet-1K"]
+            errors = [round(100 - figures[key], 3) for key in ("acc@1", "acc@5")]
+            seen = weights.transforms()
+            if seen.crop_size == [224]:
+                theirs[file] = (model, *errors, *seen.resize_size, *seen.crop_size)
+    found = {
+        known.file: (known.model, known.top1_error_percent, known.top5_error_percent, known.resize_px, known.crop_px)
+        for known in ours.values()
+    }
+    assert found == {file: told for file, told in theirs.items() if file.partition("-")[0] in NETWORKS}
+    assert len(found) == 9
 
 
 def test_nothing_is_said_of_the_authors_file_whose_checksum_is_not_public():
@@ -53,6 +79,15 @@ def test_other_crops_and_other_images_are_not_compared(plan, images):
 def test_another_plan_of_that_name_is_not_compared():
     own = CropPlan(name="center224", crops=(CropGroup(resize_px=224, crop_px=224),))
     assert "not comparable with center224 of 50,000 images" in compare(CADENE, own, 50_000, 18.68, 4.47)
+
+
+def test_figures_are_compared_with_the_crop_that_they_were_taken_with() -> None:
+    file = "resnet50-11ad3fa6.pth"
+    own = CropPlan(name="mine", crops=(CropGroup(resize_px=232, crop_px=224),))
+    assert compare(FILES[file], own, 50_000, 19.142, 4.566).endswith("+0.000 / +0.000, within 0.06 of it")
+    text = compare(FILES[file], builtin_plan("center224"), 50_000, 19.142, 4.566)
+    assert "validation images with center224of232; not comparable with center224 of 50,000 images" in text
+    assert FILES["inceptionresnetv2-520b38e4.pth"].plan.crops == (CropGroup(resize_px=341, crop_px=299),)
 
 
 @pytest.mark.parametrize(

@@ -55,9 +55,9 @@ def test_what_was_found_and_what_differs_is_said(capsys, tmp_path):
         "images   RGB mean (123, 117, 104), std (1, 1, 1) of 255; resized by bilinear; max-pool ceil",
     ]
     assert "note     1000 classes, taken for the devkit's order and put into that of the sorted WordNet ids" in lines
-    export = ["export", str(tmp_path / "w.safetensors"), str(tmp_path / "w.pth"), "--layout", "gluon"]
+    export = ["export", str(tmp_path / "w.safetensors"), str(tmp_path / "w.pth"), "--layout", "timm"]
     assert exchange(export) == 0
-    assert "max-pool is not padded, and the network that loads --layout gluon has the other" in capsys.readouterr().out
+    assert "max-pool is not padded, and the network that loads --layout timm has the other" in capsys.readouterr().out
     again = ["import", str(tmp_path / "w.pth"), str(tmp_path / "again.safetensors")]
     assert exchange(again) == 0
     assert "its max-pool is padded, and so lies one pixel off the authors'" in capsys.readouterr().out
