@@ -1,6 +1,6 @@
-"""The authors' own weights, SENet.caffemodel, with the layer names of SENet-154.prototxt.
+"""The authors' own weights, such as SENet.caffemodel, with the layer names of their prototxts.
 
-It differs from every port in three ways. Images are BGR on the 0 to 255 scale with a mean and no scale: the first
+They differ from every port in three ways. Images are BGR on the 0 to 255 scale with a mean and no scale: the first
 convolution's input channels are reversed here; mean and scale stay the authors', since a convolution without bias that
 pads with zeros cannot absorb another mean. A batch norm is two layers, of which the first keeps sums and their divisor.
 And the classes are in the devkit's order, which differs from ours for every class.
@@ -9,6 +9,7 @@ And the classes are in the devkit's order, which differs from ours for every cla
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -20,12 +21,15 @@ from pipeline.data.preprocessing import Preprocessing
 from pipeline.ground.errors import UserError
 from pipeline.interop.caffemodel import Blob, CaffeLayer
 from pipeline.networks.authors_table import prototxt_name
-from pipeline.networks.layers import IMAGES, layer_table
+from pipeline.networks.layers import IMAGES, Layer, layer_table
+from pipeline.networks.registry import NETWORKS
 
 PREPROCESSING = Preprocessing((123.0, 117.0, 104.0), (1.0, 1.0, 1.0), "bilinear")
 
 _BATCH_NORM_EPS = 1e-5
 _NUM_DEVKIT_CLASSES = 1000
+_FAMILIES = ("resnet", "bn_inception")
+_GATES = {"fc1": "down", "fc2": "up"}
 
 
 def to_tensors(path: Path, layers: Sequence[CaffeLayer], network: str) -> dict[str, torch.Tensor]:
@@ -34,6 +38,8 @@ def to_tensors(path: Path, layers: Sequence[CaffeLayer], network: str) -> dict[s
     A classifier of 1000 classes is taken for the contest's and reordered to the sorted WordNet ids; any other keeps its
     order. Raises UserError naming the first layer that is missing, left over or of another shape.
     """
+    if NETWORKS[network].family not in _FAMILIES:
+        raise UserError(f"{path}: has the convolutions of {network}, of which there is no Caffe file of the authors'")
     left = {layer.name: layer for layer in layers}
     tensors: dict[str, torch.Tensor] = {}
     table = layer_table(network)
@@ -41,7 +47,7 @@ def to_tensors(path: Path, layers: Sequence[CaffeLayer], network: str) -> dict[s
     for row in table:
         if row.kind not in ("conv", "fc"):
             continue
-        name = prototxt_name(row)
+        name = _prototxt_name(row)
         if row.kind == "fc":
             weight, bias = _blobs(path, left, name, "InnerProduct", 2)
             num_classes = weight.shape[-2] if weight.ndim >= 2 else 0
@@ -68,6 +74,14 @@ def to_tensors(path: Path, layers: Sequence[CaffeLayer], network: str) -> dict[s
             f"{path}: {len(names)} layers with weights that {network} does not have: {', '.join(names[:3])}"
         )
     return tensors
+
+
+def _prototxt_name(layer: Layer) -> str:
+    if unit := re.fullmatch(r"(\w+)\.(\w+)\.conv", layer.name):
+        return f"{unit[1]}/{unit[2]}"
+    if gate := re.fullmatch(r"(inception_\w+)\.se_module\.(fc\d)", layer.name):
+        return f"{gate[1]}_1x1_{_GATES[gate[2]]}"
+    return prototxt_name(layer)
 
 
 def devkit_rows() -> list[int]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import torch
 
 from pipeline.ground.errors import UserError
 from pipeline.interop import caffe
+from pipeline.interop.caffemodel import message_class
 from pipeline.interop.importing import Imported, import_weights, read_foreign
+from pipeline.interop.network import identify
 from pipeline.models import create_model
-from pipeline.models.weights import load_tensors
+from pipeline.models.weights import complete_tensors, load_tensors
 from pipeline.store.weight_header import read_metadata
-from tests.interop.small_caffe_network import CaffeNetwork
+from tests.interop.caffe_network import NETWORKS, CaffeNetwork
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +38,20 @@ def our_scores(imported: Imported, image_rgb: np.ndarray) -> np.ndarray:
         return model.eval()(pixels[None])[0].numpy()
 
 
-@pytest.mark.parametrize(("size", "old_shapes"), [(32, False), (45, True)])
-def test_scores_are_those_of_caffe_s_layers_in_the_order_of_the_sorted_wordnet_ids(network, tmp_path, size, old_shapes):
+@pytest.mark.parametrize(
+    ("name", "size", "old_shapes"),
+    [
+        ("senet_nano", 32, False),
+        ("senet_nano", 45, True),
+        ("se_resnet_nano", 45, False),
+        ("se_bn_inception_nano", 32, False),
+        ("se_bn_inception_nano", 64, True),
+    ],
+)
+def test_scores_are_those_of_caffe_s_layers_in_the_order_of_the_sorted_wordnet_ids(tmp_path, name, size, old_shapes):
+    network = CaffeNetwork(1000, 17, NETWORKS[name])
     imported = read_foreign(network.save(tmp_path / "SENet.caffemodel", old_shapes=old_shapes), None)
-    assert (imported.layout, imported.network.name, imported.network.num_classes) == ("caffe", "senet_nano", 1000)
+    assert (imported.layout, imported.network.name, imported.network.num_classes) == ("caffe", name, 1000)
     image_rgb = np.random.default_rng(size).integers(0, 256, (3, size, size), dtype=np.uint8)
     expected = network.forward(image_rgb[::-1])
     found = our_scores(imported, image_rgb)
@@ -48,6 +61,53 @@ def test_scores_are_those_of_caffe_s_layers_in_the_order_of_the_sorted_wordnet_i
     # Were the order left as it is, or the channels, the scores would be far off.
     assert np.abs(found - expected).max() > 0.1 * np.abs(expected).max()
     assert np.abs(found - network.forward(image_rgb)[caffe.devkit_rows()]).max() > 0.01 * np.abs(expected).max()
+
+
+PUBLISHED = [name for name in NETWORKS if not name.endswith("_nano")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_network_that_the_authors_published_is_known_by_its_layers(name):
+    layers = CaffeNetwork(1000, 0, NETWORKS[name], is_random=False).as_read()
+    shapes = {layer.name: layer.blobs[0].shape for layer in layers if layer.kind == "Convolution"}
+    assert identify(shapes, "file") == name
+    with torch.device("meta"):
+        model = create_model(name, 1000)
+    complete_tensors(model, caffe.to_tensors(Path("file"), layers, name), "file")
+
+
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [
+        ("SE-ResNet-50", "se_resnet50"),
+        ("SE-ResNet-152", "se_resnet152"),
+        ("SE-ResNeXt-50-32x4d", "se_resnext50_32x4d"),
+        ("SE-BN-Inception", "se_bn_inception"),
+    ],
+)
+def test_the_layers_of_these_tests_are_those_of_the_authors_prototxts(shared_data, table, name):
+    path = shared_data.parent / "facts" / "layers" / f"{table}.csv"
+    if not path.exists():
+        pytest.skip(f"no {path.name}")
+    with path.open(newline="") as file:
+        rows = [row["name"] for row in csv.DictReader(file) if row["kind"] in ("conv", "fc", "bn")]
+    layers = CaffeNetwork(1000, 0, NETWORKS[name], is_random=False).layers
+    found = [layer for layer, (kind, _) in layers.items() if kind != "Scale"]
+    assert sorted(found) == sorted(rows)
+
+
+def test_a_caffe_file_of_another_family_is_refused(tmp_path):
+    net = message_class("NetParameter")()
+    for name, tensor in create_model("mobilenet_nano", 10).state_dict().items():
+        if tensor.dim() == 4:
+            blob = net.layer.add(name=name, type="Convolution").blobs.add()
+            blob.data.extend(tensor.ravel().tolist())
+            blob.shape.dim.extend(tensor.shape)
+    (tmp_path / "m.caffemodel").write_bytes(net.SerializeToString())
+    message = "m.caffemodel: has the convolutions of mobilenet_nano, of which there is no Caffe file of the authors'"
+    with pytest.raises(UserError, match=f"{re.escape(message)}$"):
+        read_foreign(tmp_path / "m.caffemodel", None)
 
 
 def test_no_class_keeps_its_place_and_none_is_lost():

@@ -13,7 +13,7 @@ from launch.weights import convert_weights
 from pipeline.interop.__main__ import main as exchange
 from pipeline.models import create_model
 from pipeline.store.weight_header import read_metadata
-from tests.interop.small_caffe_network import CaffeNetwork
+from tests.interop.caffe_network import CaffeNetwork
 
 
 def test_the_layout_may_stand_between_the_paths():
