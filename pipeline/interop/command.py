@@ -22,7 +22,7 @@ IMPORT_LAYOUTS = {
 }
 EXPORT_LAYOUTS = {
     **_NAMED,
-    "onnx": "an ONNX graph, .onnx; batch, height and width are free",
+    "onnx": "an ONNX graph, .onnx; batch, height and width are free, but for a VGG",
 }
 
 
