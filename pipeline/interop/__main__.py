@@ -95,15 +95,21 @@ def _notes_on_export(exported: Imported, layout: str) -> list[str]:
     if layout == "onnx":
         return []
     lines = []
-    theirs = layouts_of(exported.network.name)[layout]
-    is_padded = _is_padded(exported.preprocessing)
-    if is_padded != _is_padded(theirs.preprocessing):
+    own, theirs = exported.preprocessing, layouts_of(exported.network.name).get(layout)
+    is_padded = _is_padded(own)
+    if is_padded != (theirs is not None and _is_padded(theirs.preprocessing)):
         pooling = "padded" if is_padded else "not padded"
         lines.append(
             f"note     these weights' max-pool is {pooling}, and the network that loads --layout {layout} has the "
             "other: its scores will differ a little"
         )
-    if theirs.is_bgr:
+    if layout == "caffe":
+        advice = "prepare BGR images as the recipe says; a prototxt subtracts a mean and has no std"
+        if own is not None:
+            mean = ", ".join(f"{value:g}" for value in own.mean[::-1])
+            advice = f"the first convolution divides by the std; the prototxt's mean_value is {mean} (BGR)"
+        return [*lines, f"note     {advice}"]
+    if theirs is not None and theirs.is_bgr:
         lines.append("note     that network takes images as BGR, and so mean and std in that order")
     return [*lines, "note     prepare images for it as said above; a .pth cannot say it"]
 

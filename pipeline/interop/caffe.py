@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +22,19 @@ from pipeline.ground.errors import UserError
 from pipeline.interop.caffemodel import Blob, CaffeLayer
 from pipeline.networks.authors_table import prototxt_name
 from pipeline.networks.layers import IMAGES, Layer, layer_table
-from pipeline.networks.registry import NETWORKS
 
 PREPROCESSING = Preprocessing((123.0, 117.0, 104.0), (1.0, 1.0, 1.0), "bilinear")
 
 _BATCH_NORM_EPS = 1e-5
 _NUM_DEVKIT_CLASSES = 1000
-_FAMILIES = ("resnet", "bn_inception")
+NETWORKS = (
+    "senet154",
+    "senet_nano",
+    *("se_resnet50", "se_resnet101", "se_resnet152", "se_resnext50_32x4d", "se_resnext101_32x4d", "se_resnet_nano"),
+    *("se_bn_inception", "se_bn_inception_nano"),
+)
+"""Those that the authors published, and small ones of their kinds."""
+_NORM = ("weight", "bias", "running_mean", "running_var")
 _GATES = {"fc1": "down", "fc2": "up"}
 
 
@@ -38,7 +44,7 @@ def to_tensors(path: Path, layers: Sequence[CaffeLayer], network: str) -> dict[s
     A classifier of 1000 classes is taken for the contest's and reordered to the sorted WordNet ids; any other keeps its
     order. Raises UserError naming the first layer that is missing, left over or of another shape.
     """
-    if NETWORKS[network].family not in _FAMILIES:
+    if network not in NETWORKS:
         raise UserError(f"{path}: has the convolutions of {network}, of which there is no Caffe file of the authors'")
     left = {layer.name: layer for layer in layers}
     tensors: dict[str, torch.Tensor] = {}
@@ -74,6 +80,36 @@ def to_tensors(path: Path, layers: Sequence[CaffeLayer], network: str) -> dict[s
             f"{path}: {len(names)} layers with weights that {network} does not have: {', '.join(names[:3])}"
         )
     return tensors
+
+
+def to_layers(
+    tensors: Mapping[str, torch.Tensor], network: str, preprocessing: Preprocessing | None
+) -> Iterator[CaffeLayer]:
+    """Yield the layers of a network of ours, the inverse of `to_tensors`.
+
+    Caffe subtracts a mean and does not divide: the first convolution does, if the standard deviation is known.
+    """
+    table = layer_table(network)
+    norms = {row.inputs[0]: row.name for row in table if row.kind == "bn"}
+    std = torch.tensor(preprocessing.std if preprocessing else (1.0, 1.0, 1.0)).view(1, 3, 1, 1)
+    for row in table:
+        if row.kind not in ("conv", "fc"):
+            continue
+        name, weight, bias = _prototxt_name(row), tensors[f"{row.name}.weight"], tensors.get(f"{row.name}.bias")
+        if row.inputs == (IMAGES,):
+            weight = (weight / std).flip(1)
+        if row.kind == "fc" and len(weight) == _NUM_DEVKIT_CLASSES:
+            labels = np.argsort(devkit_rows())
+            weight, bias = weight[labels], tensors[f"{row.name}.bias"][labels]
+        yield _layer(name, "InnerProduct" if row.kind == "fc" else "Convolution", weight, bias)
+        if row.name in norms:
+            values = {key: tensors[f"{norms[row.name]}.{key}"] for key in _NORM}
+            yield _layer(f"{name}/bn", "BatchNorm", values["running_mean"], values["running_var"], torch.ones(1))
+            yield _layer(f"{name}/bn/scale", "Scale", values["weight"], values["bias"])
+
+
+def _layer(name: str, kind: str, *tensors: torch.Tensor | None) -> CaffeLayer:
+    return CaffeLayer(name, kind, tuple(tensor.numpy() for tensor in tensors if tensor is not None), _BATCH_NORM_EPS)
 
 
 def _prototxt_name(layer: Layer) -> str:

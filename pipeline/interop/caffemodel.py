@@ -1,4 +1,4 @@
-"""Read Caffe's weight files: one protobuf message, with the parts of caffe.proto that hold names and numbers.
+"""Read and write Caffe's weight files: one protobuf message, with the parts of caffe.proto that hold names and numbers.
 
 The schema is built here from the names, numbers and types of the fields. protobuf skips all other fields.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from pipeline.ground.errors import UserError
+from pipeline.store.file import replacing
 
 _MOST_BYTES = 2**31 - 1
 """Protobuf's own limit for a message."""
@@ -111,6 +113,19 @@ def read_caffemodel(path: Path) -> tuple[CaffeLayer, ...]:
             f"{path}: a Caffe file of {len(net.layer)} layers without weights; is it the network's description?"
         )
     return tuple(layers)
+
+
+def write_caffemodel(path: Path, name: str, layers: Iterable[CaffeLayer]) -> None:
+    """Write a network of that name with the layers' weights; the file appears whole or not at all."""
+    net = message_class("NetParameter")(name=name)
+    for layer in layers:
+        message = net.layer.add(name=layer.name, type=layer.kind)
+        for values in layer.blobs:
+            blob = message.blobs.add()
+            blob.shape.dim.extend(values.shape)
+            blob.data.extend(values.ravel())
+    with replacing(path) as temporary:
+        temporary.write_bytes(net.SerializeToString())
 
 
 def _parsed(path: Path) -> Any:

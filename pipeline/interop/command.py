@@ -15,13 +15,15 @@ _NAMED = {
     "inception_resnet_v2, vgg16_bn",
     "torchvision": "torchvision: resnet50 to 152, resnext50_32x4d, vgg16_bn",
 }
+_CAFFE = "the authors' .caffemodel: SENet, SE-ResNet-50 to 152, SE-ResNeXt-50 and 101, SE-BN-Inception"
 IMPORT_LAYOUTS = {
     **_NAMED,
-    "caffe": "the authors' .caffemodel: SENet, SE-ResNet-50 to 152, SE-ResNeXt-50 and 101, SE-BN-Inception",
+    "caffe": _CAFFE,
     "ours": "weights of this project as .pth; the recipe that evaluates them says how images are prepared",
 }
 EXPORT_LAYOUTS = {
     **_NAMED,
+    "caffe": _CAFFE,
     "onnx": "an ONNX graph, .onnx; batch, height and width are free, but for a VGG",
 }
 
@@ -43,7 +45,9 @@ def add_actions(parser: argparse.ArgumentParser) -> None:
     importing.add_argument("--entry", metavar="NAME", help="which network, of a checkpoint that holds several")
     exporting = _action(actions, "export", "make a file for other software from a weight file of ours", EXPORT_LAYOUTS)
     exporting.add_argument("file", type=Path, metavar="FILE.safetensors", help="as train and `weights import` leave it")
-    exporting.add_argument("out", type=Path, metavar="OUT", help="a .pth, .safetensors or .onnx; must not exist")
+    exporting.add_argument(
+        "out", type=Path, metavar="OUT", help="a .pth, .safetensors, .caffemodel or .onnx; must not exist"
+    )
     exporting.add_argument("--layout", choices=EXPORT_LAYOUTS, required=True, help="what to make")
 
 

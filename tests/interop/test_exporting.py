@@ -12,14 +12,18 @@ import torch
 
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.ground.errors import EXIT_USER_ERROR, UserError
+from pipeline.interop import caffe
 from pipeline.interop.__main__ import main
+from pipeline.interop.caffemodel import read_caffemodel
 from pipeline.interop.exporting import export_weights
-from pipeline.interop.importing import import_weights
+from pipeline.interop.importing import import_weights, read_foreign
 from pipeline.interop.layout import LAYOUTS, layouts_of
 from pipeline.models import create_model
 from pipeline.models.weights import load_tensors, read_weights, save_weights
 from pipeline.networks.registry import NETWORKS
 from pipeline.store.weight_header import read_metadata
+from tests.interop.caffe_network import MEAN_BGR, CaffeNetwork
+from tests.interop.caffe_network import NETWORKS as CAFFE_NETWORKS
 from tests.interop.random_weights import randomise, relative_error
 
 pytestmark = pytest.mark.slow
@@ -62,9 +66,36 @@ def test_what_is_exported_comes_back_bit_for_bit(network, layout, stride_in_3x3,
     assert (imported.preprocessing == own) == (suffix == ".safetensors")
 
 
+@pytest.mark.parametrize("name", [name for name in caffe.NETWORKS if name.endswith("_nano")])
+def test_a_caffe_network_gives_our_scores_with_what_is_exported(name, tmp_path):
+    pixels = Preprocessing(MEAN_BGR[::-1], (58.0, 57.0, 56.0), "bilinear")
+    model = create_model(name, 1000)
+    randomise(model.state_dict(), seed=5)
+    save_weights(tmp_path / "ours.safetensors", model.state_dict(), {"model": name, **pixels.metadata()})
+    export_weights(tmp_path / "ours.safetensors", tmp_path / "theirs.caffemodel", "caffe")
+    theirs = CaffeNetwork(1000, 0, CAFFE_NETWORKS[name])
+    layers = {layer.name: (layer.kind, list(layer.blobs)) for layer in read_caffemodel(tmp_path / "theirs.caffemodel")}
+    assert layers.keys() == {layer for layer, (_, blobs) in theirs.layers.items() if blobs}
+    theirs.layers |= layers
+    image_rgb = np.random.default_rng(1).integers(0, 256, (3, 32, 32), dtype=np.uint8)
+    mean, std = (torch.tensor(triple).view(3, 1, 1) for triple in (pixels.mean, pixels.std))
+    with torch.inference_mode():
+        expected = model.eval()(((torch.from_numpy(image_rgb) - mean) / std)[None])[0]
+    found = torch.from_numpy(theirs.forward(image_rgb[::-1])[caffe.devkit_rows()])
+    assert relative_error(found, expected) < 1e-4
+    back = read_foreign(tmp_path / "theirs.caffemodel", None).tensors
+    assert all(torch.equal(back[key], tensor) for key, tensor in model.state_dict().items() if tensor.dim() < 4)
+
+
 @pytest.mark.parametrize(
     ("metadata", "layout", "message"),
     [
+        (
+            {"model": "se_resnet_nano", "stride_in_3x3": "true"},
+            "caffe",
+            "its se_resnet_nano has the stride in the first 1x1 convolution, and these weights in the 3x3; these can "
+            "be exported as timm, onnx",
+        ),
         (
             {"model": "resnet_nano"},
             "torchvision",
@@ -82,7 +113,11 @@ def test_what_is_exported_comes_back_bit_for_bit(network, layout, stride_in_3x3,
             "cadene",
             "has no se_resnet_nano with another block than the paper's (model.se); these can be exported as onnx",
         ),
-        ({"model": "se_resnet_nano"}, "torchvision", "has no se_resnet_nano; these can be exported as cadene, onnx"),
+        (
+            {"model": "se_resnet_nano"},
+            "torchvision",
+            "has no se_resnet_nano; these can be exported as cadene, caffe, onnx",
+        ),
         ({"model": "mobilenet_nano"}, "timm", "has no mobilenet_nano; these can be exported as onnx"),
     ],
 )
@@ -90,8 +125,8 @@ def test_a_network_that_would_compute_something_else_is_not_exported_to(metadata
     source = tmp_path / "ours.safetensors"
     save_weights(source, create_model(metadata["model"], 10).state_dict(), metadata)
     with pytest.raises(UserError, match=f"^{re.escape(f'{source}: --layout {layout}: {message}')}$"):
-        export_weights(source, tmp_path / "theirs.pth", layout)
-    assert not (tmp_path / "theirs.pth").exists()
+        export_weights(source, tmp_path / f"theirs.{'caffemodel' if layout == 'caffe' else 'pth'}", layout)
+    assert [path.name for path in tmp_path.iterdir()] == ["ours.safetensors"]
 
 
 def test_an_exported_state_dict_loads_as_pytorch_loads_it(ours, tmp_path):

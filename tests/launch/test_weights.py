@@ -61,6 +61,9 @@ def test_what_was_found_and_what_differs_is_said(capsys, tmp_path):
     again = ["import", str(tmp_path / "w.pth"), str(tmp_path / "again.safetensors")]
     assert exchange(again) == 0
     assert "its max-pool is padded, and so lies one pixel off the authors'" in capsys.readouterr().out
+    export = ["export", str(tmp_path / "w.safetensors"), str(tmp_path / "w.caffemodel"), "--layout", "caffe"]
+    assert exchange(export) == 0
+    assert "the prototxt's mean_value is 104, 117, 123 (BGR)" in capsys.readouterr().out
 
 
 def test_asking_for_help_does_not_import_torch():
