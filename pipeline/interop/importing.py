@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ from pipeline.interop.network import identify, list_some
 from pipeline.interop.tensor_file import read_tensor_file
 from pipeline.interop.timm import SCHEME, load_timm
 from pipeline.models.claims import meta_model
+from pipeline.models.network import HEAD
 from pipeline.models.weights import complete_tensors, load_tensors, save_weights
 from pipeline.networks.registry import NETWORKS
 from pipeline.store.file import sha256_of
 from pipeline.store.weight_header import read_metadata
 
+_WITH_BACKGROUND = 1001
 _TIMM_LAYOUTS = ("timm", "cadene")
 """Layouts of timm's networks; the legacy ones have Cadene's names."""
 _MOST_DIFFERENCE = 1e-3
@@ -93,7 +95,8 @@ def read_foreign(source: Path, layout: str | None, entry: str | None = None) -> 
         read = _from_caffe(source, layout)
     else:
         metadata = read_metadata(source) if kind == "safetensors" else {}
-        read = _renamed(str(source), read_tensor_file(source, kind, entry, notes.append), metadata, layout)
+        tensors = read_tensor_file(source, kind, entry, notes.append)
+        read = _renamed(str(source), tensors, metadata, layout, notes.append)
     return _completed(str(source), read, sha256=sha256, notes=tuple(notes))
 
 
@@ -112,7 +115,7 @@ _Read = tuple[str, Mapping[str, str], dict[str, torch.Tensor], Preprocessing | N
 def _completed(place: str, read: _Read, **origin: Any) -> Imported:
     """Return what was read with the network's whole state dict, in its order and types: some publish float16."""
     layout, described, tensors, preprocessing = read
-    classifier = tensors.get("last_linear.weight")
+    classifier = tensors.get(f"{HEAD}.weight")
     num_classes = len(classifier) if classifier is not None and classifier.dim() else 1
     network = ModelConfig.described(described, num_classes, place)
     model = meta_model(network, num_classes)
@@ -141,7 +144,7 @@ def _from_timm(place: str, forced: str | None) -> Imported:
     layout, described, renamed, usual = _renamed(place, tensors, {}, forced or next(iter(own), None))
     preprocessing = dataclasses.replace(told, max_pool=(usual or told).max_pool)
     imported = _completed(place, (layout, described, renamed, preprocessing), source=source)
-    model = meta_model(imported.network, len(imported.tensors["last_linear.weight"]), preprocessing.max_pool)
+    model = meta_model(imported.network, len(imported.tensors[f"{HEAD}.weight"]), preprocessing.max_pool)
     load_tensors(model, imported.tensors, place)
     size = NETWORKS[imported.network.name].image_size_px
     pixels = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
@@ -157,12 +160,20 @@ def _from_timm(place: str, forced: str | None) -> Imported:
 
 
 def _renamed(
-    source: str, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], forced: str | None
+    source: str,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str],
+    forced: str | None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> _Read:
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     is_described = metadata.get("model") in NETWORKS
     name = metadata["model"] if is_described else identify(shapes, source)
     layout = choose_layout(name, shapes, is_described or name not in PORTED, forced, source)
+    found = to_ours(tensors, layout, name)
+    if layout.has_background and len(found.get(f"{HEAD}.bias", ())) == _WITH_BACKGROUND:
+        note("left out: the first of 1001 classes, the background")
+        found |= {f"{HEAD}.{kind}": found[f"{HEAD}.{kind}"][1:] for kind in ("weight", "bias")}
     said = read_preprocessing(metadata, source)
     described = metadata if is_described else layout.entries(name)
-    return layout.name, described, to_ours(tensors, layout, name), said or layout.preprocessing
+    return layout.name, described, found, said or layout.preprocessing

@@ -43,6 +43,8 @@ class Layout:
     """Whether convolutions that a batch norm follows have a bias."""
     has_conv_fc: bool = False
     """Whether fully connected layers but the classifier are convolutions over the whole map."""
+    has_background: bool = False
+    """Whether 1001 classes are ImageNet's behind one for the background, as TensorFlow's networks had it."""
     obstacle: str = ""
     """Why its weights cannot be converted."""
 
@@ -86,7 +88,13 @@ LAYOUTS = (
         is_bgr=True,
         has_conv_biases=True,
     ),
-    Layout("cadene", _INCEPTION_RESNET, naming.same, Preprocessing(_HALF, _HALF, "bilinear_antialias")),
+    Layout(
+        "cadene",
+        _INCEPTION_RESNET,
+        naming.same,
+        Preprocessing(_HALF, _HALF, "bilinear_antialias"),
+        has_background=True,
+    ),
     Layout(
         "cadene",
         _VGG,

@@ -218,6 +218,15 @@ def test_the_first_convolution_of_networks_for_bgr_images_is_turned_to_rgb(tmp_p
     assert imported.preprocessing == Preprocessing((128.0, 117.0, 104.0), (1.0, 1.0, 1.0), "bilinear_antialias")
 
 
+def test_the_background_of_tensorflow_s_classes_is_left_out_and_said(tmp_path):
+    tensors = create_model("inception_resnet_nano", 1001, seed=1).state_dict()
+    imported = read_foreign(saved(tmp_path / "w.pth", tensors), "cadene")
+    assert imported.network.num_classes == 1000
+    assert torch.equal(imported.tensors["last_linear.weight"], tensors["last_linear.weight"][1:])
+    assert imported.notes == ("left out: the first of 1001 classes, the background",)
+    assert read_foreign(tmp_path / "w.pth", "ours").network.num_classes == 1001
+
+
 def test_a_network_with_another_activation_is_named(tmp_path):
     tensors = create_model("mobilenet_nano", 10).state_dict()
     tensors["conv_stem.weight"] = tensors.pop("conv1.conv.weight")
