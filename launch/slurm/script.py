@@ -88,15 +88,16 @@ def _option(name: str, value: str | None) -> str:
 def _settings(job: JobScript) -> Mapping[str, str]:
     """Return the bash variables of the body, quoted."""
     if job.members:
-        # The index is the array task's number.
+        # The index is the array task's number. The job id of an array's last task stands for the whole array.
         which = {
+            "JOB": "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID",
             "RUNS": _list(str(run) for run, _ in job.members),
             "KEYS": _list(key for _, key in job.members),
             "RUN": "${RUNS[$SLURM_ARRAY_TASK_ID]}",
             "KEY": "${KEYS[$SLURM_ARRAY_TASK_ID]}",
         }
     else:
-        which = {"RUN": _quoted(str(job.run)), "KEY": _quoted(job.key)}
+        which = {"JOB": "$SLURM_JOB_ID", "RUN": _quoted(str(job.run)), "KEY": _quoted(job.key)}
     return {
         "STAGE": _quoted(job.stage),
         **which,

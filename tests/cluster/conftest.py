@@ -17,6 +17,7 @@ from tests.cluster import attempts
 from tests.cluster.preempted import Chronicle, interrupt_training
 from tests.cluster.runs import ClusterRun
 from tests.cluster.slurm import Cluster, why_unavailable
+from tests.cluster.submissions import Nested, submit_from_a_task, submit_without_environment
 from tests.images import write_image_folders
 from tests.processes import run_stage_to_end
 from tests.recipes import small_recipe
@@ -119,6 +120,8 @@ def futures(
         "evaluated": lambda: attempts.evaluate_file(new_run(prepared, nodes=2), prepared),
         "without_progress": lambda: attempts.never_get_further(new_run(prepared, python=hanging)),
         "tampered": lambda: attempts.tamper(new_run(python=hanging)),
+        "nested": lambda: submit_from_a_task(new_run(prepared, python=hanging, memory_gb=1)),
+        "without_environment": lambda: submit_without_environment(new_run(prepared, python=hanging)),
     }
     wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
     with concurrent.futures.ThreadPoolExecutor(_PARALLEL) as pool:
@@ -158,6 +161,18 @@ def evaluated(futures: Futures) -> ClusterRun:
 @pytest.fixture(scope="session")
 def without_progress(futures: Futures) -> attempts.WithoutProgress:
     result: attempts.WithoutProgress = futures["without_progress"].result()
+    return result
+
+
+@pytest.fixture(scope="session")
+def nested(futures: Futures) -> Nested:
+    result: Nested = futures["nested"].result()
+    return result
+
+
+@pytest.fixture(scope="session")
+def without_environment(futures: Futures) -> str:
+    result: str = futures["without_environment"].result()
     return result
 
 
