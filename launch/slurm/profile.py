@@ -85,7 +85,8 @@ class Profile(Section):
     qos: str | None = None
     constraint: str | None = None
     setup: Names = ()
-    """Lines of bash that run on each job's first node before anything else: `module load ...`, `source ...`."""
+    """Lines of bash that run on each job's first node before anything else: `module load ...`, `source ...`. One that
+    fails ends the job."""
     container: Names = ()
     """Words in front of every Python command: [apptainer, exec, --nv, image.sif]."""
     python: str | None = None

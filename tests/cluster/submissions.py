@@ -48,6 +48,13 @@ def submit_from_a_task(run: ClusterRun) -> Nested:
     return nested
 
 
+def submit_with_failing_setup(run: ClusterRun) -> ClusterRun:
+    """A profile with a setup line that fails."""
+    assert run.submit("--only", "train").code == 0
+    run.wait_for_state("train", "FAILED")
+    return run
+
+
 def submit_without_environment(run: ClusterRun) -> str:
     """A cluster whose default is that nothing of the environment reaches a job: what the job prints then."""
     cluster = run.cluster
