@@ -21,6 +21,7 @@ _EPILOG = """examples:
   python -m launch tune configs/senet154_1gpu.yaml
   python -m launch keys batch
 
+  python -m launch check --profile slurm/profiles/8x8_gpu.yaml
   python -m launch submit configs/senet154_ilsvrc2017.yaml --profile slurm/profiles/8x8_gpu.yaml
   python -m launch logs runs/senet154_ilsvrc2017 train -f
 
@@ -82,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(
         dest="command",
         required=True,
-        metavar="{plan,run,submit,status,logs,cancel,predict,fuse,score,weights,tune,keys}",
+        metavar="{plan,run,check,submit,status,logs,cancel,predict,fuse,score,weights,tune,keys}",
     )
     plan = _add_command(commands, "plan", "say what a run would do, on what, and how long it would take")
     _add_recipe(plan)
@@ -105,6 +106,19 @@ def _parser() -> argparse.ArgumentParser:
         "--from-checkpoint",
         metavar="PATH",
         help="freeze the batch norms of this checkpoint directory, also another run's (freeze_bn.from_checkpoint)",
+    )
+    check = _add_command(
+        commands, "check", "try a profile: measure, in a two-minute job, what training needs of a cluster"
+    )
+    check.add_argument(
+        "--profile", type=Path, required=True, metavar="FILE", help="the profile, whose training job is the one tried"
+    )
+    check.add_argument(
+        "--run",
+        type=Path,
+        default=Path("runs") / "check",
+        metavar="DIR",
+        help="where to measure the file system, and to keep script and log (default: runs/check)",
     )
     _add_submit(_add_command(commands, "submit", "queue the stages that are not done on a SLURM cluster, one job each"))
     status = _add_command(commands, "status", "say how far each stage of a run is")

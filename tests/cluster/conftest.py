@@ -18,7 +18,9 @@ from tests.cluster.preempted import Chronicle, interrupt_training
 from tests.cluster.runs import ClusterRun
 from tests.cluster.slurm import Cluster, why_unavailable
 from tests.cluster.submissions import (
+    Checked,
     Nested,
+    check,
     submit_from_a_task,
     submit_with_failing_setup,
     submit_without_environment,
@@ -127,6 +129,7 @@ def futures(
         "tampered": lambda: attempts.tamper(new_run(python=hanging)),
         "nested": lambda: submit_from_a_task(new_run(prepared, python=hanging, memory_gb=1)),
         "failing_setup": lambda: submit_with_failing_setup(new_run(prepared, setup=["module load cuda/99"])),
+        "checked": lambda: check(new_run(nodes=2, tasks=2)),
         "without_environment": lambda: submit_without_environment(new_run(prepared, python=hanging)),
     }
     wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
@@ -173,6 +176,12 @@ def without_progress(futures: Futures) -> attempts.WithoutProgress:
 @pytest.fixture(scope="session")
 def nested(futures: Futures) -> Nested:
     result: Nested = futures["nested"].result()
+    return result
+
+
+@pytest.fixture(scope="session")
+def checked(futures: Futures) -> Checked:
+    result: Checked = futures["checked"].result()
     return result
 
 

@@ -7,7 +7,7 @@ import shlex
 import sys
 
 from tests.cluster.attempts import stop_deaf_stage
-from tests.cluster.runs import PATIENCE, ClusterRun
+from tests.cluster.runs import PATIENCE, Answer, ClusterRun
 from tests.cluster.slurm import Job, wait_until
 from tests.conftest import REPOSITORY
 
@@ -53,6 +53,21 @@ def submit_with_failing_setup(run: ClusterRun) -> ClusterRun:
     assert run.submit("--only", "train").code == 0
     run.wait_for_state("train", "FAILED")
     return run
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """What `launch check` said of a profile, and of the same one with a setup line that fails."""
+
+    good: Answer
+    failing: Answer
+
+
+def check(run: ClusterRun) -> Checked:
+    """Two processes on each of two nodes, where W&B's server does not answer."""
+    run.variables = {"WANDB_MODE": "online", "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    words = ("check", "--profile", run.profile, "--run", run.directory)
+    return Checked(run.launch(*words), run.with_profile(setup=["module load cuda/99"]).launch(*words))
 
 
 def submit_without_environment(run: ClusterRun) -> str:

@@ -97,7 +97,9 @@ def test_no_python_of_a_job_looks_into_its_working_directory():
 
 def run_setup(tmp_path: Path, *lines: str) -> subprocess.CompletedProcess[str]:
     """Run a job's script up to the end of its setup lines."""
-    text = render(dataclasses.replace(CPU, setup=lines)).partition("trap - ERR\n")[0] + "echo went on\n"
+    text = (
+        render(dataclasses.replace(CPU, setup=lines, source=REPOSITORY)).partition("trap - ERR\n")[0] + "echo went on\n"
+    )
     script = tmp_path / "script"
     script.write_text(text)
     return subprocess.run(["bash", str(script)], capture_output=True, text=True, cwd=tmp_path)
@@ -110,7 +112,7 @@ def run_setup(tmp_path: Path, *lines: str) -> subprocess.CompletedProcess[str]:
 def test_a_setup_line_that_fails_ends_the_job_and_is_named(line, code, tmp_path):
     done = run_setup(tmp_path, "true", line)
     assert done.returncode == EXIT_USER_ERROR
-    assert done.stderr.endswith(f"evaluate: this setup line of the profile ended with code {code}: {line}\n")
+    assert done.stderr.endswith(f"this setup line of the profile ended with code {code}: {line}\n")
     assert "went on" not in done.stdout
 
 
@@ -125,14 +127,17 @@ def test_what_a_job_reads_comes_with_an_installed_package():
         "launch"
     ]
     packed = {file for pattern in patterns for file in (REPOSITORY / "launch").glob(pattern)}
-    assert packed == {REPOSITORY / "launch" / "slurm" / name for name in ("stage.sbatch", "env.sh")}
+    names = ("stage.sbatch", "check.sbatch", "setup.sh", "env.sh")
+    assert packed == {REPOSITORY / "launch" / "slurm" / name for name in names}
     assert 'source "$SOURCE/launch/slurm/env.sh"' in render(CPU)
+    assert 'source "$SOURCE/launch/slurm/setup.sh"' in render(CPU)
 
 
-def test_every_place_of_the_template_is_filled_in():
-    template = (REPOSITORY / "launch" / "slurm" / "stage.sbatch").read_text().splitlines()
+@pytest.mark.parametrize("name", ["stage", "check"])
+def test_every_place_of_a_template_is_filled_in(name):
+    template = (REPOSITORY / "launch" / "slurm" / f"{name}.sbatch").read_text().splitlines()
     assert [line for line in template if line.startswith("@")] == ["@OPTIONS@", "@SETTINGS@", "@SETUP@"]
-    assert not [line for line in render(CPU).splitlines() if line.startswith("@")]
+    assert not [line for line in render(CPU, name).splitlines() if line.startswith("@")]
 
 
 @pytest.mark.parametrize("name", ["a b", "it's", 'say "hi"', "$HOME", "`id`", "a;b", "back\\slash", "*", "-x", "ü"])
