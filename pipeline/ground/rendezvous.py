@@ -105,20 +105,23 @@ class Rendezvous:
     def _exchange(self, name: str, value: Any) -> list[Any]:
         """Return the values of all ranks. Raises UserError if one has failed meanwhile or does not come in time."""
         self._store.set(f"{name}/{self._ranks.rank}", json.dumps(value))
-        keys = {rank: f"{name}/{rank}" for rank in range(self._ranks.world_size)}
-        missing = list(keys)
+        keys = self._keys(name)
         start = time.monotonic()
-        while missing := [rank for rank in missing if not self._store.check([keys[rank]])]:
+        while not self._store.check(keys):
             if self._store.check([_FAILED]):
                 raise UserError("another process has failed")
             if time.monotonic() - start > self._seconds:
+                missing = [rank for rank, key in enumerate(keys) if not self._store.check([key])]
                 raise UserError(
                     f"{self._here()}: {_counted(missing)} did not arrive at {self._place()} within {self._seconds} s "
                     "(resources.collective_timeout_seconds)"
                 )
             time.sleep(_POLL_SECONDS)
             self._check_stop()
-        return [json.loads(self._store.get(key)) for key in keys.values()]
+        return [json.loads(value) for value in self._store.multi_get(keys)]
+
+    def _keys(self, name: str) -> list[str]:
+        return [f"{name}/{rank}" for rank in range(self._ranks.world_size)]
 
     @contextlib.contextmanager
     def _failing_together(self) -> Iterator[None]:
@@ -130,7 +133,7 @@ class Rendezvous:
             message = self._store.get(_FAILED).decode()
             # The main rank's end would end the store.
             told, start = self._store.add(_TOLD, 1), time.monotonic()
-            arrived = sum(self._store.check([f"peer/{rank}"]) for rank in range(self._ranks.world_size))
+            arrived = sum(self._store.check([key]) for key in self._keys("peer"))
             while self._ranks.is_main and told < arrived and time.monotonic() - start < _TELL_SECONDS:
                 time.sleep(_POLL_SECONDS)
                 told = self._store.add(_TOLD, 0)
