@@ -16,7 +16,7 @@ from typing import Any
 
 import torch.distributed
 
-from pipeline.ground.errors import StopRequested, UserError
+from pipeline.ground.errors import StartAbandoned, StartFailed
 from pipeline.ground.interface import find_interface, read_interfaces
 from pipeline.ground.ranks import Ranks
 from pipeline.ground.stop import StopFlag
@@ -59,8 +59,9 @@ class Rendezvous:
     def meet(self, device: str | None) -> Any:
         """Wait for all processes at MASTER_ADDR:MASTER_PORT, and choose gloo's network interface. Returns the store.
 
-        `device` is the UUID of this process's GPU. Raises UserError if a process does not arrive in time, if two share
-        a GPU or if one cannot connect to the next; StopRequested if asked to stop meanwhile.
+        `device` is the UUID of this process's GPU. Raises StartFailed if a process does not arrive in time, if two
+        share a GPU or if one cannot connect to the next; StartAbandoned if asked to stop meanwhile, or if the main rank
+        ends.
         """
         # torchrun's agent is the server for its workers.
         if self._ranks.is_main and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
@@ -83,7 +84,7 @@ class Rendezvous:
         interface, there = os.environ.get(_GLOO_INTERFACE, ""), read_interfaces()
         for name in filter(None, interface.split(",")[:1]):
             if not there.get(name):
-                raise UserError(
+                raise StartFailed(
                     f"{self._here()}: {_GLOO_INTERFACE}={interface}: no such network interface with an address there "
                     f"(it has {', '.join(other for other in there if there[other])})"
                 )
@@ -94,7 +95,7 @@ class Rendezvous:
             try:
                 socket.create_connection(places[other], timeout=_CONNECT_SECONDS).close()
             except OSError as error:
-                raise UserError(
+                raise StartFailed(
                     f"{self._here()} cannot connect to rank {other} at {':'.join(map(str, places[other]))} within "
                     f"{_CONNECT_SECONDS} s: {error} (from {address}, network interface {interface}). If another one "
                     f"joins the machines, name it: export {_GLOO_INTERFACE}=eth0, on SLURM among the setup lines of "
@@ -103,16 +104,16 @@ class Rendezvous:
             self._exchange("connected", True)
 
     def _exchange(self, name: str, value: Any) -> list[Any]:
-        """Return the values of all ranks. Raises UserError if one has failed meanwhile or does not come in time."""
+        """Return the values of all ranks. Raises StartFailed if one has failed meanwhile or does not come in time."""
         self._store.set(f"{name}/{self._ranks.rank}", json.dumps(value))
         keys = self._keys(name)
         start = time.monotonic()
         while not self._store.check(keys):
             if self._store.check([_FAILED]):
-                raise UserError("another process has failed")
+                raise StartFailed("another process has failed")
             if time.monotonic() - start > self._seconds:
                 missing = [rank for rank, key in enumerate(keys) if not self._store.check([key])]
-                raise UserError(
+                raise StartFailed(
                     f"{self._here()}: {_counted(missing)} did not arrive at {self._place()} within {self._seconds} s "
                     "(resources.collective_timeout_seconds)"
                 )
@@ -128,7 +129,7 @@ class Rendezvous:
         """Raise the first rank's failure on every rank."""
         try:
             yield
-        except UserError as error:
+        except StartFailed as error:
             self._store.compare_set(_FAILED, "", str(error))
             message = self._store.get(_FAILED).decode()
             # The main rank's end would end the store.
@@ -137,14 +138,14 @@ class Rendezvous:
             while self._ranks.is_main and told < arrived and time.monotonic() - start < _TELL_SECONDS:
                 time.sleep(_POLL_SECONDS)
                 told = self._store.add(_TOLD, 0)
-            raise UserError(message) from error
+            raise StartFailed(message) from error
 
     @contextlib.contextmanager
     def _main_rank_there(self) -> Iterator[None]:
         try:
             yield
         except RuntimeError as error:
-            raise UserError(
+            raise StartAbandoned(
                 f"{self._here()}: the main rank ended before all processes had started ({_first_line(error)})"
             ) from error
 
@@ -155,7 +156,7 @@ class Rendezvous:
         try:
             self._store = store(self._host, self._port, size, is_server, timeout, wait_for_workers=False)
         except RuntimeError as error:
-            raise UserError(f"{self._here()}: {self._place()}: {_first_line(error)}") from error
+            raise StartFailed(f"{self._here()}: {self._place()}: {_first_line(error)}") from error
 
     def _reach_main_rank(self) -> tuple[str, str]:
         """Connect to the main rank once. Returns this machine's address and the main rank's."""
@@ -166,7 +167,7 @@ class Rendezvous:
                     return connection.getsockname()[0], connection.getpeername()[0]
             except OSError as error:
                 if time.monotonic() - start > self._seconds:
-                    raise UserError(
+                    raise StartFailed(
                         f"{self._here()} has not reached {self._place()} within {self._seconds} s ({error}); "
                         "MASTER_ADDR must be an address of the main rank's machine for all others, the port open"
                     ) from error
@@ -175,7 +176,7 @@ class Rendezvous:
 
     def _check_stop(self) -> None:
         if self._stop.is_set:
-            raise StopRequested(f"stopped on request ({self._stop.reason}) before all processes had started")
+            raise StartAbandoned(f"stopped on request ({self._stop.reason}) before all processes had started")
 
     def _here(self) -> str:
         return f"rank {self._ranks.rank} on {socket.gethostname()}"
@@ -185,16 +186,16 @@ class Rendezvous:
 
 
 def check_devices(peers: Sequence[Peer]) -> None:
-    """Raises UserError if two processes share a GPU, or if some have one and others none."""
+    """Raises StartFailed if two processes share a GPU, or if some have one and others none."""
     owners: dict[str | None, list[Peer]] = defaultdict(list)
     for peer in peers:
         owners[peer.device].append(peer)
     without = owners.pop(None, [])
     if owners and without:
-        raise UserError(f"{_named(without)}: no GPU is visible, while other processes have one")
+        raise StartFailed(f"{_named(without)}: no GPU is visible, while other processes have one")
     for device, sharing in owners.items():
         if len(sharing) > 1:
-            raise UserError(
+            raise StartFailed(
                 f"{_named(sharing)}: these share one GPU ({device}), and each process needs its own; start no more "
                 "processes on a machine than it has GPUs (resources.processes, gpus_per_node of a profile)"
             )

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from pipeline.ground.errors import EXIT_FAILED, EXIT_USER_ERROR, UserError
+from pipeline.ground.errors import EXIT_FAILED, EXIT_USER_ERROR, StartAbandoned, StartFailed, UserError
 from pipeline.store.file import explain
 
 
@@ -20,6 +20,9 @@ def answered(command: Callable[[], int]) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return EXIT_USER_ERROR
+    except (StartAbandoned, StartFailed) as error:
+        print(error, file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_FAILED
     except BrokenPipeError:  # `... | head` has closed the pipe; Python would complain again when it closes stdout

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pipeline.ground.distributed import Collective
-from pipeline.ground.errors import UserError
+from pipeline.ground.errors import StartFailed
 from pipeline.ground.ranks import Ranks, read_ranks
 from tests.processes import finish, fork_context
 
@@ -63,7 +63,7 @@ def _be_rank(rank: int, port: int, work: Callable[[Path], None], folder: Path) -
 def _share_a_gpu(file: Path) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         _show_one_gpu(monkeypatch)
-        with pytest.raises(UserError) as refused:
+        with pytest.raises(StartFailed) as refused:
             Collective(read_ranks(), timeout_seconds=60)
     file.write_text(str(refused.value))
 

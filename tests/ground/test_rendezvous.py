@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.ground.errors import StopRequested, UserError
+from pipeline.ground.errors import StartAbandoned, StartFailed
 from pipeline.ground.interface import find_interface, read_interfaces
 from pipeline.ground.ranks import Ranks
 from pipeline.ground.rendezvous import Peer, Rendezvous, check_devices, shared_address
@@ -18,13 +18,13 @@ from tests.ground import two_hosts
 _SUM = """
 import os
 from pipeline.ground.distributed import Collective
-from pipeline.ground.errors import UserError
+from pipeline.ground.errors import StartFailed
 from pipeline.ground.ranks import read_ranks
 try:
     collective = Collective(read_ranks(), timeout_seconds=60)
     print(collective.sum([collective.ranks.rank + 1]), os.environ["GLOO_SOCKET_IFNAME"])
     collective.close()
-except UserError as error:
+except StartFailed as error:
     print(error)
 """
 
@@ -80,21 +80,21 @@ def test_a_wrong_interface_ends_every_rank_with_host_address_and_the_variable(
 
 @pytest.mark.usefixtures("place")
 def test_a_process_that_does_not_arrive_is_named() -> None:
-    with pytest.raises(UserError, match=r"rank 1 did not arrive at 127.0.0.1:\d+ .*within 1 s"):
+    with pytest.raises(StartFailed, match=r"rank 1 did not arrive at 127.0.0.1:\d+ .*within 1 s"):
         Rendezvous(Ranks(0, 0, 2), 1, StopFlag()).meet(None)
 
 
 @pytest.mark.usefixtures("place")
 def test_a_main_rank_that_cannot_be_reached_is_named_with_the_variables_to_set() -> None:
     with pytest.raises(
-        UserError, match=r"rank 1 on .* has not reached 127.0.0.1:\d+ \(MASTER_ADDR, MASTER_PORT\) within 0 s"
+        StartFailed, match=r"rank 1 on .* has not reached 127.0.0.1:\d+ \(MASTER_ADDR, MASTER_PORT\) within 0 s"
     ):
         Rendezvous(Ranks(1, 1, 2), 0, StopFlag()).meet(None)
 
 
 @pytest.mark.usefixtures("place")
 def test_a_port_in_use_is_named() -> None:
-    with socket.create_server(("", int(os.environ["MASTER_PORT"]))), pytest.raises(UserError, match="MASTER_PORT"):
+    with socket.create_server(("", int(os.environ["MASTER_PORT"]))), pytest.raises(StartFailed, match="MASTER_PORT"):
         Rendezvous(Ranks(0, 0, 2), 60, StopFlag()).meet(None)
 
 
@@ -103,7 +103,7 @@ def test_a_port_in_use_is_named() -> None:
 def test_a_request_to_stop_ends_the_wait_for_other_processes(rank: int) -> None:
     stop = StopFlag()
     stop.reason = "SIGTERM"
-    with pytest.raises(StopRequested, match=r"on request \(SIGTERM\) before all processes had started"):
+    with pytest.raises(StartAbandoned, match=r"on request \(SIGTERM\) before all processes had started"):
         Rendezvous(Ranks(rank, rank, 2), 60, stop).meet(None)
 
 
@@ -116,9 +116,9 @@ def test_the_main_rank_s_host_learns_from_the_others_how_it_is_reached() -> None
 def test_every_process_needs_a_gpu_of_its_own() -> None:
     check_devices([peer(0), peer(1)])
     check_devices([peer(0, "GPU-a"), peer(1, "GPU-b")])
-    with pytest.raises(UserError, match=r"ranks 1, 2 on n0, n1: these share one GPU \(GPU-b\).* gpus_per_node"):
+    with pytest.raises(StartFailed, match=r"ranks 1, 2 on n0, n1: these share one GPU \(GPU-b\).* gpus_per_node"):
         check_devices([peer(0, "GPU-a"), peer(1, "GPU-b"), peer(2, "GPU-b")])
-    with pytest.raises(UserError, match="rank 2 on n1: no GPU is visible, while other processes have one"):
+    with pytest.raises(StartFailed, match="rank 2 on n1: no GPU is visible, while other processes have one"):
         check_devices([peer(0, "GPU-a"), peer(1, "GPU-b"), peer(2)])
 
 
