@@ -186,7 +186,7 @@ class Rendezvous:
 
 
 def check_devices(peers: Sequence[Peer]) -> None:
-    """Raises StartFailed if two processes share a GPU, or if some have one and others none."""
+    """Check that each process has a GPU of its own, or that none has one. Raises StartFailed."""
     owners: dict[str | None, list[Peer]] = defaultdict(list)
     for peer in peers:
         owners[peer.device].append(peer)
