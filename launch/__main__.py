@@ -74,6 +74,10 @@ def _do(arguments: argparse.Namespace) -> int:
             from launch.tune import print_tuning
 
             return print_tuning(arguments.config, arguments.overrides, again=arguments.again)
+        case "check":
+            from launch.slurm.check import check_profile_on_cluster
+
+            return check_profile_on_cluster(arguments.profile, arguments.run)
         case "submit":
             from launch.slurm.ensemble import submit_runs
             from launch.slurm.submission import SubmitRequest

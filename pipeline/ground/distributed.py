@@ -10,8 +10,9 @@ from typing import Any
 import torch
 import torch.distributed
 
-from pipeline.ground.errors import UserError
 from pipeline.ground.ranks import Ranks
+from pipeline.ground.rendezvous import Rendezvous
+from pipeline.ground.stop import StopFlag
 
 _AS_LONG_AS_IT_TAKES = datetime.timedelta(days=365)
 
@@ -22,24 +23,23 @@ class Collective:
     With one process there is no process group, and every operation returns immediately.
     """
 
-    def __init__(self, ranks: Ranks, timeout_seconds: int) -> None:
+    def __init__(self, ranks: Ranks, timeout_seconds: int, stop: StopFlag | None = None) -> None:
         self.ranks = ranks
         self._timeout = datetime.timedelta(seconds=timeout_seconds)
         self.device = torch.device("cpu")
+        identity = None
         if torch.cuda.is_available():
-            if ranks.local_rank >= torch.cuda.device_count():
-                raise UserError(
-                    f"local rank {ranks.local_rank} has no GPU of its own: this machine shows "
-                    f"{torch.cuda.device_count()}; start at most that many processes (resources.processes)"
-                )
-            self.device = torch.device("cuda", ranks.local_rank)
+            # Where SLURM shows each task one GPU of its own, that is number 0 for all of them.
+            self.device = torch.device("cuda", ranks.local_rank % torch.cuda.device_count())
             torch.cuda.set_device(self.device)
+            identity = str(torch.cuda.get_device_properties(self.device).uuid)
         self._control: Any = None
         self._patient: Any = None
         if ranks.world_size > 1:
+            store = Rendezvous(ranks, timeout_seconds, stop or StopFlag()).meet(identity)
             backend = "nccl" if self.device.type == "cuda" else "gloo"
             torch.distributed.init_process_group(
-                backend, rank=ranks.rank, world_size=ranks.world_size, timeout=self._timeout
+                backend, store=store, rank=ranks.rank, world_size=ranks.world_size, timeout=self._timeout
             )
             # Flags and barriers travel over the CPU, so that agreeing to stop never makes the host wait for the GPU.
             self._control = torch.distributed.new_group(backend="gloo", timeout=self._timeout)

@@ -20,6 +20,8 @@ from pipeline.ground.errors import (
     EXIT_FAILED,
     EXIT_STOPPED,
     EXIT_USER_ERROR,
+    StartAbandoned,
+    StartFailed,
     StopRequested,
     TrainingDiverged,
     UserError,
@@ -66,7 +68,8 @@ def run_stage(name: str, config: Config, run: Path, stages: Sequence[Stage]) -> 
         # The main rank reports that the part's folder was removed.
         is_first = ranks.is_main or part is None or part.directory.is_dir()
         # A refused attempt leaves no note in a directory in which another process works.
-        if part is not None and part.directory.is_dir() and not isinstance(error, DirectoryBusy):
+        has_outcome = not isinstance(error, DirectoryBusy | StartAbandoned)
+        if part is not None and part.directory.is_dir() and has_outcome:
             with contextlib.suppress(OSError):
                 is_first = note_end(part.directory, outcome)
         _explain(name, error, outcome, ranks, is_first)
@@ -207,7 +210,7 @@ def _explain(name: str, error: BaseException, outcome: Outcome, ranks: Ranks, is
     # A user's mistake can show before the main rank has recorded the start.
     if not is_first and not (isinstance(error, UserError) and ranks.is_main):
         return
-    is_known = isinstance(error, UserError | StopRequested | TrainingDiverged | KeyboardInterrupt)
+    is_known = isinstance(error, UserError | StartFailed | StopRequested | TrainingDiverged | KeyboardInterrupt)
     if not is_known and outcome.exit_code == EXIT_FAILED:
         traceback.print_exception(error)
     print(f"{name}: {outcome.message}", file=sys.stderr, flush=True)

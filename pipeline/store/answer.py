@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from pipeline.ground.errors import EXIT_FAILED, EXIT_USER_ERROR, UserError
+from pipeline.ground.errors import EXIT_FAILED, EXIT_USER_ERROR, StartAbandoned, StartFailed, UserError
 from pipeline.store.file import explain
 
 
@@ -21,6 +21,9 @@ def answered(command: Callable[[], int], prefix: str = "") -> int:
     except UserError as error:
         print(f"{prefix}{error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except (StartAbandoned, StartFailed) as error:
+        print(error, file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_FAILED
     except BrokenPipeError:  # `... | head` has closed the pipe; Python would complain again when it closes stdout
