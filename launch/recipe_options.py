@@ -21,7 +21,7 @@ def find_recipe(text: str) -> Path:
                 f"must be a recipe (given the folder {text}; that of the images is data.root={text}, behind the recipe)"
             )
         return path
-    found = {file.stem: file for folder in reversed(_CONFIGS) for file in folder.glob("*.yaml")}
+    found = {file.stem: file for folder in reversed(_CONFIGS) for file in folder.rglob("*.yaml")}
     if text not in found:
         close = difflib.get_close_matches(text, found, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(found)) or 'none'}"

@@ -143,7 +143,7 @@ def test_every_declared_stage_has_a_module_that_runs_it(stage):
     assert list(inspect.signature(run).parameters) == ["context"]
 
 
-@pytest.mark.parametrize("recipe", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_a_stage_reads_only_stages_declared_before_it(recipe):
     config = load_config(recipe)
     before = set()
