@@ -181,6 +181,10 @@ def block_of(name: str, se: BlockChoice) -> SEBlock | None:
 def spelled(name: str, se: BlockChoice) -> tuple[str, BlockChoice]:
     """Return the one spelling of a network: its name with or without `se_`, and the block unless the name says it."""
     block = block_of(name, se)
+    if block is not None and block.stages is not None:
+        stages = tuple(sorted(set(block.stages)))
+        block = dataclasses.replace(block, stages=None if stages == NETWORKS[name].stages else stages)
+        block = block if stages else None
     if (block is not None) != NETWORKS[name].has_se:
         name = _other_name(name) or name
     return name, "default" if block == block_of(name, "default") else block
