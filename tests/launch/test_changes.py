@@ -89,7 +89,7 @@ def test_another_recipe_is_refused_with_all_differences_and_their_stages(tmp_pat
     ("sections", "difference", "first"),
     [
         ({"data": {"exclude": ["val/a/b.jpg"]}}, 'data.exclude: [] -> ["val/a/b.jpg"]', "prepare"),
-        ({"model": {"dropout": 0.5}}, "model.dropout: 0.2 -> 0.5", "build"),
+        ({"model": {"dropout": 0.5}}, "model.dropout: null -> 0.5", "build"),
         ({"train": {"epochs": 5}}, "train.epochs: 6 -> 5", "train"),
         ({"loader": {"backend": "reference"}}, 'loader.backend: "dali" -> "reference"', "train"),
         (
