@@ -121,7 +121,7 @@ def _network(config: Config, network: Network) -> str:
         f"all {network.claims} claims of model.expect hold" if network.claims else "the recipe claims nothing of it"
     )
     return (
-        f"{config.model.name}, built on the meta device: {network.parameters:,} parameters, "
+        f"{config.model.title}, built on the meta device: {network.parameters:,} parameters, "
         f"{network.macs / 1e9:.4g} G multiply-adds an image of {network.image_size_px} px; {claims}"
     )
 

@@ -16,6 +16,7 @@ from pipeline.data.batch import CropImages
 from pipeline.data.normalisation import Preprocessor
 from pipeline.evaluation.expansion import expand
 from pipeline.ground.errors import UserError
+from pipeline.models.network import POOLING
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 """A model, compiled or not: (N, 3, H, W) to (N, K) logits."""
@@ -133,10 +134,13 @@ def _batches(tensors: Iterable[torch.Tensor], size: int) -> Iterator[torch.Tenso
 def with_sliding_crops(model: nn.Module) -> nn.Module:
     """Return the network, with the same weights, averaging the logits of all 7 x 7 windows of its last map.
 
-    The classifier is linear, so the mean of its logits is its logit of the crops' mean.
+    The classifier is linear, so the mean of its logits is its logit of the crops' mean. Raises UserError if the network
+    does not average its last map before the classifier.
     """
+    if POOLING not in model._modules:
+        raise UserError("crop plan: dense: sliding: this network does not average its last map; use global")
     twin = copy.copy(model)
-    twin._modules = {**model._modules, "avg_pool": SlidingPool()}
+    twin._modules = {**model._modules, POOLING: SlidingPool()}
     return twin
 
 

@@ -31,6 +31,8 @@ def export_weights(source: Path, destination: Path, layout: str) -> Imported:
 
         export_onnx(read, destination)
         return read
+    if LAYOUTS[layout].needed not in read.tensors:
+        raise UserError(f"{source}: --layout {layout}: {read.network.title} has no names in this layout; use onnx")
     named = {LAYOUTS[layout].to_theirs(name): tensor for name, tensor in read.tensors.items()}
     if destination.suffix == ".safetensors":
         said = read.preprocessing.metadata() if read.preprocessing else {}

@@ -11,6 +11,8 @@ import re
 from pipeline.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
 TELLING = "conv1.0.weight"
+NEEDED = "layer0.conv3.weight"
+"""Its names are of a network with three convolutions before the first pooling."""
 
 PREPROCESSING = Preprocessing(IMAGENET_MEAN, IMAGENET_STD, "bicubic_antialias", max_pool="padded")
 

@@ -21,6 +21,8 @@ class Layout:
     name: str
     telling: str
     """A tensor that only files of this layout have."""
+    needed: str
+    """A tensor that a network of ours must have for its names to be of this layout."""
     to_ours: Rename
     to_theirs: Rename
     preprocessing: Preprocessing | None
@@ -30,10 +32,10 @@ class Layout:
 LAYOUTS: Mapping[str, Layout] = {
     layout.name: layout
     for layout in (
-        Layout("cadene", cadene.TELLING, cadene.to_ours, cadene.to_theirs, cadene.PREPROCESSING),
-        Layout("gluon", gluon.TELLING, gluon.to_ours, gluon.to_theirs, gluon.PREPROCESSING),
+        Layout("cadene", cadene.TELLING, cadene.TELLING, cadene.to_ours, cadene.to_theirs, cadene.PREPROCESSING),
+        Layout("gluon", gluon.TELLING, gluon.NEEDED, gluon.to_ours, gluon.to_theirs, gluon.PREPROCESSING),
         # A network trained with this project takes the preprocessing of its recipe.
-        Layout("ours", f"{HEAD}.weight", cadene.to_theirs, cadene.to_theirs, None),
+        Layout("ours", f"{HEAD}.weight", f"{HEAD}.weight", cadene.to_theirs, cadene.to_theirs, None),
     )
 }
 

@@ -112,3 +112,11 @@ def test_only_our_own_files_are_exported(ours, tmp_path):
     export_weights(ours, tmp_path / "theirs.pth", "gluon")
     with pytest.raises(UserError, match=r"theirs\.pth: not of --layout ours: .* its names are those of --layout gluon"):
         export_weights(tmp_path / "theirs.pth", tmp_path / "again.pth", "cadene")
+
+
+@pytest.mark.parametrize(("name", "layout"), [("se_bn_inception_nano", "cadene"), ("se_resnet_nano", "gluon")])
+def test_a_network_without_names_in_a_layout_is_refused(tmp_path: Path, name: str, layout: str):
+    save_weights(tmp_path / "w.safetensors", create_model(name, 4).state_dict(), {"model": name})
+    with pytest.raises(UserError, match=f"--layout {layout}: {name} has no names in this layout; use onnx"):
+        export_weights(tmp_path / "w.safetensors", tmp_path / "w.pth", layout)
+    assert not (tmp_path / "w.pth").exists()

@@ -56,6 +56,7 @@ def test_plan_of_the_winning_recipe_has_its_numbers(capsys, tmp_path):
         "0.001 from epoch 90; 100 epochs in all"
     )
     # 12 bytes x 115,088,984 parameters; 4 x (2 x 115,088,984 + 247,552) bytes
+    assert rows["network"] == "senet154: 115,088,984 parameters, 20.69 GMAC an image"
     assert "1.38 GB for weights, gradients and momentum" in rows["memory"]
     assert "activations of 32 images (bfloat16)" in rows["memory"]
     assert rows["checkpoint"] == (
@@ -234,3 +235,12 @@ def test_schedule_in_one_line(tmp_path, schedule, expected):
 def test_overrides_are_told_in_full_before_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     print_plan(CONFIGS / "demo.yaml", ["epochs=90", "lr=0.1"], tmp_path / "run")
     assert capsys.readouterr().out.startswith("train.epochs = 90\noptim.lr = 0.1\n")
+
+
+def test_plan_says_that_another_block_is_reckoned_like_the_paper_s(capsys, tmp_path):
+    overrides = ["model.name=resnet_nano", "model.se.reduction=4", "dropout=null"]
+    rows = plan_rows(capsys, CONFIGS / "demo.yaml", overrides, tmp_path)
+    assert rows["network"] == (
+        "se_resnet_nano (reduction 4): 160,766 parameters, 0.001945 GMAC an image by the layer table of "
+        "se_resnet_nano, as are memory and checkpoints; --simulate counts this one"
+    )
