@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from launch.packaged import find_file
 from launch.version import PrintVersion
 from pipeline.interop.command import add_actions
 
@@ -49,7 +50,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         rest = [argument for argument in rest if argument not in overrides]
     if arguments.command == "submit":
         words = arguments.overrides
-        arguments.other_configs = [Path(word) for word in words if "=" not in word]
+        arguments.other_configs = [find_file(word) for word in words if "=" not in word]
         arguments.overrides = [word for word in words if "=" in word]
     for option, key in ((word, word.lstrip("-").partition("=")) for word in rest if word.startswith("--")):
         if arguments.command in _WITH_RECIPE and key[0].replace("_", "").replace(".", "").isalnum():
@@ -60,15 +61,14 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def command_line(*arguments: str | Path) -> str:
-    """Return the command line for `python -m launch` with these arguments, with the Python that runs now."""
-    executable = Path(sys.executable)
-    found = shutil.which("python")
-    if found is not None and Path(found) == executable:
-        python = "python"
+    """Return a command line of this program: `senet154` if it was started as that, or else `python -m launch`."""
+    is_script = Path(sys.argv[0]).name == "senet154"
+    program, here = Path(sys.argv[0] if is_script else sys.executable), Path.cwd()
+    if shutil.which(program.name) == str(program):
+        word = program.name
     else:
-        here = Path.cwd()
-        python = str(executable.relative_to(here) if executable.is_relative_to(here) else executable)
-    return shlex.join([python, "-m", "launch", *map(str, arguments)])
+        word = str(program.relative_to(here) if program.is_relative_to(here) else program)
+    return shlex.join([word, *(() if is_script else ("-m", "launch")), *map(str, arguments)])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_recipe(plan)
     plan.add_argument(
         "--profile",
-        type=Path,
+        type=find_file,
         metavar="FILE",
         help="with the world size of this cluster profile, as slurm/profiles/8x8_gpu.yaml",
     )
@@ -147,7 +147,7 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
     _add_recipe(parser)
     parser.add_argument(
         "--profile",
-        type=Path,
+        type=find_file,
         required=True,
         metavar="FILE",
         help="what the job of each stage gets, as slurm/profiles/8x8_gpu.yaml",
@@ -175,7 +175,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--recipe",
-        type=Path,
+        type=find_file,
         metavar="CONFIG",
         help="with the precision and batch that this recipe evaluates with (default: those of the run that the weights "
         "belong to, or float32)",
@@ -269,7 +269,7 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_overridden(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="the recipe, as configs/demo.yaml")
+    parser.add_argument("config", type=find_file, metavar="CONFIG", help="the recipe, as configs/demo.yaml")
     parser.add_argument(
         "overrides",
         nargs="*",

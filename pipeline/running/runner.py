@@ -25,6 +25,7 @@ from pipeline.ground.errors import (
     UserError,
 )
 from pipeline.ground.gc_pause import paused_gc
+from pipeline.ground.interpreter import SOURCE
 from pipeline.ground.ranks import Ranks, read_ranks
 from pipeline.ground.stop import StopFlag, stop_with_parent
 from pipeline.running.attempts import NOT_SAVED, Outcome, note_end, note_start
@@ -164,7 +165,7 @@ def _tracked(
         run=run,
         name=run.absolute().name,
         group=None,
-        config={**config.model_dump(mode="json"), "git": git_state(Path(__file__).parents[2])},
+        config={**config.model_dump(mode="json"), "git": git_state(SOURCE)},
         trained_steps=max(steps, default=0),
         is_distributed=stage.is_distributed,
         checkpoint_seconds=None if newest is None else newest[1].about["seconds"],

@@ -133,7 +133,7 @@ def _mirror(settings: TrackingConfig, tracked: Tracked, mode: Mode, end: StageEn
 def _start_again_offline(arguments: list[str], end: StageEnd, warnings: IO[str]) -> int:
     """Start anew in another process, since the client's service keeps trying to reach the server for this run."""
     os.environ.pop("WANDB_SERVICE", None)
-    command = [sys.executable, "-P", "-m", "pipeline.tracking.wandb_process", "offline", *arguments]
+    command = [sys.executable, "-m", "pipeline.tracking.wandb_process", "offline", *arguments]
     if end.words is None:
         return subprocess.call(command, stdin=end.pipe, stdout=warnings)
     return subprocess.run(command, input=end.words, stdout=warnings).returncode

@@ -22,7 +22,8 @@ from tests.sealed import seal_part
 
 CONFIGS = REPOSITORY / "configs"
 BUILD_APEX = (
-    "build it from a checkout of https://github.com/NVIDIA/apex with bash launch/install_apex.sh PATH_TO_APEX_SOURCE"
+    "build it from a checkout of https://github.com/NVIDIA/apex with "
+    f"bash {REPOSITORY}/launch/install_apex.sh PATH_TO_APEX_SOURCE"
 )
 
 

@@ -406,7 +406,7 @@ def test_without_the_client_there_is_one_warning(run: Path, tmp_path: Path, monk
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "wandb.py").write_text("raise ImportError('no such luck')")
-    monkeypatch.setattr(mirror_module, "_SOURCE", f"{broken}{os.pathsep}{REPOSITORY}")
+    monkeypatch.setenv("PYTHONPATH", str(broken))
     attempt = live(tracked(run), range(1, 4))
     (warning,) = attempt.warnings
     assert "Weights & Biases gets no copy of this stage (ImportError: no such luck)" in warning
