@@ -69,6 +69,13 @@ def test_plan_of_the_winning_recipe_has_its_numbers(capsys, tmp_path):
     assert rows["train"].endswith("for prepare, build")
 
 
+def test_a_batch_that_falls_into_single_images_is_warned_of(capsys, tmp_path):
+    assert print_plan(CONFIGS / "demo.yaml", ["global_batch=127"], tmp_path) == 0
+    assert "warning: the batch norms see 1 image at a time" in capsys.readouterr().out
+    assert print_plan(CONFIGS / "demo.yaml", [], tmp_path) == 0
+    assert "warning" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("processes", "expansion"),
     [(1, "1 process x 32 images x 64 accumulation steps"), (8, "8 processes x 32 images x 8 accumulation steps")],

@@ -299,3 +299,11 @@ def test_mistakes_of_the_user_end_with_2_and_a_message(arguments, message, capsy
     assert message in captured.err
     assert "Traceback" not in captured.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_that_falls_into_single_images_is_warned_of_before_anything_is_done(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("launch.run._run_stage", lambda *_: 1)
+    assert main(["run", str(REPOSITORY / "configs" / "demo.yaml"), "global_batch=127", "--run", str(tmp_path)]) == 1
+    before, started, _ = capsys.readouterr().out.partition("[1/7] prepare")
+    assert started
+    assert "warning: the batch norms see 1 image at a time" in before
