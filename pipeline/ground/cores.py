@@ -24,9 +24,9 @@ def _quotas(root: Path) -> Iterator[float]:
         for line in (root / "proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers == "":
-                top, files = root / "sys/fs/cgroup", ("cpu.max",)
+                top, files = root / "sys/fs/cgroup", ["cpu.max"]
             elif "cpu" in controllers.split(","):
-                top, files = root / "sys/fs/cgroup/cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+                top, files = root / "sys/fs/cgroup/cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
             else:
                 continue
             # A container may be told its path on the host, but sees its own cgroup at the top.
