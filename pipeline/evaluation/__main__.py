@@ -16,6 +16,7 @@ from pipeline.data.index import ImageClass
 from pipeline.data.named_images import index_named_images
 from pipeline.evaluation.prediction import Predictor, Settings
 from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, UserError
+from pipeline.ground.printing import print_line
 from pipeline.store.file import explain
 
 
@@ -47,7 +48,7 @@ def main() -> int:
     except KeyboardInterrupt:
         return EXIT_FAILED
     for problem in problems:
-        print(problem, file=sys.stderr)
+        print_line(problem, sys.stderr)
     return EXIT_USER_ERROR if problems else EXIT_DONE
 
 

@@ -26,6 +26,7 @@ from pipeline.ground.errors import (
 )
 from pipeline.ground.gc_pause import paused_gc
 from pipeline.ground.interpreter import SOURCE
+from pipeline.ground.printing import print_line
 from pipeline.ground.ranks import Ranks, read_ranks
 from pipeline.ground.stop import StopFlag, stop_with_parent
 from pipeline.running.attempts import NOT_SAVED, Outcome, note_end, note_start
@@ -212,9 +213,9 @@ def _explain(name: str, error: BaseException, outcome: Outcome, ranks: Ranks, is
     is_known = isinstance(error, UserError | StopRequested | TrainingDiverged | KeyboardInterrupt)
     if not is_known and outcome.exit_code == EXIT_FAILED:
         traceback.print_exception(error)
-    print(f"{name}: {outcome.message}", file=sys.stderr, flush=True)
+    print_line(f"{name}: {outcome.message}", sys.stderr)
 
 
 def _say(ranks: Ranks, text: str) -> None:
     if ranks.is_main:
-        print(text, flush=True)
+        print_line(text)

@@ -20,6 +20,7 @@ from pipeline.data.index import ImageIndex, read_index
 from pipeline.data.loaders import build_train_loader
 from pipeline.data.order import StreamOrder
 from pipeline.ground.errors import EXIT_DONE, EXIT_USER_ERROR, UserError
+from pipeline.ground.printing import print_line
 from pipeline.ground.ranks import Ranks
 from pipeline.models.claims import check_network, checked_size_px, meta_model
 from pipeline.running.simulation import Network, Sharding, Simulation
@@ -109,7 +110,7 @@ def main() -> int:
     try:
         result = simulate(json.load(sys.stdin))
     except UserError as error:
-        print(error, file=sys.stderr)
+        print_line(str(error), sys.stderr)
         return EXIT_USER_ERROR
     print(json.dumps(dataclasses.asdict(result)))
     return EXIT_DONE

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from pipeline.ground.errors import EXIT_FAILED, EXIT_USER_ERROR, UserError
+from pipeline.ground.printing import print_line
 from pipeline.store.file import explain
 
 
@@ -18,7 +19,7 @@ def answered(command: Callable[[], int]) -> int:
     try:
         return command()
     except UserError as error:
-        print(error, file=sys.stderr)
+        print_line(str(error), sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         return EXIT_FAILED
@@ -28,5 +29,5 @@ def answered(command: Callable[[], int]) -> int:
     except OSError as error:
         if (sentence := explain(error)) is None:
             raise
-        print(sentence, file=sys.stderr)
+        print_line(sentence, sys.stderr)
         return EXIT_USER_ERROR

@@ -44,6 +44,15 @@ def test_a_wrong_command_ends_with_2_and_one_message(capsys, tmp_path):
     assert capsys.readouterr().err == f"{out}: is there already; remove it or choose another name\n"
 
 
+def test_a_name_in_a_file_cannot_steer_the_terminal(capfd, tmp_path):
+    state = create_model("senet_nano", 10).state_dict()
+    torch.save({**state, "\x1b]0;title\x07\x1b[2Jlayer1": torch.zeros(1)}, tmp_path / "w.pth")
+    assert main(["weights", "import", str(tmp_path / "w.pth"), str(tmp_path / "w.safetensors")]) == 2
+    shown = capfd.readouterr().err
+    assert "1 of 126 tensors unexpected: \\x1b]0;title\\x07\\x1b[2Jlayer1" in shown
+    assert all(char.isprintable() or char == "\n" for char in shown)
+
+
 def test_what_was_found_and_what_differs_is_said(capsys, tmp_path):
     CaffeNetwork(num_classes=1000, seed=0).save(tmp_path / "SENet.caffemodel")
     assert exchange(["import", str(tmp_path / "SENet.caffemodel"), str(tmp_path / "w.safetensors")]) == 0
