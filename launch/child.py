@@ -29,9 +29,8 @@ def stage_command(name: str, run: Path, processes: int) -> list[str]:
 
 
 def stage_environment(environment: Mapping[str, str], processes: int) -> dict[str, str]:
-    """Return the child's environment: it dies with launch, and its processes divide the cores among them."""
+    """Return the child's environment, in which its processes divide the cores among them."""
     child = module_environment(environment)
-    child["SENET154_LAUNCHER"] = "1"
     child.setdefault("OMP_NUM_THREADS", str(max(1, count_cores() // processes)))
     # OpenMP's threads spin while they wait, on cores that the decoding threads need.
     child.setdefault("OMP_WAIT_POLICY", "PASSIVE")

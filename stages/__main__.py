@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from pipeline.running.command import main
-from stages import STAGES
+from pipeline.ground.stop import stop_with_parent
 
 if __name__ == "__main__":
+    # Before the imports, which take time in which launch may die.
+    stop_with_parent()
+    from pipeline.running.command import main
+    from stages import STAGES
+
     sys.exit(main(STAGES))

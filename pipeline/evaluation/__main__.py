@@ -17,11 +17,13 @@ from pipeline.data.named_images import index_named_images
 from pipeline.evaluation.prediction import Predictor, Settings
 from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, UserError
 from pipeline.ground.printing import print_line
+from pipeline.ground.stop import stop_with_parent
 from pipeline.store.file import explain
 
 
 def main() -> int:
     """Predict, and name on stderr what is no image. Returns the exit code: 2 if there is such a file."""
+    stop_with_parent()
     asked = json.load(sys.stdin)
     settings = Settings(
         CropPlan.model_validate(asked["plan"]),

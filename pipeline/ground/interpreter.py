@@ -8,6 +8,8 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[2]
 """Folder of the packages: the checkout, or the site-packages of an installation."""
+LAUNCHER = "SENET154_LAUNCHER"
+"""Environment variable with the id of the process that started a module, with which it is to end."""
 
 
 def module_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
@@ -20,4 +22,5 @@ def module_environment(environment: Mapping[str, str] = os.environ) -> dict[str,
     entries = [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
     if (SOURCE / "pyproject.toml").is_file():
         entries.insert(0, str(SOURCE))
-    return {**environment, "PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(entries)}
+    own = {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(entries), LAUNCHER: str(os.getpid())}
+    return {**environment, **own}

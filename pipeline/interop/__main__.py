@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.ground.errors import EXIT_DONE
 from pipeline.ground.printing import print_line
+from pipeline.ground.stop import stop_with_parent
 from pipeline.interop.command import add_actions
 from pipeline.interop.exporting import export_weights
 from pipeline.interop.importing import Imported, import_weights
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.interop", description="Convert weight files.")
     add_actions(parser)
     arguments = parser.parse_args(argv)
+    stop_with_parent()
     return answered(lambda: _convert(arguments))
 
 

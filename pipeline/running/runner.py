@@ -28,7 +28,7 @@ from pipeline.ground.gc_pause import paused_gc
 from pipeline.ground.interpreter import SOURCE
 from pipeline.ground.printing import print_line
 from pipeline.ground.ranks import Ranks, read_ranks
-from pipeline.ground.stop import StopFlag, stop_with_parent
+from pipeline.ground.stop import StopFlag
 from pipeline.running.attempts import NOT_SAVED, Outcome, note_end, note_start
 from pipeline.running.context import StageContext, StageResult
 from pipeline.running.provenance import collect_provenance, git_state
@@ -51,8 +51,6 @@ def run_stage(name: str, config: Config, run: Path, stages: Sequence[Stage]) -> 
     ranks = read_ranks()
     stop = StopFlag()
     stop.install()
-    if "SENET154_LAUNCHER" in os.environ:
-        stop_with_parent()
     part: Part | None = None
     try:
         placed = place_stages(config, run, stages)

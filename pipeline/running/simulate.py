@@ -22,6 +22,7 @@ from pipeline.data.order import StreamOrder
 from pipeline.ground.errors import EXIT_DONE, EXIT_USER_ERROR, UserError
 from pipeline.ground.printing import print_line
 from pipeline.ground.ranks import Ranks
+from pipeline.ground.stop import stop_with_parent
 from pipeline.models.claims import check_network, checked_size_px, meta_model
 from pipeline.running.simulation import Network, Sharding, Simulation
 from pipeline.training.batching import split_batch
@@ -107,6 +108,7 @@ def expected_index(num_images: int) -> ImageIndex:
 
 def main() -> int:
     """Answer the request on stdin. Returns the exit code of the contract."""
+    stop_with_parent()
     try:
         result = simulate(json.load(sys.stdin))
     except UserError as error:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED
 from pipeline.ground.gc_pause import paused_gc
+from pipeline.ground.interpreter import LAUNCHER
 from pipeline.ground.stop import stop_with_parent
 
 
@@ -20,6 +22,7 @@ def main(processes: str, module: str, arguments: Sequence[str]) -> int:
     """Run a module as several processes, without torchrun's own report of a failed or stopped one."""
     # Before the import of torch, which takes seconds in which launch may die.
     stop_with_parent()
+    os.environ[LAUNCHER] = str(os.getpid())
     with paused_gc():
         run: Any = importlib.import_module("torch.distributed.run")
         from torch.distributed.elastic.multiprocessing import SignalException
