@@ -58,17 +58,26 @@ def predict(request: PredictRequest) -> int:
     }
     command = [sys.executable, "-m", "pipeline.evaluation"]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=module_environment()
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=module_environment(),
+        start_new_session=True,  # Ctrl-C comes here alone
     ) as child:
         assert child.stdin is not None
         assert child.stdout is not None
-        child.stdin.write(json.dumps(asked))
-        child.stdin.close()
-        for line in child.stdout:
-            if request.json:
-                say(line.rstrip("\n"))
-            else:
-                _print(json.loads(line))
+        try:
+            child.stdin.write(json.dumps(asked))
+            child.stdin.close()
+            for line in child.stdout:
+                if request.json:
+                    say(line.rstrip("\n"))
+                else:
+                    _print(json.loads(line))
+        except BaseException:
+            child.kill()
+            raise
     return child.returncode if child.returncode >= 0 else EXIT_FAILED
 
 

@@ -74,6 +74,7 @@ def _ask(request: Mapping[str, object]) -> Simulation | int:
         stdout=subprocess.PIPE,
         text=True,
         env=module_environment(),
+        start_new_session=True,  # Ctrl-C comes here alone, and `run` kills the child
     )
     if done.returncode == 0:
         return Simulation.from_json(done.stdout)

@@ -15,5 +15,7 @@ def convert_weights(action: str, file: Path, out: Path, layout: str | None, entr
     command = [sys.executable, "-m", "pipeline.interop", action, *(["--layout", layout] if layout else [])]
     command += ["--entry", entry] if entry else []
     # A file may have any name, also one that looks like an option.
-    done = subprocess.run([*command, "--", str(file), str(out)], env=module_environment())
+    command += ["--", str(file), str(out)]
+    # In a session of its own: Ctrl-C comes here alone, and `run` then kills the child, which has no message about it.
+    done = subprocess.run(command, env=module_environment(), start_new_session=True)
     return done.returncode if done.returncode >= 0 else EXIT_FAILED

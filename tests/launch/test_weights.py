@@ -32,7 +32,7 @@ def test_a_child_converts_whatever_the_file_is_called(capfd, tmp_path):
 @pytest.mark.parametrize(("code", "expected"), [(0, 0), (2, 2), (1, 1), (-9, 1)])
 def test_the_child_s_exit_code_is_the_command_s(monkeypatch, tmp_path, code, expected):
     ended = subprocess.CompletedProcess([], code)
-    monkeypatch.setattr(subprocess, "run", lambda command, env: ended)
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: ended)
     assert convert_weights("import", tmp_path, tmp_path, None) == expected
 
 
