@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from launch.recipe_options import add_plan, add_run, add_submit, add_tune
+from launch.packaged import find_file
+from launch.recipe_options import add_plan, add_run, add_submit, add_tune, find_recipe
 from launch.version import PrintVersion
 from pipeline.interop.command import add_actions
 
@@ -51,7 +52,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--profile", type=Path, required=True, metavar="FILE", help="the profile, whose training job is the one tried"
+        "--profile",
+        type=find_file,
+        required=True,
+        metavar="FILE",
+        help="the profile, whose training job is tried",
     )
     parser.add_argument(
         "--run",
@@ -92,7 +97,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--recipe",
-        type=Path,
+        type=find_recipe,
         metavar="CONFIG",
         help="with the precision and batch that this recipe evaluates with (default: those of the run that the weights "
         "belong to, or float32)",

@@ -39,7 +39,7 @@ from pipeline.ground.counting import counted
 from pipeline.ground.errors import EXIT_DONE, UserError
 from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.tracking.wording import rough_time
-from pipeline.training.batching import BatchSplit, describe_batch, split_batch
+from pipeline.training.batching import BatchSplit, describe_batch, split_batch, warn_of_few_images
 from stages import STAGES
 
 Row = tuple[str, str]
@@ -123,6 +123,9 @@ def _figures(config: Config, placed: Stages, split: BatchSplit) -> list[Row]:
     rows = [("images", f"{count} training images ({images.source})")]
     rows.append(("network", _network(config)))
     rows.append(("batch", describe_batch(split, config.optim.lr)))
+    warning = warn_of_few_images(split, config)
+    if "train" in placed and warning is not None:
+        rows.append(("", warning))
     if images.count is not None:
         order = stream_order(config, images.count)
         spans = step_spans(config, order, placed)

@@ -29,7 +29,7 @@ from pipeline.running.stage import Part, PlacedStage, place_stages
 from pipeline.store.lock import DirectoryBusy, busy_message, lock_holder
 from pipeline.store.seal import BrokenSeal, read_seal
 from pipeline.tracking.wording import duration
-from pipeline.training.batching import split_batch
+from pipeline.training.batching import split_batch, warn_of_few_images
 from stages import STAGES
 
 
@@ -103,7 +103,7 @@ def _check(config: Config, chosen: Stages) -> None:
     are missing, or an engine is not installed.
     """
     processes = config.resources.processes
-    split_batch(config.train.global_batch, processes, config.train.max_micro_batch)
+    split = split_batch(config.train.global_batch, processes, config.train.max_micro_batch)
     for stage in chosen.values():
         for part in stage.parts:
             _check_part(part)
@@ -115,6 +115,9 @@ def _check(config: Config, chosen: Stages) -> None:
         advice = advise(processes, count_visible_gpus(), count_cores())
         if advice is not None:
             say(advice)
+    warning = warn_of_few_images(split, config)
+    if warning is not None and "train" in chosen and not chosen["train"].is_done:
+        say(warning)
 
 
 def _check_part(part: Part) -> None:

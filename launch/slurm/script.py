@@ -9,9 +9,8 @@ from pathlib import Path
 
 from launch.slurm.profile import Shape
 from pipeline.ground.errors import UserError
+from pipeline.ground.interpreter import SOURCE
 
-SOURCE = Path(__file__).parents[2]
-"""Folder of the packages: the checkout, or the site-packages of an installed one."""
 _EXPORTED_PREFIX = "SENET154_"
 
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.ground.errors import EXIT_DONE
+from pipeline.ground.printing import print_line
+from pipeline.ground.stop import stop_with_parent
 from pipeline.interop.command import add_actions
 from pipeline.interop.exporting import export_weights
 from pipeline.interop.importing import Imported, import_weights
@@ -24,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.interop", description="Convert weight files.")
     add_actions(parser)
     arguments = parser.parse_args(argv)
+    stop_with_parent()
     return answered(lambda: _convert(arguments))
 
 
@@ -34,8 +37,8 @@ def _convert(arguments: argparse.Namespace) -> int:
     else:
         exported = export_weights(arguments.file, arguments.out, arguments.layout)
         lines = [*_describe(exported), *_notes_on_export(exported, arguments.layout)]
-    print("\n  ".join([str(arguments.file), *lines]))
-    print(f"written: {arguments.out} ({arguments.out.stat().st_size / 1e6:,.1f} MB)")
+    print_line("\n  ".join([str(arguments.file), *lines]))
+    print_line(f"written: {arguments.out} ({arguments.out.stat().st_size / 1e6:,.1f} MB)")
     return EXIT_DONE
 
 

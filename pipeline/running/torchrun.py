@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
 import uuid
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import Any
 
 from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED
 from pipeline.ground.gc_pause import paused_gc
+from pipeline.ground.interpreter import LAUNCHER
 from pipeline.ground.stop import stop_with_parent
 
 
@@ -21,6 +23,7 @@ def main(processes: str, module: str, arguments: Sequence[str]) -> int:
     """Run a module as several processes, without torchrun's own report of a failed or stopped one."""
     # Before the import of torch, which takes seconds in which launch may die.
     stop_with_parent()
+    os.environ[LAUNCHER] = str(os.getpid())
     with paused_gc():
         launcher: Any = importlib.import_module("torch.distributed.launcher.api")
         from torch.distributed.elastic.multiprocessing import SignalException

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from pipeline.ground.errors import EXIT_FAILED, EXIT_USER_ERROR, StartAbandoned, StartFailed, UserError
+from pipeline.ground.printing import print_line
 from pipeline.store.file import explain
 
 
@@ -19,7 +20,7 @@ def answered(command: Callable[[], int], prefix: str = "") -> int:
     try:
         return command()
     except UserError as error:
-        print(f"{prefix}{error}", file=sys.stderr)
+        print_line(f"{prefix}{error}", sys.stderr)
         return EXIT_USER_ERROR
     except (StartAbandoned, StartFailed) as error:
         print(error, file=sys.stderr)
@@ -32,5 +33,5 @@ def answered(command: Callable[[], int], prefix: str = "") -> int:
     except OSError as error:
         if (sentence := explain(error)) is None:
             raise
-        print(f"{prefix}{sentence}", file=sys.stderr)
+        print_line(f"{prefix}{sentence}", sys.stderr)
         return EXIT_USER_ERROR

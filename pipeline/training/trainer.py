@@ -120,11 +120,12 @@ class Trainer:
         throughput = Throughput(self._split.global_batch)
         batches = iter(self._loader)
         try:
-            while not self._is_over():
-                loss = self._train_step(batches, throughput)
-                self._global_step += 1
-                self._after_step(loss, throughput)
-            self._save_to_the_end()
+            with self._stop.hangups():
+                while not self._is_over():
+                    loss = self._train_step(batches, throughput)
+                    self._global_step += 1
+                    self._after_step(loss, throughput)
+                self._save_to_the_end()
         finally:
             self._loader.close()
             self._saver.close()

@@ -22,7 +22,8 @@ from tests.sealed import seal_part
 
 CONFIGS = REPOSITORY / "configs"
 BUILD_APEX = (
-    "build it from a checkout of https://github.com/NVIDIA/apex with bash launch/install_apex.sh PATH_TO_APEX_SOURCE"
+    "build it from a checkout of https://github.com/NVIDIA/apex with "
+    f"bash {REPOSITORY}/launch/install_apex.sh PATH_TO_APEX_SOURCE"
 )
 
 
@@ -67,6 +68,13 @@ def test_plan_of_the_winning_recipe_has_its_numbers(capsys, tmp_path):
     assert rows[str(CONFIGS / "senet154_ilsvrc2017.yaml")] == f"in {run}", "a long path is cut off"
     assert rows["train"].startswith("waiting")
     assert rows["train"].endswith("for prepare, build")
+
+
+def test_a_batch_that_falls_into_single_images_is_warned_of(capsys, tmp_path):
+    assert print_plan(CONFIGS / "demo.yaml", ["global_batch=127"], tmp_path) == 0
+    assert "warning: the batch norms see 1 image at a time" in capsys.readouterr().out
+    assert print_plan(CONFIGS / "demo.yaml", [], tmp_path) == 0
+    assert "warning" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
