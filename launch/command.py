@@ -11,6 +11,7 @@ from pathlib import Path
 
 from launch.options import build_parser
 from launch.recipe_options import find_recipe
+from pipeline.ground.interpreter import COMMAND
 
 _WITH_RECIPE = ("plan", "run", "submit", "tune")
 
@@ -55,7 +56,7 @@ def _key_hint(option: str, following: Sequence[str]) -> str | None:
 
 def command_line(*arguments: str | Path) -> str:
     """Return a command line of this program: `senet154` if it was started as that, or else `python -m launch`."""
-    is_script = Path(sys.argv[0]).name == "senet154"
+    is_script = Path(sys.argv[0]).name == COMMAND
     program, here = Path(sys.argv[0] if is_script else sys.executable), Path.cwd()
     if shutil.which(program.name) == str(program):
         word = program.name

@@ -7,7 +7,7 @@ import functools
 import importlib.metadata
 from pathlib import Path
 
-from pipeline.ground.interpreter import SOURCE
+from pipeline.ground.interpreter import COMMAND, SOURCE
 
 _FOLDERS = ("configs", "slurm")
 
@@ -26,8 +26,8 @@ def packaged_folder(name: str) -> Path:
     """Return the folder `configs` or `slurm` that comes with the program: of the source, or of the installation."""
     if not (SOURCE / name).is_dir():
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            for file in importlib.metadata.files("senet154") or ():
-                if "share" in file.parts and f"share/senet154/{name}/" in file.as_posix():
-                    root, _, _ = Path(str(file.locate())).resolve().as_posix().rpartition(f"/senet154/{name}/")
-                    return Path(root) / "senet154" / name
+            for file in importlib.metadata.files(COMMAND) or ():
+                if "share" in file.parts and f"share/{COMMAND}/{name}/" in file.as_posix():
+                    root, _, _ = Path(str(file.locate())).resolve().as_posix().rpartition(f"/{COMMAND}/{name}/")
+                    return Path(root) / COMMAND / name
     return SOURCE / name

@@ -156,7 +156,7 @@ NAMES_NETWORKS = ("pipeline.models", "pipeline.networks", "pipeline.paper", "pip
 """Networks are named here alone: modules, rows, the paper's figures, files that others published, contestants."""
 OF_THE_PROJECT = (
     r"(configs|runs)/senet154_|senet154\[|SENet-154 pipeline|`senet154`|senet154\S*\.(pth|safetensors)"
-    r"|version\(\"senet154\"|print\(f\"senet154 |project: str = \"senet154\""
+    r"|COMMAND = \"senet154\"|print\(f\"senet154 |project: str = \"senet154\""
 )
 """The project has the name of a network: its command, its package, its recipes, and examples of files."""
 FAMILIES = r"SE-?Net-?\d+|ResNets?|ResNeXts?|Inception|VGG|MobileNet|ShuffleNet"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 SOURCE = Path(__file__).parents[2]
 """Folder of the packages: the checkout, or the site-packages of an installation."""
+COMMAND = "senet154"
+"""Name of the installed command, and of the distribution that brings it."""
 LAUNCHER = "SENET154_LAUNCHER"
 """Environment variable with the id of the process that started a module, with which it is to end."""
 
