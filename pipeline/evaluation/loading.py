@@ -14,9 +14,10 @@ from pipeline.config.network import ModelConfig
 from pipeline.data.normalisation import Preprocessor
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.evaluation.inference import Network, PlanScorer
+from pipeline.ground.errors import UserError
 from pipeline.models.batch_norm import fold_batch_norms
 from pipeline.models.claims import meta_model
-from pipeline.models.weights import load_tensors, read_weights, require_finite
+from pipeline.models.weights import load_tensors, read_metadata, read_weights, require_finite
 
 
 def load_network(
@@ -33,6 +34,14 @@ def load_network(
 
     Raises UserError if the weights are another network's or, where `is_checked`, not finite.
     """
+    metadata = read_metadata(weights)
+    if "model" in metadata:
+        theirs = ModelConfig.described(metadata, num_classes, str(weights))
+        if theirs.title != network.title:
+            raise UserError(
+                f"{weights}: these are weights of {theirs.title}, and the recipe's network is {network.title}; "
+                f"write model.name={theirs.name}"
+            )
     model = meta_model(network, num_classes, preprocessing.max_pool)
     tensors = read_weights(weights)
     load_tensors(model, tensors, str(weights))
