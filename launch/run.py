@@ -76,6 +76,10 @@ def run_stages(request: RunRequest) -> int:
     chosen = choose_stages(placed, request.only, request.first, request.recipe())
     _check(config, chosen)
     set_up(run, config, chosen.values(), request.accept_changes)
+    split = split_batch(config.train.global_batch, config.resources.processes, config.train.max_micro_batch)
+    warning = warn_of_few_images(split, config)
+    if warning is not None and "train" in chosen and not chosen["train"].is_done:
+        say(warning)
     supervisor = Supervisor()
     supervisor.install()
     order = list(placed)
@@ -103,7 +107,7 @@ def _check(config: Config, chosen: Stages) -> None:
     are missing, or an engine is not installed.
     """
     processes = config.resources.processes
-    split = split_batch(config.train.global_batch, processes, config.train.max_micro_batch)
+    split_batch(config.train.global_batch, processes, config.train.max_micro_batch)
     for stage in chosen.values():
         for part in stage.parts:
             _check_part(part)
@@ -113,9 +117,6 @@ def _check(config: Config, chosen: Stages) -> None:
         advice = advise(processes, count_visible_gpus(), count_cores())
         if advice is not None:
             say(advice)
-    warning = warn_of_few_images(split, config)
-    if warning is not None and "train" in chosen and not chosen["train"].is_done:
-        say(warning)
 
 
 def _check_part(part: Part) -> None:
