@@ -194,7 +194,8 @@ def test_nothing_that_is_loaded_can_run_code():
 
 
 def lock_lines() -> list[str]:
-    lines = (REPOSITORY / "requirements.lock").read_text().splitlines()
+    """Each package with its hashes, in one line."""
+    lines = (REPOSITORY / "requirements.lock").read_text().replace("\\\n", " ").splitlines()
     return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
 
 
@@ -205,7 +206,14 @@ def normal(name: str) -> str:
 def test_lock_pins_every_package_exactly():
     assert lock_lines()
     for line in lock_lines():
-        assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+( ;.*)?", line), line
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+( ;.*?)?( +--hash=sha256:[0-9a-f]{64})+", line), line
+
+
+def test_the_set_up_demands_the_lock_s_hashes():
+    assert (
+        "uv pip sync --python $(VENV)/bin/python --require-hashes requirements.lock"
+        in (REPOSITORY / "Makefile").read_text()
+    )
 
 
 def test_lock_has_every_dependency_of_the_project():

@@ -17,7 +17,8 @@ from pipeline.evaluation.inference import Network, PlanScorer
 from pipeline.ground.errors import UserError
 from pipeline.models.batch_norm import fold_batch_norms
 from pipeline.models.claims import meta_model
-from pipeline.models.weights import load_tensors, read_metadata, read_weights, require_finite
+from pipeline.models.weights import load_tensors, read_weights, require_finite
+from pipeline.store.weight_header import read_metadata
 
 
 def load_network(
