@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 
 SLIDING_WINDOW = 7
 """Side of the last map at 224 px, for which the authors' classifier was made."""
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class PlanScorer:
@@ -75,7 +75,7 @@ class PlanScorer:
     def _logits(self, crops: tuple[CropImages, ...]) -> torch.Tensor:
         """Return (V, N, K); a crop's mirror image follows it."""
         # By size and kind, since these can share a batch: row of V, rows of N, and the images.
-        groups: dict[tuple[torch.Size, Pooling | None], list[tuple[int, list[int], torch.Tensor]]] = {}
+        groups: dict[tuple[torch.Size, Pooling | None], list[tuple[int, Sequence[int], torch.Tensor]]] = {}
         place = 0
         for planned, crop in zip(self._crops, crops, strict=True):
             for rows, images in _by_size(crop):
@@ -90,7 +90,13 @@ class PlanScorer:
             if logits_VNK is None:
                 logits_VNK = logits.new_empty(place, len(crops[0]), logits.shape[1])
             for place, rows, images in members:
-                logits_VNK[place, rows], logits = logits[: len(images)], logits[len(images) :]
+                answers_NK, logits = logits[: len(images)], logits[len(images) :]
+                if isinstance(rows, range):
+                    logits_VNK[place] = answers_NK
+                    continue
+                # One by one: a list as an index would be copied to the device, and the host wait for it.
+                for row, answer_K in zip(rows, answers_NK, strict=True):
+                    logits_VNK[place, row] = answer_K
         assert logits_VNK is not None
         return logits_VNK
 
@@ -100,15 +106,15 @@ class PlanScorer:
         if self._fills_up and pooling is None and num_images < self._batch:
             images = torch.cat((images, images.new_zeros(self._batch - num_images, *images.shape[1:])))
         pixels = self._preprocessor.evaluation(images)
-        with torch.autocast(self._device.type, _DTYPES[self._precision], enabled=self._precision != "float32"):
+        with torch.autocast(self._device.type, DTYPES[self._precision], enabled=self._precision != "float32"):
             logits = self._networks[pooling](pixels)
         return logits[:num_images].float()
 
 
-def _by_size(crops: CropImages) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """Yield the images of each size as a batch, with their rows."""
+def _by_size(crops: CropImages) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
+    """Yield the images of each size as a batch, with their rows: a range if these are all."""
     if isinstance(crops, torch.Tensor):
-        yield list(range(len(crops))), crops
+        yield range(len(crops)), crops
         return
     rows_by_size: dict[torch.Size, list[int]] = {}
     for row, image in enumerate(crops):

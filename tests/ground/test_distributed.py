@@ -79,3 +79,25 @@ def _work_apart(file: Path) -> None:
     assert collective.any(rank == 1)
     file.write_text("met")
     collective.close()
+
+
+def test_an_answer_comes_one_call_later_and_alike_on_all_ranks_without_waiting(tmp_path: Path) -> None:
+    run_two_ranks(_ask, tmp_path)
+    answers = {(tmp_path / name).read_text() for name in ("0", "1")}
+    assert answers == {"[False, False, True, False]"}
+    assert Collective(Ranks(), timeout_seconds=60).any_when_last_asked(True), "one process has nobody to wait for"
+
+
+def _ask(file: Path) -> None:
+    collective = Collective(read_ranks(), timeout_seconds=60)
+    rank = collective.ranks.rank
+    asked = file.with_name("rank 0 has asked once, before rank 1 has")
+    if rank == 1:
+        while not asked.exists():
+            threading.Event().wait(0.01)
+    answers = [collective.any_when_last_asked(False)]
+    if rank == 0:
+        asked.touch()
+    answers += [collective.any_when_last_asked(rank == 1 and call == 1) for call in (1, 2, 3)]
+    file.write_text(str(answers))
+    collective.close()
