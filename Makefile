@@ -6,7 +6,8 @@
 #   make check                     format, lint, types and the quick tests: two to four minutes
 #   make test                      all tests
 #   make lint                      format, lint and types
-#   make setup                     only .venv, with the exact versions of requirements.lock
+#   make setup                     only .venv, with the exact files of requirements.lock
+#   make lock                      requirements.lock anew after a change in pyproject.toml; versions stay where they can
 
 PYTHON ?= python3
 UV_VERSION := 0.13.9
@@ -19,7 +20,7 @@ ENGINE ?=
 # its start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo check test lint setup
+.PHONY: demo check test lint setup lock
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -38,11 +39,17 @@ lint: $(READY)
 
 setup: $(READY)
 
+lock: $(READY)
+	$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
+	  --custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml
+
 $(READY): requirements.lock pyproject.toml
+	@[ "$$(uname -sm)" = 'Linux x86_64' ] || \
+	  { echo "Linux on x86-64 is needed (this is $$(uname -sm)); use the container of docs/install.md" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'Python 3.11 or later is needed; name one with: make PYTHON=python3.12' >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(VENV)/bin/uv pip sync --python $(VENV)/bin/python requirements.lock
+	$(VENV)/bin/uv pip sync --python $(VENV)/bin/python --require-hashes requirements.lock
 	$(VENV)/bin/uv pip install --python $(VENV)/bin/python --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from launch.command import parse
-from pipeline.store.answer import answered
+from pipeline.ground.errors import EXIT_FAILED
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, run the command, explain its errors. Returns the exit code of the contract."""
-    arguments = parse(sys.argv[1:] if argv is None else argv)
-    return answered(lambda: _do(arguments))
+    try:
+        # Here, so that Ctrl-C during the imports is no traceback either.
+        from launch.command import parse
+        from pipeline.store.answer import answered
+
+        arguments = parse(sys.argv[1:] if argv is None else argv)
+        return answered(lambda: _do(arguments))
+    except KeyboardInterrupt:
+        return EXIT_FAILED
 
 
 def _do(arguments: argparse.Namespace) -> int:
@@ -74,6 +83,10 @@ def _do(arguments: argparse.Namespace) -> int:
             from launch.tune import print_tuning
 
             return print_tuning(arguments.config, arguments.overrides, again=arguments.again)
+        case "check":
+            from launch.slurm.check import check_profile_on_cluster
+
+            return check_profile_on_cluster(arguments.profile, arguments.run)
         case "submit":
             from launch.slurm.ensemble import submit_runs
             from launch.slurm.submission import SubmitRequest

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.ground.cores import count_cores
+from pipeline.ground.interpreter import module_environment
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 _SECONDS_TO_SAVE = 300
@@ -28,9 +29,8 @@ def stage_command(name: str, run: Path, processes: int) -> list[str]:
 
 
 def stage_environment(environment: Mapping[str, str], processes: int) -> dict[str, str]:
-    """Return the child's environment: it dies with launch, and its processes divide the cores among them."""
-    child = dict(environment)
-    child["SENET154_LAUNCHER"] = "1"
+    """Return the child's environment, in which its processes divide the cores among them."""
+    child = module_environment(environment)
     child.setdefault("OMP_NUM_THREADS", str(max(1, count_cores() // processes)))
     # OpenMP's threads spin while they wait, on cores that the decoding threads need.
     child.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from launch.options import build_parser
 from launch.recipe_options import find_recipe
+from pipeline.ground.interpreter import COMMAND
 
 _WITH_RECIPE = ("plan", "run", "submit", "tune")
 
@@ -54,12 +55,11 @@ def _key_hint(option: str, following: Sequence[str]) -> str | None:
 
 
 def command_line(*arguments: str | Path) -> str:
-    """Return the command line for `python -m launch` with these arguments, with the Python that runs now."""
-    executable = Path(sys.executable)
-    found = shutil.which("python")
-    if found is not None and Path(found) == executable:
-        python = "python"
+    """Return a command line of this program: `senet154` if it was started as that, or else `python -m launch`."""
+    is_script = Path(sys.argv[0]).name == COMMAND
+    program, here = Path(sys.argv[0] if is_script else sys.executable), Path.cwd()
+    if shutil.which(program.name) == str(program):
+        word = program.name
     else:
-        here = Path.cwd()
-        python = str(executable.relative_to(here) if executable.is_relative_to(here) else executable)
-    return shlex.join([python, "-m", "launch", *map(str, arguments)])
+        word = str(program.relative_to(here) if program.is_relative_to(here) else program)
+    return shlex.join([word, *(() if is_script else ("-m", "launch")), *map(str, arguments)])

@@ -6,6 +6,8 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING
 
+from pipeline.ground.printing import print_line
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
@@ -16,13 +18,13 @@ _PIPE_WIDTH = 1000
 def say(text: str) -> None:
     """Print a line at once. Running stages must not end because the pipe or terminal was closed."""
     with contextlib.suppress(OSError):
-        print(text, flush=True)
+        print_line(text)
 
 
 def complain(text: str) -> None:
     """Print a line like `say`, on stderr."""
     with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print_line(text, sys.stderr)
 
 
 def table(*columns: str) -> Table:

@@ -168,7 +168,7 @@ def evaluation_rate(placed: Mapping[str, PlacedStage]) -> Rate | None:
 
 def process_memory(config: Config, micro_batch: int) -> Memory:
     """Return a lower bound of training's memory, by the network's layer table."""
-    cost = _cost(config)
+    cost = network_cost(config)
     is_wide = config.execution.precision == "float32"
     per_image = cost.activation_bytes_float32 if is_wide else cost.activation_bytes_16bit
     return Memory(12 * cost.parameters, micro_batch * per_image)
@@ -176,11 +176,12 @@ def process_memory(config: Config, micro_batch: int) -> Memory:
 
 def checkpoint_bytes(config: Config) -> int:
     """Return the size of one checkpoint: weights, momentum and running statistics in float32."""
-    cost = _cost(config)
+    cost = network_cost(config)
     return 4 * (2 * cost.parameters + cost.buffers)
 
 
-def _cost(config: Config) -> Cost:
+def network_cost(config: Config) -> Cost:
+    """Return the cost of the network by its layer table; if the recipe changes its block, that of the unchanged one."""
     return Cost.of(layer_table(config.model.name, config.model.reckoned_classes, config.train.image_size_px))
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from launch.command import command_line
 from launch.job_graph import Stages
 from launch.own_images import check_own_images
+from pipeline.config.network import ModelConfig
 from pipeline.config.schema import Config
 from pipeline.data.recognition import check_places, place_of
 from pipeline.data.tree import class_order, list_folder
@@ -78,20 +79,21 @@ def _check_network(config: Config, key: str, weights: Path) -> None:
     metadata = read_metadata(weights)
     if "model" not in metadata:
         return
-    theirs, ours = _network_keys(metadata), _network_keys(config.model.metadata())
+    network = ModelConfig.described(metadata, config.model.reckoned_classes, str(weights))
+    theirs, ours = _network_keys(network), _network_keys(config.model)
     if theirs != ours:
-        network = theirs["name"] if theirs["name"] != ours["name"] else f"another {theirs['name']}"
         overrides = (f"model.{name}={value}" for name, value in theirs.items() if value != ours[name])
         raise UserError(
-            f"{key}: {weights} has weights of {network} (the recipe's network: {ours['name']}); "
+            f"{key}: {weights} has weights of {network.title} (the recipe's network: {config.model.title}); "
             f"to take their network add {' '.join(map(shlex.quote, overrides))}"
         )
 
 
-def _network_keys(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Return the keys of the section `model` that describe the network of a weight file."""
+def _network_keys(network: ModelConfig) -> dict[str, str]:
+    """Return the keys of the section `model` that a weight file can tell."""
+    metadata = network.metadata()
     return {
-        "name": metadata["model"],
+        "name": network.name,
         "stride_in_3x3": metadata.get("stride_in_3x3", "false"),
         "se": metadata.get("se", "default"),
     }

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from launch.console import say
+from launch.packaged import packaged_folder
 from pipeline.config.reader import load_config
 from pipeline.ground.errors import EXIT_DONE
 from pipeline.networks.layers import Cost, layer_table
 from pipeline.networks.registry import NETWORKS
 from pipeline.paper.statements import figures_of, find_errors
 
-_RECIPES = Path(__file__).parents[1] / "configs"
 _TITLE = """# Networks
 
 Made from the registry and its layer tables by `python -m launch networks --markdown > docs/networks.md`;
@@ -82,9 +81,10 @@ def networks_page() -> str:
 
 def _recipes() -> dict[str, str]:
     """Return a recipe of each network, by its name: the first that is named after it, or else the first."""
-    models = {path: load_config(path).model for path in sorted(_RECIPES.rglob("*.yaml"))}
+    folder = packaged_folder("configs")
+    models = {path: load_config(path).model for path in sorted(folder.rglob("*.yaml"))}
     found: dict[str, str] = {}
     for path, model in sorted(models.items(), key=lambda item: item[1].name not in item[0].stem):
         if model.se == "default":
-            found.setdefault(model.name, str(path.relative_to(_RECIPES.parent)))
+            found.setdefault(model.name, str(path.relative_to(folder.parent)))
     return found

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from launch.recipe_options import add_plan, add_run, add_submit, add_tune
+from launch.packaged import find_file
+from launch.recipe_options import add_plan, add_run, add_submit, add_tune, find_recipe
 from launch.version import PrintVersion
 from pipeline.interop.command import add_actions
 
@@ -18,6 +19,7 @@ _EPILOG = """examples:
   python -m launch tune configs/senet154_1gpu.yaml
   python -m launch keys batch
 
+  python -m launch check --profile slurm/profiles/8x8_gpu.yaml
   python -m launch submit configs/senet154_ilsvrc2017.yaml --profile slurm/profiles/8x8_gpu.yaml
   python -m launch logs runs/senet154_ilsvrc2017 train -f
 
@@ -46,6 +48,23 @@ def build_parser() -> argparse.ArgumentParser:
     for name, (add_options, purpose) in _COMMANDS.items():
         add_options(commands.add_parser(name, help=purpose, description=f"{purpose[0].upper()}{purpose[1:]}."))
     return parser
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--profile",
+        type=find_file,
+        required=True,
+        metavar="FILE",
+        help="the profile, whose training job is tried",
+    )
+    parser.add_argument(
+        "--run",
+        type=Path,
+        default=Path("runs") / "check",
+        metavar="DIR",
+        help="where to measure the file system, and to keep script and log (default: runs/check)",
+    )
 
 
 def _add_status(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +97,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--recipe",
-        type=Path,
+        type=find_recipe,
         metavar="CONFIG",
         help="with the precision and batch that this recipe evaluates with (default: those of the run that the weights "
         "belong to, or float32)",
@@ -162,6 +181,7 @@ def _seconds(text: str) -> float:
 _COMMANDS = {
     "plan": (add_plan, "say what a run would do, on what, and how long it would take"),
     "run": (add_run, "run the stages that are not done, on this machine"),
+    "check": (_add_check, "try a profile: measure, in a two-minute job, what training needs of a cluster"),
     "submit": (add_submit, "queue the stages that are not done on a SLURM cluster, one job each"),
     "status": (_add_status, "say how far each stage of a run is"),
     "logs": (_add_logs, "print what the SLURM job of a stage has printed, over all its attempts"),

@@ -16,6 +16,7 @@ from launch.estimate import (
     evaluated_images,
     evaluation_rate,
     kept_checkpoints,
+    network_cost,
     process_memory,
     step_spans,
     steps_done,
@@ -38,7 +39,7 @@ from pipeline.ground.counting import counted
 from pipeline.ground.errors import EXIT_DONE, UserError
 from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.tracking.wording import rough_time
-from pipeline.training.batching import BatchSplit, describe_batch, split_batch
+from pipeline.training.batching import BatchSplit, describe_batch, split_batch, warn_of_few_images
 from stages import STAGES
 
 Row = tuple[str, str]
@@ -120,7 +121,11 @@ def _figures(config: Config, placed: Stages, split: BatchSplit) -> list[Row]:
     images = training_images(config, placed)
     count = "unknown number of" if images.count is None else f"{images.count:,}"
     rows = [("images", f"{count} training images ({images.source})")]
+    rows.append(("network", _network(config)))
     rows.append(("batch", describe_batch(split, config.optim.lr)))
+    warning = warn_of_few_images(split, config)
+    if "train" in placed and warning is not None:
+        rows.append(("", warning))
     if images.count is not None:
         order = stream_order(config, images.count)
         spans = step_spans(config, order, placed)
@@ -221,6 +226,14 @@ def _time(config: Config, placed: Stages, spans: dict[str, Span]) -> str:
         f"{about} {rough_time(seconds)} of training{rest}, at {processes} x {rate.images_per_second:,.4g} images/s "
         f"({rate.source}); validation and checkpoints come on top"
     )
+
+
+def _network(config: Config) -> str:
+    cost, model = network_cost(config), config.model
+    told = f"{model.title}: {cost.parameters:,} parameters, {cost.macs / 1e9:.4g} GMAC an image"
+    if model.title == model.name:
+        return told
+    return f"{told} by the layer table of {model.name}, as are memory and checkpoints; --simulate counts this one"
 
 
 def _memory(config: Config, split: BatchSplit) -> str:

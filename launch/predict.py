@@ -19,6 +19,7 @@ from pipeline.config.execution import ExecutionConfig
 from pipeline.config.operations import LoaderConfig
 from pipeline.config.reader import RUN_CONFIG, load_config, read_plan, read_run_config
 from pipeline.ground.errors import EXIT_FAILED, UserError
+from pipeline.ground.interpreter import module_environment
 from pipeline.running.named_weights import find_weights
 
 _RUN_DEPTH = 4
@@ -56,16 +57,27 @@ def predict(request: PredictRequest) -> int:
         "classes": _classes(weights),
     }
     command = [sys.executable, "-m", "pipeline.evaluation"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=module_environment(),
+        start_new_session=True,  # Ctrl-C comes here alone
+    ) as child:
         assert child.stdin is not None
         assert child.stdout is not None
-        child.stdin.write(json.dumps(asked))
-        child.stdin.close()
-        for line in child.stdout:
-            if request.json:
-                say(line.rstrip("\n"))
-            else:
-                _print(json.loads(line))
+        try:
+            child.stdin.write(json.dumps(asked))
+            child.stdin.close()
+            for line in child.stdout:
+                if request.json:
+                    say(line.rstrip("\n"))
+                else:
+                    _print(json.loads(line))
+        except BaseException:
+            child.kill()
+            raise
     return child.returncode if child.returncode >= 0 else EXIT_FAILED
 
 

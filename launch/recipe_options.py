@@ -6,7 +6,7 @@ import argparse
 import difflib
 from pathlib import Path
 
-_CONFIGS = (Path("configs"), Path(__file__).parents[1] / "configs")
+from launch.packaged import find_file, packaged_folder
 
 
 def find_recipe(text: str) -> Path:
@@ -20,8 +20,9 @@ def find_recipe(text: str) -> Path:
             raise argparse.ArgumentTypeError(
                 f"must be a recipe (given the folder {text}; that of the images is data.root={text}, behind the recipe)"
             )
-        return path
-    found = {file.stem: file for folder in reversed(_CONFIGS) for file in folder.glob("*.yaml")}
+        return find_file(text)
+    folders = (packaged_folder("configs"), Path("configs"))
+    found = {file.stem: file for folder in folders for file in folder.rglob("*.yaml")}
     if text not in found:
         close = difflib.get_close_matches(text, found, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(found)) or 'none'}"
@@ -34,7 +35,7 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     _add_recipe(parser)
     parser.add_argument(
         "--profile",
-        type=Path,
+        type=find_file,
         metavar="FILE",
         help="with the world size of this cluster profile, as slurm/profiles/8x8_gpu.yaml",
     )
@@ -62,7 +63,7 @@ def add_submit(parser: argparse.ArgumentParser) -> None:
     _add_recipe(parser)
     parser.add_argument(
         "--profile",
-        type=Path,
+        type=find_file,
         required=True,
         metavar="FILE",
         help="what the job of each stage gets, as slurm/profiles/8x8_gpu.yaml",

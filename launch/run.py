@@ -29,7 +29,7 @@ from pipeline.running.stage import Part, PlacedStage, place_stages
 from pipeline.store.lock import DirectoryBusy, busy_message, lock_holder
 from pipeline.store.seal import BrokenSeal, read_seal
 from pipeline.tracking.wording import duration
-from pipeline.training.batching import split_batch
+from pipeline.training.batching import split_batch, warn_of_few_images
 from stages import STAGES
 
 
@@ -76,6 +76,7 @@ def run_stages(request: RunRequest) -> int:
     chosen = choose_stages(placed, request.only, request.first, request.recipe())
     _check(config, chosen)
     set_up(run, config, chosen.values(), request.accept_changes)
+    _advise(config, chosen)
     supervisor = Supervisor()
     supervisor.install()
     order = list(placed)
@@ -102,19 +103,26 @@ def _check(config: Config, chosen: Stages) -> None:
     Raises UserError if the processes do not suit the batch, a directory is in use, a seal is damaged, images or weights
     are missing, or an engine is not installed.
     """
-    processes = config.resources.processes
-    split_batch(config.train.global_batch, processes, config.train.max_micro_batch)
+    split_batch(config.train.global_batch, config.resources.processes, config.train.max_micro_batch)
     for stage in chosen.values():
         for part in stage.parts:
             _check_part(part)
     check_inputs(config, chosen)
     check_engine(config, chosen)
-    if (warning := advise_on_sizes(config, chosen)) is not None:
-        say(warning)
+
+
+def _advise(config: Config, chosen: Stages) -> None:
+    """Say what is allowed and probably not meant."""
+    processes = config.resources.processes
+    advice = [advise_on_sizes(config, chosen)]
     if any(stage.stage.is_distributed and not stage.is_done for stage in chosen.values()):
-        advice = advise(processes, count_visible_gpus(), count_cores())
-        if advice is not None:
-            say(advice)
+        advice.append(advise(processes, count_visible_gpus(), count_cores()))
+    if "train" in chosen and not chosen["train"].is_done:
+        split = split_batch(config.train.global_batch, processes, config.train.max_micro_batch)
+        advice.append(warn_of_few_images(split, config))
+    for text in advice:
+        if text is not None:
+            say(text)
 
 
 def _check_part(part: Part) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,8 +22,9 @@ from stages import STAGES
 
 
 def default_run(config: Config) -> Path:
-    """Return the default run directory of a recipe."""
-    return Path("runs") / config.name
+    """Return the default run directory of a recipe; under the agent of a W&B sweep, one for each of its runs."""
+    run_id = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+    return Path("runs") / (config.name if run_id is None else f"{config.name}-{run_id}")
 
 
 def set_up(run: Path, config: Config, stages: Iterable[PlacedStage], accept_changes: bool) -> None:

@@ -24,6 +24,11 @@ def score_file(path: Path, truth: Path, blacklist: Path | None, form: Form | Non
     predictions = read_predictions(path, form)
     errors = flat_errors(predictions, ids, is_blacklisted, ilsvrc)
     say(f"{counted(len(ids), 'image')}; read as {_FORMS[predictions.form]}")
+    if predictions.is_ambiguous:
+        complain(
+            f"warning: {path} can be read in both forms: five ids a line, or one id with a box; say which it is with "
+            "--form 2012 or --form 2014"
+        )
     if predictions.ragged:
         say(f"{predictions.ragged:,} lines have fewer predictions than the longest: missing ones count as wrong")
     if predictions.ignored:

@@ -17,6 +17,7 @@ from launch.job_graph import Stages
 from pipeline.config.schema import Config
 from pipeline.data.order import StreamOrder
 from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, UserError
+from pipeline.ground.interpreter import module_environment
 from pipeline.running.simulation import Network, Sharding, Simulation
 from pipeline.running.stage import parts_of
 from pipeline.tracking.wording import clock_time
@@ -70,6 +71,8 @@ def _ask(request: Mapping[str, object]) -> Simulation | int:
         input=json.dumps(request),
         stdout=subprocess.PIPE,
         text=True,
+        env=module_environment(),
+        start_new_session=True,  # Ctrl-C comes here alone, and `run` kills the child
     )
     if done.returncode == 0:
         return Simulation.from_json(done.stdout)
@@ -121,7 +124,7 @@ def _network(config: Config, network: Network) -> str:
         f"all {network.claims} claims of model.expect hold" if network.claims else "the recipe claims nothing of it"
     )
     return (
-        f"{config.model.name}, built on the meta device: {network.parameters:,} parameters, "
+        f"{config.model.title}, built on the meta device: {network.parameters:,} parameters, "
         f"{network.macs / 1e9:.4g} G multiply-adds an image of {network.image_size_px} px; {claims}"
     )
 

@@ -68,7 +68,8 @@ def show_status(run: Path, before: str = "") -> bool:
     rows = table("stage", "state", "")
     for name, state in states.items():
         rows.add_row(name, _condition(state), _detail(placed[name], state, config, placed))
-    say(f"{before}{config.name} in {run}\n")
+    print(before, end="")
+    say(f"{config.name} in {run}\n")
     show(rows)
     if (link := read_link(run)) is not None:
         say(f"\nWeights & Biases: {link}")

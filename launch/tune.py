@@ -27,6 +27,7 @@ from pipeline.bench.cell import Cell
 from pipeline.config.reader import load_config
 from pipeline.config.schema import Config
 from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED
+from pipeline.ground.interpreter import module_environment
 
 SECONDS = 120.0
 """Time limit of a probe; what is not measured by then is left out."""
@@ -88,7 +89,7 @@ def _child(config: Config) -> Iterator[queue.Queue[bytes]]:
     # In a group of its own, so that its compiler processes end with it.
     child = subprocess.Popen(
         [sys.executable, "-m", "pipeline.bench.autotune"],
-        env={"OMP_WAIT_POLICY": "PASSIVE", **os.environ},
+        env={"OMP_WAIT_POLICY": "PASSIVE", **module_environment()},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,

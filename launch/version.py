@@ -8,6 +8,8 @@ import tomllib
 from pathlib import Path
 from typing import NoReturn
 
+from pipeline.ground.interpreter import COMMAND
+
 
 class PrintVersion(argparse.Action):
     """Option that prints the version and ends the program."""
@@ -24,4 +26,4 @@ def read_version() -> str:
     # An editable installation records the version of its own time.
     if project.is_file():
         return str(tomllib.loads(project.read_text())["project"]["version"])
-    return importlib.metadata.version("senet154")
+    return importlib.metadata.version(COMMAND)

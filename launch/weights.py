@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from pipeline.ground.errors import EXIT_FAILED
+from pipeline.ground.interpreter import module_environment
 
 
 def convert_weights(action: str, file: Path, out: Path, layout: str | None, entry: str | None = None) -> int:
@@ -14,5 +15,7 @@ def convert_weights(action: str, file: Path, out: Path, layout: str | None, entr
     command = [sys.executable, "-m", "pipeline.interop", action, *(["--layout", layout] if layout else [])]
     command += ["--entry", entry] if entry else []
     # A file may have any name, also one that looks like an option.
-    done = subprocess.run([*command, "--", str(file), str(out)])
+    command += ["--", str(file), str(out)]
+    # In a session of its own: Ctrl-C comes here alone, and `run` then kills the child, which has no message about it.
+    done = subprocess.run(command, env=module_environment(), start_new_session=True)
     return done.returncode if done.returncode >= 0 else EXIT_FAILED

@@ -29,7 +29,7 @@ def run(context: StageContext) -> StageResult:
     num_classes, images = _count_classes(context)
     model = meta_model(config.model, num_classes)
     layers, checks = check_network(model, config.model)
-    summary = summarise(config.model.name, layers, checked_size_px(config.model), model.blocks())
+    summary = summarise(config.model.title, layers, checked_size_px(config.model), model.blocks())
     text = format_summary(summary) + "\n\n" + format_checks(checks)
     context.events.show("note", level="info", text=text)
 

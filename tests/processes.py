@@ -6,6 +6,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+from collections.abc import Sequence
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
@@ -19,14 +20,20 @@ def fork_context() -> ForkServerContext:
     return context
 
 
-def start_stage(run: Path, stage: str, world_size: int = 1, overrides: tuple[str, ...] = ()) -> list[ForkServerProcess]:
-    """Start the stage's processes, one a rank, and return at once."""
+def start_stage(
+    run: Path,
+    stage: str,
+    world_size: int = 1,
+    overrides: tuple[str, ...] = (),
+    ranks: Sequence[int] | None = None,
+) -> list[ForkServerProcess]:
+    """Start the stage's processes, those of all ranks or of some, and return at once."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     processes = [
         fork_context().Process(target=_live, args=(run, stage, rank, world_size, port, overrides))
-        for rank in range(world_size)
+        for rank in (range(world_size) if ranks is None else ranks)
     ]
     for process in processes:
         process.start()

@@ -143,7 +143,7 @@ def test_every_declared_stage_has_a_module_that_runs_it(stage):
     assert list(inspect.signature(run).parameters) == ["context"]
 
 
-@pytest.mark.parametrize("recipe", sorted((REPOSITORY / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_a_stage_reads_only_stages_declared_before_it(recipe):
     config = load_config(recipe)
     before = set()
@@ -156,7 +156,7 @@ NAMES_NETWORKS = ("pipeline.models", "pipeline.networks", "pipeline.paper", "pip
 """Networks are named here alone: modules, rows, the paper's figures, files that others published, contestants."""
 OF_THE_PROJECT = (
     r"(configs|runs)/senet154_|senet154\[|SENet-154 pipeline|`senet154`|senet154\S*\.(pth|safetensors)"
-    r"|version\(\"senet154\"|print\(f\"senet154 |project: str = \"senet154\""
+    r"|COMMAND = \"senet154\"|print\(f\"senet154 |project: str = \"senet154\""
 )
 """The project has the name of a network: its command, its package, its recipes, and examples of files."""
 FAMILIES = r"SE-?Net-?\d+|ResNets?|ResNeXts?|Inception|VGG|MobileNet|ShuffleNet"
@@ -194,7 +194,8 @@ def test_nothing_that_is_loaded_can_run_code():
 
 
 def lock_lines() -> list[str]:
-    lines = (REPOSITORY / "requirements.lock").read_text().splitlines()
+    """Each package with its hashes, in one line."""
+    lines = (REPOSITORY / "requirements.lock").read_text().replace("\\\n", " ").splitlines()
     return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
 
 
@@ -205,7 +206,14 @@ def normal(name: str) -> str:
 def test_lock_pins_every_package_exactly():
     assert lock_lines()
     for line in lock_lines():
-        assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+( ;.*)?", line), line
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+( ;.*?)?( +--hash=sha256:[0-9a-f]{64})+", line), line
+
+
+def test_the_set_up_demands_the_lock_s_hashes():
+    assert (
+        "uv pip sync --python $(VENV)/bin/python --require-hashes requirements.lock"
+        in (REPOSITORY / "Makefile").read_text()
+    )
 
 
 def test_lock_has_every_dependency_of_the_project():

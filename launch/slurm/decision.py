@@ -112,8 +112,7 @@ def _without_history(end: JobEnd) -> Verdict:
         return Verdict(EXIT_STOPPED, "interrupted", "a node of the job does not answer any more")
     if end.outcome is not None:
         return Verdict(end.outcome.exit_code, "failed", f"rank {end.outcome.rank}: {end.outcome.message}")
-    if end.code == EXIT_USER_ERROR:
-        return Verdict(EXIT_USER_ERROR, "failed", "refused to start; its message is above")
+    # No code alone tells a stage's refusal from an error of srun, which ends with 1 and 2 too.
     if end.code > 128:
         return Verdict(EXIT_FAILED, "failed", f"killed by signal {end.code - 128} without a word (out of memory?)")
-    return Verdict(EXIT_FAILED, "failed", f"its processes ended with code {end.code} and left no message")
+    return Verdict(EXIT_FAILED, "failed", f"srun ended with code {end.code} and no process recorded why; see above")

@@ -1,8 +1,8 @@
 # Sourced by every job on its first node: what all its processes share. Settings for the site's network (NCCL_SOCKET_IFNAME
 # and the like) belong into the profile's setup lines.
 
-# Left over where `submit` ran inside torchrun or the like; rank and world size are SLURM's.
-unset RANK LOCAL_RANK WORLD_SIZE SENET154_LAUNCHER
+# Tasks need this shell's environment also where a site lets none into jobs (SBATCH_EXPORT=NONE).
+export SLURM_EXPORT_ENV=ALL
 
 export PYTHONPATH="$SOURCE${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONUNBUFFERED=1

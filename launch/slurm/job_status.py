@@ -110,6 +110,8 @@ def _ended(
     if last is not None and last.ending == "failed":
         lines = [f"job {record.job}: {last.reason}"]
     elif last is None:
+        if queued is not None and queued.state == "FAILED":  # before the stage: a setup line of the profile, a folder
+            return StageState("failed", f"{lines[0]}; {record.log} says why")
         # Removed from the queue since a stage before it failed, or never started at all.
         return StageState("to run" if state.condition in ("waiting", "to run") else state.condition, lines[0])
     elif state.condition in ("failed", "stopped", "killed"):

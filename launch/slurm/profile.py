@@ -63,7 +63,7 @@ class Shape(Section):
         return f"{nodes} x {self.node_tasks} {noun}" + ("" if self.node_tasks == 1 else "s")
 
 
-_TRAINING = next(stage.name for stage in STAGES if stage.is_training)
+TRAINING = next(stage.name for stage in STAGES if stage.is_training)
 """The one stage that a profile must name: stages declared to run as training does get the same resources."""
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ else:
     StageShapes = create_model(
         "StageShapes",
         __base__=Section,
-        **{stage.name: (Shape, ...) if stage.name == _TRAINING else (Shape | None, None) for stage in STAGES},
+        **{stage.name: (Shape, ...) if stage.name == TRAINING else (Shape | None, None) for stage in STAGES},
     )
 
 
@@ -85,7 +85,8 @@ class Profile(Section):
     qos: str | None = None
     constraint: str | None = None
     setup: Names = ()
-    """Lines of bash that run on each job's first node before anything else: `module load ...`, `source ...`."""
+    """Lines of bash that run on each job's first node before anything else: `module load ...`, `source ...`. One that
+    fails ends the job."""
     container: Names = ()
     """Words in front of every Python command: [apptainer, exec, --nv, image.sif]."""
     python: str | None = None
@@ -133,7 +134,7 @@ class Profile(Section):
         minutes = minutes if self._leaves_time(minutes) else longest
         if stage.shape.processes == "one":
             return Shape(minutes=minutes)
-        return self._named()[_TRAINING].model_copy(update={"minutes": minutes})
+        return self._named()[TRAINING].model_copy(update={"minutes": minutes})
 
     def _leaves_time(self, minutes: int) -> bool:
         """Return whether a job of so many minutes has any left before its warning."""

@@ -10,7 +10,7 @@ from launch.slurm.profile import Profile, Shape
 from pipeline.config.schema import Config
 from pipeline.ground.errors import UserError
 from pipeline.tracking.wording import clock_time
-from pipeline.training.batching import describe_batch, split_batch
+from pipeline.training.batching import describe_batch, split_batch, warn_of_few_images
 
 
 def check_profile(config: Config, profile: Profile, path: Path, chosen: Stages, placed: Stages) -> list[str]:
@@ -34,6 +34,8 @@ def check_profile(config: Config, profile: Profile, path: Path, chosen: Stages, 
             problems.append(f"{where}: {error}")
             continue
         notes.append(f"{name}: {shape.describe()}: {describe_batch(split, config.optim.lr)}")
+        warning = warn_of_few_images(split, config)
+        notes += [f"{name}: {warning}"] if warning is not None and name == "train" else []
         problems += _too_short(config, profile, shape, f"{path}: stages.{name}.minutes", placed)
     if problems:
         raise UserError("\n".join(problems))

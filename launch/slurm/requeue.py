@@ -1,7 +1,7 @@
 """The decisions of the job body before and after its srun: may this job start, and is it requeued?
 
-`python -P -m launch.slurm.requeue start|end STAGE --run RUN --key KEY`. It explains itself in the job's log and answers
-with its exit code, which is the job's: 75 has the body requeue the job.
+`python -P -m launch.slurm.requeue start|end STAGE --run RUN --key KEY --job JOB`. It explains itself in the job's log
+and answers with its exit code, which is the job's: 75 has the body requeue the job.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from launch.slurm.job_attempts import note_job, note_job_end, outcome_of, progre
 from launch.slurm.scheduler import all_nodes_answer
 from pipeline.config.reader import read_run_config
 from pipeline.config.schema import Config
-from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, UserError
+from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, UserError
 from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.store.answer import answered
 from pipeline.store.file import explain
@@ -36,18 +36,18 @@ def _answer(arguments: argparse.Namespace, environment: Mapping[str, str]) -> in
     config = read_run_config(arguments.run)
     stage = _stage(arguments, config)
     if arguments.moment == "start":
-        return _start(stage, config, environment)
+        return _start(stage, config, arguments.job, environment)
     return _end(stage, config, arguments, environment)
 
 
-def _start(stage: PlacedStage, config: Config, environment: Mapping[str, str]) -> int:
+def _start(stage: PlacedStage, config: Config, job: str, environment: Mapping[str, str]) -> int:
     """Record a new attempt; refuse it if another process is at work or too many attempts made no progress."""
     for part in stage.parts:
         holder = None if part.is_done else lock_holder(part.directory)
         if holder is not None:
             raise DirectoryBusy(busy_message(part.directory, holder))
     stage.parts[0].directory.mkdir(parents=True, exist_ok=True)
-    job, restart = job_id(environment), _restarts(environment)
+    restart = _restarts(environment)
     saved = progress(stage, config.data.shards)
     given_up = no_progress(read_job_attempts(stage, job), saved)
     note_job(stage, job, restart, saved)
@@ -58,7 +58,7 @@ def _start(stage: PlacedStage, config: Config, environment: Mapping[str, str]) -
 
 def _end(stage: PlacedStage, config: Config, arguments: argparse.Namespace, environment: Mapping[str, str]) -> int:
     """Record the end of the attempt and decide whether the job is requeued."""
-    directory, job = stage.parts[0].directory, job_id(environment)
+    directory, job = stage.parts[0].directory, arguments.job
     if not directory.is_dir():
         raise UserError(f"{directory}: this folder was there when the job started, and is gone")
     attempts = read_job_attempts(stage, job)
@@ -66,20 +66,13 @@ def _end(stage: PlacedStage, config: Config, arguments: argparse.Namespace, envi
         is_done=stage.is_done,
         outcome=outcome_of(stage, attempts[-1]) if attempts else None,
         code=arguments.code,
-        nodes_answer=arguments.code in (EXIT_DONE, EXIT_USER_ERROR) or all_nodes_answer(environment),
+        nodes_answer=arguments.code == EXIT_DONE or all_nodes_answer(environment),
         was_warned=arguments.warned == "yes",
         state=arguments.state,
         is_requeued=arguments.restarts > _restarts(environment),
     )
     allowed_crashes = int(environment.get("SENET154_REQUEUE_ON_FAILURE", "0"))
     return _settle(stage, job, decide(end, attempts, progress(stage, config.data.shards), allowed_crashes))
-
-
-def job_id(environment: Mapping[str, str]) -> str:
-    """Return the job's name in SLURM's commands: `12`, or `12_3` for a task of a job array."""
-    if "SLURM_ARRAY_JOB_ID" in environment:
-        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
-    return environment["SLURM_JOB_ID"]
 
 
 def _restarts(environment: Mapping[str, str]) -> int:
@@ -121,6 +114,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("stage")
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--key", required=True)
+    parser.add_argument("--job", required=True, help="the job's id; `12_3` for a task of a job array")
     parser.add_argument("--code", type=int, default=0, help="srun's exit code")
     parser.add_argument("--warned", choices=["yes", "no"], default="no", help="whether the job was asked to stop")
     parser.add_argument("--state", default="", help="the job's state in squeue")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -26,6 +27,18 @@ _ENDED = {
     "TIMEOUT",
 }
 _SECONDS = 60
+_WHICH_CLUSTER = {"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"}
+_OF_A_JOB = ("SLURM", "SBATCH", "SALLOC", "SRUN", "PMI", "TORCHELASTIC_")
+_OF_A_TASK = {
+    "CUDA_VISIBLE_DEVICES",
+    "GPU_DEVICE_ORDINAL",
+    "ROCR_VISIBLE_DEVICES",
+    "ZE_AFFINITY_MASK",
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "SENET154_LAUNCHER",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +64,7 @@ class QueuedJob:
 
 def submit(script: Path, after: Iterable[str], condition: Condition = "afterok") -> str:
     """Queue a script after the jobs `after`, all of which must end well. Returns the job id."""
-    printed = _run("sbatch", *submit_options(after, condition), str(script))
+    printed = _sbatch(*submit_options(after, condition), str(script))
     return printed.strip().partition(";")[0]
 
 
@@ -64,7 +77,7 @@ def submit_options(after: Iterable[str], condition: Condition = "afterok") -> li
 
 def check(script: Path) -> None:
     """Validate a script with SLURM, without queueing it. Raises UserError with SLURM's words if it is refused."""
-    _run("sbatch", "--test-only", str(script))
+    _sbatch("--test-only", str(script))
 
 
 def cancel(jobs: Iterable[str]) -> None:
@@ -139,10 +152,26 @@ def _accounted(jobs: list[str]) -> Mapping[str, QueuedJob]:
         return {}
 
 
-def _run(*command: str) -> str:
+def submit_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for sbatch, which overrides the script's options and is handed on to the job.
+
+    It lacks the variables that describe where `submit` runs: inside another job, a task of it, or torchrun.
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if name in _WHICH_CLUSTER or not (name in _OF_A_TASK or name.startswith(_OF_A_JOB))
+    }
+
+
+def _sbatch(*arguments: str) -> str:
+    return _run("sbatch", *arguments, environment=submit_environment(os.environ))
+
+
+def _run(*command: str, environment: Mapping[str, str] | None = None) -> str:
     """Run one of SLURM's commands. Returns its stdout. Raises UserError with its own words if it fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, env=environment)
     except FileNotFoundError as error:
         raise UserError(
             f"{command[0]}: no such command; SLURM's commands are needed here (is this the login node of the cluster?)"

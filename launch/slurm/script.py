@@ -9,10 +9,8 @@ from pathlib import Path
 
 from launch.slurm.profile import Shape
 from pipeline.ground.errors import UserError
+from pipeline.ground.interpreter import SOURCE
 
-SOURCE = Path(__file__).parents[2]
-"""Folder of the packages: the checkout, or the site-packages of an installed one."""
-_TEMPLATE = Path(__file__).with_name("stage.sbatch")
 _EXPORTED_PREFIX = "SENET154_"
 
 
@@ -33,15 +31,16 @@ class JobScript:
     python: tuple[str, ...]
     """The words that start Python, container included."""
     warning_seconds: int
+    """0: no warning."""
     requeue_on_failure: int
     source: Path = SOURCE
     members: tuple[tuple[Path, str], ...] = ()
     """Runs and keys of an ensemble: one task of a job array each, in place of `run` and `key`."""
 
 
-def render(job: JobScript, template: str | None = None) -> str:
-    """Fill in the three places of stage.sbatch. Raises UserError if a name cannot be quoted."""
-    text = _TEMPLATE.read_text() if template is None else template
+def render(job: JobScript, template: str = "stage") -> str:
+    """Fill in the three places of a template in this folder. Raises UserError if a name cannot be quoted."""
+    text = Path(__file__).with_name(f"{template}.sbatch").read_text()
     setup = ("# Lines of the profile.", *job.setup) if job.setup else ("# The profile has no setup lines.",)
     places = {
         "@OPTIONS@": [f"#SBATCH {_option(name, value)}" for name, value in options(job).items()],
@@ -73,7 +72,7 @@ def options(job: JobScript) -> dict[str, str | None]:
         "mem": None if shape.memory_gb is None else f"{shape.memory_gb}G",
         "array": f"0-{len(job.members) - 1}" if job.members else None,
         "time": shape.minutes,
-        "signal": f"B:USR2@{job.warning_seconds}",
+        "signal": f"B:USR2@{job.warning_seconds}" if job.warning_seconds else None,
     }
     return {name: str(value) for name, value in found.items() if value is not None} | {"requeue": None}
 
@@ -88,15 +87,16 @@ def _option(name: str, value: str | None) -> str:
 def _settings(job: JobScript) -> Mapping[str, str]:
     """Return the bash variables of the body, quoted."""
     if job.members:
-        # The index is the array task's number.
+        # The index is the array task's number. The job id of an array's last task stands for the whole array.
         which = {
+            "JOB": "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID",
             "RUNS": _list(str(run) for run, _ in job.members),
             "KEYS": _list(key for _, key in job.members),
             "RUN": "${RUNS[$SLURM_ARRAY_TASK_ID]}",
             "KEY": "${KEYS[$SLURM_ARRAY_TASK_ID]}",
         }
     else:
-        which = {"RUN": _quoted(str(job.run)), "KEY": _quoted(job.key)}
+        which = {"JOB": "$SLURM_JOB_ID", "RUN": _quoted(str(job.run)), "KEY": _quoted(job.key)}
     return {
         "STAGE": _quoted(job.stage),
         **which,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -69,7 +70,7 @@ class Submission:
     alive: Mapping[str, QueuedJob]
     """Queued or running jobs of the stages under their keys, by stage."""
     notes: Sequence[str]
-    """Descriptions of the training stages' batches."""
+    """Descriptions of the training stages' batches, and what of the environment is ignored."""
 
     @property
     def missing(self) -> dict[str, PlacedStage]:
@@ -127,9 +128,14 @@ def prepare(request: SubmitRequest) -> Submission:
     coming = placed if request.dry_run else alive
     chosen = choose_stages(placed, request.only, request.first, request.recipe(), "submit", coming)
     draft = Submission(request, config, profile, run, placed, chosen, jobs, alive, ())
-    notes = check_profile(config, profile, request.profile, draft.missing, placed)
+    notes = check_profile(config, profile, request.profile, draft.missing, placed) + _ignored(os.environ)
     resources = config.resources.model_copy(update={"processes": training_world_size(config, profile, placed)})
     return dataclasses.replace(draft, config=config.model_copy(update={"resources": resources}), notes=notes)
+
+
+def _ignored(environment: Mapping[str, str]) -> list[str]:
+    names = sorted(name for name in environment if name.startswith("SBATCH_"))
+    return [f"not used: {', '.join(names)}; account, partition and the like are the profile's"] if names else []
 
 
 def _alive(jobs: Sequence[JobRecord]) -> list[tuple[JobRecord, QueuedJob]]:

@@ -19,9 +19,9 @@ from pathlib import Path
 from pipeline.bench.measurement import Contestant, Work, measure
 from pipeline.bench.rounds import Comparison, Quantity, figure
 from pipeline.data.digits import write_digits
+from pipeline.ground.interpreter import SOURCE
 from pipeline.tracking.events import EVENTS, read_events
 
-_REPOSITORY = Path(__file__).parents[2]
 _SECONDS = Quantity("s", lambda done: done.wall_seconds)
 _CPU = Quantity("CPU s", lambda done: done.cpu_seconds)
 _FIRST_STEP = "s to the first step"
@@ -108,9 +108,8 @@ def _demo_run() -> Iterator[tuple[Path, Path]]:
 
 def _launch(run: Path) -> list[str]:
     """Return the command for one epoch on the digits, without anything else that takes time."""
-    recipe = str(_REPOSITORY / "configs" / "demo.yaml")
     short = ["train.epochs=1", "train.frozen_epochs=0", "schedule.warmup_epochs=0", "tracking.wandb=disabled"]
-    return ["-m", "launch", "run", recipe, *short, "--run", str(run)]
+    return ["-m", "launch", "run", "configs/demo.yaml", *short, "--run", str(run)]
 
 
 def _our_first_step(run: Path, number: int, environment: Mapping[str, str]) -> Work:
@@ -132,7 +131,7 @@ def _python(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
     """Return the output of a new Python; an error ends the benchmark with its message."""
     done = subprocess.run(
         [sys.executable, *arguments],
-        cwd=_REPOSITORY,
+        cwd=SOURCE,
         env={**os.environ, **environment},
         capture_output=True,
         text=True,

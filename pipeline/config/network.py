@@ -90,8 +90,7 @@ class ModelConfig(Section):
         if problem := network_problem(name, se, stride_in_3x3=self.stride_in_3x3):
             raise ValueError(problem)
         object.__setattr__(self, "name", name)
-        if not isinstance(se, SEBlock):
-            object.__setattr__(self, "se", se)
+        object.__setattr__(self, "se", SEConfig(**vars(se)) if isinstance(se, SEBlock) else se)
         if self.dropout == NETWORKS[name].dropout:
             object.__setattr__(self, "dropout", None)
         return self
@@ -100,6 +99,19 @@ class ModelConfig(Section):
     def reckoned_classes(self) -> int:
         """Number of classes for estimates: ImageNet's 1000 until the images have been counted."""
         return self.num_classes or _IMAGENET_CLASSES
+
+    @property
+    def title(self) -> str:
+        """The name, and in brackets what it does not say."""
+        unsaid = []
+        if isinstance(self.se, SEConfig):
+            changes = self.se.model_dump(exclude_defaults=True)
+            unsaid = [f"{key} {json.dumps(value).strip(chr(34))}" for key, value in changes.items()]
+        elif self.se is None:
+            unsaid = ["no block"]
+        if self.stride_in_3x3:
+            unsaid.append("stride in the 3x3")
+        return f"{self.name} ({', '.join(unsaid)})" if unsaid else self.name
 
     @property
     def block(self) -> SEBlock | None:

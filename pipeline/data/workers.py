@@ -5,21 +5,22 @@ from __future__ import annotations
 import concurrent.futures
 import concurrent.futures.process
 import multiprocessing
+import multiprocessing.util
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.synchronize import Event
-from pathlib import Path
 from typing import Generic, TypeVar
 
+from pipeline.ground.errors import UserError
 from pipeline.ground.stop import StopFlag
-from pipeline.store.file import naming
 
 Task = TypeVar("Task")
 
-_SEMAPHORES = Path("/dev/shm")
-"""Linux's place of the semaphores for its processes; its errors name no file."""
+_LONGEST_FOLDER = 107 - len("/pymp-12345678/listener-12345678")
+"""Linux limits the path of a socket to 107 bytes."""
 _stopping: Event | None = None
 
 
@@ -38,14 +39,21 @@ def run_in_processes(
 
     Ends early if a stop is requested: tasks that have not begun are dropped, and running ones are waited for; a long
     one checks `is_stopping` now and then, and its exceptions are dropped. Otherwise exceptions of a task are raised
-    here. Raises WorkerDied if a process was killed.
+    here. Raises WorkerDied if a process was killed, UserError if the machine has no room for semaphores.
     """
     num_workers = max(1, min(num_workers, len(tasks)))
     # Not forked from here: the caller may have threads, and a forked worker would inherit their locks.
     context = multiprocessing.get_context("forkserver")
-    with naming(_SEMAPHORES):
+    _choose_socket_folder()
+    try:
         stopping = context.Event()
         executor = concurrent.futures.ProcessPoolExecutor(num_workers, context, _prepare_worker, (stopping,))
+    except OSError as error:
+        raise UserError(
+            f"/dev/shm: no semaphore for the worker processes can be made there ({error.strerror}); it must be "
+            "mounted, writable and not full (df /dev/shm); a container gets more of it by docker run --shm-size=1g, or "
+            "the machine's own by apptainer exec --bind /dev/shm"
+        ) from error
     waiting: dict[concurrent.futures.Future[None], Task] = {}
     try:
         waiting = {executor.submit(work, task): task for task in tasks}
@@ -62,6 +70,16 @@ def run_in_processes(
     finally:
         stopping.set()
         executor.shutdown(cancel_futures=True)
+
+
+def _choose_socket_folder() -> None:
+    """Have multiprocessing, which keeps the folder that it has first made, make its sockets in /tmp if TMPDIR is too
+    long."""
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder)) > _LONGEST_FOLDER:
+        tempfile.tempdir = "/tmp"
+        multiprocessing.util.get_temp_dir()
+        tempfile.tempdir = folder
 
 
 def is_stopping() -> bool:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from pipeline.ground.errors import UserError
+from pipeline.ground.interpreter import SOURCE
 
 EXTENSION = "amp_C"
 """Compiled module with the kernel of FusedSGD."""
@@ -29,5 +30,5 @@ def missing(problem: str) -> UserError:
     """Return the error that names what is missing and the command that builds it."""
     return UserError(
         f"engine: apex needs NVIDIA Apex for {sys.executable}: {problem}; build it from a checkout of "
-        "https://github.com/NVIDIA/apex with\n  bash launch/install_apex.sh PATH_TO_APEX_SOURCE"
+        f"https://github.com/NVIDIA/apex with\n  bash {SOURCE}/launch/install_apex.sh PATH_TO_APEX_SOURCE"
     )

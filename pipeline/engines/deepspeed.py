@@ -134,7 +134,8 @@ def _import_deepspeed(collective: Collective) -> ModuleType:
     on_cpu = collective.device.type == "cpu"
     if on_cpu:
         os.environ["DS_ACCELERATOR"] = "cpu"  # instead of an estimate, with a warning
-    os.environ["LOCAL_RANK"] = str(collective.ranks.local_rank)  # which srun does not set
+    # Its name for the number of the GPU, which srun does not set.
+    os.environ["LOCAL_RANK"] = str(collective.ranks.local_rank if on_cpu else collective.device.index)
     check_installed()
     try:
         deepspeed = importlib.import_module("deepspeed")

@@ -16,11 +16,14 @@ from pipeline.data.index import ImageClass
 from pipeline.data.named_images import index_named_images
 from pipeline.evaluation.prediction import Predictor, Settings
 from pipeline.ground.errors import EXIT_DONE, EXIT_USER_ERROR
+from pipeline.ground.printing import print_line
+from pipeline.ground.stop import stop_with_parent
 from pipeline.store.answer import answered
 
 
 def _predict() -> int:
     """Predict, and name on stderr at the end what is no image. Returns the exit code: 2 if there is such a file."""
+    stop_with_parent()
     asked = json.load(sys.stdin)
     settings = Settings(
         CropPlan.model_validate(asked["plan"]),
@@ -40,7 +43,7 @@ def _predict() -> int:
                 print(json.dumps(line), flush=True)
     finally:
         for problem in problems:
-            print(problem, file=sys.stderr)
+            print_line(problem, sys.stderr)
     return EXIT_USER_ERROR if problems else EXIT_DONE
 
 

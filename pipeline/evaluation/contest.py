@@ -42,6 +42,8 @@ class Predictions:
     """Number of lines with fewer predictions than the longest one."""
     ignored: int
     """Number of lines with more than five predictions, of which the first five count."""
+    is_ambiguous: bool = False
+    """Whether the form was not given and the file makes sense in the other one too."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +64,10 @@ def read_predictions(path: Path, form: Form | None, num_classes: int = 1000) -> 
     The form is recognised unless given. Raises UserError naming the first line that is wrong.
     """
     rows = _read_numbers(path)
+    has_boxes, has_ids = _has_boxes(rows), _has_five_ids(rows, num_classes)
+    is_ambiguous = form is None and has_boxes and has_ids
     if form is None:
-        form = "2014" if _has_boxes(rows, num_classes) else "2012"
+        form = "2014" if has_boxes and not has_ids else "2012"
     step = 1
     if form == "2014":
         step = _NUMBERS_OF_A_BOX
@@ -88,6 +92,7 @@ def read_predictions(path: Path, form: Form | None, num_classes: int = 1000) -> 
         ids,
         ragged=sum(len(row) < longest for row in predictions),
         ignored=sum(len(row) > NUM_PREDICTIONS for row in predictions),
+        is_ambiguous=is_ambiguous,
     )
 
 
@@ -165,18 +170,23 @@ def _misplaced_zero(ids: Integers) -> int | None:
     return int(rows[0]) if len(rows) else None
 
 
-def _has_boxes(rows: Sequence[Sequence[float]], num_classes: int) -> bool:
-    """Return whether all numbers come in fives whose last four are a box.
-
-    Five predictions a line look like that, too, if they are sorted; but they never exceed the number of classes, and
-    some of the contest's boxes do: its images have up to thousands of pixels.
-    """
+def _has_boxes(rows: Sequence[Sequence[float]]) -> bool:
+    """Return whether all numbers come in fives whose last four are a box, or five sorted predictions."""
     step = _NUMBERS_OF_A_BOX
-    if all(len(row) == step and all(value.is_integer() and 0 <= value <= num_classes for value in row) for row in rows):
-        return False
     return all(
         len(row) % step == 0
         and all(row[at + 1] <= row[at + 3] and row[at + 2] <= row[at + 4] for at in range(0, len(row), step))
+        for row in rows
+    )
+
+
+def _has_five_ids(rows: Sequence[Sequence[float]], num_classes: int) -> bool:
+    """Return whether each line could be five predictions.
+
+    Of the contest's own boxes some have larger numbers: its images have up to thousands of pixels.
+    """
+    return all(
+        len(row) == NUM_PREDICTIONS and all(value.is_integer() and 0 <= value <= num_classes for value in row)
         for row in rows
     )
 

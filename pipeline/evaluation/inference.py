@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,13 +16,14 @@ from pipeline.data.batch import CropImages
 from pipeline.data.normalisation import Preprocessor
 from pipeline.evaluation.expansion import expand
 from pipeline.ground.errors import UserError
+from pipeline.models.network import POOLING
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 """A model, compiled or not: (N, 3, H, W) to (N, K) logits."""
 
 SLIDING_WINDOW = 7
 """Side of the last map at 224 px, for which the authors' classifier was made."""
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class PlanScorer:
@@ -74,7 +75,7 @@ class PlanScorer:
     def _logits(self, crops: tuple[CropImages, ...]) -> torch.Tensor:
         """Return (V, N, K); a crop's mirror image follows it."""
         # By size and kind, since these can share a batch: row of V, rows of N, and the images.
-        groups: dict[tuple[torch.Size, Pooling | None], list[tuple[int, list[int], torch.Tensor]]] = {}
+        groups: dict[tuple[torch.Size, Pooling | None], list[tuple[int, Sequence[int], torch.Tensor]]] = {}
         place = 0
         for planned, crop in zip(self._crops, crops, strict=True):
             for rows, images in _by_size(crop):
@@ -89,7 +90,13 @@ class PlanScorer:
             if logits_VNK is None:
                 logits_VNK = logits.new_empty(place, len(crops[0]), logits.shape[1])
             for place, rows, images in members:
-                logits_VNK[place, rows], logits = logits[: len(images)], logits[len(images) :]
+                answers_NK, logits = logits[: len(images)], logits[len(images) :]
+                if isinstance(rows, range):
+                    logits_VNK[place] = answers_NK
+                    continue
+                # One by one: a list as an index would be copied to the device, and the host wait for it.
+                for row, answer_K in zip(rows, answers_NK, strict=True):
+                    logits_VNK[place, row] = answer_K
         assert logits_VNK is not None
         return logits_VNK
 
@@ -99,15 +106,15 @@ class PlanScorer:
         if self._fills_up and pooling is None and num_images < self._batch:
             images = torch.cat((images, images.new_zeros(self._batch - num_images, *images.shape[1:])))
         pixels = self._preprocessor.evaluation(images)
-        with torch.autocast(self._device.type, _DTYPES[self._precision], enabled=self._precision != "float32"):
+        with torch.autocast(self._device.type, DTYPES[self._precision], enabled=self._precision != "float32"):
             logits = self._networks[pooling](pixels)
         return logits[:num_images].float()
 
 
-def _by_size(crops: CropImages) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """Yield the images of each size as a batch, with their rows."""
+def _by_size(crops: CropImages) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
+    """Yield the images of each size as a batch, with their rows: a range if these are all."""
     if isinstance(crops, torch.Tensor):
-        yield list(range(len(crops))), crops
+        yield range(len(crops)), crops
         return
     rows_by_size: dict[torch.Size, list[int]] = {}
     for row, image in enumerate(crops):
@@ -133,10 +140,13 @@ def _batches(tensors: Iterable[torch.Tensor], size: int) -> Iterator[torch.Tenso
 def with_sliding_crops(model: nn.Module) -> nn.Module:
     """Return the network, with the same weights, averaging the logits of all 7 x 7 windows of its last map.
 
-    The classifier is linear, so the mean of its logits is its logit of the crops' mean.
+    The classifier is linear, so the mean of its logits is its logit of the crops' mean. Raises UserError if the network
+    does not average its last map before the classifier.
     """
+    if POOLING not in model._modules:
+        raise UserError("crop plan: dense: sliding: this network does not average its last map; use global")
     twin = copy.copy(model)
-    twin._modules = {**model._modules, "avg_pool": SlidingPool()}
+    twin._modules = {**model._modules, POOLING: SlidingPool()}
     return twin
 
 

@@ -13,10 +13,12 @@ from pipeline.config.execution import ExecutionConfig
 from pipeline.config.network import ModelConfig
 from pipeline.data.normalisation import Preprocessor
 from pipeline.data.preprocessing import Preprocessing
-from pipeline.evaluation.inference import Network, PlanScorer
+from pipeline.evaluation.inference import DTYPES, Network, PlanScorer
+from pipeline.ground.errors import UserError
 from pipeline.models.batch_norm import fold_batch_norms
 from pipeline.models.claims import meta_model
 from pipeline.models.weights import load_tensors, read_weights, require_finite
+from pipeline.store.weight_header import read_metadata
 
 
 def load_network(
@@ -33,6 +35,14 @@ def load_network(
 
     Raises UserError if the weights are another network's or, where `is_checked`, not finite.
     """
+    metadata = read_metadata(weights)
+    if "model" in metadata:
+        theirs = ModelConfig.described(metadata, num_classes, str(weights))
+        if theirs.title != network.title:
+            raise UserError(
+                f"{weights}: these are weights of {theirs.title}, and the recipe's network is {network.title}; "
+                f"write model.name={theirs.name}"
+            )
     model = meta_model(network, num_classes, preprocessing.max_pool)
     tensors = read_weights(weights)
     load_tensors(model, tensors, str(weights))
@@ -40,7 +50,15 @@ def load_network(
         require_finite(tensors, str(weights))
     layout = torch.channels_last if execution.channels_last else torch.contiguous_format
     # Folded on the CPU, so that the weights are the same on every device.
-    return fold_batch_norms(model).to(memory_format=layout).to(device)
+    return _in_precision(fold_batch_norms(model), execution).to(memory_format=layout).to(device)
+
+
+def _in_precision(model: nn.Module, execution: ExecutionConfig) -> nn.Module:
+    """Convert the weights once to what autocast would convert them to in every batch, in place."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.to(DTYPES[execution.precision])
+    return model
 
 
 def build_scorer(

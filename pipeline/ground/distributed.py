@@ -10,8 +10,9 @@ from typing import Any
 import torch
 import torch.distributed
 
-from pipeline.ground.errors import UserError
 from pipeline.ground.ranks import Ranks
+from pipeline.ground.rendezvous import Rendezvous
+from pipeline.ground.stop import StopFlag
 
 _AS_LONG_AS_IT_TAKES = datetime.timedelta(days=365)
 
@@ -22,24 +23,30 @@ class Collective:
     With one process there is no process group, and every operation returns immediately.
     """
 
-    def __init__(self, ranks: Ranks, timeout_seconds: int) -> None:
+    def __init__(self, ranks: Ranks, timeout_seconds: int, stop: StopFlag | None = None) -> None:
         self.ranks = ranks
         self._timeout = datetime.timedelta(seconds=timeout_seconds)
         self.device = torch.device("cpu")
+        identity = None
         if torch.cuda.is_available():
-            if ranks.local_rank >= torch.cuda.device_count():
-                raise UserError(
-                    f"local rank {ranks.local_rank} has no GPU of its own: this machine shows "
-                    f"{torch.cuda.device_count()}; start at most that many processes (resources.processes)"
-                )
-            self.device = torch.device("cuda", ranks.local_rank)
+            # Where SLURM shows each task one GPU of its own, that is number 0 for all of them.
+            self.device = torch.device("cuda", ranks.local_rank % torch.cuda.device_count())
             torch.cuda.set_device(self.device)
+            identity = str(torch.cuda.get_device_properties(self.device).uuid)
         self._control: Any = None
         self._patient: Any = None
+        self._asked: tuple[Any, torch.Tensor] | None = None
         if ranks.world_size > 1:
+            store = Rendezvous(ranks, timeout_seconds, stop or StopFlag()).meet(identity)
             backend = "nccl" if self.device.type == "cuda" else "gloo"
+            # Told its device, NCCL connects now, and a network that does not carry it fails here and not in step 1.
             torch.distributed.init_process_group(
-                backend, rank=ranks.rank, world_size=ranks.world_size, timeout=self._timeout
+                backend,
+                store=store,
+                rank=ranks.rank,
+                world_size=ranks.world_size,
+                timeout=self._timeout,
+                device_id=self.device if backend == "nccl" else None,
             )
             # Flags and barriers travel over the CPU, so that agreeing to stop never makes the host wait for the GPU.
             self._control = torch.distributed.new_group(backend="gloo", timeout=self._timeout)
@@ -59,6 +66,9 @@ class Collective:
 
     def close(self) -> None:
         """Destroy the process groups."""
+        if self._asked is not None:
+            with contextlib.suppress(RuntimeError):  # a rank has ended meanwhile, for a reason of its own
+                self._asked[0].wait()
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
@@ -83,6 +93,24 @@ class Collective:
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set on any rank."""
         return self.max(int(flag)) > 0
+
+    def any_when_last_asked(self, flag: bool) -> bool:
+        """Ask whether the flag is set on any rank, and return the answer to the call before; the first returns False.
+
+        Every rank gets the same answer and none waits for the slowest, as long as calls are further apart than the
+        ranks. With one process the answer is that to this call.
+        """
+        if self._control is None:
+            return flag
+        before, tensor = self._asked, torch.tensor([int(flag)])
+        work = torch.distributed.all_reduce(
+            tensor, op=torch.distributed.ReduceOp.MAX, group=self._control, async_op=True
+        )
+        self._asked = (work, tensor)
+        if before is None:
+            return False
+        before[0].wait()
+        return bool(before[1])
 
     def max(self, value: int) -> int:
         """Return the maximum over the ranks."""

@@ -19,5 +19,16 @@ class StopRequested(Exception):
     """Work ended early on request (a signal, a time limit) after saving; the same command resumes it. Exit code 75."""
 
 
+class StartFailed(Exception):
+    """The processes of a stage did not come together. Exit code 1, one clear message."""
+
+
+class StartAbandoned(StopRequested):
+    """A process was asked to stop, or lost the main one, before all had met. Nothing has begun.
+
+    No outcome is recorded: only the launcher knows whether the stop was its own or another process has died.
+    """
+
+
 class TrainingDiverged(Exception):
     """The loss or the weights became NaN or infinite: nothing more is saved. Exit code 1, one clear message."""

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.ground.errors import EXIT_DONE
+from pipeline.ground.printing import print_line
+from pipeline.ground.stop import stop_with_parent
 from pipeline.interop.command import add_actions
 from pipeline.interop.exporting import export_weights
 from pipeline.interop.importing import Imported, import_weights
@@ -28,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.interop", description="Convert weight files.")
     add_actions(parser)
     arguments = parser.parse_args(argv)
+    stop_with_parent()
     return answered(lambda: _convert(arguments))
 
 
@@ -38,8 +41,8 @@ def _convert(arguments: argparse.Namespace) -> int:
     else:
         exported = export_weights(arguments.file, arguments.out, arguments.layout)
         lines = [*_describe(exported), *_notes_on_export(exported, arguments.layout)]
-    print("\n  ".join([str(arguments.file), *lines]))
-    print(f"written: {arguments.out} ({arguments.out.stat().st_size / 1e6:,.1f} MB)")
+    print_line("\n  ".join([str(arguments.file), *lines]))
+    print_line(f"written: {arguments.out} ({arguments.out.stat().st_size / 1e6:,.1f} MB)")
     return EXIT_DONE
 
 
@@ -52,17 +55,11 @@ def _describe(imported: Imported) -> list[str]:
     images = imported.preprocessing.sentence() if imported.preprocessing else "as the recipe says (the file does not)"
     return [
         f"layout   {imported.layout}",
-        f"network  {_name(imported)}, {imported.network.num_classes:,} classes, {parameters:,} parameters",
+        f"network  {imported.network.title}, {imported.network.num_classes:,} classes, {parameters:,} parameters",
         f"images   {images}",
         f"source   {imported.source}" if imported.source else f"SHA-256  {imported.sha256}",
         *(f"note     {note}" for note in imported.notes),
     ]
-
-
-def _name(imported: Imported) -> str:
-    entries = imported.network.metadata()
-    name = entries.pop("model")
-    return " ".join([name, *(f"model.{key}={value}" for key, value in entries.items())])
 
 
 def _notes_on_import(imported: Imported) -> list[str]:

@@ -15,6 +15,8 @@ def recognise(path: Path) -> str:
     A protobuf message has no magic number: an unknown file is "caffe", and its reader decides. Raises UserError if the
     file cannot be read or is known to be of another format.
     """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: must be a file (given a folder, a pipe or a device)")
     try:
         with path.open("rb") as file:
             start = file.read(16)

@@ -69,10 +69,8 @@ def _check_target(source: Path, network: ModelConfig, name: str) -> None:
     able = [layout for layout, is_3x3 in strides.items() if is_3x3 == network.stride_in_3x3]
     if name in able:
         return
-    reason = f"has no {network.name}"
-    if network.se != "default":
-        reason = f"has no {network.name} with another block than the paper's (model.se)"
-    elif name in strides:
+    reason = f"has no {network.title}"
+    if name in strides:
         ours, theirs = ("3x3" if is_3x3 else "first 1x1" for is_3x3 in (network.stride_in_3x3, strides[name]))
         reason = f"its {network.name} has the stride in the {theirs} convolution, and these weights in the {ours}"
     raise UserError(f"{source}: --layout {name}: {reason}; these can be exported as {', '.join([*able, 'onnx'])}")

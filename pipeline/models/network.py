@@ -13,6 +13,8 @@ from pipeline.networks.registry import MaxPool, SEBlock
 
 HEAD = "last_linear"
 """Name of the classifier, the last part of every network."""
+POOLING = "avg_pool"
+"""Name of the pooling of the whole map before it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Network(nn.Sequential):
     """Maps normalised images (N, 3, H, W) to class scores (N, num_classes) before the softmax.
 
     Its parts are computed one after another. A part is a module, a block, or a Sequential of them, as a stage is. The
-    classifier is the last and named `last_linear`; the pooling of the whole map before it, if there is one, `avg_pool`.
+    classifier is the last and named `HEAD`; the pooling of the whole map before it, if there is one, `POOLING`.
     """
 
     def __init__(self, parts: dict[str, nn.Module]) -> None:
@@ -84,7 +86,7 @@ class Network(nn.Sequential):
 def head(channels: int, options: Options) -> dict[str, nn.Module]:
     """Return the last parts of most networks: global average pooling, dropout and the classifier."""
     return {
-        "avg_pool": nn.AdaptiveAvgPool2d(1),
+        POOLING: nn.AdaptiveAvgPool2d(1),
         "flatten": nn.Flatten(1),
         "dropout": nn.Dropout(options.dropout),
         HEAD: nn.Linear(channels, options.num_classes),

@@ -62,22 +62,25 @@ class _LayerTracer(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """Compute a node, and note it if it is a layer."""
         module = self.fetch_attr(n.target) if n.op == "call_module" else None  # type: ignore[arg-type]
-        self._now = str(n.target) if module is not None else _function_name(n)
+        name = self._now = str(n.target) if module is not None else _function_name(n)
         inputs = [self.env[node] for node in n.all_input_nodes]
         value = super().run_node(n)
-        fields = _describe(module, n, inputs, value) if n.op in ("call_module", "call_function") else None
+        if n.op == "placeholder":
+            self._note(n, IMAGES, value)
+            return value
+        fields = None if n.op == "output" else _describe(module, n, inputs, value)
         if fields is None:
-            self._name_of[n] = next((self._name_of[node] for node in n.all_input_nodes), IMAGES)
-        else:
-            assert self._now not in self._layers, f"{self._now} is computed twice"
-            # torch.add scales its second argument, a row of that kind its first input.
-            nodes = reversed(n.all_input_nodes) if "alpha" in n.kwargs else n.all_input_nodes
-            sources = tuple(self._name_of[node] for node in nodes)
-            self._layers[self._now] = Layer(name=self._now, inputs=sources, **fields)
-        if fields is not None or n.op == "placeholder":
-            self._name_of[n] = self._now if fields is not None else IMAGES
-            self._outputs[self._name_of[n]] = value
+            self._name_of[n] = self._name_of[n.all_input_nodes[0]]
+            return value
+        assert name not in self._layers, f"{name} is computed twice"
+        # torch.add scales its second argument, a row of that kind its first input.
+        nodes = reversed(n.all_input_nodes) if "alpha" in n.kwargs else n.all_input_nodes
+        self._layers[name] = Layer(name=name, inputs=tuple(self._name_of[node] for node in nodes), **fields)
+        self._note(n, name, value)
         return value
+
+    def _note(self, node: fx.Node, name: str, value: torch.Tensor) -> None:
+        self._name_of[node], self._outputs[name] = name, value
 
     def layers(self) -> Iterator[Layer]:
         """Yield the layers, with the number of values that are kept of each; the images count as the first one's."""
@@ -98,10 +101,14 @@ def _memory(tensor: torch.Tensor) -> int:
 
 
 def _function_name(node: fx.Node) -> str:
+    """Return the module that calls the function, and what the function is called here."""
     stack = node.meta.get("nn_module_stack") or {"": ("", None)}
     owner = next(reversed(stack.values()))[0]
-    called = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return f"{owner}.{_FUNCTIONS.get(called, called)}"
+    return f"{owner}.{_FUNCTIONS.get(_called(node), _called(node))}"
+
+
+def _called(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 
 def _describe(
@@ -164,9 +171,10 @@ def _module_kind(module: nn.Module, x: torch.Tensor, output: torch.Tensor) -> st
 
 
 def _function_kind(node: fx.Node) -> str:
-    called = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    factor = node.kwargs.get("alpha")
-    return f"add_scaled_{factor:g}" if factor else {"sum": "add"}.get(_FUNCTIONS[called], _FUNCTIONS[called])
+    if "alpha" in node.kwargs:
+        return f"add_scaled_{node.kwargs['alpha']:g}"
+    name = _FUNCTIONS[_called(node)]
+    return "add" if name == "sum" else name
 
 
 def _rounding(pool: nn.MaxPool2d | nn.AvgPool2d) -> str:

@@ -116,6 +116,13 @@ def prototxt_name(layer: Layer) -> str:
     """Return the name in the authors' prototxts of our convolution or classifier: the inverse of `module_name`."""
     if layer.kind == "fc":
         return "classifier"
+    if layer.name.startswith(("conv", "inception")):
+        module, _, gate = layer.name.partition(".se_module.")
+        return (
+            f"{module}_{_PROTOTXT_PARTS[f'se_module.{gate}']}"
+            if gate
+            else module.removesuffix(".conv").replace(".", "/")
+        )
     if stem := re.fullmatch(r"layer0\.conv(\d)", layer.name):
         number = "" if layer.kernel == 7 else f"_{stem[1]}"
         return f"conv1{number}/{layer.kernel}x{layer.kernel}" + ("_s2" if layer.stride == 2 else "")

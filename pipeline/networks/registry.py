@@ -13,8 +13,6 @@ from typing import Any, Literal
 MaxPool = Literal["ceil", "padded"]
 """The first pooling, 3x3 with stride 2. The authors' is not padded and rounds up; some ports pad by 1 and round down,
 which shifts every pooling window by one pixel up and to the left. Their weights reach their accuracy with it only."""
-
-
 Integration = Literal["standard", "pre", "post", "identity", "3x3"]
 
 
@@ -35,7 +33,7 @@ BlockChoice = SEBlock | Literal["default"] | None
 
 
 @dataclasses.dataclass(frozen=True)
-class Network:
+class NetworkRow:
     """A row of the registry."""
 
     name: str
@@ -63,15 +61,15 @@ _BOTTLENECK: tuple[Integration, ...] = ("standard", "pre", "post", "identity", "
 _DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 
-def _resnet(name: str, blocks: tuple[int, ...], source: str, *, has_se: bool = False, **changes: Any) -> Network:
+def _resnet(name: str, blocks: tuple[int, ...], source: str, *, has_se: bool = False, **changes: Any) -> NetworkRow:
     fields = {key: changes.pop(key) for key in ("image_size_px", "dropout") if key in changes}
     numbers = {"stem": (64,), "widths": (256, 512, 1024, 2048), "blocks": blocks, "groups": 1, "stride_in": "3x3"}
     stages = tuple(range(2, 2 + len(blocks)))
     pools: tuple[MaxPool, ...] = ("ceil", "padded")
-    return Network(name, "resnet", numbers | changes, source, has_se, stages, _BOTTLENECK, pools, **fields)
+    return NetworkRow(name, "resnet", numbers | changes, source, has_se, stages, _BOTTLENECK, pools, **fields)
 
 
-def _appendix() -> Iterator[Network]:
+def _appendix() -> Iterator[NetworkRow]:
     """Yield the networks that have the four changes of the paper's appendix."""
     changes: dict[str, Any] = {"stem": (64, 64, 128), "divisors": (2, 1), "projection_kernel": 3, "dropout": 0.2}
     yield _resnet(
@@ -87,7 +85,7 @@ def _appendix() -> Iterator[Network]:
     yield _resnet("senet_nano", (1, 2, 1), "SENet-154's blocks, small", has_se=True, **changes | small)
 
 
-def _plain() -> Iterator[Network]:
+def _plain() -> Iterator[NetworkRow]:
     """Yield the networks that the paper puts its block into."""
     for depth in (50, 101, 152):
         source = f"KaimingHe/deep-residual-networks, ResNet-{depth}; the authors' SE-ResNet-{depth}.prototxt"
@@ -101,7 +99,7 @@ def _plain() -> Iterator[Network]:
     yield _resnet("resnet_nano", (1, 2, 1), "ResNet's blocks, small", divisors=(4, 4), stride_in="1x1", **small)
 
 
-def _inceptions() -> Iterator[Network]:
+def _inceptions() -> Iterator[NetworkRow]:
     """Yield the Inception networks of Table 2."""
     modules = (
         ("3a", 64, (64, 64), (64, 96), "ave", 32),
@@ -117,7 +115,7 @@ def _inceptions() -> Iterator[Network]:
     )
     numbers: dict[str, Any] = {"stem": (64, 64, 192), "modules": modules}
     source = "the authors' SE-BN-Inception.prototxt"
-    yield Network("bn_inception", "bn_inception", numbers, source, stages=(3, 4, 5), size_multiple=32)
+    yield NetworkRow("bn_inception", "bn_inception", numbers, source, stages=(3, 4, 5), size_multiple=32)
     small = (
         ("3a", 8, (8, 8), (8, 12), "ave", 4),
         ("3c", 0, (8, 16), (8, 12), "max", 0),
@@ -125,7 +123,7 @@ def _inceptions() -> Iterator[Network]:
     )
     numbers = {"stem": (8, 8, 24), "modules": small}
     source = "BN-Inception's modules, small"
-    yield Network(
+    yield NetworkRow(
         "bn_inception_nano", "bn_inception", numbers, source, stages=(3, 5), image_size_px=32, size_multiple=32
     )
     for name, numbers, source, size in (
@@ -133,41 +131,41 @@ def _inceptions() -> Iterator[Network]:
         ("inception_resnet_nano", {"blocks": (1, 1, 1), "divisor": 8}, "Inception-ResNet-v2's blocks, small", 96),
     ):
         stages = (5, 6, 7)
-        yield Network(name, "inception_resnet", numbers, source, stages=stages, image_size_px=size, dropout=0.2)
+        yield NetworkRow(name, "inception_resnet", numbers, source, stages=stages, image_size_px=size, dropout=0.2)
 
 
-def _others() -> Iterator[Network]:
+def _others() -> Iterator[NetworkRow]:
     """Yield VGG-16 of Table 2 and the mobile networks of Table 3."""
     widths = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
     numbers: dict[str, Any] = {"stages": widths, "hidden": 4096, "side": 7}
     source = '"Very Deep Convolutional Networks", configuration D; the paper\'s section 5.1'
-    yield Network("vgg16_bn", "vgg", numbers, source, stages=(1, 2, 3, 4, 5), dropout=0.5)
+    yield NetworkRow("vgg16_bn", "vgg", numbers, source, stages=(1, 2, 3, 4, 5), dropout=0.5)
     numbers = {"stages": ((16, 16), (32, 32), (64,)), "hidden": 64, "side": 4}
-    yield Network("vgg_nano", "vgg", numbers, "VGG's layers, small", stages=(1, 2, 3), image_size_px=32, dropout=0.5)
+    yield NetworkRow("vgg_nano", "vgg", numbers, "VGG's layers, small", stages=(1, 2, 3), image_size_px=32, dropout=0.5)
     blocks = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))
     source = '"MobileNets", Table 1'
-    yield Network("mobilenet_v1", "mobilenet", {"stem": 32, "blocks": blocks}, source, stages=(1, 2, 3, 4, 5))
+    yield NetworkRow("mobilenet_v1", "mobilenet", {"stem": 32, "blocks": blocks}, source, stages=(1, 2, 3, 4, 5))
     numbers = {"stem": 16, "blocks": ((32, 1), (64, 2), (64, 1), (128, 2))}
-    yield Network(
+    yield NetworkRow(
         "mobilenet_nano", "mobilenet", numbers, "MobileNet's blocks, small", stages=(1, 2, 3), image_size_px=32
     )
     numbers = {"stem": 24, "groups": 3, "stages": ((240, 4), (480, 8), (960, 4))}
     source = '"ShuffleNet", Table 1; megvii-model/ShuffleNet-Series, ShuffleNetV1'
-    yield Network("shufflenet_v1_g3", "shufflenet", numbers, source, stages=(2, 3, 4))
+    yield NetworkRow("shufflenet_v1_g3", "shufflenet", numbers, source, stages=(2, 3, 4))
     numbers = {"stem": 24, "groups": 3, "stages": ((48, 2), (96, 2))}
-    yield Network(
+    yield NetworkRow(
         "shufflenet_nano", "shufflenet", numbers, "ShuffleNet's units, small", stages=(2, 3), image_size_px=32
     )
 
 
-def _rows() -> Iterator[Network]:
+def _rows() -> Iterator[NetworkRow]:
     yield from _appendix()
     for network in (*_plain(), *_inceptions(), *_others()):
         yield network
         yield dataclasses.replace(network, name=f"se_{network.name}", has_se=True)
 
 
-NETWORKS: Mapping[str, Network] = {network.name: network for network in _rows()}
+NETWORKS: Mapping[str, NetworkRow] = {network.name: network for network in _rows()}
 """The networks whose name ends in nano are for small images on a CPU."""
 
 
@@ -181,6 +179,10 @@ def block_of(name: str, se: BlockChoice) -> SEBlock | None:
 def spelled(name: str, se: BlockChoice) -> tuple[str, BlockChoice]:
     """Return the one spelling of a network: its name with or without `se_`, and the block unless the name says it."""
     block = block_of(name, se)
+    if block is not None and block.stages is not None:
+        stages = tuple(sorted(set(block.stages)))
+        block = dataclasses.replace(block, stages=None if stages == NETWORKS[name].stages else stages)
+        block = block if stages else None
     if (block is not None) != NETWORKS[name].has_se:
         name = _other_name(name) or name
     return name, "default" if block == block_of(name, "default") else block

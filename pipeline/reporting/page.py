@@ -87,7 +87,7 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
 def describe_run(record: RunRecord) -> str:
     """Describe the run in one sentence."""
     config, val = record.config, record.val
-    network: str = config.model.name
+    network: str = config.model.title
     if record.network is not None:
         network += f" ({record.network['parameters'] / 1e6:,.1f} M parameters)"
     plans = len(record.results["plans"])
@@ -111,7 +111,7 @@ def banner(record: RunRecord) -> str | None:
         )
     if not record.is_in_paper:
         return (
-            f"The network is {record.config.model.name}, as configured here: the paper has no numbers for it. "
+            f"The network is {record.config.model.title}: the paper has no numbers for it. "
             "The paper's tables are shown for reference, not for comparison."
         )
     return None

@@ -49,7 +49,7 @@ def _network(record: RunRecord) -> dict[str, Did]:
     block = "no block" if model.block is None else f"{model.block.reduction}"
     counted = f"{record.network['parameters'] / 1e6:.1f} M parameters" if record.network else f"{classes:,} classes"
     return {
-        "network": (f"{model.name}, {counted}", model.name == contest_network()),
+        "network": (f"{model.title}, {counted}", model.title == contest_network()),
         "reduction": (block, model.se == "default"),
         "dropout": (f"{model.dropped_share:g}", model.dropped_share == 0.2),
         "initialisation": ("He et al., normal, fan-in", True),

@@ -88,8 +88,7 @@ class RunRecord:
     @property
     def is_in_paper(self) -> bool:
         """Whether the paper has numbers for this network, with this block."""
-        model = self.config.model
-        return model.se == "default" and not model.stride_in_3x3 and has_errors(model.name)
+        return has_errors(self.config.model.title)
 
     @property
     def epochs(self) -> int:

@@ -55,7 +55,7 @@ class StageContext:
         """The process group. Imports torch at the first use."""
         from pipeline.ground.distributed import Collective
 
-        return Collective(self.ranks, self.config.resources.collective_timeout_seconds)
+        return Collective(self.ranks, self.config.resources.collective_timeout_seconds, self.stop)
 
     def images(self, split: str) -> ImageIndex:
         """Return the index of an input split, with the place of its images.

@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pipeline.ground.interpreter import SOURCE
+
 PROVENANCE = "provenance.json"
 """In a run directory: versions and machine of its last set-up, and the keys of its stages."""
 _PACKAGES = ("torch", "torchvision", "nvidia-dali-cuda130", "numpy", "pillow", "safetensors", "wandb")
@@ -28,7 +30,7 @@ def collect_provenance() -> dict[str, Any]:
         "packages": {name: _version(name) for name in _PACKAGES},
         # As typed: `sys.argv` has a file's path in place of `-m` and a module's name.
         "command": [Path(sys.orig_argv[0]).name, *sys.orig_argv[1:]],
-        "git": git_state(Path(__file__).parents[2]),
+        "git": git_state(SOURCE),
     }
 
 

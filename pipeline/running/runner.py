@@ -20,13 +20,17 @@ from pipeline.ground.errors import (
     EXIT_FAILED,
     EXIT_STOPPED,
     EXIT_USER_ERROR,
+    StartAbandoned,
+    StartFailed,
     StopRequested,
     TrainingDiverged,
     UserError,
 )
 from pipeline.ground.gc_pause import paused_gc
+from pipeline.ground.interpreter import SOURCE
+from pipeline.ground.printing import print_line
 from pipeline.ground.ranks import Ranks, read_ranks
-from pipeline.ground.stop import StopFlag, stop_with_parent
+from pipeline.ground.stop import StopFlag
 from pipeline.running.attempts import NOT_SAVED, Outcome, note_end, note_start
 from pipeline.running.context import StageContext, StageResult
 from pipeline.running.provenance import collect_provenance, git_state
@@ -49,8 +53,6 @@ def run_stage(name: str, config: Config, run: Path, stages: Sequence[Stage]) -> 
     ranks = read_ranks()
     stop = StopFlag()
     stop.install()
-    if "SENET154_LAUNCHER" in os.environ:
-        stop_with_parent()
     part: Part | None = None
     try:
         placed = place_stages(config, run, stages)
@@ -66,7 +68,8 @@ def run_stage(name: str, config: Config, run: Path, stages: Sequence[Stage]) -> 
         # The main rank reports that the part's folder was removed.
         is_first = ranks.is_main or part is None or part.directory.is_dir()
         # A refused attempt leaves no note in a directory in which another process works.
-        if part is not None and part.directory.is_dir() and not isinstance(error, DirectoryBusy):
+        has_outcome = not isinstance(error, DirectoryBusy | StartAbandoned)
+        if part is not None and part.directory.is_dir() and has_outcome:
             with contextlib.suppress(OSError):
                 is_first = note_end(part.directory, outcome)
         _explain(name, error, outcome, ranks, is_first)
@@ -163,7 +166,7 @@ def _tracked(
         inputs=inputs,
         run=run,
         name=run.absolute().name,
-        config={**config.model_dump(mode="json"), "git": git_state(Path(__file__).parents[2])},
+        config={**config.model_dump(mode="json"), "git": git_state(SOURCE)},
         trained_steps=max(steps, default=0),
         is_distributed=stage.is_distributed,
         checkpoint_seconds=None if newest is None else newest[1].about["seconds"],
@@ -207,12 +210,12 @@ def _explain(name: str, error: BaseException, outcome: Outcome, ranks: Ranks, is
     # A user's mistake can show before the main rank has recorded the start.
     if not is_first and not (isinstance(error, UserError) and ranks.is_main):
         return
-    is_known = isinstance(error, UserError | StopRequested | TrainingDiverged | KeyboardInterrupt)
+    is_known = isinstance(error, UserError | StartFailed | StopRequested | TrainingDiverged | KeyboardInterrupt)
     if not is_known and outcome.exit_code == EXIT_FAILED:
         traceback.print_exception(error)
-    print(f"{name}: {outcome.message}", file=sys.stderr, flush=True)
+    print_line(f"{name}: {outcome.message}", sys.stderr)
 
 
 def _say(ranks: Ranks, text: str) -> None:
     if ranks.is_main:
-        print(text, flush=True)
+        print_line(text)

@@ -21,6 +21,7 @@ from pipeline.data.loaders import build_train_loader
 from pipeline.data.order import StreamOrder
 from pipeline.ground.errors import EXIT_DONE
 from pipeline.ground.ranks import Ranks
+from pipeline.ground.stop import stop_with_parent
 from pipeline.models.claims import check_network, checked_size_px, meta_model
 from pipeline.networks.layers import Cost
 from pipeline.running.simulation import Network, Sharding, Simulation
@@ -109,6 +110,7 @@ def expected_index(num_images: int) -> ImageIndex:
 
 def main() -> int:
     """Answer the request on stdin. Returns the exit code of the contract."""
+    stop_with_parent()
     print(json.dumps(dataclasses.asdict(simulate(json.load(sys.stdin)))))
     return EXIT_DONE
 

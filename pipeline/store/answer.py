@@ -6,7 +6,8 @@ import os
 import sys
 from collections.abc import Callable
 
-from pipeline.ground.errors import EXIT_FAILED, EXIT_USER_ERROR, UserError
+from pipeline.ground.errors import EXIT_FAILED, EXIT_USER_ERROR, StartAbandoned, StartFailed, UserError
+from pipeline.ground.printing import print_line
 from pipeline.store.file import explain
 
 
@@ -19,8 +20,11 @@ def answered(command: Callable[[], int], prefix: str = "") -> int:
     try:
         return command()
     except UserError as error:
-        print(f"{prefix}{error}", file=sys.stderr)
+        print_line(f"{prefix}{error}", sys.stderr)
         return EXIT_USER_ERROR
+    except (StartAbandoned, StartFailed) as error:
+        print(error, file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_FAILED
     except BrokenPipeError:  # `... | head` has closed the pipe; Python would complain again when it closes stdout
@@ -29,5 +33,5 @@ def answered(command: Callable[[], int], prefix: str = "") -> int:
     except OSError as error:
         if (sentence := explain(error)) is None:
             raise
-        print(f"{prefix}{sentence}", file=sys.stderr)
+        print_line(f"{prefix}{sentence}", sys.stderr)
         return EXIT_USER_ERROR

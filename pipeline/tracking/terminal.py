@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from pipeline.ground.printing import printable
 from pipeline.tracking.events import Event
-from pipeline.tracking.wording import clock_time, describe, describe_training, printable, rate
+from pipeline.tracking.wording import clock_time, describe, describe_training, rate
 
 Clock = Callable[[], float]
 

@@ -16,11 +16,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO
 
 from pipeline.config.operations import TrackingConfig
 from pipeline.ground.errors import EXIT_DONE
+from pipeline.ground.interpreter import module_environment
 from pipeline.tracking.tracked import Tracked
 from pipeline.tracking.wandb_mode import Mode
 
@@ -32,7 +32,6 @@ CLOSE_SECONDS = 30.0
 """Longest wait for W&B at the end of a stage, without score files."""
 _UPLOAD_BYTES_PER_SECOND = 5e6
 """Lowest assumed rate of uploads of score files."""
-_SOURCE = Path(__file__).parents[2]
 
 Warn = Callable[[str], None]
 
@@ -83,10 +82,9 @@ class WandbMirror:
 
 
 def _start_process(*arguments: str) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(_SOURCE), os.environ.get("PYTHONPATH"))))
+    environment = {name: value for name, value in module_environment().items() if name != "WANDB_SERVICE"}
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "pipeline.tracking.wandb_process", *arguments],
+        [sys.executable, "-m", "pipeline.tracking.wandb_process", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -6,7 +6,8 @@ its own stage and of its inputs. `wandb.json` in the run directory records them.
 offline run is a torn file that nobody can upload; its folder is removed and all its events are sent again. Online,
 events that the client had not uploaded by then are missing from W&B (never from the journal).
 
-W&B is begun at the first event, or when the stage has ended well: a stage that fails before leaves nothing there.
+W&B is begun at the first event, or when the stage has ended well: a stage that fails before leaves nothing there. The
+results of prepare and build, which read no other stage, mean nothing alone: they come with the next one.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def _wait_for_news(tracked: Tracked, end: StageEnd) -> bool:
         if any(state.lacks(tracked.directory, event) for event in tail.read()):
             return True
         if has_ended:
-            return end.exit_code == 0
+            return end.exit_code == 0 and bool(tracked.inputs)
 
 
 def _mirror(settings: TrackingConfig, tracked: Tracked, mode: Mode, end: StageEnd) -> bool:
@@ -133,7 +134,7 @@ def _mirror(settings: TrackingConfig, tracked: Tracked, mode: Mode, end: StageEn
 def _start_again_offline(arguments: list[str], end: StageEnd, warnings: IO[str]) -> int:
     """Start anew in another process, since the client's service keeps trying to reach the server for this run."""
     os.environ.pop("WANDB_SERVICE", None)
-    command = [sys.executable, "-P", "-m", "pipeline.tracking.wandb_process", "offline", *arguments]
+    command = [sys.executable, "-m", "pipeline.tracking.wandb_process", "offline", *arguments]
     if end.words is None:
         return subprocess.call(command, stdin=end.pipe, stdout=warnings)
     return subprocess.run(command, input=end.words, stdout=warnings).returncode

@@ -68,12 +68,6 @@ def rough_time(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def printable(text: str, encoding: str) -> str:
-    """Escape everything in `text` that could control a terminal or that `encoding` cannot represent; newlines stay."""
-    escaped = "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
-    return escaped.encode(encoding, "backslashreplace").decode(encoding)
-
-
 def _errors(event: dict[str, Any]) -> list[str]:
     fields = [
         f"top-{k} error {event[f'top{k}_error_percent']:.2f} %" for k in (1, 5) if f"top{k}_error_percent" in event

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
+from pipeline.config.schema import Config
 from pipeline.ground.errors import UserError
+
+_FEWEST_IMAGES = 8
+"""From fewer, the batch norms' means and variances are mostly noise."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,14 +36,14 @@ def split_batch(global_batch: int, world_size: int, max_micro_batch: int) -> Bat
     """
     local_batch, rest = divmod(global_batch, world_size)
     if rest:
-        processes = [size for size in range(1, global_batch + 1) if global_batch % size == 0]
+        processes = _divisors(global_batch)
         batches = [size for size in (global_batch - rest, global_batch - rest + world_size) if size]
         raise UserError(
             f"train.global_batch: {global_batch} images cannot be shared equally by {world_size} processes "
             f"({global_batch} / {world_size} = {global_batch / world_size:g}); use {_nearest(processes, world_size)} "
             f"processes, or a global batch of {_nearest(batches, global_batch)}"
         )
-    micro_batch = max(size for size in range(1, min(local_batch, max_micro_batch) + 1) if local_batch % size == 0)
+    micro_batch = _divisors(local_batch, max_micro_batch)[-1]
     return BatchSplit(world_size, local_batch, micro_batch, local_batch // micro_batch)
 
 
@@ -49,6 +53,35 @@ def describe_batch(split: BatchSplit, lr: float) -> str:
     images = "1 image" if split.micro_batch == 1 else f"{split.micro_batch} images"
     steps = "1 accumulation step" if split.accumulation == 1 else f"{split.accumulation} accumulation steps"
     return f"global batch {split.global_batch} = {processes} x {images} x {steps}; lr {lr} is for the global batch"
+
+
+def warn_of_few_images(split: BatchSplit, config: Config) -> str | None:
+    """Return a warning with better numbers if the batch norms see too few images at a time, or None."""
+    sync_bn, max_micro_batch = config.execution.sync_bn, config.train.max_micro_batch
+    seen = split.micro_batch * (split.world_size if sync_bn else 1)
+    if seen >= _FEWEST_IMAGES:
+        return None
+    choices = []
+    if fitting := [size for size in _divisors(split.local_batch) if size >= _FEWEST_IMAGES]:
+        choices.append(f"train.max_micro_batch={' or '.join(map(str, fitting))}")
+    near = range(max(1, split.local_batch - _FEWEST_IMAGES), split.local_batch + _FEWEST_IMAGES + 1)
+    batches = [size * split.world_size for size in near if _divisors(size, max_micro_batch)[-1] >= _FEWEST_IMAGES]
+    if batches:
+        choices.append(f"train.global_batch={_nearest(batches, split.global_batch)}")
+    if not sync_bn and split.micro_batch * split.world_size >= _FEWEST_IMAGES:
+        choices.append("execution.sync_bn=true")
+    divisors = ", ".join(map(str, _divisors(split.local_batch)))
+    advice = ", or ".join(choices) or "a larger global batch"
+    return (
+        f"warning: the batch norms see {'1 image' if seen == 1 else f'{seen} images'} at a time, too few for a mean "
+        f"and a variance: the {split.local_batch} images of a process are divided into equal parts (divisors: "
+        f"{divisors}) of at most train.max_micro_batch={max_micro_batch}; choose {advice}"
+    )
+
+
+def _divisors(number: int, largest: int | None = None) -> list[int]:
+    """Return the divisors up to `largest`, in order."""
+    return [size for size in range(1, min(number, largest or number) + 1) if number % size == 0]
 
 
 def _nearest(fitting: list[int], wanted: int) -> str:

@@ -120,11 +120,12 @@ class Trainer:
         throughput = Throughput(self._split.global_batch)
         batches = iter(self._loader)
         try:
-            while not self._is_over():
-                loss = self._train_step(batches, throughput)
-                self._global_step += 1
-                self._after_step(loss, throughput)
-            self._save_to_the_end()
+            with self._stop.hangups():
+                while not self._is_over():
+                    loss = self._train_step(batches, throughput)
+                    self._global_step += 1
+                    self._after_step(loss, throughput)
+                self._save_to_the_end()
         finally:
             self._loader.close()
             self._saver.close()
@@ -170,7 +171,8 @@ class Trainer:
         if self._cadence.saves_after(step) or self._is_over():
             with throughput.paused():
                 self._save()
-        if self._collective.any(self._stop.is_set) and not self._is_over():
+        # The answer is that of the step before: nobody waits here for the slowest rank.
+        if self._collective.any_when_last_asked(self._stop.is_set) and not self._is_over():
             self._save_to_the_end()
             raise StopRequested(
                 f"stopped on request ({self._stop.reason or 'another process was asked'}) after step {step}, saved in "

@@ -141,7 +141,7 @@ def never_get_further(run: ClusterRun) -> WithoutProgress:
         if attempt == 1:
             run.cluster.command("scontrol", "requeue", job)
         else:
-            _stop_deaf_stage(run, "train")
+            stop_deaf_stage(run, "train")
         if attempt < 4:
             run.wait_for_restart("train", attempt)
     run.wait_for_state("train", "FAILED")
@@ -162,7 +162,7 @@ def never_get_further(run: ClusterRun) -> WithoutProgress:
     return WithoutProgress(run, log, status, endings, cancelled, log_of_cancelled, cancelled_job, submitted)
 
 
-def _stop_deaf_stage(run: ClusterRun, stage: str) -> None:
+def stop_deaf_stage(run: ClusterRun, stage: str) -> None:
     """Ask a hanging stage to stop, as before the end of its time, and end it: it saves nothing."""
     process, warnings = run.rank_zero(stage), run.log(stage).count("asked to stop")
     run.cluster.command("scancel", "--batch", "--signal=USR2", run.job_id(stage))

@@ -17,6 +17,14 @@ from tests.cluster import attempts
 from tests.cluster.preempted import Chronicle, interrupt_training
 from tests.cluster.runs import ClusterRun
 from tests.cluster.slurm import Cluster, why_unavailable
+from tests.cluster.submissions import (
+    Checked,
+    Nested,
+    check,
+    submit_from_a_task,
+    submit_with_failing_setup,
+    submit_without_environment,
+)
 from tests.images import write_image_folders
 from tests.processes import run_stage_to_end
 from tests.recipes import small_recipe
@@ -119,6 +127,10 @@ def futures(
         "evaluated": lambda: attempts.evaluate_file(new_run(prepared, nodes=2), prepared),
         "without_progress": lambda: attempts.never_get_further(new_run(prepared, python=hanging)),
         "tampered": lambda: attempts.tamper(new_run(python=hanging)),
+        "nested": lambda: submit_from_a_task(new_run(prepared, python=hanging, memory_gb=1)),
+        "failing_setup": lambda: submit_with_failing_setup(new_run(prepared, setup=["module load cuda/99"])),
+        "checked": lambda: check(new_run(nodes=2, tasks=2)),
+        "without_environment": lambda: submit_without_environment(new_run(prepared, python=hanging)),
     }
     wanted = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
     with concurrent.futures.ThreadPoolExecutor(_PARALLEL) as pool:
@@ -158,6 +170,30 @@ def evaluated(futures: Futures) -> ClusterRun:
 @pytest.fixture(scope="session")
 def without_progress(futures: Futures) -> attempts.WithoutProgress:
     result: attempts.WithoutProgress = futures["without_progress"].result()
+    return result
+
+
+@pytest.fixture(scope="session")
+def nested(futures: Futures) -> Nested:
+    result: Nested = futures["nested"].result()
+    return result
+
+
+@pytest.fixture(scope="session")
+def checked(futures: Futures) -> Checked:
+    result: Checked = futures["checked"].result()
+    return result
+
+
+@pytest.fixture(scope="session")
+def failing_setup(futures: Futures) -> ClusterRun:
+    result: ClusterRun = futures["failing_setup"].result()
+    return result
+
+
+@pytest.fixture(scope="session")
+def without_environment(futures: Futures) -> str:
+    result: str = futures["without_environment"].result()
     return result
 
 

@@ -222,10 +222,10 @@ def _placed(directory: Path, config: str) -> Mapping[str, PlacedStage]:
     return place_stages(read_run_config(directory), directory, STAGES)
 
 
-def profile(nodes: int = 1, tasks: int = 1, **keys: Any) -> dict[str, Any]:
+def profile(nodes: int = 1, tasks: int = 1, memory_gb: int | None = None, **keys: Any) -> dict[str, Any]:
     """A profile for the test's Slurm: training has `nodes` nodes of `tasks` processes, evaluation one on each."""
     shapes = {
-        "train": {"nodes": nodes, "tasks_per_node": tasks, "minutes": 60},
+        "train": {"nodes": nodes, "tasks_per_node": tasks, "memory_gb": memory_gb, "minutes": 60},
         "evaluate": {"nodes": nodes, "minutes": 60},
     }
     return {"warning_seconds": 30, "partition": "main", **keys, "stages": shapes}

@@ -16,7 +16,7 @@ from pipeline.running.stage import parts_of, place_stages
 from stages import STAGES
 from tests.conftest import REPOSITORY
 
-RECIPES = sorted((REPOSITORY / "configs").glob("*.yaml"))
+RECIPES = sorted((REPOSITORY / "configs").rglob("*.yaml"))
 
 
 def stage_keys() -> str:

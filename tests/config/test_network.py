@@ -37,6 +37,9 @@ def model_identity(*overrides: str) -> dict[str, Any]:
         (["name=resnet_nano", "se=null"], "resnet_nano", "default"),
         (["name=senet_nano", "se=null"], "senet_nano", None),
         (["name=senet_nano", "se.reduction=16"], "senet_nano", "default"),
+        (["name=se_resnet_nano", "se.stages=[]"], "resnet_nano", "default"),
+        (["name=se_resnet_nano", "se.stages=[4, 3, 2]"], "se_resnet_nano", "default"),
+        (["name=se_resnet_nano", "se.stages=[3, 2]"], "se_resnet_nano", SEConfig(stages=(2, 3))),
     ],
 )
 def test_a_network_has_one_spelling(given: list[str], name: str, se: object) -> None:
@@ -47,7 +50,7 @@ def test_a_network_has_one_spelling(given: list[str], name: str, se: object) -> 
 def test_the_same_network_has_the_same_identity_and_another_block_another() -> None:
     assert model_identity("name=resnet_nano", "se.reduction=16") == model_identity("name=se_resnet_nano")
     assert model_identity("name=se_resnet_nano", "se=null") == model_identity("name=resnet_nano")
-    variants = ["se.reduction=4", "se.bias=false", "se.stages=[2]", "se.stages=[]", "se=null", "se=default"]
+    variants = ["se.reduction=4", "se.bias=false", "se.stages=[2]", "se=null", "se=default"]
     found = [model_identity("name=se_resnet_nano", variant) for variant in variants]
     assert all(one != other for number, one in enumerate(found) for other in found[:number])
 
@@ -121,6 +124,15 @@ def test_an_override_that_the_name_says_is_told_as_given() -> None:
         "model.name = se_resnet_nano",
         "model.se.reduction = 16",
     ]
+
+
+def test_a_title_says_what_the_name_does_not() -> None:
+    assert model("name=se_resnet_nano").title == "se_resnet_nano"
+    assert model("name=resnet_nano", "se={reduction: 4, bias: false}").title == (
+        "se_resnet_nano (reduction 4, bias false)"
+    )
+    assert model("name=senet_nano", "se=null").title == "senet_nano (no block)"
+    assert model("name=resnet_nano", "stride_in_3x3=true").title == "resnet_nano (stride in the 3x3)"
 
 
 def test_the_recipe_s_block_is_the_network_s() -> None:

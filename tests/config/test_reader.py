@@ -13,6 +13,7 @@ from pipeline.config.problems import validated
 from pipeline.config.reader import config_differences, load_config, read_run_config, write_run_config
 from pipeline.config.section import Section
 from pipeline.ground.errors import UserError
+from tests.config.pinned import RECIPES
 from tests.config.written import SMALL, mistakes
 
 REPOSITORY = Path(__file__).parents[2]
@@ -315,9 +316,9 @@ def test_unreadable_recipe_is_refused(write):
     assert mistakes(Path("loop.yaml")) == ["loop.yaml: too many levels of symbolic links"]
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in (REPOSITORY / "configs").glob("*.yaml")))
-def test_run_config_is_read_back_as_it_was(tmp_path, name):
-    config = load_config(REPOSITORY / "configs" / name)
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_run_config_is_read_back_as_it_was(tmp_path, path):
+    config = load_config(path)
     write_run_config(tmp_path / "run", config)
     assert read_run_config(tmp_path / "run") == config
 

@@ -8,6 +8,9 @@ import re
 import pytest
 
 from pipeline.config.reader import config_differences, load_config
+from pipeline.networks.layers import Cost, layer_table
+from pipeline.networks.registry import NETWORKS
+from pipeline.paper.statements import read_paper
 from tests.config.pinned import PINNED, RECIPES
 from tests.conftest import REPOSITORY
 
@@ -27,7 +30,7 @@ def test_recipe_opens_with_source_hardware_time_expectation_and_command(path):
     assert all(line.startswith("#") for line in header.splitlines())
     for word in ("Source", "Hardware", "Time", "Expected", "Command"):
         assert re.search(rf"^# {word} +\S", header, re.MULTILINE), word
-    assert f"python -m launch run configs/{path.name}" in header
+    assert f"python -m launch run {path.relative_to(REPOSITORY)}" in header
 
 
 @pytest.mark.parametrize("name", PINNED)
@@ -88,3 +91,20 @@ def test_demo_evaluates_what_the_contest_did_at_its_own_size():
     assert len({group.resize_px for group in crops}) == 3
     assert {group.mirror for group in crops} == {True, False}
     assert {len(group.positions) for group in crops} == {1, 5}
+
+
+@pytest.mark.parametrize("table", ["table2", "table3"])
+def test_each_network_of_a_table_has_a_recipe_with_the_paper_s_batch_rate_and_schedule(table):
+    networks = [name for row in read_paper()[table]["rows"] for name in row if name in NETWORKS]
+    assert len(networks) == {"table2": 16, "table3": 4}[table]
+    for name in networks:
+        config = load_config(REPOSITORY / "configs" / "paper" / f"{table}_{name}.yaml")
+        assert config.model.name == name
+        found = (config.train.global_batch, config.optim.lr, config.schedule.kind, config.train.epochs)
+        assert found == {"table2": (1024, 0.6, "step", 100), "table3": (256, 0.1, "plateau", 400)}[table]
+        assert config.train.global_batch == config.resources.processes * config.train.max_micro_batch
+        cost = Cost.of(layer_table(name))
+        assert config.model.expect.parameters == cost.parameters
+        assert config.model.expect.gmacs == pytest.approx(cost.macs / 1e9, abs=5e-5)
+        (crop,) = config.train.validation.crops
+        assert (crop.resize_px, crop.crop_px) == ((352, 299) if "inception_resnet" in name else (256, 224))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from launch.__main__ import main
 from pipeline.data.ilsvrc import Ilsvrc, Synset, digest_ids, read_ilsvrc2012
 from pipeline.evaluation.contest import (
     FlatErrors,
@@ -99,6 +100,18 @@ def test_five_sorted_predictions_a_line_are_no_boxes(tmp_path: Path) -> None:
     path = write(tmp_path / "predictions.txt", *(" ".join(map(str, sorted(row))) for row in good_ids().tolist()))
     assert read_predictions(path, None).form == "2012"
     assert read_predictions(write(tmp_path / "boxed.txt", "7 1 1 500 375", "7 1 1 1600 1200"), None).form == "2014"
+
+
+def test_a_file_that_makes_sense_in_both_forms_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One prediction a line with a box in an image of fewer than 1000 pixels, or five sorted predictions."""
+    path = write(tmp_path / "predictions.txt", "7 1 1 500 375", "9 10 20 330 500")
+    truth = write(tmp_path / "truth.txt", "7", "9")
+    warning = "can be read in both forms: five ids a line, or one id with a box; say which it is with --form 2012 or"
+    assert main(["score", str(path), "--truth", str(truth)]) == 0
+    assert warning in capsys.readouterr().err
+    for form in ("2012", "2014"):
+        assert main(["score", str(path), "--truth", str(truth), "--form", form]) == 0
+        assert warning not in capsys.readouterr().err
 
 
 def test_a_file_of_the_older_form_read_as_the_newer_one_is_one_prediction_a_line(tmp_path: Path) -> None:

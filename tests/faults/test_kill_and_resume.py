@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline.config.reader import write_run_config
-from pipeline.running.attempts import read_outcome
+from pipeline.running.attempts import read_attempts, read_outcome
 from pipeline.running.stage import PlacedStage, parts_of, place_stages
 from pipeline.store.seal import SEAL, read_seal, verify_files
 from pipeline.tracking.events import read_events
@@ -148,6 +148,23 @@ def wait_for_step(directory: Path, step: int, deadline: float = 60) -> None:
     while not any(event["global_step"] >= step for event in read_events(directory, "train")):
         assert time.monotonic() < end, f"no step {step} in {directory}"
         time.sleep(0.005)
+
+
+def test_a_process_whose_peer_never_comes_ends_at_sigterm_and_leaves_the_outcome_to_its_launcher(
+    images: Path, tmp_path: Path
+) -> None:
+    """srun sends SIGTERM to the others when one process was killed; they must not call that a stop."""
+    run = tmp_path / "run"
+    train = start_run(run, images, 2)["train"].directory
+    for stage in ("prepare", "build"):
+        run_stage_to_end(run, stage)
+    (alone,) = start_stage(run, "train", 2, ranks=[0])
+    while not read_attempts(train):
+        assert alone.is_alive()
+        time.sleep(0.005)
+    alone.terminate()
+    assert finish([alone]) == [0]
+    assert read_outcome(train) is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])

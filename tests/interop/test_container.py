@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -38,5 +41,10 @@ def test_what_is_known_to_be_something_else_is_named(tmp_path, content, message)
 def test_what_cannot_be_read_is_named(tmp_path):
     with pytest.raises(UserError, match=r"none: cannot be read \(No such file or directory\)"):
         recognise(tmp_path / "none")
-    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\)"):
-        recognise(tmp_path)
+
+
+def test_what_is_no_file_is_refused_unread(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(UserError, match=rf"^{path}: must be a file \(given a folder, a pipe or a device\)$"):
+            recognise(path)

@@ -111,7 +111,7 @@ def test_a_caffe_network_gives_our_scores_with_what_is_exported(name, tmp_path):
         (
             {"model": "se_resnet_nano", "se": '{"integration": "post"}'},
             "cadene",
-            "has no se_resnet_nano with another block than the paper's (model.se); these can be exported as onnx",
+            "has no se_resnet_nano (integration post); these can be exported as onnx",
         ),
         (
             {"model": "se_resnet_nano"},
@@ -119,6 +119,11 @@ def test_a_caffe_network_gives_our_scores_with_what_is_exported(name, tmp_path):
             "has no se_resnet_nano; these can be exported as cadene, caffe, onnx",
         ),
         ({"model": "mobilenet_nano"}, "timm", "has no mobilenet_nano; these can be exported as onnx"),
+        (
+            {"model": "se_bn_inception_nano"},
+            "cadene",
+            "has no se_bn_inception_nano; these can be exported as caffe, onnx",
+        ),
     ],
 )
 def test_a_network_that_would_compute_something_else_is_not_exported_to(metadata, layout, message, tmp_path):

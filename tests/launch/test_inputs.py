@@ -80,21 +80,24 @@ def test_weights_of_another_network_are_refused_before_a_stage_starts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("metadata", "added"),
+    ("metadata", "title", "added"),
     [
-        ({"stride_in_3x3": "true"}, "model.stride_in_3x3=true"),
-        ({"se": '{"reduction": 4}'}, "model.name=se_resnet_nano 'model.se={\"reduction\": 4}'"),
+        ({"stride_in_3x3": "true"}, "resnet_nano (stride in the 3x3)", "model.stride_in_3x3=true"),
+        (
+            {"se": '{"reduction": 4}'},
+            "se_resnet_nano (reduction 4)",
+            "model.name=se_resnet_nano 'model.se={\"reduction\": 4}'",
+        ),
     ],
 )
-def test_weights_of_a_network_of_the_same_tensors_or_another_block_are_refused(tmp_path, metadata, added):
+def test_weights_of_a_network_of_the_same_tensors_or_another_block_are_refused(tmp_path, metadata, title, added):
     name = "se_resnet_nano" if "se" in metadata else "resnet_nano"
     save_weights(weights := tmp_path / "w.safetensors", {}, {"model": name, **metadata})
     config = small_recipe(tmp_path, model={"name": "resnet_nano"}, evaluate={"weights": str(weights)})
     with pytest.raises(UserError) as raised:
         check(config, tmp_path / "run")
-    network = "another resnet_nano" if name == "resnet_nano" else name
     assert (
-        f"evaluate.weights: {weights} has weights of {network} (the recipe's network: resnet_nano); to take their "
+        f"evaluate.weights: {weights} has weights of {title} (the recipe's network: resnet_nano); to take their "
         f"network add {added}"
     ) in str(raised.value).splitlines()
 

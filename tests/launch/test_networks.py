@@ -23,7 +23,7 @@ def test_a_row_has_costs_the_paper_s_figures_the_deviation_and_the_paper_s_error
         "ours": "-0.49 %",
         "paper's parameters": "4.7 M",
         "errors": "25.3 / 7.7",
-        "recipe": "",
+        "recipe": "configs/paper/table3_se_mobilenet_v1.yaml",
     }
     assert ROWS["inception_resnet_v2"]["ours"] == "+11.96 %"
     assert ROWS["senet154"]["errors"] == "18.68 / 4.47"

@@ -22,7 +22,8 @@ from tests.sealed import seal_part
 
 CONFIGS = REPOSITORY / "configs"
 BUILD_APEX = (
-    "build it from a checkout of https://github.com/NVIDIA/apex with bash launch/install_apex.sh PATH_TO_APEX_SOURCE"
+    "build it from a checkout of https://github.com/NVIDIA/apex with "
+    f"bash {REPOSITORY}/launch/install_apex.sh PATH_TO_APEX_SOURCE"
 )
 
 
@@ -56,6 +57,7 @@ def test_plan_of_the_winning_recipe_has_its_numbers(capsys, tmp_path):
         "0.001 from epoch 90; 100 epochs in all"
     )
     # 12 bytes x 115,088,984 parameters; 4 x (2 x 115,088,984 + 247,552) bytes
+    assert rows["network"] == "senet154: 115,088,984 parameters, 20.69 GMAC an image"
     assert "1.38 GB for weights, gradients and momentum" in rows["memory"]
     assert "activations of 32 images (bfloat16)" in rows["memory"]
     assert rows["checkpoint"] == (
@@ -66,6 +68,13 @@ def test_plan_of_the_winning_recipe_has_its_numbers(capsys, tmp_path):
     assert rows[str(CONFIGS / "senet154_ilsvrc2017.yaml")] == f"in {run}", "a long path is cut off"
     assert rows["train"].startswith("waiting")
     assert rows["train"].endswith("for prepare, build")
+
+
+def test_a_batch_that_falls_into_single_images_is_warned_of(capsys, tmp_path):
+    assert print_plan(CONFIGS / "demo.yaml", ["global_batch=127"], tmp_path) == 0
+    assert "warning: the batch norms see 1 image at a time" in capsys.readouterr().out
+    assert print_plan(CONFIGS / "demo.yaml", [], tmp_path) == 0
+    assert "warning" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -234,3 +243,12 @@ def test_schedule_in_one_line(tmp_path, schedule, expected):
 def test_overrides_are_told_in_full_before_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     print_plan(CONFIGS / "demo.yaml", ["epochs=90", "lr=0.1"], tmp_path / "run")
     assert capsys.readouterr().out.startswith("train.epochs = 90\noptim.lr = 0.1\n")
+
+
+def test_plan_says_that_another_block_is_reckoned_like_the_paper_s(capsys, tmp_path):
+    overrides = ["model.name=resnet_nano", "model.se.reduction=4", "dropout=null"]
+    rows = plan_rows(capsys, CONFIGS / "demo.yaml", overrides, tmp_path)
+    assert rows["network"] == (
+        "se_resnet_nano (reduction 4): 160,766 parameters, 0.001945 GMAC an image by the layer table of "
+        "se_resnet_nano, as are memory and checkpoints; --simulate counts this one"
+    )

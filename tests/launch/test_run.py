@@ -181,6 +181,24 @@ def test_a_stage_whose_directory_is_deleted_ends_with_2_and_one_sentence(recipe,
     assert f"{train.directory}: this folder was removed while the stage ran" in err
 
 
+def test_a_killed_launcher_takes_its_stage_with_it_while_it_starts(recipe, run):
+    train = placed(recipe, run)["train"]
+    process = start("run", recipe, "processes=2", "--run", run, "--only", "train")
+    stage: list[Path] = []
+
+    def is_starting() -> bool:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        stage[:] = [
+            Path("/proc", child) for child in children if "torchrun" in Path("/proc", child, "cmdline").read_text()
+        ]
+        return bool(stage)
+
+    wait_until(is_starting, process)
+    process.kill()
+    wait_until(lambda: not stage[0].exists())
+    assert not train.directory.exists()
+
+
 def test_a_killed_launcher_takes_its_stage_with_it_and_the_work_is_saved(recipe, run):
     train = placed(recipe, run)["train"]
     process = start("run", recipe, "processes=2", "--run", run, "--only", "train")
@@ -299,3 +317,11 @@ def test_mistakes_of_the_user_end_with_2_and_a_message(arguments, message, capsy
     assert message in captured.err
     assert "Traceback" not in captured.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_that_falls_into_single_images_is_warned_of_before_anything_is_done(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("launch.run._run_stage", lambda *_: 1)
+    assert main(["run", str(REPOSITORY / "configs" / "demo.yaml"), "global_batch=127", "--run", str(tmp_path)]) == 1
+    before, started, _ = capsys.readouterr().out.partition("[1/7] prepare")
+    assert started
+    assert "warning: the batch norms see 1 image at a time" in before

@@ -32,7 +32,7 @@ def test_a_child_converts_whatever_the_file_is_called(capfd, tmp_path):
 @pytest.mark.parametrize(("code", "expected"), [(0, 0), (2, 2), (1, 1), (-9, 1)])
 def test_the_child_s_exit_code_is_the_command_s(monkeypatch, tmp_path, code, expected):
     ended = subprocess.CompletedProcess([], code)
-    monkeypatch.setattr(subprocess, "run", lambda command: ended)
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: ended)
     assert convert_weights("import", tmp_path, tmp_path, None) == expected
 
 
@@ -42,6 +42,15 @@ def test_a_wrong_command_ends_with_2_and_one_message(capsys, tmp_path):
     out.touch()
     assert exchange(["import", str(tmp_path / "w.pth"), str(out)]) == 2
     assert capsys.readouterr().err == f"{out}: is there already; remove it or choose another name\n"
+
+
+def test_a_name_in_a_file_cannot_steer_the_terminal(capfd, tmp_path):
+    state = create_model("senet_nano", 10).state_dict()
+    torch.save({**state, "\x1b]0;title\x07\x1b[2Jlayer1": torch.zeros(1)}, tmp_path / "w.pth")
+    assert main(["weights", "import", str(tmp_path / "w.pth"), str(tmp_path / "w.safetensors")]) == 2
+    shown = capfd.readouterr().err
+    assert "1 of 126 tensors unexpected: \\x1b]0;title\\x07\\x1b[2Jlayer1" in shown
+    assert all(char.isprintable() or char == "\n" for char in shown)
 
 
 def test_what_was_found_and_what_differs_is_said(capsys, tmp_path):

@@ -11,6 +11,8 @@ from torch import nn
 
 from pipeline.engines.compilation import compile_blocks
 from pipeline.engines.cuda_graphs import split
+from pipeline.evaluation.inference import with_sliding_crops
+from pipeline.ground.errors import UserError
 from pipeline.models import create_model
 from pipeline.models.batch_norm import fold_batch_norms, freeze_batch_norms
 from pipeline.models.network import HEAD, Block, Network
@@ -138,3 +140,13 @@ def test_dropout_is_the_recipe_s_or_the_network_s_own() -> None:
     assert shares("resnet_nano") == {0.0}
     assert shares("senet_nano") == {0.2}
     assert shares("mobilenet_nano", dropout=0.3) == {0.3}
+
+
+def test_a_pooling_that_a_network_has_not_is_refused() -> None:
+    with pytest.raises(UserError, match="max_pool: mobilenet_nano has no pooling that could be padded"):
+        create_model("mobilenet_nano", 5, max_pool="padded")
+
+
+def test_windows_of_the_last_map_need_a_network_that_averages_it() -> None:
+    with pytest.raises(UserError, match="crop plan: dense: sliding: this network does not average its last map"):
+        with_sliding_crops(create_model("vgg_nano", 5))

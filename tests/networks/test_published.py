@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from pipeline.models import create_model
 from pipeline.models.tracing import trace_layers
+from pipeline.networks.authors_table import prototxt_name
 from pipeline.networks.layers import Cost, Layer, layer_table
 from pipeline.networks.registry import NETWORKS, SEBlock
 from tests.networks.interpreter import execute
@@ -67,6 +69,15 @@ def traced(name: str, **se: Any) -> tuple[Layer, ...]:
     return trace_layers(model, NETWORKS[name].image_size_px)
 
 
+@pytest.fixture
+def facts(shared_data: Path) -> Path:
+    """The folder of the layer tables, beside that of the real data."""
+    folder = shared_data.parent / "facts" / "layers"
+    if not folder.is_dir():
+        pytest.skip(f"the layer tables are not in {folder}")
+    return folder
+
+
 @pytest.mark.parametrize("name", TOTALS)
 def test_totals_are_the_published_ones(name: str) -> None:
     cost = Cost.of(layer_table(name))
@@ -94,13 +105,10 @@ def test_with_the_stride_in_the_3x3_the_multiply_adds_are_torchvision_s() -> Non
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_every_layer_is_that_of_the_published_table(table: str, shared_data: Path) -> None:
+def test_every_layer_is_that_of_the_published_table(table: str, facts: Path) -> None:
     """In order, with inputs and outputs by name."""
-    folder = shared_data.parent / "facts" / "layers"
-    if not folder.is_dir():
-        pytest.skip(f"the layer tables are not in {folder}")
     name, se = TABLES[table]
-    published, ours = list(read_published(folder, table)), list(traced(name, **se))
+    published, ours = list(read_published(facts, table)), list(traced(name, **se))
     assert [layer.name for layer in ours] == [layer.name for layer in published]
     for layer, row in zip(ours, published, strict=True):
         # A sum, and a map times its gates, are the same in either order.
@@ -148,3 +156,15 @@ def test_outputs_are_those_of_the_table_executed_with_the_same_weights(name: str
     found, expected = model(images).detach(), execute(layers, model.state_dict(), images, eps)
     assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
     assert expected.std() > 0.01
+
+
+RELEASED = ("SE-ResNet-50", "SE-ResNet-152", "SE-ResNeXt-50-32x4d", "SE-BN-Inception")
+"""Networks whose prototxts the authors published."""
+
+
+@pytest.mark.parametrize("table", RELEASED)
+def test_prototxt_names_are_the_published_ones(table: str, facts: Path) -> None:
+    with (facts / f"{table}.csv").open(newline="") as file:
+        theirs = [row["name"] for row in csv.DictReader(file) if row["kind"] in ("conv", "fc")]
+    ours = [prototxt_name(row) for row in layer_table(TABLES[table][0]) if row.kind in ("conv", "fc")]
+    assert ours == theirs

@@ -92,13 +92,15 @@ def test_a_run_has_its_name_config_and_metrics(run: Path) -> None:
 def run_of_all_stages(run: Path, mode: Mode) -> list[str]:
     """prepare, two attempts of train, freeze_bn and evaluate, one after the other. Returns the warnings."""
     warnings: list[str] = []
+    done: dict[str, Path] = {}
 
     def attempt(part: str, work: Callable[[Tracked], None], metrics: dict[str, Any] | None) -> None:
-        stage = tracked(run, part, trained_steps=5)
+        stage = tracked(run, part, trained_steps=5, inputs=dict(done))
         mirror = WandbMirror(SETTINGS, stage, mode, warnings.append)
         work(stage)
         if metrics is not None:
             seal(stage, metrics)
+            done[part] = stage.directory
         mirror.close(75 if metrics is None else 0)
 
     attempt("prepare-val", lambda stage: None, {"images": 9})
@@ -114,7 +116,7 @@ def test_all_stages_of_a_run_directory_are_one_run_which_the_command_that_is_tol
 ) -> None:
     assert run_of_all_stages(run, "offline") == []
     pieces = fragments(run)
-    assert len(pieces) == 5
+    assert len(pieces) == 4, "prepare has none of its own"
     described = [read_run(path) for path in pieces]
     assert {piece.run_id for piece in described} == {state_of(run)["id"]}
     assert {piece.display_name for piece in described} == {"small"}
@@ -169,6 +171,19 @@ def test_a_stage_that_fails_before_its_first_event_leaves_nothing(run: Path) -> 
     WandbMirror(SETTINGS, tracked(run, "prepare-train"), "offline", warnings.append).close(2)
     assert warnings == []
     assert sorted(path.name for path in run.iterdir()) == ["prepare-train-0123456789"]
+
+
+def test_a_part_of_prepare_that_is_done_leaves_nothing_before_another_stage_reads_it(run: Path) -> None:
+    """Or a `prepare` whose other part fails would leave a run with the number of its images to upload."""
+    warnings: list[str] = []
+    part = tracked(run, "prepare-train")
+    mirror = WandbMirror(SETTINGS, part, "offline", warnings.append)
+    seal(part, {"images": 9})
+    mirror.close(0)
+    assert warnings == []
+    assert sorted(path.name for path in run.iterdir()) == ["prepare-train-0123456789"]
+    live(tracked(run, inputs={"prepare-train": part.directory}), range(1, 2))
+    assert read_summary(fragments(run)[0])["prepare/train/images"] == 9
 
 
 def test_the_id_is_kept_and_replayed_steps_are_not_sent_again(run: Path) -> None:
@@ -406,7 +421,7 @@ def test_without_the_client_there_is_one_warning(run: Path, tmp_path: Path, monk
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "wandb.py").write_text("raise ImportError('no such luck')")
-    monkeypatch.setattr(mirror_module, "_SOURCE", f"{broken}{os.pathsep}{REPOSITORY}")
+    monkeypatch.setenv("PYTHONPATH", str(broken))
     attempt = live(tracked(run), range(1, 4))
     (warning,) = attempt.warnings
     assert "Weights & Biases gets no copy of this stage (ImportError: no such luck)" in warning

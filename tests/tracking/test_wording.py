@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.tracking.wording import clock_time, describe, duration, printable, rate, rough_time
+from pipeline.tracking.wording import clock_time, describe, duration, rate, rough_time
 
 
 @pytest.mark.parametrize(
@@ -53,15 +53,6 @@ def test_short_durations_have_a_decimal() -> None:
 
 def test_rates_have_decimals_only_where_they_are_small() -> None:
     assert (rate(1412.3, "image"), rate(0.5, "step")) == ("1,412 images/s", "0.50 steps/s")
-
-
-def test_nothing_in_a_text_can_steer_the_terminal() -> None:
-    assert printable("a\x1b[31m\r\x07b\nc", "utf-8") == "a\\x1b[31m\\r\\x07b\nc"
-
-
-def test_what_an_encoding_or_unicode_cannot_say_is_escaped() -> None:
-    assert printable("± \udcff", "ascii") == "\\xb1 \\udcff"
-    assert printable("± \udcff", "utf-8") == "± \\udcff"
 
 
 @pytest.mark.parametrize(

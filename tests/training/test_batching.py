@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pipeline.ground.errors import UserError
-from pipeline.training.batching import BatchSplit, describe_batch, split_batch
+from pipeline.training.batching import BatchSplit, describe_batch, split_batch, warn_of_few_images
+from tests.recipes import small_recipe
 
 
 @pytest.mark.parametrize(
@@ -55,3 +58,31 @@ def test_more_processes_than_images_are_refused() -> None:
 )
 def test_description_spells_the_expansion_out(split: BatchSplit, expected: str) -> None:
     assert describe_batch(split, 1.0) == f"{expected} is for the global batch"
+
+
+@pytest.mark.parametrize(
+    ("global_batch", "world_size", "max_micro_batch", "sync_bn", "seen", "choice"),
+    [
+        (127, 1, 64, False, "1 image", "train.max_micro_batch=127, or train.global_batch=126 or 128"),
+        (254, 2, 64, False, "1 image", "train.max_micro_batch=127, or train.global_batch=252 or 256"),
+        (64, 1, 4, False, "4 images", "train.max_micro_batch=8 or 16 or 32 or 64"),
+        (64, 16, 64, False, "4 images", "train.global_batch=128, or execution.sync_bn=true"),
+        (7, 1, 4, False, "1 image", "a larger global batch"),
+        (6, 2, 64, True, "6 images", "train.global_batch=16"),
+    ],
+)
+def test_too_few_images_for_the_batch_norms_are_warned_of_with_numbers_that_do(
+    global_batch: int, world_size: int, max_micro_batch: int, sync_bn: bool, seen: str, choice: str
+) -> None:
+    train = {"global_batch": global_batch, "max_micro_batch": max_micro_batch}
+    config = small_recipe(Path("images"), train=train, execution={"sync_bn": sync_bn})
+    warning = warn_of_few_images(split_batch(global_batch, world_size, max_micro_batch), config)
+    assert warning is not None
+    assert warning.startswith(f"warning: the batch norms see {seen} at a time, too few for a mean and a variance: ")
+    assert warning.endswith(f"; choose {choice}")
+
+
+@pytest.mark.parametrize(("world_size", "sync_bn"), [(1, False), (8, False), (16, True)])
+def test_eight_images_are_enough(world_size: int, sync_bn: bool) -> None:
+    config = small_recipe(Path("images"), train={"global_batch": 64}, execution={"sync_bn": sync_bn})
+    assert warn_of_few_images(split_batch(64, world_size, 8), config) is None

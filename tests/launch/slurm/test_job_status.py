@@ -71,6 +71,13 @@ SILENT = JobAttempt("11", 1, 2.0, "1: step-7")
             "job 11 ended as TIMEOUT (TimeLimit)\nits process ended without a word",
         ),
         (WAITING, QueuedJob("11", "CANCELLED"), [], "to run", "job 11 ended as CANCELLED"),
+        (
+            WAITING,
+            QueuedJob("11", "FAILED", reason="NonZeroExitCode"),
+            [],
+            "failed",
+            f"job 11 ended as FAILED (NonZeroExitCode); {RECORD.log} says why",
+        ),
         (WAITING, None, [], "to run", "job 11 is no longer known to SLURM"),
         (StageState("done", "at noon"), QueuedJob("11", "COMPLETING", "n1"), [FIRST], "done", "at noon"),
     ],

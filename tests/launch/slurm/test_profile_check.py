@@ -40,6 +40,12 @@ def test_what_fits_is_said_with_the_numbers(tmp_path):
     assert len(notes) == 2
 
 
+def test_a_batch_that_falls_into_single_images_is_warned_of(tmp_path):
+    notes = check(recipe("global_batch=127"), profile(), tmp_path)
+    assert notes[1].startswith("train: warning: the batch norms see 1 image at a time")
+    assert [note for note in notes if "warning" in note] == notes[1:2]
+
+
 @pytest.mark.parametrize(
     ("overrides", "shapes", "message"),
     [

@@ -36,9 +36,9 @@ def train(place: Callable[[str], PlacedStage]) -> PlacedStage:
     return place("train")
 
 
-def ask(moment: str, stage: PlacedStage, *options: str, restart: int = 0, **variables: str) -> int:
-    environment = {"SLURM_JOB_ID": "12", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_RESTART_COUNT": str(restart)}
-    arguments = [moment, stage.name, "--run", str(stage.directory.parent), "--key", stage.key, *options]
+def ask(moment: str, stage: PlacedStage, *options: str, restart: int = 0, job: str = "12", **variables: str) -> int:
+    environment = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_RESTART_COUNT": str(restart)}
+    arguments = [moment, stage.name, "--run", str(stage.directory.parent), "--key", stage.key, "--job", job, *options]
     return main(arguments, environment | variables)
 
 
@@ -61,7 +61,7 @@ def test_a_restart_that_squeue_counts_and_this_attempt_does_not_is_slurm_s_own(t
     assert ask("end", train, "--state", "COMPLETING", "--restarts", "1", restart=1) == EXIT_FAILED
     assert ask("end", train, "--state", "COMPLETING", "--restarts", "2", restart=1) == EXIT_FAILED
     failed, interrupted = capsys.readouterr().out.splitlines()[-2:]
-    assert "train: failed: its processes ended with code 0" in failed
+    assert "train: failed: srun ended with code 0" in failed
     assert "train: interrupted: by SLURM itself" in interrupted
 
 
@@ -73,7 +73,7 @@ def test_each_attempt_of_a_job_says_where_it_runs_and_which_restart_it_is(train,
     assert third.endswith(" train: job 12 on n[1-2], restart 2")
 
 
-@pytest.mark.parametrize(("code", "asked"), [(0, 0), (1, 1), (2, 0), (137, 1)])
+@pytest.mark.parametrize(("code", "asked"), [(0, 0), (1, 1), (2, 1), (137, 1)])
 def test_nodes_are_asked_whether_they_answer_only_after_a_crash(train, monkeypatch, code, asked):
     asks: list[object] = []
     monkeypatch.setattr("launch.slurm.requeue.all_nodes_answer", asks.append)
@@ -148,7 +148,7 @@ def test_another_job_starts_with_a_count_of_its_own(train):
     restart = 0
     while ask("start", train, restart=restart) == EXIT_DONE:
         restart += 1
-    assert ask("start", train, SLURM_JOB_ID="13") == EXIT_DONE
+    assert ask("start", train, job="13") == EXIT_DONE
 
 
 def test_crashes_are_counted_over_the_attempts_of_a_job(train):
@@ -166,6 +166,13 @@ def test_a_finished_stage_is_done_whatever_srun_says(train):
     ask("start", train)
     seal_directory(train.directory, "stage", {}, [])
     assert ask("end", train, "--code", "1", "--warned", "yes", "--state", "RUNNING") == EXIT_DONE
+
+
+def test_the_exit_code_2_of_srun_is_not_taken_for_a_refusal(train, capsys):
+    ask("start", train)
+    end = ("end", train, "--code", "2", "--state", "RUNNING")
+    assert ask(*end, SENET154_REQUEUE_ON_FAILURE="1") == EXIT_STOPPED
+    assert "crashed (1 of at most 1 times that it is started again): srun ended with code 2" in capsys.readouterr().out
 
 
 def test_an_earlier_attempt_s_outcome_is_not_taken_for_this_one_s(train, capsys):
@@ -206,15 +213,16 @@ def test_a_job_s_lines_are_no_attempts_of_the_stage_s_processes(train):
 
 def test_the_lines_of_two_jobs_are_told_apart(train):
     ask("start", train)
-    ask("start", train, SLURM_JOB_ID="13")
+    ask("start", train, job="13")
     ask("end", train, "--code", "1", "--state", "RUNNING")
     assert [attempt.ending for attempt in read_job_attempts(train)] == ["failed", None]
     assert [attempt.job for attempt in read_job_attempts(train, "13")] == ["13"]
 
 
-def test_a_task_of_a_job_array_is_counted_under_its_own_name(train):
-    ask("start", train, SLURM_ARRAY_JOB_ID="11", SLURM_ARRAY_TASK_ID="3")
-    assert [attempt.job for attempt in read_job_attempts(train)] == ["11_3"]
+def test_a_job_is_counted_under_the_name_that_its_own_script_gives_it(train):
+    ask("start", train, job="11_3", SLURM_JOB_ID="14")
+    ask("start", train, job="12", SLURM_ARRAY_JOB_ID="11", SLURM_ARRAY_TASK_ID="3")
+    assert [attempt.job for attempt in read_job_attempts(train)] == ["11_3", "12"]
 
 
 def test_a_stage_that_another_process_works_on_is_left_alone(train, capsys):

@@ -95,6 +95,27 @@ def test_a_machine_without_slurm_is_told_so(commands):
         scheduler.look_up(["20"])
 
 
+def test_sbatch_gets_nothing_of_the_place_of_submission(commands, tmp_path, monkeypatch):
+    """Neither what SLURM or MPI set in another job's task, nor what torchrun sets. The cluster's choice remains."""
+    left_over: tuple[str, ...] = (
+        "SLURM_ARRAY_JOB_ID",
+        "SLURM_MEM_PER_CPU",
+        "SLURMD_NODENAME",
+        "SBATCH_EXPORT",
+        "SRUN_DEBUG",
+        "PMI_RANK",
+    )
+    left_over += ("PMIX_RANK", "CUDA_VISIBLE_DEVICES", "WORLD_SIZE", "TORCHELASTIC_USE_AGENT_STORE")
+    for name in (*left_over, "SLURM_CONF", "WANDB_API_KEY"):
+        monkeypatch.setenv(name, "7")
+    script(commands, "sbatch", f"export -p >'{tmp_path}/asked'; echo 77")
+    scheduler.submit(tmp_path / "train.sbatch", [])
+    asked = (tmp_path / "asked").read_text()
+    assert not [name for name in left_over if f"{name}=" in asked]
+    assert "SLURM_CONF=" in asked
+    assert "WANDB_API_KEY=" in asked
+
+
 def test_the_job_id_is_read_without_the_cluster_s_name(commands, tmp_path):
     script(commands, "sbatch", 'echo "$@" >asked; echo "77;cluster"'.replace("asked", str(tmp_path / "asked")))
     assert scheduler.submit(tmp_path / "train.sbatch", ["7", "8"]) == "77"

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from launch.slurm.profile import Shape, load_profile
-from launch.slurm.script import SOURCE, JobScript, options, render
-from pipeline.ground.errors import UserError
+from launch.slurm.script import JobScript, options, render
+from pipeline.ground.errors import EXIT_USER_ERROR, UserError
+from pipeline.ground.interpreter import SOURCE
 from tests.conftest import REPOSITORY
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -95,19 +96,49 @@ def test_no_python_of_a_job_looks_into_its_working_directory():
     assert all('"${PYTHON[@]}" -P -m ' in line for line in calls)
 
 
+def run_setup(tmp_path: Path, *lines: str) -> subprocess.CompletedProcess[str]:
+    """Run a job's script up to the end of its setup lines."""
+    text = (
+        render(dataclasses.replace(CPU, setup=lines, source=REPOSITORY)).partition("trap - ERR\n")[0] + "echo went on\n"
+    )
+    script = tmp_path / "script"
+    script.write_text(text)
+    return subprocess.run(["bash", str(script)], capture_output=True, text=True, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [("module() { false; }; module load cuda/99", 1), ("source missing.sh", 1), ("export A=b; B=$(exit 3)", 3)],
+)
+def test_a_setup_line_that_fails_ends_the_job_and_is_named(line, code, tmp_path):
+    done = run_setup(tmp_path, "true", line)
+    assert done.returncode == EXIT_USER_ERROR
+    assert done.stderr.endswith(f"this setup line of the profile ended with code {code}: {line}\n")
+    assert "went on" not in done.stdout
+
+
+def test_setup_lines_that_succeed_may_contain_commands_that_do_not(tmp_path):
+    (tmp_path / "activate").write_text("grep -q PS1 /dev/null\nfalse\nexport FOUND=yes\n")
+    done = run_setup(tmp_path, "[ -d missing ] && export A=b", "if false; then", "  exit 7", "fi", "source ./activate")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "went on\n", "")
+
+
 def test_what_a_job_reads_comes_with_an_installed_package():
     patterns = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"][
         "launch"
     ]
     packed = {file for pattern in patterns for file in (REPOSITORY / "launch").glob(pattern)}
-    assert packed == {REPOSITORY / "launch" / "slurm" / name for name in ("stage.sbatch", "env.sh")}
+    names = ("stage.sbatch", "check.sbatch", "setup.sh", "env.sh")
+    assert packed >= {REPOSITORY / "launch" / "slurm" / name for name in names}
     assert 'source "$SOURCE/launch/slurm/env.sh"' in render(CPU)
+    assert 'source "$SOURCE/launch/slurm/setup.sh"' in render(CPU)
 
 
-def test_every_place_of_the_template_is_filled_in():
-    template = (REPOSITORY / "launch" / "slurm" / "stage.sbatch").read_text().splitlines()
+@pytest.mark.parametrize("name", ["stage", "check"])
+def test_every_place_of_a_template_is_filled_in(name):
+    template = (REPOSITORY / "launch" / "slurm" / f"{name}.sbatch").read_text().splitlines()
     assert [line for line in template if line.startswith("@")] == ["@OPTIONS@", "@SETTINGS@", "@SETUP@"]
-    assert not [line for line in render(CPU).splitlines() if line.startswith("@")]
+    assert not [line for line in render(CPU, name).splitlines() if line.startswith("@")]
 
 
 @pytest.mark.parametrize("name", ["a b", "it's", 'say "hi"', "$HOME", "`id`", "a;b", "back\\slash", "*", "-x", "ü"])

@@ -151,6 +151,14 @@ def test_only_what_is_neither_done_nor_queued_is_submitted_behind_what_is_queued
     assert len(queue.jobs) == len(before) + len(again)
 
 
+def test_settings_of_sbatch_in_the_environment_are_named_since_no_job_gets_them(queue, run, monkeypatch, capsys):
+    monkeypatch.setenv("SBATCH_PARTITION", "debug")
+    monkeypatch.setenv("SBATCH_ACCOUNT", "vision")
+    submit(run)
+    expected = "not used: SBATCH_ACCOUNT, SBATCH_PARTITION; account, partition and the like are the profile's"
+    assert expected in capsys.readouterr().out.splitlines()
+
+
 def test_a_submission_that_breaks_off_goes_on_where_it_broke_off(queue, run, capsys):
     queue.refuses = 3
     assert submit(run) == 2
