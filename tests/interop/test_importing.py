@@ -189,6 +189,14 @@ def test_names_that_one_library_alone_has_say_where_the_stride_is(tmp_path):
     assert imported.network.stride_in_3x3 is False
 
 
+@pytest.mark.parametrize(
+    ("network", "layout"),
+    [("vgg_nano", "timm"), ("vgg_nano", "torchvision"), ("inception_resnet_nano", "timm"), ("vgg_nano", "cadene")],
+)
+def test_layouts_that_differ_late_are_told_apart_by_the_classifier(network, layout, tmp_path):
+    assert read_foreign(saved(tmp_path / "w.pth", renamed(network, layout)), None).layout == layout
+
+
 def test_a_published_file_is_what_its_checksum_says(tmp_path, monkeypatch):
     path = saved(tmp_path / "w.pth", renamed("resnet_nano", "torchvision"))
     known = Published(
