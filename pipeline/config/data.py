@@ -12,13 +12,14 @@ from pipeline.config.section import IS_PATH, OPERATION, Names, NonNegative, Posi
 class DataConfig(Section):
     """The data set: folders, format and expectations."""
 
-    dataset: Literal["imagenet", "folder", "digits"]
+    dataset: Literal["imagenet", "folder", "digits", "cifar10", "cifar100"]
     """imagenet: ILSVRC 2012 with its counts and labels checked. folder: any tree of one folder per class. digits: the
-    handwritten digits that come with scikit-learn, written out as JPEG folders."""
+    handwritten digits that come with scikit-learn, written out as JPEG folders. cifar10, cifar100: the published
+    archives, whose test images validate; the pixels live in memory, and nothing is decoded."""
     root: Annotated[str | None, OPERATION, IS_PATH] = None
     """Folder with the images; relative paths start at the working directory. Not for digits. The layout is
     recognised: class folders, ImageNet's downloads, Kaggle's tree, WebDataset tars, parquet, Tiny-ImageNet
-    (docs/imagenet.md)."""
+    (docs/imagenet.md); CIFAR's archives or what they unpack to."""
     train: Annotated[str, OPERATION, IS_PATH] = "train"
     """Training images below root: a folder, or a tar file."""
     val: Annotated[str, OPERATION, IS_PATH] = "val"
@@ -45,6 +46,11 @@ class DataConfig(Section):
     """Store training images in the shards with this shorter side, if theirs is longer, as JPEG of quality 90. Fewer
     bytes and cheaper decoding, but other training images than the contest's."""
 
+    @property
+    def is_cifar(self) -> bool:
+        """Whether the images are CIFAR's, which live in memory."""
+        return self.dataset in ("cifar10", "cifar100")
+
     @model_validator(mode="after")
     def _root_where_needed(self) -> Self:
         if self.dataset == "digits" and self.root is not None:
@@ -53,8 +59,10 @@ class DataConfig(Section):
             raise ValueError(f"root: the folder with the images is needed for dataset '{self.dataset}'")
         if self.val_ground_truth is not None and self.dataset != "imagenet":
             raise ValueError("val_ground_truth: only dataset 'imagenet' has a ground-truth file")
-        if self.test is not None and self.dataset == "digits":
-            raise ValueError("test: the digits have no unlabelled test images")
+        if self.test is not None and (self.dataset == "digits" or self.is_cifar):
+            raise ValueError(f"test: dataset '{self.dataset}' has no unlabelled test images")
+        if self.shards is not None and self.is_cifar:
+            raise ValueError("shards: CIFAR's images live in memory; leave it out")
         if self.val_fraction is not None and self.dataset != "folder":
             raise ValueError(f"val_fraction: dataset '{self.dataset}' has validation images of its own; leave it out")
         if self.resize_train_px is not None and self.shards is None:

@@ -3,7 +3,7 @@
 A loader has no random state and no position of its own to lose. The images of a step follow from `pipeline.data.order`,
 their augmentation from `pipeline.data.augmentation`; so a loader can begin at any step, at any world size, and yields
 exactly the rest of an uninterrupted one. It compares the content of each image with the index until the first full
-epoch after a start has ended, its size ever after.
+epoch after a start has ended, its size ever after. Images that live in memory were compared at the start.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 
 from pipeline.config.operations import LoaderConfig
 from pipeline.config.schema import Config
+from pipeline.data import in_memory
 from pipeline.data.augmentation import draw_augmentation
 from pipeline.data.batch import Batch, CropImages, PlanBatch
 from pipeline.data.crop import Crop
@@ -180,6 +181,8 @@ class StreamLoader(_Loader):
             )
 
     def _decode(self, reading: Reading, sampling: Sampling) -> Iterator[torch.Tensor]:
+        if reading.is_in_memory:
+            return in_memory.decode_crops(reading, sampling, self._device)
         if reading.loader.backend == "dali":
             from pipeline.data import dali
 
@@ -225,6 +228,8 @@ class PlanLoader(_Loader):
             )
 
     def _decode(self) -> Iterator[tuple[CropImages, ...]]:
+        if self._reading.is_in_memory:
+            return in_memory.decode_plan(self._reading, self._crops, self._device)
         if self._reading.loader.backend == "dali":
             from pipeline.data import dali
 

@@ -35,7 +35,10 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
             ["dataset=folder", "root=x", "val_ground_truth=y"],
             "data.val_ground_truth: only dataset 'imagenet' has a ground-truth file",
         ),
-        (["test=y"], "data.test: the digits have no unlabelled test images"),
+        (["test=y"], "data.test: dataset 'digits' has no unlabelled test images"),
+        (["dataset=cifar10", "root=x", "test=y"], "data.test: dataset 'cifar10' has no unlabelled test images"),
+        (["dataset=cifar10", "root=x", "shards=y"], "data.shards: CIFAR's images live in memory; leave it out"),
+        (["dataset=cifar100"], "data.root: the folder with the images is needed for dataset 'cifar100'"),
         (
             ["dataset=imagenet", "root=x"],
             "model.num_classes: ImageNet has 1000 classes (given 10); for other images write data.dataset=folder, and "
