@@ -6,7 +6,17 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipeline.config.section import IS_PATH, OPERATION, Names, NonNegative, PositiveInt, Section, Triple, as_tuple
+from pipeline.config.section import (
+    IS_PATH,
+    OPERATION,
+    Names,
+    Natural,
+    NonNegative,
+    PositiveInt,
+    Section,
+    Triple,
+    as_tuple,
+)
 
 
 class DataConfig(Section):
@@ -85,9 +95,23 @@ class InputConfig(Section):
         return self
 
 
+_OF_RESIZED = ("area", "aspect", "aspect_draw", "rotation_degrees", "rotate")
+_OF_PADDED = ("padding_px", "padding")
+
+
 class AugmentationConfig(Section):
     """Random augmentation of training images."""
 
+    crop: Literal["resized", "padded"] = "resized"
+    """resized: a random part of the image, as `area` and `aspect` say, resized to the network's input. padded: a square
+    of the network's size at a random place of the image and `padding_px` around it; nothing is resized."""
+    padding_px: Natural = 4
+    """Width of what is around the image in a padded crop."""
+    padding: Literal["zero", "reflect"] = "zero"
+    """What is around the image in a padded crop. zero: zeros after normalisation, which is the mean colour. reflect:
+    the image, mirrored at its edges (of images in memory alone: data.dataset cifar10 and cifar100)."""
+    cutout_px: Natural = 0
+    """Side of a square of zeros in each normalised image (Cutout), whose centre may be any pixel; 0: none."""
     area: Annotated[tuple[float, float], BeforeValidator(as_tuple)] = (0.08, 1.0)
     """Fraction of the image that the random crop covers."""
     aspect: Annotated[tuple[float, float], BeforeValidator(as_tuple)] = (0.75, 4 / 3)
@@ -112,6 +136,20 @@ class AugmentationConfig(Section):
     def kernel(self) -> Literal["bilinear_antialias", "bicubic_antialias"]:
         """Return the resizing kernel, which evaluation then uses too."""
         return "bicubic_antialias" if self.interpolation == "bicubic" else "bilinear_antialias"
+
+    @property
+    def border(self) -> tuple[int, Literal["zero", "reflect"]] | None:
+        """Return width and kind of what is around the image, or None if crops are resized."""
+        border = (self.padding_px, self.padding)
+        return border if self.crop == "padded" else None
+
+    @model_validator(mode="after")
+    def _keys_belong_to_the_crop(self) -> Self:
+        other, names = ("resized", _OF_RESIZED) if self.crop == "padded" else ("padded", _OF_PADDED)
+        idle = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+        if idle:
+            raise ValueError("\n".join(f"{name}: only crop '{other}' has it (given {self.crop})" for name in idle))
+        return self
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -78,6 +78,11 @@ class Config(Section):
             problems.append(
                 f"model.num_classes: {self.data.dataset} has {num_classes} classes (given {self.model.num_classes})"
             )
+        if self.augmentation.padding == "reflect" and not self.data.is_cifar:
+            problems.append(
+                "augmentation.padding: reflect is for images in memory, data.dataset cifar10 or cifar100 (given "
+                f"{self.data.dataset}); use zero"
+            )
         multiple = NETWORKS[self.model.name].size_multiple
         if self.train.image_size_px % multiple:
             problems.append(

@@ -162,7 +162,7 @@ class StreamLoader(_Loader):
         positions, epochs = self.local_positions(first_step, end_step)
         heights, widths = self._index.heights[positions], self._index.widths[positions]
         config, size_px = self._config, self._config.train.image_size_px
-        drawn = draw_augmentation(config.augmentation, config.seed, positions, epochs, heights, widths)
+        drawn = draw_augmentation(config.augmentation, config.seed, positions, epochs, heights, widths, size_px)
         sampling = sample_crops(config.augmentation, config.input, drawn, size_px, heights, widths)
         labels = self._index.labels[positions]
         compared = int(np.searchsorted(epochs, self._compared_epochs))
@@ -178,6 +178,7 @@ class StreamLoader(_Loader):
                 positions=_stage(torch.from_numpy(positions[rows]), self._device),
                 affine=_stage(sampling.affine_N23[rows], self._device),
                 size_px=size_px,
+                hidden=None if (hidden := sampling.hidden(rows, size_px)) is None else _stage(hidden, self._device),
             )
 
     def _decode(self, reading: Reading, sampling: Sampling) -> Iterator[torch.Tensor]:

@@ -48,6 +48,13 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
         (["area=[0, 1]"], "augmentation.area: must satisfy 0 < low <= high <= 1 (given [0.0, 1.0])"),
         (["area=[0.5, 0.4]"], "augmentation.area: must satisfy 0 < low <= high <= 1 (given [0.5, 0.4])"),
         (["area=[0.5, 1.1]"], "augmentation.area: must satisfy 0 < low <= high <= 1 (given [0.5, 1.1])"),
+        (["crop=padded", "area=[0.5, 1]"], "augmentation.area: only crop 'resized' has it (given padded)"),
+        (["padding_px=2"], "augmentation.padding_px: only crop 'padded' has it (given resized)"),
+        (
+            ["crop=padded", "padding=reflect"],
+            "augmentation.padding: reflect is for images in memory, data.dataset cifar10 or cifar100 (given digits); "
+            "use zero",
+        ),
         (["aspect=[2, 1]"], "augmentation.aspect: must satisfy 0 < low <= high (given [2.0, 1.0])"),
         (["kind=cosine"], "schedule.drop_epochs: kind 'cosine' has no drops"),
         (["drop_epochs=[2, 1]"], "schedule.drop_epochs: must increase (given [2.0, 1.0])"),

@@ -29,6 +29,7 @@ from tests.recipes import small_recipe
 from tests.stages.preparing import Prepared, run_prepare, training_batches
 from tests.stages.test_families import failing_after
 
+PADDED = {"crop": "padded", "padding": "reflect", "cutout_px": 8, "rotation_degrees": 0.0}
 pytestmark = pytest.mark.processes
 
 
@@ -112,7 +113,13 @@ def test_all_stages_run_and_a_crash_leaves_no_trace(
     dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_cifar(tmp_path / "data", dataset)
-    config = recipe(tmp_path / "data", dataset, train={"epochs": 3, "frozen_epochs": 1}, schedule={"drop_epochs": []})
+    config = recipe(
+        tmp_path / "data",
+        dataset,
+        train={"epochs": 3, "frozen_epochs": 1},
+        schedule={"drop_epochs": []},
+        augmentation=PADDED,
+    )
     run(config, tmp_path / "whole")
     run(config, tmp_path / "crashed", "prepare", "build")
     with monkeypatch.context() as patch:
