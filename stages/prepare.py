@@ -16,10 +16,12 @@ from typing import Literal
 import numpy as np
 
 from pipeline.config.data import DataConfig
+from pipeline.data.cifar_versions import describe_checksum
 from pipeline.data.findings import FINDINGS, Finding, Severity, count_findings, find_duplicates, write_findings
 from pipeline.data.index import FLAGS, ImageIndex, make_index, read_index, write_index
 from pipeline.data.layout import Layout, lay_out
 from pipeline.data.parquet import copy_parquet
+from pipeline.data.pixels import index_pixels
 from pipeline.data.places import write_places
 from pipeline.data.recognition import Place, check_places, holds_out, place_of
 from pipeline.data.scan import Chunk, plan_chunks, read_inspections, scan
@@ -58,10 +60,7 @@ def run(context: StageContext) -> StageResult:
             f"{split}: {counted(len(layout.names), 'image')} of {counted(len(layout.classes), 'class')}, not all of "
             "ILSVRC 2012's: taken as they are, since nothing is to be trained"
         )
-    chunks = plan_chunks(layout, directory / _CHUNKS)
-    progress = _progress(context, f"checking every {split} image")
-    scan(chunks, directory / _CHUNKS, context.stop, progress, context.note, count_cores())
-    index, found = _judge(chunks, layout, data.unusable)
+    index, found = _index(context, layout)
     findings = layout.findings + found
     if index is not None:
         others = [part.directory for name, part in wanted.items() if name != split and part.is_done]
@@ -84,7 +83,8 @@ def run(context: StageContext) -> StageResult:
         write_places(directory, index.digest, index.source.places, index.source.layout)
     outputs += write_index(directory, index)
     note_images(directory, split, place_name(locate(index, directory, data)))
-    shutil.rmtree(directory / _CHUNKS)
+    if not data.is_cifar:
+        shutil.rmtree(directory / _CHUNKS)
     return StageResult(outputs, metrics, {split: index.digest})
 
 
@@ -93,6 +93,8 @@ def _describe(data: DataConfig, place: Place, layout: Layout) -> str:
     is_flat = place.kind == "folders" and layout.source.layout == "flat"
     where = f"files in {os.path.abspath(place.path)}" if is_flat else str(place)
     said = [f"{layout.split}: {counted(len(layout.names), 'image')}, {where}"]
+    if place.kind == "cifar":
+        said.append(describe_checksum(place.path, data.dataset))
     if layout.labels_from is not None:
         said.append(f"labels from {layout.labels_from}")
     if layout.split != "test" and data.val_fraction is not None:
@@ -138,6 +140,17 @@ def _progress(context: StageContext, text: str, unit: str = "images") -> Callabl
             context.events.show("progress", done=done, total=total, unit=unit, rate=rate, text=text)
 
     return show
+
+
+def _index(context: StageContext, layout: Layout) -> tuple[ImageIndex | None, list[Finding]]:
+    """Check every image. Returns the index of the good ones, or None, and findings about the others."""
+    if layout.source.read_pixels is not None:
+        return index_pixels(layout), []
+    folder = context.directory / _CHUNKS
+    chunks = plan_chunks(layout, folder)
+    progress = _progress(context, f"checking every {layout.split} image")
+    scan(chunks, folder, context.stop, progress, context.note, count_cores())
+    return _judge(chunks, layout, context.config.data.unusable)
 
 
 def _judge(

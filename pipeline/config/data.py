@@ -6,19 +6,30 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipeline.config.section import IS_PATH, OPERATION, Names, NonNegative, PositiveInt, Section, Triple, as_tuple
+from pipeline.config.section import (
+    IS_PATH,
+    OPERATION,
+    Names,
+    Natural,
+    NonNegative,
+    PositiveInt,
+    Section,
+    Triple,
+    as_tuple,
+)
 
 
 class DataConfig(Section):
     """The data set: folders, format and expectations."""
 
-    dataset: Literal["imagenet", "folder", "digits"]
+    dataset: Literal["imagenet", "folder", "digits", "cifar10", "cifar100"]
     """imagenet: ILSVRC 2012 with its counts and labels checked. folder: any tree of one folder per class. digits: the
-    handwritten digits that come with scikit-learn, written out as JPEG folders."""
+    handwritten digits that come with scikit-learn, written out as JPEG folders. cifar10, cifar100: the published
+    archives, whose test images validate; the pixels live in memory, and nothing is decoded."""
     root: Annotated[str | None, OPERATION, IS_PATH] = None
     """Folder with the images; relative paths start at the working directory. Not for digits. The layout is
     recognised: class folders, ImageNet's downloads, Kaggle's tree, WebDataset tars, parquet, Tiny-ImageNet
-    (docs/imagenet.md)."""
+    (docs/imagenet.md); CIFAR's archives or what they unpack to."""
     train: Annotated[str, OPERATION, IS_PATH] = "train"
     """Training images below root: a folder, or a tar file."""
     val: Annotated[str, OPERATION, IS_PATH] = "val"
@@ -45,6 +56,11 @@ class DataConfig(Section):
     """Store training images in the shards with this shorter side, if theirs is longer, as JPEG of quality 90. Fewer
     bytes and cheaper decoding, but other training images than the contest's."""
 
+    @property
+    def is_cifar(self) -> bool:
+        """Whether the images are CIFAR's, which live in memory."""
+        return self.dataset in ("cifar10", "cifar100")
+
     @model_validator(mode="after")
     def _root_where_needed(self) -> Self:
         if self.dataset == "digits" and self.root is not None:
@@ -53,8 +69,10 @@ class DataConfig(Section):
             raise ValueError(f"root: the folder with the images is needed for dataset '{self.dataset}'")
         if self.val_ground_truth is not None and self.dataset != "imagenet":
             raise ValueError("val_ground_truth: only dataset 'imagenet' has a ground-truth file")
-        if self.test is not None and self.dataset == "digits":
-            raise ValueError("test: the digits have no unlabelled test images")
+        if self.test is not None and (self.dataset == "digits" or self.is_cifar):
+            raise ValueError(f"test: dataset '{self.dataset}' has no unlabelled test images")
+        if self.shards is not None and self.is_cifar:
+            raise ValueError("shards: CIFAR's images live in memory; leave it out")
         if self.val_fraction is not None and self.dataset != "folder":
             raise ValueError(f"val_fraction: dataset '{self.dataset}' has validation images of its own; leave it out")
         if self.resize_train_px is not None and self.shards is None:
@@ -77,9 +95,23 @@ class InputConfig(Section):
         return self
 
 
+_OF_RESIZED = ("area", "aspect", "aspect_draw", "rotation_degrees", "rotate")
+_OF_PADDED = ("padding_px", "padding")
+
+
 class AugmentationConfig(Section):
     """Random augmentation of training images."""
 
+    crop: Literal["resized", "padded"] = "resized"
+    """resized: a random part of the image, as `area` and `aspect` say, resized to the network's input. padded: a square
+    of the network's size at a random place of the image and `padding_px` around it; nothing is resized."""
+    padding_px: Natural = 4
+    """Width of what is around the image in a padded crop."""
+    padding: Literal["zero", "reflect"] = "zero"
+    """What is around the image in a padded crop. zero: zeros after normalisation, which is the mean colour. reflect:
+    the image, mirrored at its edges (of images in memory alone: data.dataset cifar10 and cifar100)."""
+    cutout_px: Natural = 0
+    """Side of a square of zeros in each normalised image (Cutout), whose centre may be any pixel; 0: none."""
     area: Annotated[tuple[float, float], BeforeValidator(as_tuple)] = (0.08, 1.0)
     """Fraction of the image that the random crop covers."""
     aspect: Annotated[tuple[float, float], BeforeValidator(as_tuple)] = (0.75, 4 / 3)
@@ -104,6 +136,20 @@ class AugmentationConfig(Section):
     def kernel(self) -> Literal["bilinear_antialias", "bicubic_antialias"]:
         """Return the resizing kernel, which evaluation then uses too."""
         return "bicubic_antialias" if self.interpolation == "bicubic" else "bilinear_antialias"
+
+    @property
+    def border(self) -> tuple[int, Literal["zero", "reflect"]] | None:
+        """Return width and kind of what is around the image, or None if crops are resized."""
+        border = (self.padding_px, self.padding)
+        return border if self.crop == "padded" else None
+
+    @model_validator(mode="after")
+    def _keys_belong_to_the_crop(self) -> Self:
+        other, names = ("resized", _OF_RESIZED) if self.crop == "padded" else ("padded", _OF_PADDED)
+        idle = [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+        if idle:
+            raise ValueError("\n".join(f"{name}: only crop '{other}' has it (given {self.crop})" for name in idle))
+        return self
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -73,8 +73,16 @@ class Config(Section):
                 f"model.num_classes: ImageNet has 1000 classes (given {self.model.num_classes}); for other images "
                 "write data.dataset=folder, and model.num_classes=null to have them counted"
             )
-        if self.data.dataset == "digits" and self.model.num_classes not in (None, 10):
-            problems.append(f"model.num_classes: there are 10 digits (given {self.model.num_classes})")
+        num_classes = {"digits": 10, "cifar10": 10, "cifar100": 100}.get(self.data.dataset)
+        if num_classes is not None and self.model.num_classes not in (None, num_classes):
+            problems.append(
+                f"model.num_classes: {self.data.dataset} has {num_classes} classes (given {self.model.num_classes})"
+            )
+        if self.augmentation.padding == "reflect" and not self.data.is_cifar:
+            problems.append(
+                "augmentation.padding: reflect is for images in memory, data.dataset cifar10 or cifar100 (given "
+                f"{self.data.dataset}); use zero"
+            )
         multiple = NETWORKS[self.model.name].size_multiple
         if self.train.image_size_px % multiple:
             problems.append(

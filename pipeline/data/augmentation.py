@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config.data import AugmentationConfig
+from pipeline.ground.errors import UserError
 from pipeline.ground.seeds import derive_seed, uniform
 
 Integers = npt.NDArray[np.int64]
@@ -21,6 +22,7 @@ _ATTEMPTS = 10
 # The numbers of an image's own random stream; the attempts at a crop take the first 2 * _ATTEMPTS, and one each from
 # _SWAP.
 _TOP, _LEFT, _MIRROR, _ANGLE, _SWAP = range(2 * _ATTEMPTS, 2 * _ATTEMPTS + 5)
+_CUT_ROW, _CUT_COLUMN = range(_SWAP + _ATTEMPTS, _SWAP + _ATTEMPTS + 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,18 +37,53 @@ class Augmentation:
     mirrored: npt.NDArray[np.bool_]
     angles: npt.NDArray[np.float32]
     """Degrees, counter-clockwise."""
+    cut_N2: Integers | None = None
+    """(N, 2): row and column of the centre of the Cutout in the network's input."""
 
 
 def draw_augmentation(
-    config: AugmentationConfig, seed: int, positions: Integers, epochs: Integers, heights: Integers, widths: Integers
+    config: AugmentationConfig,
+    seed: int,
+    positions: Integers,
+    epochs: Integers,
+    heights: Integers,
+    widths: Integers,
+    size_px: int,
 ) -> Augmentation:
-    """Draw for images at `positions` of the index, seen in `epochs`, of the given sizes in pixels; all (N,)."""
+    """Draw for images at `positions` of the index, seen in `epochs`, of the given sizes in pixels; all (N,).
+
+    `size_px` is the side of the network's input. Raises UserError if an image is too small for a padded crop.
+    """
     seed = derive_seed(seed, "augmentation")
     keys = (epochs << 32) + positions
-    tops, lefts, crop_heights, crop_widths = _draw_crops(config, seed, keys, heights, widths)
+    if config.border is None:
+        tops, lefts, crop_heights, crop_widths = _draw_crops(config, seed, keys, heights, widths)
+    else:
+        _check_sizes(config, min(heights.min(), widths.min()), size_px)
+        crop_heights = crop_widths = np.full_like(heights, size_px)
+        tops, lefts = (
+            (uniform(seed, keys, draw) * (sides + 2 * config.padding_px - size_px + 1)).astype(np.int64)
+            - config.padding_px
+            for draw, sides in ((_TOP, heights), (_LEFT, widths))
+        )
     mirrored = uniform(seed, keys, _MIRROR) < 0.5 if config.flip else np.zeros(len(keys), dtype=np.bool_)
     angles = config.rotation_degrees * (2.0 * uniform(seed, keys, _ANGLE) - 1.0)
-    return Augmentation(tops, lefts, crop_heights, crop_widths, mirrored, angles.astype(np.float32))
+    cut_N2 = None
+    if config.cutout_px > 0:
+        centres = [uniform(seed, keys, draw) * size_px for draw in (_CUT_ROW, _CUT_COLUMN)]
+        cut_N2 = np.stack(centres, axis=1).astype(np.int64)
+    return Augmentation(tops, lefts, crop_heights, crop_widths, mirrored, angles.astype(np.float32), cut_N2)
+
+
+def _check_sizes(config: AugmentationConfig, smallest: int, size_px: int) -> None:
+    needed = size_px - 2 * config.padding_px
+    if config.padding == "reflect":
+        needed = max(needed, config.padding_px + 1)
+    if smallest < needed:
+        raise UserError(
+            f"augmentation.padding_px: crops of {size_px} px with a {config.padding} padding of {config.padding_px} px "
+            f"need images of {needed} px a side (the smallest has {smallest}); change it, or train.image_size_px"
+        )
 
 
 def _draw_crops(

@@ -26,6 +26,9 @@ class Batch:
     """(N, 2, 3) float32: from the network's input to the image, see `Sampling`; the identity if nothing is rotated."""
     size_px: int
     """Side of the network's input."""
+    hidden: torch.Tensor | None = None
+    """(N, 1, S, S) bool: pixels of the network's input that are zero after normalisation: padding and Cutout. None: no
+    pixel is."""
 
 
 CropImages = torch.Tensor | tuple[torch.Tensor, ...]

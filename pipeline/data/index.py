@@ -21,7 +21,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.data.places import Source
+from pipeline.data.places import LOOSE, Source
 from pipeline.ground.errors import UserError
 from pipeline.store.file import replacing, write_bytes, write_json
 
@@ -85,17 +85,14 @@ class ImageIndex:
         if self.source is None:
             return f"{self.split}/{self.names[position]}"
         file = self.file(position)
-        return file if self.source.places is None else f"{file}: {self.names[position]}"
+        return file if self.source.layout in LOOSE else f"{file}: {self.names[position]}"
 
     def take(self, positions: Integers) -> ImageIndex:
         """Return some of the rows, in the order given, as an index of their own."""
         names = tuple(self.names[position] for position in positions.tolist())
         columns = (self.labels, self.num_bytes, self.widths, self.heights, self.sha256, self.flags)
         rows = make_index(self.split, self.dataset, self.classes, names, *(column[positions] for column in columns))
-        source = self.source
-        if source is not None and source.places is not None:
-            source = dataclasses.replace(source, places=source.places.take(positions))
-        return dataclasses.replace(rows, source=source)
+        return dataclasses.replace(rows, source=None if self.source is None else self.source.take(positions))
 
     def count_flags(self) -> dict[str, int]:
         """Count the images with each flag, omitting zeros."""

@@ -8,6 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.config.data import DataConfig
+from pipeline.data.cifar import read_cifar
+from pipeline.data.cifar_versions import CIFAR
 from pipeline.data.digits import CLASS_WORDS, write_digits
 from pipeline.data.findings import Finding
 from pipeline.data.ground_truth import find_ground_truth
@@ -50,10 +52,9 @@ class Layout:
 
     def take(self, rows: Sequence[int]) -> Layout:
         """Return some of the rows, in the order given."""
-        places = None if self.source.places is None else self.source.places.take(rows)
         return dataclasses.replace(
             self,
-            source=dataclasses.replace(self.source, places=places),
+            source=self.source.take(rows),
             names=[self.names[row] for row in rows],
             labels=[self.labels[row] for row in rows],
         )
@@ -69,6 +70,8 @@ def lay_out(data: DataConfig, split: str, wanted: Collection[str], digits_folder
         write_digits(digits_folder, split)
         trees = {split: read_tree(split, digits_folder, flat_allowed=False)}
         layouts = _folder_layouts(data, trees, dict(enumerate(CLASS_WORDS)))
+    elif data.is_cifar:
+        layouts = {split: _cifar_layout(data, split)}
     elif data.dataset == "imagenet":
         listed = [name for name in wanted if name == split or place_of(data, name).is_loose]
         layouts = _imagenet_layouts(data, listed, read_ilsvrc2012(), for_training="train" in wanted)
@@ -143,6 +146,17 @@ def _folder_layouts(data: DataConfig, trees: Mapping[str, SplitTree], words: Map
         split: _layout(data.dataset, tree, classes, None if split == "test" else labels)
         for split, tree in trees.items()
     }
+
+
+def _cifar_layout(data: DataConfig, split: str) -> Layout:
+    """Images are named by their numbers in the order of the files."""
+    place = place_of(data, split)
+    pixels, labels = read_cifar(place.path, data.dataset, split, place.files)
+    classes = tuple(ImageClass(label, name, name, None) for label, name in enumerate(CIFAR[data.dataset].classes))
+    names = [f"{number:05d}" for number in range(len(labels))]
+    return Layout(
+        split, data.dataset, classes, Source("memory", place.path, None, lambda: pixels), names, labels.tolist(), []
+    )
 
 
 def _imagenet_layouts(

@@ -3,7 +3,7 @@
 A loader has no random state and no position of its own to lose. The images of a step follow from `pipeline.data.order`,
 their augmentation from `pipeline.data.augmentation`; so a loader can begin at any step, at any world size, and yields
 exactly the rest of an uninterrupted one. It compares the content of each image with the index until the first full
-epoch after a start has ended, its size ever after.
+epoch after a start has ended, its size ever after. Images that live in memory were compared at the start.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 
 from pipeline.config.operations import LoaderConfig
 from pipeline.config.schema import Config
+from pipeline.data import in_memory
 from pipeline.data.augmentation import draw_augmentation
 from pipeline.data.batch import Batch, CropImages, PlanBatch
 from pipeline.data.crop import Crop
@@ -161,7 +162,7 @@ class StreamLoader(_Loader):
         positions, epochs = self.local_positions(first_step, end_step)
         heights, widths = self._index.heights[positions], self._index.widths[positions]
         config, size_px = self._config, self._config.train.image_size_px
-        drawn = draw_augmentation(config.augmentation, config.seed, positions, epochs, heights, widths)
+        drawn = draw_augmentation(config.augmentation, config.seed, positions, epochs, heights, widths, size_px)
         sampling = sample_crops(config.augmentation, config.input, drawn, size_px, heights, widths)
         labels = self._index.labels[positions]
         compared = int(np.searchsorted(epochs, self._compared_epochs))
@@ -177,9 +178,12 @@ class StreamLoader(_Loader):
                 positions=_stage(torch.from_numpy(positions[rows]), self._device),
                 affine=_stage(sampling.affine_N23[rows], self._device),
                 size_px=size_px,
+                hidden=None if (hidden := sampling.hidden(rows, size_px)) is None else _stage(hidden, self._device),
             )
 
     def _decode(self, reading: Reading, sampling: Sampling) -> Iterator[torch.Tensor]:
+        if reading.is_in_memory:
+            return in_memory.decode_crops(reading, sampling, self._device)
         if reading.loader.backend == "dali":
             from pipeline.data import dali
 
@@ -225,6 +229,8 @@ class PlanLoader(_Loader):
             )
 
     def _decode(self) -> Iterator[tuple[CropImages, ...]]:
+        if self._reading.is_in_memory:
+            return in_memory.decode_plan(self._reading, self._crops, self._device)
         if self._reading.loader.backend == "dali":
             from pipeline.data import dali
 

@@ -23,7 +23,8 @@ class Preprocessor:
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
 
     def training(self, batch: Batch) -> torch.Tensor:
-        """Return (N, 3, S, S) float32, S being `batch.size_px`: sampled by `batch.affine`, jittered and normalised.
+        """Return (N, 3, S, S) float32, S being `batch.size_px`: sampled by `batch.affine`, jittered, normalised, and 0
+        where `batch.hidden` says so.
 
         A rotated image shows the mean colour in its corners. The jitter comes from the device's default generator,
         which the caller seeds; it is not clipped to the range of a byte.
@@ -33,7 +34,10 @@ class Preprocessor:
             images = sample(images, batch.affine.to(self._device, non_blocking=True), batch.size_px)
         if self._jitter > 0:
             images += torch.empty_like(images).uniform_(-self._jitter, self._jitter)
-        return self._scaled(images)
+        images = self._scaled(images)
+        if batch.hidden is not None:
+            images.masked_fill_(batch.hidden.to(self._device, non_blocking=True), 0.0)
+        return images
 
     def evaluation(self, images: torch.Tensor) -> torch.Tensor:
         """Return (N, 3, S, S) float32, normalised only."""

@@ -68,8 +68,7 @@ def copy_parquet(
     Raises UserError if pyarrow is not there or a file is not as Hugging Face writes it; StopRequested with whole copies
     kept; RuntimeError if a worker process died.
     """
-    if importlib.util.find_spec("pyarrow") is None:
-        raise UserError("data.root: reading parquet files needs pyarrow: pip install 'senet154[parquet]'")
+    _require_pyarrow()
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
     copies = [Copy(str(path), str(_target(folder, split, path)), split) for path in files]
@@ -103,7 +102,7 @@ def write_copy(copy: Copy) -> None:
         )
     remove_sealed(path)
     rows = []
-    images, class_names = _open(Path(copy.source))
+    images, class_names = open_rows(Path(copy.source))
     with replacing(path) as temporary, temporary.open("wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
         for number, (name, label, content) in enumerate(images):
             if is_stopping():
@@ -139,12 +138,21 @@ def read_copies(split: str, folder: Path, files: Sequence[Path] | None, table: I
     return make_tree(split, folder, ranges, stems, rows, (), found[0].about["classes"], table, "shards")
 
 
+def _require_pyarrow() -> None:
+    if importlib.util.find_spec("pyarrow") is None:
+        raise UserError("data.root: reading parquet files needs pyarrow: pip install 'senet154[parquet]'")
+
+
 def _target(folder: Path, split: str, file: Path) -> Path:
     return folder / f"parquet-{split}-{file.stem}.tar"
 
 
-def _open(path: Path) -> tuple[Any, list[str] | None]:
-    """Yield the rows of a parquet file as name, label and bytes, one at a time; and the names of its classes."""
+def open_rows(path: Path, labels: Sequence[str] = _LABEL) -> tuple[Any, list[str] | None]:
+    """Yield the rows of a parquet file as name, label and bytes, one at a time; and the names of its classes.
+
+    `labels` are names that the column of labels may have. Raises UserError if the file is not as Hugging Face has it.
+    """
+    _require_pyarrow()
     import pyarrow.parquet
 
     try:
@@ -153,7 +161,7 @@ def _open(path: Path) -> tuple[Any, list[str] | None]:
         raise UserError(f"{path}: not a whole parquet file ({error}); download it again") from error
     columns = file.schema_arrow.names
     image = next((name for name in _IMAGE if name in columns), None)
-    label = next((name for name in _LABEL if name in columns), None)
+    label = next((name for name in labels if name in columns), None)
     if image is None:
         raise UserError(f"{path}: must have the column image, of bytes and path (it has {', '.join(columns)})")
     return _rows(path, file, image, label), _class_names(file.schema_arrow.metadata or {}, label)

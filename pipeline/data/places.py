@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -91,14 +92,30 @@ class Source:
     """The folder of a split's images, and its layout."""
 
     layout: str
-    """One of LOOSE; or any other: as `places` says."""
+    """One of LOOSE; or any other: as `places` or `read_pixels` says."""
     folder: Path
     places: Places | None = None
+    read_pixels: Callable[[], npt.NDArray[np.uint8]] | None = None
+    """Reads all images, (N, H, W, 3), if they live in memory; `folder` is then what they are read from."""
+
+    @functools.cached_property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """The images in memory, a row each; read at the first use."""
+        assert self.read_pixels is not None, "the images are files"
+        return self.read_pixels()
+
+    def take(self, rows: npt.ArrayLike) -> Source:
+        """Return the source of some rows, in the order given."""
+        places = None if self.places is None else self.places.take(rows)
+        read = None if self.read_pixels is None else lambda: self.pixels[np.asarray(rows, dtype=np.int64)]
+        return dataclasses.replace(self, places=places, read_pixels=read)
 
     def file(self, name: str, position: int) -> str:
         """Return the path of the file that holds the image of this name and row."""
         if self.places is not None:
             return f"{self.folder}/{self.places.files[self.places.numbers[position]]}"
+        if self.read_pixels is not None:
+            return str(self.folder)
         folder, _, file = name.rpartition("/")
         return f"{self.folder}/{LOOSE[self.layout].format(folder=folder, file=file) if folder else file}"
 

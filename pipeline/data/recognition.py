@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.config.data import DataConfig
+from pipeline.data.cifar_versions import CIFAR, find_cifar
 from pipeline.data.tree import is_dropping, list_folder, name_some, no_folder
 from pipeline.ground.errors import UserError
 
-Kind = Literal["folders", "tiny", "tar", "class_tars", "webdataset", "parquet"]
+Kind = Literal["folders", "tiny", "tar", "class_tars", "webdataset", "parquet", "cifar"]
 _SAID: dict[str, str] = {
     "folders": "class folders in",
     "tiny": "Tiny-ImageNet's folders in",
@@ -21,6 +22,7 @@ _SAID: dict[str, str] = {
     "class_tars": "tar files of one class each in",
     "webdataset": "WebDataset tar files in",
     "parquet": "parquet files in",
+    "cifar": "CIFAR in",
 }
 _KAGGLE = "ILSVRC/Data/CLS-LOC"
 _DOWNLOADS = {
@@ -70,6 +72,8 @@ def find_place(data: DataConfig, split: str, *, may_share: bool) -> Place:
 
 def place_of(data: DataConfig, split: str) -> Place:
     """Find a split as the recipe says, among the training images if some are held out. Raises as `find_place` does."""
+    if data.is_cifar:
+        return cifar_place(data, data.dataset, split)
     return find_place(data, split, may_share=data.val_fraction is not None)
 
 
@@ -79,6 +83,10 @@ def check_places(data: DataConfig, splits: Iterable[str]) -> None:
     Raises UserError with all that are not.
     """
     if data.dataset == "digits":
+        return
+    if data.is_cifar:
+        for split in splits:
+            cifar_place(data, data.dataset, split)
         return
     places = {split: _look(data, split, data.val_fraction is not None) for split in splits}
     if missing := [str(_missing(data, split)) for split, place in places.items() if place is None]:
@@ -115,6 +123,24 @@ def _look(data: DataConfig, split: str, may_share: bool) -> Place | None:
         return None if place is None else dataclasses.replace(place, split="val", is_shared=True)
     # Without folders for splits, the root itself has the classes.
     return Place(split, "folders", root) if not (root / data.val).is_dir() and list_folder(root)[0] else None
+
+
+def cifar_place(data: DataConfig, dataset: str, split: str) -> Place:
+    """Find a split of CIFAR. Reads operations alone. Raises UserError if it is not in data.root."""
+    root = _root(data)
+    if (path := find_cifar(root, dataset)) is not None:
+        return Place(split, "cifar", path)
+    for folder in (root, root / "data", root / CIFAR[dataset].hub_folder):
+        # The published test images are what validates here.
+        if files := _of_split(folder, "test" if split == "val" else split, "parquet"):
+            return Place(split, "cifar", folder, files)
+    there = name_some([path.name for path in root.iterdir() if not is_dropping(path.name)]) or "nothing"
+    others = [name for name in CIFAR if name != dataset and find_cifar(root, name) is not None]
+    hint = "".join(f"; for those that are there write data.dataset={name}" for name in others)
+    raise UserError(
+        f"data.root: no images of {dataset} in {root} (it holds {there}); recognised would be "
+        f"{', '.join(CIFAR[dataset].forms)}, and Hugging Face's parquet{hint}"
+    )
 
 
 def holds_out(data: DataConfig) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,15 @@ class Boxes:
         """Return the same rectangles with their places counted from the corners of others."""
         return Boxes(self.tops - others.tops, self.lefts - others.lefts, self.heights, self.widths)
 
+    def mask(self, rows: slice, size_px: int) -> npt.NDArray[np.bool_]:
+        """Return which pixels of squares of that size lie in some of the rectangles: (N, S, S)."""
+        pixels = np.arange(size_px)
+        in_rows, in_columns = (
+            (pixels >= firsts[rows, None]) & (pixels < (firsts + sides)[rows, None])
+            for firsts, sides in ((self.tops, self.heights), (self.lefts, self.widths))
+        )
+        return in_rows[:, :, None] & in_columns[:, None, :]
+
     def corners(self) -> npt.NDArray[np.int32]:
         """Return (N, 2): top and left."""
         return np.stack([self.tops, self.lefts], axis=1).astype(np.int32)
@@ -67,6 +77,21 @@ class Sampling:
     """RGB on the 0 to 255 scale."""
     affine_N23: torch.Tensor
     """From the network's input to the square, coordinates from -1 to 1, x before y: torch's `affine_grid`."""
+    padding: Literal["zero", "reflect"] | None = None
+    """What is beyond the image if the crops are padded, which nobody resizes: then `resized` has the square's size."""
+    cut: Boxes | None = None
+    """Squares of zeros in the network's input, which they may reach beyond."""
+
+    def hidden(self, rows: slice, size_px: int) -> torch.Tensor | None:
+        """Return the pixels of the network's input that are zero, (N, 1, S, S) bool. Returns None if none is."""
+        hidden = None if self.cut is None else self.cut.mask(rows, size_px)
+        if self.padding == "zero":
+            assert self.resized is not None, "padded crops have places"
+            heights, widths = self.decoded.heights, self.decoded.widths
+            lefts = np.where(self.mirrored, size_px + self.resized.lefts - widths, -self.resized.lefts)
+            outside = ~Boxes(-self.resized.tops, lefts, heights, widths).mask(rows, size_px)
+            hidden = outside if hidden is None else hidden | outside
+        return None if hidden is None else torch.from_numpy(hidden[:, None])
 
 
 def sample_crops(
@@ -78,18 +103,28 @@ def sample_crops(
     widths: Integers,
 ) -> Sampling:
     """Return the parts for a network's input of `size_px` of images of the given sizes in pixels, (N,) each."""
-    kernel = augmentation.kernel
+    kernel, cut = augmentation.kernel, None
+    if drawn.cut_N2 is not None:
+        sides = np.full(len(heights), augmentation.cutout_px)
+        tops, lefts = (drawn.cut_N2 - augmentation.cutout_px // 2).T
+        cut = Boxes(tops, lefts, sides, sides)
     if augmentation.rotate == "before_crop" and augmentation.rotation_degrees > 0:
         outer_px = _outer_size(augmentation, size_px)
         boxes, affine = _outer_boxes(drawn, outer_px / size_px, heights, widths)
         decoded = boxes.clipped(heights, widths)
-        return Sampling(decoded, boxes.seen_from(decoded), drawn.mirrored, outer_px, kernel, pixels.mean, affine)
+        placed = boxes.seen_from(decoded)
+        return Sampling(decoded, placed, drawn.mirrored, outer_px, kernel, pixels.mean, affine, None, cut)
     radians = torch.deg2rad(torch.from_numpy(drawn.angles))
     cos, sin, zero = torch.cos(radians), torch.sin(radians), torch.zeros_like(radians)
     # Rows of an image count downwards, hence the signs.
     affine = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
     crops = Boxes(drawn.tops, drawn.lefts, drawn.heights, drawn.widths)
-    return Sampling(crops, None, drawn.mirrored, size_px, kernel, pixels.mean, affine)
+    if augmentation.border is not None:
+        _, padding = augmentation.border
+        inside = crops.clipped(heights, widths)
+        placed = crops.seen_from(inside)
+        return Sampling(inside, placed, drawn.mirrored, size_px, kernel, pixels.mean, affine, padding, cut)
+    return Sampling(crops, None, drawn.mirrored, size_px, kernel, pixels.mean, affine, None, cut)
 
 
 def _outer_size(augmentation: AugmentationConfig, size_px: int) -> int:

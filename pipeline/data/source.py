@@ -8,12 +8,15 @@ import os
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.config.data import DataConfig
+from pipeline.data.cifar import read_cifar
+from pipeline.data.cifar_versions import CIFAR
 from pipeline.data.index import ImageIndex
 from pipeline.data.layout import find_copies, find_ranges
 from pipeline.data.places import Places, Source, read_places, write_places
-from pipeline.data.recognition import Place, find_place
+from pipeline.data.recognition import Place, cifar_place, find_place
 from pipeline.data.shards import list_shards
 from pipeline.ground.errors import UserError
 
@@ -33,6 +36,14 @@ def locate(index: ImageIndex, directory: Path, data: DataConfig) -> ImageIndex:
         return dataclasses.replace(index, source=Source("shards", folder, _in_shards(index, directory, folder)))
     if index.dataset == "digits":
         return dataclasses.replace(index, source=Source("folders", directory / DIGITS))
+    if index.dataset in CIFAR:
+        place = cifar_place(data, index.dataset, index.split)
+
+        def read() -> npt.NDArray[np.uint8]:
+            pixels, _ = read_cifar(place.path, index.dataset, index.split, place.files)
+            return pixels[[int(name) for name in index.names]]
+
+        return dataclasses.replace(index, source=Source("memory", place.path, None, read))
     missing: UserError | None = None
     try:
         place = find_place(data, index.split, may_share=False)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from pipeline.data.encoded import READERS, WAYS_ON, EncodedImages
 from pipeline.data.index import ImageIndex
+from pipeline.data.pixels import changed_pixels
 from pipeline.data.source import place_name
 from pipeline.ground.errors import UserError
 
@@ -25,9 +26,13 @@ def check_images(index: ImageIndex, is_known_place: bool, note: Callable[[str], 
     """Check the images at the index's place against the index.
 
     At a place that this run has checked before: size and SHA-256 of 256 images, others each time. At a new one, before
-    that: names and sizes of all images; calls `note` with one line. Raises UserError with the number of other images,
-    the first ones, and the ways on.
+    that: names and sizes of all images; calls `note` with one line. Images that live in memory: all of them, always.
+    Raises UserError with the number of other images, the first ones, and the ways on.
     """
+    assert index.source is not None, "the index is not located"
+    if index.source.read_pixels is not None:
+        _refuse(index, changed_pixels(index), len(index))
+        return
     if not is_known_place:
         note(
             f"{index.split}: comparing the images ({place_name(index)}) with the index: {len(index):,} names and sizes"

@@ -29,12 +29,7 @@ def thumbnail(index: ImageIndex, position: int) -> str | None:
     if index.source is None:
         return None
     try:
-        with (
-            EncodedImages(index, np.array([position])) as images,
-            Image.open(io.BytesIO(images.read(position))) as image,
-        ):
-            image.draft("RGB", (_SIDE_PX, _SIDE_PX))
-            small = image.convert("RGB")
+        small = _read(index, position)
     except (OSError, UserError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     small.thumbnail((_SIDE_PX, _SIDE_PX), Image.Resampling.LANCZOS)
@@ -44,3 +39,15 @@ def thumbnail(index: ImageIndex, position: int) -> str | None:
     content = io.BytesIO()
     small.save(content, "JPEG", quality=_QUALITY)
     return data_uri(content.getvalue(), "image/jpeg")
+
+
+def _read(index: ImageIndex, position: int) -> Image.Image:
+    assert index.source is not None
+    if index.source.read_pixels is not None:
+        return Image.fromarray(index.source.pixels[position])
+    with (
+        EncodedImages(index, np.array([position])) as images,
+        Image.open(io.BytesIO(images.read(position))) as image,
+    ):
+        image.draft("RGB", (_SIDE_PX, _SIDE_PX))
+        return image.convert("RGB")

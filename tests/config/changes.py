@@ -33,7 +33,11 @@ _SPECIAL: dict[str, Any] = {
     "train.frozen_epochs": 1,
     "fuse.member_weights": (1.0,),
 }
+_PADDED = {"augmentation.crop": "padded", "augmentation.rotation_degrees": 0.0}
 _NEEDED_WITH: dict[str, dict[str, Any]] = {
+    "augmentation.crop": {"augmentation.rotation_degrees": 0.0},
+    "augmentation.padding_px": _PADDED,
+    "augmentation.padding": {**_PADDED, "data.dataset": "cifar10", "model.num_classes": 10},
     "data.dataset": {"model.num_classes": 1000},
     "data.resize_train_px": {"data.shards": "/shards"},
     "data.val_ground_truth": {"data.dataset": "imagenet", "model.num_classes": 1000},

@@ -65,7 +65,8 @@ tracking:
     assert mistakes(path, ["evaluate.batch=0"]) == [
         "small.yaml:1: name: must match pattern '^[A-Za-z0-9][A-Za-z0-9_.-]*$' (given de mo)",
         "small.yaml:2: seed: must be greater than or equal to 0 (given -1)",
-        "small.yaml:4: data.dataset: must be one of imagenet, folder, digits (given digts; did you mean digits?)",
+        "small.yaml:4: data.dataset: must be one of imagenet, folder, digits, cifar10, cifar100 (given digts; did you "
+        "mean digits?)",
         "small.yaml:5: data.exclude: must be a list, each item text (given a.jpg)",
         "small.yaml:7: input.mean[2]: must be a number (given x)",
         "small.yaml:8: input.std[2]: must be given: a number",
@@ -123,7 +124,7 @@ def test_sections_that_do_not_agree_are_told_together_at_the_keys_they_name(writ
     text = SMALL.replace("frozen_epochs: 1", "frozen_epochs: 4").replace("drop_epochs: [2]", "drop_epochs: [2, 4]")
     text = text.replace("num_classes: 10", "num_classes: 11")
     assert mistakes(write(text)) == [
-        "small.yaml:6: model.num_classes: there are 10 digits (given 11)",
+        "small.yaml:6: model.num_classes: digits has 10 classes (given 11)",
         "small.yaml:10: schedule.drop_epochs: must come before train.epochs = 4 (given [4.0]); write "
         "schedule.drop_epochs=[2.0], or when else the rate is to drop",
         "small.yaml:15: train.frozen_epochs: must be less than train.epochs = 4 (given 4)",

@@ -35,7 +35,10 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
             ["dataset=folder", "root=x", "val_ground_truth=y"],
             "data.val_ground_truth: only dataset 'imagenet' has a ground-truth file",
         ),
-        (["test=y"], "data.test: the digits have no unlabelled test images"),
+        (["test=y"], "data.test: dataset 'digits' has no unlabelled test images"),
+        (["dataset=cifar10", "root=x", "test=y"], "data.test: dataset 'cifar10' has no unlabelled test images"),
+        (["dataset=cifar10", "root=x", "shards=y"], "data.shards: CIFAR's images live in memory; leave it out"),
+        (["dataset=cifar100"], "data.root: the folder with the images is needed for dataset 'cifar100'"),
         (
             ["dataset=imagenet", "root=x"],
             "model.num_classes: ImageNet has 1000 classes (given 10); for other images write data.dataset=folder, and "
@@ -45,6 +48,13 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
         (["area=[0, 1]"], "augmentation.area: must satisfy 0 < low <= high <= 1 (given [0.0, 1.0])"),
         (["area=[0.5, 0.4]"], "augmentation.area: must satisfy 0 < low <= high <= 1 (given [0.5, 0.4])"),
         (["area=[0.5, 1.1]"], "augmentation.area: must satisfy 0 < low <= high <= 1 (given [0.5, 1.1])"),
+        (["crop=padded", "area=[0.5, 1]"], "augmentation.area: only crop 'resized' has it (given padded)"),
+        (["padding_px=2"], "augmentation.padding_px: only crop 'padded' has it (given resized)"),
+        (
+            ["crop=padded", "padding=reflect"],
+            "augmentation.padding: reflect is for images in memory, data.dataset cifar10 or cifar100 (given digits); "
+            "use zero",
+        ),
         (["aspect=[2, 1]"], "augmentation.aspect: must satisfy 0 < low <= high (given [2.0, 1.0])"),
         (["kind=cosine"], "schedule.drop_epochs: kind 'cosine' has no drops"),
         (["drop_epochs=[2, 1]"], "schedule.drop_epochs: must increase (given [2.0, 1.0])"),

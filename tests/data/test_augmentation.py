@@ -25,11 +25,11 @@ def draw(
 ) -> Augmentation:
     positions = np.asarray(positions, dtype=np.int64)
     heights, widths = (np.full(len(positions), side) for side in size)
-    return draw_augmentation(config, seed, positions, np.full(len(positions), epoch), heights, widths)
+    return draw_augmentation(config, seed, positions, np.full(len(positions), epoch), heights, widths, 224)
 
 
 def columns(augmentation: Augmentation) -> list[list[float]]:
-    return [column.tolist() for column in dataclasses.astuple(augmentation)]
+    return [column.tolist() for column in dataclasses.astuple(augmentation) if column is not None]
 
 
 def test_an_image_is_treated_alike_in_whatever_company_it_is_drawn() -> None:
@@ -53,7 +53,7 @@ def test_given_the_same_draws_the_crop_is_torchvisions(monkeypatch: pytest.Monke
     generator = np.random.default_rng(0)
     keys, seed = np.arange(400), derive_seed(7, "augmentation")
     heights, widths = generator.integers(1, 60, 400), generator.integers(1, 60, 400)
-    drawn = draw_augmentation(ALL, 7, keys, np.zeros(400, dtype=np.int64), heights, widths)
+    drawn = draw_augmentation(ALL, 7, keys, np.zeros(400, dtype=np.int64), heights, widths, 224)
     retried = 0
     for row in range(400):
         attempts: list[float] = []

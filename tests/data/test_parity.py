@@ -53,7 +53,7 @@ def draw(
 ) -> tuple[Augmentation, Sampling]:
     sizes = index.heights[positions], index.widths[positions]
     config = AugmentationConfig(**keys)
-    drawn = draw_augmentation(config, 5, positions, np.broadcast_to(epochs, len(positions)), *sizes)
+    drawn = draw_augmentation(config, 5, positions, np.broadcast_to(epochs, len(positions)), *sizes, size_px=size_px)
     return drawn, sample_crops(config, InputConfig(), drawn, size_px, *sizes)
 
 

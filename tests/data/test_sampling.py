@@ -33,7 +33,7 @@ def test_an_image_that_is_rotated_before_it_is_cropped_is_torchvisions(tmp_path:
     index = index_files(files)
     config = AugmentationConfig(rotation_degrees=30.0, rotate="before_crop", area=(0.1, 0.6))
     positions = np.arange(COUNT)
-    drawn = draw_augmentation(config, 3, positions, np.zeros(COUNT, np.int64), index.heights, index.widths)
+    drawn = draw_augmentation(config, 3, positions, np.zeros(COUNT, np.int64), index.heights, index.widths, SIZE_PX)
     sampling = sample_crops(config, PIXELS, drawn, SIZE_PX, index.heights, index.widths)
     (images,) = reference.decode_crops(Reading(index, positions, COUNT, LoaderConfig(), COUNT), sampling)
     batch = Batch(images, torch.zeros(COUNT), torch.from_numpy(positions), sampling.affine_N23, SIZE_PX)
@@ -55,7 +55,7 @@ def test_an_image_that_is_rotated_before_it_is_cropped_is_torchvisions(tmp_path:
 
 def test_without_an_angle_the_order_of_rotation_and_crop_does_not_matter() -> None:
     size = np.full(50, 300)
-    drawn = draw_augmentation(AugmentationConfig(), 3, np.arange(50), np.zeros(50, np.int64), size, size)
+    drawn = draw_augmentation(AugmentationConfig(), 3, np.arange(50), np.zeros(50, np.int64), size, size, 32)
     sampled = [
         sample_crops(AugmentationConfig(rotate=rotate), PIXELS, drawn, 32, size, size)
         for rotate in ("after_crop", "before_crop")
