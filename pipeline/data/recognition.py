@@ -214,7 +214,7 @@ def _where_else(data: DataConfig, splits: Iterable[str]) -> list[str]:
     folders, files, _ = list_folder(root)
     if files:
         above = f", as in data.root={root.parent.parent}" if root.parent.name in names else ""
-        return [f"{root} holds images; data.root is the folder two above them: of {'/'.join(sorted(names))}{above}"]
+        return [f"{root} holds images; data.root is the folder of {' and '.join(sorted(names))}, two above them{above}"]
     if folders and list_folder(root / folders[0])[1]:
         if root.name in names:
             return [f"{root} holds the class folders; data.root is the folder above: data.root={root.parent}"]

@@ -117,7 +117,7 @@ def test_both_splits_missing_are_one_message(tmp_path: Path) -> None:
     ("folder", "data", "said"),
     [
         ("val", {}, "/val holds the class folders; data.root is the folder above: data.root={root}"),
-        ("val/a", {}, "/val/a holds images; data.root is the folder two above them: of val, as in data.root={root}"),
+        ("val/a", {}, "/val/a holds images; data.root is the folder of val, two above them, as in data.root={root}"),
         ("val", {"val": "validation"}, "/val holds class folders; to take them as they are: data.val=."),
     ],
 )
