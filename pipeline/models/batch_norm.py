@@ -142,18 +142,25 @@ def _sum_over_processes(values: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def fold_batch_norms(model: Model) -> Model:
-    """Return a copy in eval mode without batch norms that computes the same as `model` in eval mode.
+    """Return a copy in eval mode without batch norms after convolutions; it computes the same as `model` in eval mode.
 
     Each convolution takes its batch norm, frozen or not, into its weights and a bias. They are computed in float64 and
-    rounded once, to the type of the weights; device and memory layout stay. `model` is not changed.
+    rounded once, to the type of the weights; device and memory layout stay. Batch norms of sums, first in a block or
+    behind a stage as pre-activation has them, stay. `model` is not changed.
     """
     folded = copy.deepcopy(model)
+    stay: set[nn.Module] = set()
     for parent, name, module, before in _batch_norms(folded):
+        if before is None or isinstance(before, nn.Sequential):
+            stay.add(module)
+            continue
         assert isinstance(before, nn.Conv2d), f"no convolution comes right before {name}"
         _fold(module, before)
         setattr(parent, name, nn.Identity())
     left = [
-        name for name, module in folded.named_modules() if "running_mean" in dict(module.named_buffers(recurse=False))
+        name
+        for name, module in folded.named_modules()
+        if "running_mean" in dict(module.named_buffers(recurse=False)) and module not in stay
     ]
     assert not left, f"{left[0]}: {type(folded.get_submodule(left[0]))}"
     return folded.eval()

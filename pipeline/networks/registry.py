@@ -158,9 +158,21 @@ def _others() -> Iterator[NetworkRow]:
     )
 
 
+def _cifar() -> Iterator[NetworkRow]:
+    """Yield the networks of Tables 4 and 5 that have pre-activation."""
+    for name, widths, blocks, kernels, source in (
+        ("preresnet110", (16, 32, 64), 18, (3, 3), "the pattern of KaimingHe/resnet-1k-layers; 1x1 shortcuts"),
+        ("preresnet164", (64, 128, 256), 18, (1, 3, 1), "KaimingHe/resnet-1k-layers, resnet-pre-act.lua"),
+        ("wrn16_8", (128, 256, 512), 2, (3, 3), "szagoruyko/wide-residual-networks, models/wide-resnet.lua"),
+        ("preresnet_nano", (16, 32, 64), 1, (3, 3), "pre-activation ResNet's units, few"),
+    ):
+        numbers = {"stem": 16, "widths": widths, "blocks": (blocks,) * 3, "kernels": kernels}
+        yield NetworkRow(name, "preresnet", numbers, source, stages=(1, 2, 3), image_size_px=32)
+
+
 def _rows() -> Iterator[NetworkRow]:
     yield from _appendix()
-    for network in (*_plain(), *_inceptions(), *_others()):
+    for network in (*_plain(), *_inceptions(), *_others(), *_cifar()):
         yield network
         yield dataclasses.replace(network, name=f"se_{network.name}", has_se=True)
 

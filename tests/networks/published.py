@@ -44,6 +44,15 @@ TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     "SE-MobileNet-1.0-224": ("se_mobilenet_v1", {}),
     "ShuffleNet-1x-g3": ("shufflenet_v1_g3", {}),
     "SE-ShuffleNet-1x-g3": ("se_shufflenet_v1_g3", {}),
+    "CIFAR10-preResNet-110": ("preresnet110", {}),
+    "SE-CIFAR10-preResNet-110": ("se_preresnet110", {}),
+    "SE-CIFAR100-preResNet-110": ("se_preresnet110", {}),
+    "CIFAR10-preResNet-164": ("preresnet164", {}),
+    "SE-CIFAR10-preResNet-164": ("se_preresnet164", {}),
+    "CIFAR100-preResNet-164": ("preresnet164", {}),
+    "CIFAR10-WRN-16-8": ("wrn16_8", {}),
+    "SE-CIFAR10-WRN-16-8": ("se_wrn16_8", {}),
+    "CIFAR100-WRN-16-8": ("wrn16_8", {}),
     **{f"ablation-{name}": ("se_resnet50", {"bias": False, **se}) for name, se in _ABLATIONS.items()},
 }
 """Files by name, with the network and the block that they describe."""
@@ -161,6 +170,15 @@ def _counted(match: re.Match[str]) -> str:
     return f".{int(match[1]) - 1}"
 
 
+def _of_preresnet(name: str) -> str:
+    ends = {"conv0": "layer0", "bn_last": "bn", "relu_last": "relu", **_ENDS}
+    if name in ends:
+        return ends[name]
+    stage, number, rest = re.fullmatch(r"stage(\d)_(\d+)[_/]?(.*)", name).groups()
+    inner = _GATES.get(rest) or {"proj": "downsample", "": "sum"}.get(rest, rest)
+    return f"layer{stage}.{int(number) - 1}.{inner}"
+
+
 NAMES: dict[str, Callable[[str], str]] = {
     "resnet": _of_resnet,
     "bn_inception": _of_bn_inception,
@@ -168,8 +186,15 @@ NAMES: dict[str, Callable[[str], str]] = {
     "vgg": _of_vgg,
     "mobilenet": _of_mobilenet,
     "shufflenet": _of_shufflenet,
+    "preresnet": _of_preresnet,
 }
 """Our name of a layer of theirs, by family."""
+
+
+def classes_of(table: str) -> int:
+    """The classes of the network that a table describes."""
+    found = re.search(r"CIFAR(\d+)", table)
+    return int(found[1]) if found else 1000
 
 
 def read_published(folder: Path, table: str) -> Iterator[Layer]:

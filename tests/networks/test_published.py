@@ -16,7 +16,7 @@ from pipeline.networks.authors_table import prototxt_name
 from pipeline.networks.layers import Cost, Layer, layer_table
 from pipeline.networks.registry import NETWORKS, SEBlock
 from tests.networks.interpreter import execute
-from tests.networks.published import TABLES, read_published
+from tests.networks.published import TABLES, classes_of, read_published
 
 TOTALS = {
     # Learnable parameters, the same with running means and variances, multiply-adds of convolutions and classifier.
@@ -63,9 +63,20 @@ ABLATIONS: tuple[tuple[dict[str, Any], tuple[int, int]], ...] = (
 """Of SE-ResNet-50 without biases, Tables 10 to 16: parameters and multiply-adds."""
 
 
-def traced(name: str, **se: Any) -> tuple[Layer, ...]:
+CIFAR_TOTALS = {
+    # The same, of Tables 4 and 5, with 10 classes; and the learnable parameters with 100.
+    "preresnet110": (1_730_522, 1_738_618, 253_149_824, 1_736_372),
+    "se_preresnet110": (1_744_760, 1_752_856, 253_161_920, 1_750_610),
+    "preresnet164": (1_703_258, 1_727_482, 244_500_992, 1_726_388),
+    "se_preresnet164": (1_905_362, 1_929_586, 244_694_528, 1_928_492),
+    "wrn16_8": (10_961_370, 10_968_570, 1_548_145_664, 11_007_540),
+    "se_wrn16_8": (11_049_290, 11_056_490, 1_548_231_680, 11_095_460),
+}
+
+
+def traced(name: str, num_classes: int = 1000, **se: Any) -> tuple[Layer, ...]:
     with torch.device("meta"):
-        model = create_model(name, 1000, se=SEBlock(**se) if se else "default")
+        model = create_model(name, num_classes, se=SEBlock(**se) if se else "default")
     return trace_layers(model, NETWORKS[name].image_size_px)
 
 
@@ -84,10 +95,17 @@ def test_totals_are_the_published_ones(name: str) -> None:
     assert (cost.parameters, cost.parameters + cost.buffers, cost.macs) == TOTALS[name]
 
 
+@pytest.mark.parametrize("name", CIFAR_TOTALS)
+def test_totals_for_cifar_are_the_published_ones(name: str) -> None:
+    ten, hundred = (Cost.of(layer_table(name, classes)) for classes in (10, 100))
+    found = (ten.parameters, ten.parameters + ten.buffers, ten.macs, hundred.parameters)
+    assert found == CIFAR_TOTALS[name]
+
+
 def test_every_network_of_the_paper_has_published_totals() -> None:
     ours = {"resnext152_64x4d", "se_resnext152_64x4d"}
     """The paper gives no figure of the network that SENet-154 came from."""
-    assert {name for name in NETWORKS if not name.endswith("_nano")} - ours == set(TOTALS)
+    assert {name for name in NETWORKS if not name.endswith("_nano")} - ours == {*TOTALS, *CIFAR_TOTALS}
 
 
 @pytest.mark.parametrize(("se", "totals"), ABLATIONS, ids=lambda value: str(value))
@@ -108,7 +126,7 @@ def test_with_the_stride_in_the_3x3_the_multiply_adds_are_torchvision_s() -> Non
 def test_every_layer_is_that_of_the_published_table(table: str, facts: Path) -> None:
     """In order, with inputs and outputs by name."""
     name, se = TABLES[table]
-    published, ours = list(read_published(facts, table)), list(traced(name, **se))
+    published, ours = list(read_published(facts, table)), list(traced(name, classes_of(table), **se))
     assert [layer.name for layer in ours] == [layer.name for layer in published]
     for layer, row in zip(ours, published, strict=True):
         # A sum, and a map times its gates, are the same in either order.
