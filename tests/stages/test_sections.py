@@ -21,10 +21,14 @@ def test_every_result_key_is_read_by_a_stage(tmp_path: Path, monkeypatch: pytest
     """A key that nobody reads would change keys and no result."""
     for label in range(4):
         write_pictures(tmp_path / "train" / f"class{label}", 18)
-    config = small_recipe(tmp_path, data={"shards": str(tmp_path / "shards"), "val_fraction": 0.3})
-    write_run_config(tmp_path / "run", config)
     read: set[str] = set()
     monkeypatch.setattr(runner, "view", lambda config, sections: view(config, sections, read))
-    for stage in STAGES:
-        assert runner.run_stage(stage.name, config, tmp_path / "run", STAGES) == EXIT_DONE
+    settled = {"kind": "plateau", "drop_epochs": [], "patience": 0, "threshold": 0.99}
+    plateau = {"schedule": settled, "freeze_bn": {"statistics": "recompute", "statistics_images": 24}}
+    for number, choices in enumerate(({}, plateau)):
+        run, data = tmp_path / f"run{number}", {"shards": str(tmp_path / "shards"), "val_fraction": 0.3}
+        config = small_recipe(tmp_path, data=data, **choices)
+        write_run_config(run, config)
+        for stage in STAGES:
+            assert runner.run_stage(stage.name, config, run, STAGES) == EXIT_DONE
     assert {leaf.name for leaf in leaves() if leaf.kind is Kind.RESULT} - read == set()
