@@ -25,7 +25,8 @@ def find_recipe(text: str) -> Path:
     found = {file.stem: file for folder in folders for file in folder.rglob("*.yaml")}
     if text not in found:
         close = difflib.get_close_matches(text, found, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(found)) or 'none'}"
+        some = [name for name, path in found.items() if path.parent in folders]
+        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(sorted(some)) or 'none'}"
         raise argparse.ArgumentTypeError(f"{text}: no such recipe ({hint})")
     return found[text]
 

@@ -77,7 +77,10 @@ def test_further_recipes_and_seeds_make_an_ensemble():
             "must be a recipe (given the folder /usr; that of the images is data.root=/usr, behind the recipe)",
         ),
         (["run", "dmo"], "argument CONFIG: dmo: no such recipe (did you mean demo?)"),
-        (["plan", "qqq"], "argument CONFIG: qqq: no such recipe (there are: cifar10, demo, own_images, "),
+        (
+            ["plan", "qqq"],
+            "argument CONFIG: qqq: no such recipe (there are: cifar10, cifar10_archive, demo, ",
+        ),
         (["submit", "demo", "cfar10", "--profile", "p.yaml"], "cfar10: no such recipe (did you mean cifar10?)"),
         (["status", "runs/demo", "--speed=1"], "unrecognized arguments: --speed=1"),
         (["status", "runs/demo", "epochs=1"], "unrecognized arguments: epochs=1"),
