@@ -13,7 +13,7 @@ _FOLDERS = ("configs", "slurm")
 
 
 def find_file(name: str) -> Path:
-    """Return the path `name`, or, if there is no such file and it names one that comes with the program, that one's."""
+    """Return the path `name`, or, where nothing is there, the file of that name that comes with the program."""
     path = Path(name)
     if path.exists() or path.parts[:1] not in [(folder,) for folder in _FOLDERS]:
         return path

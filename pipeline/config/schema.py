@@ -89,11 +89,6 @@ class Config(Section):
                 f"train.image_size_px: must be a multiple of {multiple} for {self.model.name} "
                 f"(given {self.train.image_size_px})"
             )
-        if self.schedule.warmup_epochs >= self.train.epochs:
-            problems.append(
-                f"schedule.warmup_epochs: must be less than train.epochs = {self.train.epochs} "
-                f"(given {self.schedule.warmup_epochs})"
-            )
         if self.evaluate.split == "test" and self.data.test is None:
             problems.append("evaluate.split: test needs the folder of the test images in data.test (given none)")
         if self.evaluate.split == "test" and self.fuse.selection != "none":
@@ -105,6 +100,22 @@ class Config(Section):
             problems.append(
                 "train.only_head: a classifier on random features learns little; name weights to begin with in "
                 "model.weights, or leave it out"
+            )
+        problems += self._schedule_problems()
+        problems += ignored_sections(self.engine, {name: getattr(self, name) for name in ENGINES})
+        if self.engine == "native":
+            options = self.native or NativeConfig()
+            problems += native_problems(options, self.execution, only_head=self.train.only_head)
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _schedule_problems(self) -> list[str]:
+        problems = []
+        if self.schedule.warmup_epochs >= self.train.epochs:
+            problems.append(
+                f"schedule.warmup_epochs: must be less than train.epochs = {self.train.epochs} "
+                f"(given {self.schedule.warmup_epochs})"
             )
         if self.schedule.kind == "plateau":
             if self.train.validate_every_epochs != 1:
@@ -124,13 +135,7 @@ class Config(Section):
                 f"schedule.drop_epochs: must come before train.epochs = {self.train.epochs} (given {late}); write "
                 f"schedule.drop_epochs={earlier}, or when else the rate is to drop"
             )
-        problems += ignored_sections(self.engine, {name: getattr(self, name) for name in ENGINES})
-        if self.engine == "native":
-            options = self.native or NativeConfig()
-            problems += native_problems(options, self.execution, only_head=self.train.only_head)
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
+        return problems
 
     @model_validator(mode="after")
     def _chosen_engine_has_its_section(self) -> Self:

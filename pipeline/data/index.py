@@ -57,7 +57,7 @@ class ImageIndex:
     dataset: str
     classes: tuple[ImageClass, ...]
     names: Sequence[str]
-    """Canonical: the same wherever and however the images are stored."""
+    """Canonical names, independent of the folder and the layout that the images are stored in."""
     labels: Integers
     """0 to K - 1; all of them UNLABELLED in the test split."""
     num_bytes: Integers

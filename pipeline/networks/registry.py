@@ -201,7 +201,7 @@ def spelled(name: str, se: BlockChoice) -> tuple[str, BlockChoice]:
 
 
 def network_problem(name: str, se: BlockChoice, *, stride_in_3x3: bool) -> str | None:
-    """Say why there is no such network, as `key: what must hold`; or return None."""
+    """Return the error for a network that cannot be built, as `key: what must hold`, or None."""
     network, block = NETWORKS[name], block_of(name, se)
     if stride_in_3x3 and network.numbers.get("stride_in") != "1x1":
         return f"stride_in_3x3: only a network with strides in 1x1 convolutions has the choice (given with {name})"

@@ -23,7 +23,7 @@ def answered(command: Callable[[], int], prefix: str = "") -> int:
         print_line(f"{prefix}{error}", sys.stderr)
         return EXIT_USER_ERROR
     except (StartAbandoned, StartFailed) as error:
-        print(error, file=sys.stderr)
+        print_line(str(error), sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_FAILED

@@ -105,9 +105,7 @@ def train_phase(
         "seconds": round(time.monotonic() - started, 1),
         "images_per_second": _median_speed(directory),
         "engine": config.engine_in_words,
-        "world_size": split.world_size,
-        "micro_batch": split.micro_batch,
-        "accumulation": split.accumulation,
+        **{name: getattr(split, name) for name in ("world_size", "micro_batch", "accumulation")},
     }
     last = store.directory / step_name(trainer.global_step)
     return PhaseResult([WEIGHTS, *checkpoint_files(last, directory)], metrics, images)

@@ -15,7 +15,7 @@ _PREFIX = "10.77.0."
 
 
 def why_unavailable() -> str | None:
-    """What is missing for them here; None where nothing is."""
+    """The reason why this machine cannot make them, or None."""
     missing = [name for name in ("unshare", "nsenter", "ip") if shutil.which(name) is None]
     if missing:
         return f"network namespaces need {', '.join(missing)}"

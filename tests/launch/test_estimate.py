@@ -51,7 +51,7 @@ def test_images_are_counted_once_prepare_is_done(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["{", "{}", None])
-def test_a_damaged_index_is_said_to_be_damaged(tmp_path, damage: str | None):
+def test_a_damaged_index_is_reported(tmp_path, damage: str | None):
     config = small_recipe(tmp_path)
     placed = place(config, tmp_path)
     finish_prepare(placed["prepare"], 7)

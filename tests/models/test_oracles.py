@@ -58,7 +58,7 @@ def cadene_bn_inception() -> nn.Module:
 
 
 def without_biases(network: nn.Module) -> nn.Module:
-    """Convolutions of ours have none where a batch norm follows."""
+    """The same network without biases, which our convolutions lack before a batch norm."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.bias = None

@@ -185,7 +185,7 @@ def test_rewinding_to_nothing_begins_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("left", "kept"), [(b"", []), (b"a third", [1, 2]), (b"half a line", [1, 2])], ids=["emptied", "cut", "torn"]
 )
-def test_a_journal_that_was_shortened_between_two_starts_is_told_once(
+def test_a_journal_that_was_shortened_between_two_starts_is_reported_once(
     tmp_path: Path, left: bytes, kept: list[int]
 ) -> None:
     path, told = tmp_path / NAME, []
@@ -340,7 +340,7 @@ def test_a_file_of_anything_is_told_in_one_line_and_stops_nothing(tmp_path: Path
     assert steps(path) == [1]
 
 
-def test_the_newest_line_damaged_is_told_of_once_and_not_again_by_the_rewind(tmp_path: Path) -> None:
+def test_a_damaged_newest_line_is_reported_once_and_not_again_by_the_rewind(tmp_path: Path) -> None:
     path, told = tmp_path / NAME, []
     journal = Journal(path)
     for step in (1, 2, 3):

@@ -80,7 +80,7 @@ log.close()
 
 
 @pytest.mark.parametrize("ending", ["lifted", "for good"])
-def test_a_limit_inside_a_line_is_told_once_and_ends_nothing(tmp_path: Path, ending: str) -> None:
+def test_a_size_limit_inside_a_line_is_reported_once_and_ends_nothing(tmp_path: Path, ending: str) -> None:
     command = [sys.executable, "-c", LIMITED, str(tmp_path), ending]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
     path = tmp_path / EVENTS
@@ -108,7 +108,7 @@ def test_damage_is_shown_to_the_listeners_as_a_warning_and_skipped_by_readers(tm
     ]
 
 
-def test_an_emptied_record_is_told_once_and_the_stage_goes_on(tmp_path: Path) -> None:
+def test_an_emptied_record_is_reported_once_and_the_stage_goes_on(tmp_path: Path) -> None:
     heard: list[Event] = []
     log = EventLog(tmp_path, [heard.append])
     log.write("train", global_step=1)

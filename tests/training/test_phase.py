@@ -153,7 +153,7 @@ def test_another_world_is_told_in_one_line(tmp_path: Path, index: ImageIndex, in
     assert told[-1].endswith("the batch norms see other batches")
 
 
-def test_a_damaged_checkpoint_is_told_and_the_one_before_goes_on(
+def test_a_damaged_checkpoint_is_named_and_training_resumes_from_the_one_before(
     tmp_path: Path, index: ImageIndex, initial: Path
 ) -> None:
     stopped(tmp_path / "train", index, initial, step=2)
