@@ -46,8 +46,8 @@ lock: $(READY)
 $(READY): requirements.lock pyproject.toml
 	@[ "$$(uname -sm)" = 'Linux x86_64' ] || \
 	  { echo "Linux on x86-64 is needed (this is $$(uname -sm)); use the container of docs/install.md" >&2; exit 2; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo 'Python 3.11 or later is needed; name one with: make PYTHON=python3.12' >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+	  { echo 'Python 3.11 to 3.13 is needed; name one with: make PYTHON=python3.12' >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(VENV)/bin/uv pip sync --python $(VENV)/bin/python --require-hashes requirements.lock

@@ -1,4 +1,4 @@
-"""The command line: what is given, and what is suggested."""
+"""Parsing of the command line, and command lines to suggest."""
 
 from __future__ import annotations
 

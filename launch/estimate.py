@@ -100,6 +100,12 @@ def step_spans(config: Config, order: StreamOrder, stages: Mapping[str, PlacedSt
     return spans
 
 
+def depends_on_validation(config: Config, placed: Mapping[str, PlacedStage]) -> bool:
+    """Return whether a plateau schedule has still to say where training ends."""
+    first = next(stage for stage in placed.values() if stage.stage.is_training)
+    return config.schedule.kind == "plateau" and not first.is_done
+
+
 def _last_step(stage: PlacedStage) -> int:
     seal = read_seal(stage.directory, "stage")
     assert seal is not None, "the stage is done"

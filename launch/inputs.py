@@ -38,10 +38,12 @@ def check_inputs(config: Config, stages: Stages) -> None:
 
     Raises UserError saying all that is missing or of another kind, and how to create it.
     """
-    checks = (_check_images, _check_build, _check_evaluation)
-    problems = [str(error) for check in checks if (error := _error(check, config, stages))]
-    if problems:
-        raise UserError("\n".join(dict.fromkeys(problems)))
+    images, evaluation = (_error(check, config, stages) for check in (_check_images, _check_evaluation))
+    problems = [images, _error(_check_build, config, stages), evaluation]
+    if images is evaluation is None:
+        problems.append(_error(_check_classes, config, stages))
+    if found := [str(problem) for problem in problems if problem is not None]:
+        raise UserError("\n".join(dict.fromkeys(found)))
 
 
 def _error(check: Callable[[Config, Stages], None], config: Config, stages: Stages) -> UserError | None:
@@ -66,11 +68,14 @@ def _check_build(config: Config, stages: Stages) -> None:
 
 
 def _check_evaluation(config: Config, stages: Stages) -> None:
-    if config.evaluate.weights is not None and "evaluate" in stages and not stages["evaluate"].is_done:
-        weights = resolve_weights(config.evaluate.weights, stages["evaluate"].directory.parent)
+    if (weights := _evaluated_weights(config, stages)) is not None:
         _check_network(config, "evaluate.weights", weights)
-        if _error(_check_images, config, stages) is None:
-            _check_classes(config, weights)
+
+
+def _evaluated_weights(config: Config, stages: Stages) -> Path | None:
+    if config.evaluate.weights is None or "evaluate" not in stages or stages["evaluate"].is_done:
+        return None
+    return resolve_weights(config.evaluate.weights, stages["evaluate"].directory.parent)
 
 
 def _check_network(config: Config, key: str, weights: Path) -> None:
@@ -80,27 +85,18 @@ def _check_network(config: Config, key: str, weights: Path) -> None:
     if "model" not in metadata:
         return
     network = ModelConfig.described(metadata, config.model.reckoned_classes, str(weights))
-    theirs, ours = _network_keys(network), _network_keys(config.model)
-    if theirs != ours:
-        overrides = (f"model.{name}={value}" for name, value in theirs.items() if value != ours[name])
+    if overrides := config.model.overrides_to(network):
         raise UserError(
             f"{key}: {weights} has weights of {network.title} (the recipe's network: {config.model.title}); "
             f"to take their network add {' '.join(map(shlex.quote, overrides))}"
         )
 
 
-def _network_keys(network: ModelConfig) -> dict[str, str]:
-    """Return the keys of the section `model` that a weight file can tell."""
-    metadata = network.metadata()
-    return {
-        "name": network.name,
-        "stride_in_3x3": metadata.get("stride_in_3x3", "false"),
-        "se": metadata.get("se", "default"),
-    }
-
-
-def _check_classes(config: Config, weights: Path) -> None:
+def _check_classes(config: Config, stages: Stages) -> None:
     """Raises UserError if class folders that are there are not known to the network; the stage looks at all others."""
+    weights = _evaluated_weights(config, stages)
+    if weights is None:
+        return
     metadata = read_metadata(weights)
     if config.data.root is None or "num_classes" not in metadata or config.evaluate.split == "test":
         return

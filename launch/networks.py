@@ -14,7 +14,7 @@ from pipeline.paper.statements import figures_of, find_errors
 
 _TITLE = """# Networks
 
-Made from the registry and its layer tables by `python -m launch networks --markdown > docs/networks.md`;
+Made from the registry and its layer tables by `python -m tests.config.pinned`;
 `python -m launch networks` answers the same on a terminal.
 
 Parameters are the learnable ones with a classifier of 1,000 classes; GMAC are the multiply-adds of convolutions and

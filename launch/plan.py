@@ -13,6 +13,7 @@ from launch.estimate import (
     NO_RATE,
     Span,
     checkpoint_bytes,
+    depends_on_validation,
     evaluated_images,
     evaluation_rate,
     kept_checkpoints,
@@ -200,15 +201,9 @@ def _steps(config: Config, placed: Stages, order: StreamOrder, spans: dict[str, 
         for name, span in spans.items()
     ]
     total = f"{end.last:,} in {counted(end.until_epoch, 'epoch')}"
-    if _depends_on_validation(config, placed):
+    if depends_on_validation(config, placed):
         total = f"at most {total} (how many depends on validation)"
     return f"{exact} an epoch, {total}{''.join(parts)}"
-
-
-def _depends_on_validation(config: Config, placed: Stages) -> bool:
-    """Return whether a plateau schedule has still to say where training ends."""
-    first = next(stage for stage in placed.values() if stage.stage.is_training)
-    return config.schedule.kind == "plateau" and not first.is_done
 
 
 def _time(config: Config, placed: Stages, spans: dict[str, Span]) -> str:
@@ -221,7 +216,7 @@ def _time(config: Config, placed: Stages, spans: dict[str, Span]) -> str:
     left = total - sum(steps_done(placed[name], span) for name, span in spans.items())
     seconds, seconds_left = (steps * config.train.global_batch / speed for steps in (total, left))
     rest = "" if left == total else f", {rough_time(seconds_left)} of it left" if left else ", all of it done"
-    about = "at most" if _depends_on_validation(config, placed) else "about"
+    about = "at most" if depends_on_validation(config, placed) else "about"
     return (
         f"{about} {rough_time(seconds)} of training{rest}, at {processes} x {rate.images_per_second:,.4g} images/s "
         f"({rate.source}); validation and checkpoints come on top"

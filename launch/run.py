@@ -24,7 +24,7 @@ from pipeline.config.schema import Config
 from pipeline.ground.cores import count_cores
 from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
 from pipeline.running.attempts import NOT_SAVED, Outcome, read_outcome, read_records
-from pipeline.running.named_weights import forget_choices
+from pipeline.running.named_weights import new_choices
 from pipeline.running.stage import Part, PlacedStage, place_stages
 from pipeline.store.lock import DirectoryBusy, busy_message, lock_holder
 from pipeline.store.seal import BrokenSeal, read_seal
@@ -70,12 +70,11 @@ def run_stages(request: RunRequest) -> int:
     config = read_recipe(request.config, request.all_overrides())
     check_initial_checkpoint(config)
     run = request.run or default_run(config)
-    if request.accept_changes:
-        forget_choices(run)
-    placed = place_stages(config, run, STAGES)
-    chosen = choose_stages(placed, request.only, request.first, request.recipe())
-    _check(config, chosen)
-    set_up(run, config, chosen.values(), request.accept_changes)
+    with new_choices(run, wanted=request.accept_changes):
+        placed = place_stages(config, run, STAGES)
+        chosen = choose_stages(placed, request.only, request.first, request.recipe())
+        _check(config, chosen)
+        set_up(run, config, chosen.values(), request.accept_changes)
     _advise(config, chosen)
     supervisor = Supervisor()
     supervisor.install()

@@ -12,7 +12,16 @@ import sys
 from collections.abc import Mapping
 
 from launch.console import byte_size, complain, say, show, table
-from launch.estimate import NO_RATE, Span, kept_checkpoints, step_spans, stream_order, training_images, training_rate
+from launch.estimate import (
+    NO_RATE,
+    Span,
+    depends_on_validation,
+    kept_checkpoints,
+    step_spans,
+    stream_order,
+    training_images,
+    training_rate,
+)
 from launch.job_graph import Stages
 from pipeline.config.schema import Config
 from pipeline.data.order import StreamOrder
@@ -137,10 +146,11 @@ def _time(config: Config, placed: Stages, spans: dict[str, Span]) -> str:
     step_seconds = config.train.global_batch / (rate.images_per_second * processes)
     steps = sum(span.last - span.first for span in spans.values())
     hours = steps * step_seconds / 3600
+    at_most = "at most " if depends_on_validation(config, placed) else ""
     return (
         f"{step_seconds:.3g} s a step at {processes} x {rate.images_per_second:,.4g} images/s ({rate.source}); "
-        f"{steps:,} steps take {clock_time(3600 * hours)} = {hours:,.2f} h, {processes * hours:,.1f} GPU-hours; "
-        "validation and checkpoints come on top"
+        f"{at_most}{steps:,} steps take {clock_time(3600 * hours)} = {hours:,.2f} h, {processes * hours:,.1f} "
+        "GPU-hours; validation and checkpoints come on top"
     )
 
 

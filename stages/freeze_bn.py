@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import nn
-
 from pipeline.config.schema import Config
 from pipeline.data.index import check_num_classes
 from pipeline.data.order import StreamOrder
@@ -40,7 +38,7 @@ def run(context: StageContext) -> StageResult:
     _check_same_stream(seal, order)
     model = meta_model(config.model, len(train.classes))
 
-    def freeze(model: nn.Module, split: BatchSplit, is_resumed: bool) -> None:
+    def freeze(split: BatchSplit, is_resumed: bool) -> None:
         if config.freeze_bn.statistics == "recompute" and not is_resumed:
             count = recompute_running_statistics(
                 model, config, train, split, phase.first_step, context.collective, context.stop

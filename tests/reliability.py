@@ -12,7 +12,7 @@ from tests.conftest import REPOSITORY
 PAGE = REPOSITORY / "docs" / "reliability.md"
 _HEAD = """# What is survived
 
-Every fault that a test brings about, in the words of its name; the heading names the folder of the tests. Most are
+Faults that tests bring about, in the words of their names; the heading names the folder of the tests. Most are
 real: processes are killed, disks filled, bits flipped, quotas set, and jobs run on a SLURM of their own. Made by
 `python -m tests.reliability` from the tests themselves, and compared with them by one.
 """

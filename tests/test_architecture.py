@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
+import importlib.metadata
 import inspect
 import re
 import subprocess
@@ -130,6 +132,36 @@ for name in {modules}:
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_submitting_takes_no_more_packages_than_the_installation_page_names():
+    (line,) = re.findall(r"submit/bin/python -m pip install (.*)", (REPOSITORY / "docs" / "install.md").read_text())
+    code = """
+import importlib, importlib.metadata, sys
+importlib.import_module("launch.slurm.ensemble")
+importlib.import_module("launch.slurm.check")
+roots = {name.partition(".")[0] for name in sys.modules}
+places = importlib.metadata.packages_distributions()
+print(*sorted({place.lower().replace("_", "-") for root in roots for place in places.get(root, ())}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    needed: set[str] = set()
+    for name in line.split():
+        needed |= {each.lower().replace("_", "-") for each in requirements_of(name)}
+    ours = {"senet154", "setuptools"}
+    assert set(done.stdout.split()) - needed - ours == set()
+
+
+def requirements_of(name: str) -> set[str]:
+    """A distribution and all that it needs."""
+    found = {name}
+    for text in importlib.metadata.requires(name) or ():
+        if "extra ==" not in text:
+            inner = re.match(r"[\w.-]+", text)
+            assert inner is not None
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found |= requirements_of(inner[0])
+    return found
 
 
 def test_a_file_is_named_by_what_it_is_about():

@@ -1,8 +1,8 @@
-"""Try a profile in a job of two minutes: what training would find on the nodes, and how fast that is."""
+"""Try a profile in a job of two minutes: measure devices, network and file system of the nodes."""
 
 from __future__ import annotations
 
-import sys
+import contextlib
 import time
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from launch.slurm import scheduler
 from launch.slurm.jobs import log_path, write_script
 from launch.slurm.profile import TRAINING, load_profile
 from launch.slurm.script import JobScript, render
-from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED
+from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, UserError
 from pipeline.store.journal import read_journal
 
 _MINUTES = 2
@@ -36,7 +36,7 @@ def check_profile_on_cluster(path: Path, directory: Path) -> int:
         directory=Path.cwd(),
         shape=shape,
         setup=profile.setup,
-        python=(*profile.container, profile.python or sys.executable),
+        python=profile.python_words,
         warning_seconds=0,
         requeue_on_failure=0,
     )
@@ -44,8 +44,9 @@ def check_profile_on_cluster(path: Path, directory: Path) -> int:
     say(f"job {job}: {shape.describe()}, {_MINUTES} minutes at most once it runs; Ctrl-C cancels it")
     try:
         state = _wait_for_end(job)
-    except KeyboardInterrupt:
-        scheduler.cancel([job])
+    except BaseException:  # Ctrl-C, or a scheduler that does not answer
+        with contextlib.suppress(UserError):
+            scheduler.cancel([job])
         raise
     findings = list(read_journal(directory / f"findings-{job}.jsonl"))
     rows = table("", "found", "verdict")

@@ -4,7 +4,14 @@
 # Tasks need this shell's environment also where a site lets none into jobs (SBATCH_EXPORT=NONE).
 export SLURM_EXPORT_ENV=ALL
 
-export PYTHONPATH="$SOURCE${PYTHONPATH:+:$PYTHONPATH}"
+# As `module_environment` has it: an empty entry stands for the working directory, which has modules of its own; the
+# packages of an installation are found without help, and site-packages belong behind the standard library.
+export PYTHONSAFEPATH=1
+entries=":${PYTHONPATH:-}:"
+while [[ $entries == *::* ]]; do entries=${entries//::/:}; done
+[ ! -f "$SOURCE/pyproject.toml" ] || entries=":$SOURCE$entries"
+entries=${entries#:}
+export PYTHONPATH="${entries%:}"
 export PYTHONUNBUFFERED=1
 
 # OpenMP's threads would burn the cores that the decoding threads need while they wait for work.

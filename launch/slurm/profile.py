@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
 
@@ -110,6 +111,11 @@ class Profile(Section):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    @property
+    def python_words(self) -> tuple[str, ...]:
+        """The words that start Python, container included."""
+        return (*self.container, self.python or sys.executable)
 
     def shapes(self) -> dict[str, Shape]:
         """Return the shape of every stage; its unset fields are the profile's."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.ground.errors import UserError
+from pipeline.ground.interpreter import LAUNCHER
 
 Condition = Literal["afterok", "aftercorr"]
 """aftercorr: each task of a job array waits for the task of the same number."""
@@ -37,7 +38,7 @@ _OF_A_TASK = {
     "RANK",
     "LOCAL_RANK",
     "WORLD_SIZE",
-    "SENET154_LAUNCHER",
+    LAUNCHER,
 }
 
 

@@ -74,7 +74,9 @@ def options(job: JobScript) -> dict[str, str | None]:
         "time": shape.minutes,
         "signal": f"B:USR2@{job.warning_seconds}" if job.warning_seconds else None,
     }
-    return {name: str(value) for name, value in found.items() if value is not None} | {"requeue": None}
+    return {name: str(value) for name, value in found.items() if value is not None} | (
+        {"requeue": None} if job.warning_seconds else {}  # what would save first
+    )
 
 
 def _option(name: str, value: str | None) -> str:

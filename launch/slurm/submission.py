@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from launch.command import command_line
-from launch.inputs import check_initial_checkpoint
+from launch.inputs import advise_on_sizes, check_initial_checkpoint
 from launch.job_graph import Stages, choose_stages
 from launch.recipe import read_recipe
 from launch.run_directory import default_run, set_up
@@ -22,7 +21,7 @@ from launch.slurm.scheduler import QueuedJob
 from launch.slurm.script import JobScript
 from pipeline.config.schema import Config
 from pipeline.ground.errors import UserError
-from pipeline.running.named_weights import forget_choices
+from pipeline.running.named_weights import new_choices
 from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.store.lock import DirectoryBusy, busy_message, lock_holder
 from stages import STAGES
@@ -88,7 +87,7 @@ class Submission:
             directory=Path.cwd(),
             shape=profile.shapes()[name],
             setup=profile.setup,
-            python=(*profile.container, profile.python or sys.executable),
+            python=profile.python_words,
             warning_seconds=profile.warning_seconds,
             requeue_on_failure=profile.requeue_on_failure,
         )
@@ -120,15 +119,16 @@ def prepare(request: SubmitRequest) -> Submission:
     run = (request.run or default_run(config)).absolute()
     jobs = read_jobs(run)
     queued = [] if request.dry_run else _alive(jobs)
-    if request.accept_changes and not request.dry_run and not queued:
-        # Before the keys are computed: those of the jobs must be those of the config that is written.
-        forget_choices(run)
-    placed = place_stages(config, run, STAGES)
-    alive = _by_stage(run, placed, queued)
-    coming = placed if request.dry_run else alive
-    chosen = choose_stages(placed, request.only, request.first, request.recipe(), "submit", coming)
-    draft = Submission(request, config, profile, run, placed, chosen, jobs, alive, ())
-    notes = check_profile(config, profile, request.profile, draft.missing, placed) + _ignored(os.environ)
+    # Before the keys are computed: those of the jobs must be those of the config that is written.
+    with new_choices(run, wanted=request.accept_changes and not request.dry_run and not queued):
+        placed = place_stages(config, run, STAGES)
+        alive = _by_stage(run, placed, queued)
+        coming = placed if request.dry_run else alive
+        chosen = choose_stages(placed, request.only, request.first, request.recipe(), "submit", coming)
+        draft = Submission(request, config, profile, run, placed, chosen, jobs, alive, ())
+        notes = check_profile(config, profile, request.profile, draft.missing, placed) + _ignored(os.environ)
+    if (warning := advise_on_sizes(config, chosen)) is not None:
+        notes.append(warning)
     resources = config.resources.model_copy(update={"processes": training_world_size(config, profile, placed)})
     return dataclasses.replace(draft, config=config.model_copy(update={"resources": resources}), notes=notes)
 

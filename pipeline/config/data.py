@@ -106,9 +106,9 @@ class AugmentationConfig(Section):
     """resized: a random part of the image, as `area` and `aspect` say, resized to the network's input. padded: a square
     of the network's size at a random place of the image and `padding_px` around it; nothing is resized."""
     padding_px: Natural = 4
-    """Width of what is around the image in a padded crop."""
+    """Width of the border around the image in a padded crop."""
     padding: Literal["zero", "reflect"] = "zero"
-    """What is around the image in a padded crop. zero: zeros after normalisation, which is the mean colour. reflect:
+    """Fill of the border in a padded crop. zero: zeros after normalisation, which is the mean colour. reflect:
     the image, mirrored at its edges (of images in memory alone: data.dataset cifar10 and cifar100)."""
     cutout_px: Natural = 0
     """Side of a square of zeros in each normalised image (Cutout), whose centre may be any pixel; 0: none."""
@@ -125,7 +125,7 @@ class AugmentationConfig(Section):
     flip: bool = True
     """Whether every second image, at random, is mirrored."""
     rotation_degrees: Annotated[float, Field(ge=0, le=45)] = 0.0
-    """Rotation by a uniform angle in ± this many degrees; what comes in from outside has the mean colour."""
+    """Rotation by a uniform angle in ± this many degrees; pixels from outside the image have the mean colour."""
     rotate: Literal["after_crop", "before_crop"] = "after_crop"
     """What is rotated. after_crop: the resized crop, which loses its corners. before_crop: the image, about its centre,
     so that only what is beyond the image is lost; at 10 degrees 1.5 times as many pixels are resized for it."""
@@ -136,12 +136,6 @@ class AugmentationConfig(Section):
     def kernel(self) -> Literal["bilinear_antialias", "bicubic_antialias"]:
         """Return the resizing kernel, which evaluation then uses too."""
         return "bicubic_antialias" if self.interpolation == "bicubic" else "bilinear_antialias"
-
-    @property
-    def border(self) -> tuple[int, Literal["zero", "reflect"]] | None:
-        """Return width and kind of what is around the image, or None if crops are resized."""
-        border = (self.padding_px, self.padding)
-        return border if self.crop == "padded" else None
 
     @model_validator(mode="after")
     def _keys_belong_to_the_crop(self) -> Self:

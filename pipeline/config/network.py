@@ -123,6 +123,17 @@ class ModelConfig(Section):
         """Share of the last features that is dropped."""
         return NETWORKS[self.name].dropout if self.dropout is None else self.dropout
 
+    def overrides_to(self, other: ModelConfig) -> list[str]:
+        """Return the overrides that make this network another, as far as a weight file can tell them apart."""
+        ours, theirs = self.told_by_weights(), other.told_by_weights()
+        return [f"model.{key}={value}" for key, value in theirs.items() if value != ours[key]]
+
+    def told_by_weights(self) -> dict[str, str]:
+        """Return the keys of the section that a weight file can tell, and their values."""
+        metadata = self.metadata()
+        stride, block = metadata.get("stride_in_3x3", "false"), metadata.get("se", "default")
+        return {"name": self.name, "stride_in_3x3": stride, "se": block}
+
     @classmethod
     def described(cls, metadata: Mapping[str, str], num_classes: int, place: str) -> Self:
         """Return the network that `metadata` describes in a weight file. Raises UserError if there is none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +24,26 @@ def apply_overrides(root: Entry, overrides: Sequence[str], problems: list[Proble
 
     Appends to `problems` those that are not `key=value`, and keys that are given two values: neither is surely meant.
     """
-    given: dict[str, str] = {}
+    given: dict[str, Any] = {}
     for override in overrides:
         root = _apply(root, override, given, problems)
     return root
 
 
-def _apply(root: Entry, override: str, given: dict[str, str], problems: list[Problem]) -> Entry:
+def _apply(root: Entry, override: str, given: dict[str, Any], problems: list[Problem]) -> Entry:
     key, equals, text = (part.strip() for part in override.partition("="))
     try:
-        if not equals and ("/" in key or Path(key).is_dir()):
+        if not equals and key and ("/" in key or Path(key).is_dir()):
             written = shlex.quote(f"data.root={key}")
             raise ValueError(f"must be key=value; for the folder of the images write {written}")
         if not equals or not key:
             raise ValueError("must be key=value, as in train.epochs=3")
         key = resolve_short_key(key)
-        if given.setdefault(key, text) != text:
-            raise ValueError(f"must be given once (given {given[key]} and {text})")
         document = _parse(text, key)
+        for leaf, value in _leaves(key, document.root.plain()):
+            if given.setdefault(leaf, value) != value and value == value:  # a NaN differs from itself
+                key = leaf
+                raise ValueError(f"must be given once (given {_shown(given[leaf])} and {_shown(value)})")
     except ValueError as error:
         problems.append(Problem(COMMAND_LINE, key or override, str(error)))
         return root
@@ -54,6 +56,15 @@ def _apply(root: Entry, override: str, given: dict[str, str], problems: list[Pro
     for name in reversed(key.split(".")):
         entry = Entry({name: entry}, COMMAND_LINE, override)
     return merged(root, entry)
+
+
+def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what an override sets: the key itself, or those below it."""
+    if not isinstance(value, dict):
+        yield key, value
+        return
+    for name, inner in value.items():
+        yield from _leaves(f"{key}.{name}", inner)
 
 
 def describe_overrides(config: Config, overrides: Sequence[str]) -> list[str]:

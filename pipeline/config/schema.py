@@ -28,6 +28,7 @@ from pipeline.config.network import ModelConfig
 from pipeline.config.operations import CheckpointConfig, LoaderConfig, ResourcesConfig, TrackingConfig
 from pipeline.config.section import OPERATION, Natural, Section
 from pipeline.config.training import FreezeBnConfig, OptimConfig, ScheduleConfig, TrainConfig
+from pipeline.networks.layers import POOLING, layer_table
 from pipeline.networks.registry import NETWORKS
 
 
@@ -83,12 +84,9 @@ class Config(Section):
                 "augmentation.padding: reflect is for images in memory, data.dataset cifar10 or cifar100 (given "
                 f"{self.data.dataset}); use zero"
             )
-        multiple = NETWORKS[self.model.name].size_multiple
-        if self.train.image_size_px % multiple:
-            problems.append(
-                f"train.image_size_px: must be a multiple of {multiple} for {self.model.name} "
-                f"(given {self.train.image_size_px})"
-            )
+        if self.freeze_bn.statistics == "recompute" and (self.train.only_head or self.execution.sync_bn):
+            cause = "train.only_head, which keeps all statistics" if self.train.only_head else "execution.sync_bn"
+            problems.append(f"freeze_bn.statistics: must be running with {cause} (given recompute)")
         if self.evaluate.split == "test" and self.data.test is None:
             problems.append("evaluate.split: test needs the folder of the test images in data.test (given none)")
         if self.evaluate.split == "test" and self.fuse.selection != "none":
@@ -102,6 +100,7 @@ class Config(Section):
                 "model.weights, or leave it out"
             )
         problems += self._schedule_problems()
+        problems += self._size_problems()
         problems += ignored_sections(self.engine, {name: getattr(self, name) for name in ENGINES})
         if self.engine == "native":
             options = self.native or NativeConfig()
@@ -109,6 +108,24 @@ class Config(Section):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _size_problems(self) -> list[str]:
+        """List crops that the network cannot take, before weeks of training end in one."""
+        name, multiple = self.model.name, NETWORKS[self.model.name].size_multiple
+        plans = {"train.validation": (self.train.validation,), "evaluate.plans": self.evaluate.plans}
+        crops = [(key, group) for key, given in plans.items() for plan in given for group in plan.crops]
+        sizes = [("train.image_size_px", self.train.image_size_px), *((key, group.crop_px) for key, group in crops)]
+        problems = [
+            f"{key}: must {'have crops of' if key in plans else 'be'} a multiple of {multiple} px for {name} "
+            f"(given {'whole images' if px is None else px})"
+            for key, px in sizes
+            if multiple > 1 and (px is None or px % multiple)
+        ]
+        slides = {key for key, group in crops if "sliding" in (group.dense, group.pooling)}
+        if slides and POOLING not in {layer.name for layer in layer_table(name)}:
+            needed = f"sliding windows need a network that averages its last map, not {name}"
+            problems += [f"{key}: {needed}" for key in sorted(slides)]
+        return list(dict.fromkeys(problems))
 
     def _schedule_problems(self) -> list[str]:
         problems = []

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+_NOT_WHOLE = "an array in it is not a whole one of uint8"
 _UINT8 = ("u1", "|u1", "uint8")
 
 
@@ -24,19 +25,19 @@ class RefusedPickle(Exception):
 class PickledArray:
     """A uint8 array, as NumPy's own pickles build it: empty first, then given its state."""
 
-    pixels: npt.NDArray[np.uint8]
+    pixels: npt.NDArray[np.uint8] | None = None
+    """None if the pickle has not given it a state."""
 
     def __setstate__(self, state: Any) -> None:
         try:
             _, shape, dtype, is_fortran, content = state
             content = content.encode("latin-1") if isinstance(content, str) else content
-            assert isinstance(dtype, _DType)
-            assert isinstance(content, bytes)
-            assert not is_fortran
-            assert math.prod(shape) == len(content)
+            is_whole = isinstance(dtype, _DType) and not is_fortran and math.prod(shape) == len(content)
             self.pixels = np.frombuffer(content, dtype=np.uint8).reshape(shape)
-        except (AssertionError, TypeError, ValueError) as error:
-            raise RefusedPickle("an array in it is not a whole one of uint8") from error
+        except (TypeError, ValueError) as error:
+            raise RefusedPickle(_NOT_WHOLE) from error
+        if not is_whole:
+            raise RefusedPickle(_NOT_WHOLE)
 
 
 class _DType:

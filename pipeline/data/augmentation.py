@@ -52,14 +52,13 @@ def draw_augmentation(
 ) -> Augmentation:
     """Draw for images at `positions` of the index, seen in `epochs`, of the given sizes in pixels; all (N,).
 
-    `size_px` is the side of the network's input. Raises UserError if an image is too small for a padded crop.
+    `size_px` is the side of the network's input.
     """
     seed = derive_seed(seed, "augmentation")
     keys = (epochs << 32) + positions
-    if config.border is None:
+    if config.crop == "resized":
         tops, lefts, crop_heights, crop_widths = _draw_crops(config, seed, keys, heights, widths)
     else:
-        _check_sizes(config, min(heights.min(), widths.min()), size_px)
         crop_heights = crop_widths = np.full_like(heights, size_px)
         tops, lefts = (
             (uniform(seed, keys, draw) * (sides + 2 * config.padding_px - size_px + 1)).astype(np.int64)
@@ -75,8 +74,11 @@ def draw_augmentation(
     return Augmentation(tops, lefts, crop_heights, crop_widths, mirrored, angles.astype(np.float32), cut_N2)
 
 
-def _check_sizes(config: AugmentationConfig, smallest: int, size_px: int) -> None:
-    needed = size_px - 2 * config.padding_px
+def check_sizes(config: AugmentationConfig, heights: Integers, widths: Integers, size_px: int) -> None:
+    """Raise UserError if one of the images is too small for a padded crop of `size_px`."""
+    if config.crop != "padded":
+        return
+    needed, smallest = size_px - 2 * config.padding_px, min(heights.min(), widths.min())
     if config.padding == "reflect":
         needed = max(needed, config.padding_px + 1)
     if smallest < needed:

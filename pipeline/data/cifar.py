@@ -40,7 +40,7 @@ def read_cifar(path: Path, dataset: str, split: str, parquet: Sequence[Path] = (
     if parquet:
         parts = [_read_parquet(file, cifar) for file in parquet]
     else:
-        is_binary = path.name in (cifar.binary.archive, cifar.binary.folder)
+        is_binary = path.name == cifar.binary.archive or (path / cifar.binary.meta).is_file()
         version, read = (cifar.binary, _read_binary) if is_binary else (cifar.python, _read_python)
         files = _read_files(path, version, (*version.splits[split], version.meta))
         meta = files.pop(version.meta)
@@ -128,7 +128,7 @@ def _strings(meta: Mapping[str, Any], cifar: Cifar) -> list[str]:
 
 
 def _numbers(place: str, labels: Any) -> Labels:
-    if not all(isinstance(label, int) for label in labels):
+    if not all(isinstance(label, int) and 0 <= label < 2**31 for label in labels):
         raise UserError(f"data.root: {place} has labels that are no numbers")
     return np.array(labels, dtype=np.int64)
 

@@ -109,7 +109,7 @@ def find_cifar(root: Path, dataset: str) -> Path | None:
     """Return the archive or folder with the images at a root, which may be that folder. Returns None without one."""
     cifar = CIFAR[dataset]
     for version in (cifar.binary, cifar.python):
-        if root.name == version.folder and (root / version.meta).is_file():
+        if (root / version.meta).is_file():
             return root
         for path in (root / version.archive, root / version.folder):
             if path.exists():

@@ -29,6 +29,14 @@ def fit_part(part: torch.Tensor, sampling: Sampling, row: int) -> CropTensors:
     return (resized.flip(-1) if sampling.mirrored[row] else resized,)
 
 
+def cut_part(image: torch.Tensor, row: int, sampling: Sampling) -> CropTensors:
+    """Cut the part of a training image out of the whole (3, H, W) uint8, and fit it."""
+    boxes = sampling.decoded
+    top, left = int(boxes.tops[row]), int(boxes.lefts[row])
+    height, width = int(boxes.heights[row]), int(boxes.widths[row])
+    return fit_part(image[:, top : top + height, left : left + width], sampling, row)
+
+
 class Cropper:
     """Takes every crop from one decoding of an image, which is resized once for each scale."""
 

@@ -48,7 +48,7 @@ class Reading:
 
     @property
     def is_in_memory(self) -> bool:
-        """Whether the images are pixels in memory, which nobody need read or decode."""
+        """Whether the images are pixels in memory, already decoded."""
         return self.index.source is not None and self.index.source.read_pixels is not None
 
 

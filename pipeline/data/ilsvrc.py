@@ -189,7 +189,7 @@ def read_ground_truth(path: Path, table: Ilsvrc, *, whole: bool = True) -> dict[
     """
     place = f"data.val_ground_truth: {path}"
     ids = read_ids(path, {synset.wnid: synset.ilsvrc2012_id for synset in table.synsets})
-    if len(ids) == table.num_val and max(ids) == table.num_val:
+    if ids.keys() == set(range(1, table.num_val + 1)):
         check_ground_truth(place, [ids[number] for number in range(1, table.num_val + 1)], table)
     elif whole or not names_images(path):
         raise UserError(

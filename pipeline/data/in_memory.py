@@ -11,25 +11,17 @@ import torch
 
 from pipeline.data.batch import CropImages
 from pipeline.data.crop import Crop
-from pipeline.data.cropping import Cropper, CropTensors, crop_in_threads, fit_part
+from pipeline.data.cropping import Cropper, CropTensors, crop_in_threads, cut_part
 from pipeline.data.encoded import Reading
 from pipeline.data.sampling import Sampling
 
 
 def decode_crops(reading: Reading, sampling: Sampling, device: torch.device) -> Iterator[torch.Tensor]:
     """Crop as `pipeline.data.dali.decode_crops` does; a padded crop is on `device`, any other on the CPU."""
-
     if sampling.padding is not None:
         yield from _padded_crops(reading, sampling, device)
         return
-
-    def crop(image: torch.Tensor, row: int) -> CropTensors:
-        boxes = sampling.decoded
-        top, left = int(boxes.tops[row]), int(boxes.lefts[row])
-        height, width = int(boxes.heights[row]), int(boxes.widths[row])
-        return fit_part(image[:, top : top + height, left : left + width], sampling, row)
-
-    for (images,) in _run(crop, reading):
+    for (images,) in _run(partial(cut_part, sampling=sampling), reading):
         assert isinstance(images, torch.Tensor), "crops are of one size"
         yield images
 

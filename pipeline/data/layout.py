@@ -61,7 +61,7 @@ class Layout:
 
 
 def lay_out(data: DataConfig, split: str, wanted: Collection[str], digits_folder: Path) -> Layout:
-    """Find the images of a split; all `wanted` splits, which are there, are checked together. The digits are written.
+    """Find the images of a split. All `wanted` splits must exist and are checked together; digits are written first.
 
     Raises UserError with everything that is wrong: folders, classes, counts, labels, names to exclude that are not
     there. Of ImageNet inside large files only `split` itself is listed: each listing reads a header for each image.

@@ -19,7 +19,7 @@ import torch
 from pipeline.config.operations import LoaderConfig
 from pipeline.config.schema import Config
 from pipeline.data import in_memory
-from pipeline.data.augmentation import draw_augmentation
+from pipeline.data.augmentation import check_sizes, draw_augmentation
 from pipeline.data.batch import Batch, CropImages, PlanBatch
 from pipeline.data.crop import Crop
 from pipeline.data.encoded import Reading
@@ -55,6 +55,7 @@ def build_train_loader(
     local_batch, rest = divmod(config.train.global_batch, ranks.world_size)
     assert rest == 0, "the ranks must share the global batch equally"
     assert local_batch % micro_batch == 0, "micro-batches must be equal"
+    check_sizes(config.augmentation, index.heights, index.widths, config.train.image_size_px)
     gpu = _decoding_gpu(config.loader, device)
     order = StreamOrder(len(index), config.train.global_batch, config.seed)
     return StreamLoader(index, config, order, ranks, device, gpu, micro_batch, first_step, last_step)

@@ -90,7 +90,8 @@ def check_places(data: DataConfig, splits: Iterable[str]) -> None:
         return
     places = {split: _look(data, split, data.val_fraction is not None) for split in splits}
     if missing := [str(_missing(data, split)) for split, place in places.items() if place is None]:
-        raise UserError("\n".join([*missing, *_where_else(data, places), _what_is_there(data)]))
+        elsewhere = [] if any(places.values()) else _where_else(data, places)
+        raise UserError("\n".join([*missing, *elsewhere, _what_is_there(data)]))
     for place in places.values():
         if place is not None and place.kind == "parquet" and data.shards is None:
             size = sum(file.stat().st_size for file in place.files)
@@ -212,7 +213,7 @@ def _where_else(data: DataConfig, splits: Iterable[str]) -> list[str]:
     root = _root(data).absolute()
     names = {_name(data, split) for split in splits}
     folders, files, _ = list_folder(root)
-    if files:
+    if files and not folders:
         above = f", as in data.root={root.parent.parent}" if root.parent.name in names else ""
         return [f"{root} holds images; data.root is the folder of {' and '.join(sorted(names))}, two above them{above}"]
     if folders and list_folder(root / folders[0])[1]:

@@ -15,7 +15,7 @@ from torchvision.io import ImageReadMode, decode_image
 
 from pipeline.data.batch import CropImages
 from pipeline.data.crop import Crop
-from pipeline.data.cropping import Cropper, CropTensors, crop_in_threads, fit_part
+from pipeline.data.cropping import Cropper, CropTensors, crop_in_threads, cut_part
 from pipeline.data.encoded import Bytes, EncodedImages, Reading
 from pipeline.data.sampling import Sampling
 from pipeline.data.verification import changed_images
@@ -24,14 +24,7 @@ from pipeline.ground.errors import UserError
 
 def decode_crops(reading: Reading, sampling: Sampling) -> Iterator[torch.Tensor]:
     """Decode and crop as `pipeline.data.dali.decode_crops` does, on the CPU."""
-
-    def crop(image: torch.Tensor, row: int) -> CropTensors:
-        boxes = sampling.decoded
-        top, left = int(boxes.tops[row]), int(boxes.lefts[row])
-        height, width = int(boxes.heights[row]), int(boxes.widths[row])
-        return fit_part(image[:, top : top + height, left : left + width], sampling, row)
-
-    for (images,) in _run(crop, reading):
+    for (images,) in _run(partial(cut_part, sampling=sampling), reading):
         assert isinstance(images, torch.Tensor), "crops are of one size"
         yield images
 

@@ -62,13 +62,13 @@ class Boxes:
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-    """What the loaders do with N images: decode a part of each, resize it to a square, mirror it."""
+    """Instructions to the loaders for N images: decode a part of each, resize it to a square, mirror it."""
 
     decoded: Boxes
-    """What is decoded, inside of the images."""
+    """The decoded parts, inside of the images."""
     resized: Boxes | None
-    """What is resized, as seen from what is decoded; where that has no pixel, it has the colour `fill`. None: all that
-    is decoded is resized, and nothing else."""
+    """The resized parts, counted from the corners of the decoded ones; pixels outside of those have the colour `fill`.
+    None: the decoded parts themselves."""
     mirrored: npt.NDArray[np.bool_]
     size_px: int
     """Side of the square."""
@@ -78,7 +78,7 @@ class Sampling:
     affine_N23: torch.Tensor
     """From the network's input to the square, coordinates from -1 to 1, x before y: torch's `affine_grid`."""
     padding: Literal["zero", "reflect"] | None = None
-    """What is beyond the image if the crops are padded, which nobody resizes: then `resized` has the square's size."""
+    """Fill of the border of padded crops, which are not resized: their `resized` has the square's size."""
     cut: Boxes | None = None
     """Squares of zeros in the network's input, which they may reach beyond."""
 
@@ -119,11 +119,10 @@ def sample_crops(
     # Rows of an image count downwards, hence the signs.
     affine = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
     crops = Boxes(drawn.tops, drawn.lefts, drawn.heights, drawn.widths)
-    if augmentation.border is not None:
-        _, padding = augmentation.border
+    if augmentation.crop == "padded":
         inside = crops.clipped(heights, widths)
         placed = crops.seen_from(inside)
-        return Sampling(inside, placed, drawn.mirrored, size_px, kernel, pixels.mean, affine, padding, cut)
+        return Sampling(inside, placed, drawn.mirrored, size_px, kernel, pixels.mean, affine, augmentation.padding, cut)
     return Sampling(crops, None, drawn.mirrored, size_px, kernel, pixels.mean, affine, None, cut)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import concurrent.futures.process
+import errno
 import multiprocessing
 import multiprocessing.util
 import os
@@ -49,6 +50,8 @@ def run_in_processes(
         stopping = context.Event()
         executor = concurrent.futures.ProcessPoolExecutor(num_workers, context, _prepare_worker, (stopping,))
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
         raise UserError(
             f"/dev/shm: no semaphore for the worker processes can be made there ({error.strerror}); it must be "
             "mounted, writable and not full (df /dev/shm); a container gets more of it by docker run --shm-size=1g, or "

@@ -16,7 +16,7 @@ from pipeline.data.batch import CropImages
 from pipeline.data.normalisation import Preprocessor
 from pipeline.evaluation.expansion import expand
 from pipeline.ground.errors import UserError
-from pipeline.models.network import POOLING
+from pipeline.networks.layers import POOLING
 
 Network = Callable[[torch.Tensor], torch.Tensor]
 """A model, compiled or not: (N, 3, H, W) to (N, K) logits."""
@@ -144,7 +144,7 @@ def with_sliding_crops(model: nn.Module) -> nn.Module:
     does not average its last map before the classifier.
     """
     if POOLING not in model._modules:
-        raise UserError("crop plan: dense: sliding: this network does not average its last map; use global")
+        raise UserError("crop plan: sliding windows need a network that averages its last map; use global")
     twin = copy.copy(model)
     twin._modules = {**model._modules, POOLING: SlidingPool()}
     return twin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import torch
@@ -38,10 +39,10 @@ def load_network(
     metadata = read_metadata(weights)
     if "model" in metadata:
         theirs = ModelConfig.described(metadata, num_classes, str(weights))
-        if theirs.title != network.title:
+        if overrides := network.overrides_to(theirs):
             raise UserError(
-                f"{weights}: these are weights of {theirs.title}, and the recipe's network is {network.title}; "
-                f"write model.name={theirs.name}"
+                f"{weights}: these are weights of {theirs.title}, and the recipe's network is {network.title}; add "
+                f"{' '.join(map(shlex.quote, overrides))}"
             )
     model = meta_model(network, num_classes, preprocessing.max_pool)
     tensors = read_weights(weights)

@@ -14,7 +14,10 @@ _IPV6_ADDRESSES = Path("/proc/net/if_inet6")
 
 
 def read_interfaces() -> dict[str, list[str]]:
-    """Return the addresses of each interface by its name: the first IPv4 address, then all of IPv6."""
+    """Return the addresses of each interface by its name: the first IPv4 address, then all of IPv6.
+
+    Without link-local ones, which no other machine can be told.
+    """
     found: dict[str, list[str]] = {}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         for _, name in socket.if_nameindex():
@@ -24,7 +27,9 @@ def read_interfaces() -> dict[str, list[str]]:
                 found[name].append(socket.inet_ntoa(answer[20:24]))
     lines = _IPV6_ADDRESSES.read_text().splitlines() if _IPV6_ADDRESSES.exists() else []
     for fields in map(str.split, lines):
-        found.setdefault(fields[-1], []).append(str(ipaddress.IPv6Address(bytes.fromhex(fields[0]))))
+        address = ipaddress.IPv6Address(bytes.fromhex(fields[0]))
+        if not address.is_link_local:
+            found.setdefault(fields[-1], []).append(str(address))
     return found
 
 

@@ -81,6 +81,11 @@ class Rendezvous:
         route = find_interface(address)
         if route is not None:
             os.environ.setdefault(_GLOO_INTERFACE, route)
+        elif _GLOO_INTERFACE not in os.environ:
+            raise StartFailed(
+                f"{self._here()}: {address}, by which the others reach it, is the address of none of its network "
+                f"interfaces; name the one that joins the machines: export {_GLOO_INTERFACE}=eth0"
+            )
         interface, there = os.environ.get(_GLOO_INTERFACE, ""), read_interfaces()
         for name in filter(None, interface.split(",")[:1]):
             if not there.get(name):

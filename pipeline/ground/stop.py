@@ -34,7 +34,7 @@ class StopFlag:
     def hangups(self) -> Iterator[None]:
         """Set the flag at SIGHUP too, sent where the launcher or the terminal is gone: for work that a stop saves.
 
-        Elsewhere it ends the process at once. It stays ignored under nohup.
+        Elsewhere it ends the process at once. Under nohup it stays ignored, unless this program started the process.
         """
         before = signal.getsignal(signal.SIGHUP)
         if before is not signal.SIG_IGN:

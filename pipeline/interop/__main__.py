@@ -73,7 +73,12 @@ def _notes_on_import(imported: Imported) -> list[str]:
         lines.append("note     1000 classes, taken for the devkit's order and put into that of the sorted WordNet ids")
     elif imported.layout == "caffe":
         lines.append("note     not 1000 classes, so their order is kept")
-    if imported.layout == "cadene" and known is None and shares_our_names(imported.network.name):
+    if (
+        imported.layout == "cadene"
+        and known is None
+        and not imported.source
+        and shares_our_names(imported.network.name)
+    ):
         lines.append(
             "note     these names are Cadene's and this project's own; for weights of this project say --layout ours"
         )

@@ -9,7 +9,6 @@ And the classes are in the devkit's order, which differs from ours for every cla
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from pipeline.data.preprocessing import Preprocessing
 from pipeline.ground.errors import UserError
 from pipeline.interop.caffemodel import Blob, CaffeLayer
 from pipeline.networks.authors_table import prototxt_name
-from pipeline.networks.layers import IMAGES, Layer, layer_table
+from pipeline.networks.layers import IMAGES, layer_table, norms_of_convolutions
 
 PREPROCESSING = Preprocessing((123.0, 117.0, 104.0), (1.0, 1.0, 1.0), "bilinear")
 
@@ -35,7 +34,6 @@ NETWORKS = (
 )
 """Those that the authors published, and small ones of their kinds."""
 _NORM = ("weight", "bias", "running_mean", "running_var")
-_GATES = {"fc1": "down", "fc2": "up"}
 
 
 def to_tensors(path: Path, layers: Sequence[CaffeLayer], network: str) -> dict[str, torch.Tensor]:
@@ -49,11 +47,11 @@ def to_tensors(path: Path, layers: Sequence[CaffeLayer], network: str) -> dict[s
     left = {layer.name: layer for layer in layers}
     tensors: dict[str, torch.Tensor] = {}
     table = layer_table(network)
-    norms = {row.inputs[0]: row.name for row in table if row.kind == "bn"}
+    norms = norms_of_convolutions(table)
     for row in table:
         if row.kind not in ("conv", "fc"):
             continue
-        name = _prototxt_name(row)
+        name = prototxt_name(row)
         if row.kind == "fc":
             weight, bias = _blobs(path, left, name, "InnerProduct", 2)
             num_classes = weight.shape[-2] if weight.ndim >= 2 else 0
@@ -73,7 +71,7 @@ def to_tensors(path: Path, layers: Sequence[CaffeLayer], network: str) -> dict[s
         if row.bias:
             tensors[f"{row.name}.bias"] = _tensor(_shaped(path, name, blobs[1], (row.out_channels,)))
         else:
-            tensors |= _batch_norm(path, left, name, norms[row.name], row.out_channels)
+            tensors |= _batch_norm(path, left, name, norms[row.name].name, row.out_channels)
     if left:
         names = list(left)
         raise UserError(
@@ -90,12 +88,12 @@ def to_layers(
     Caffe subtracts a mean and does not divide: the first convolution does, if the standard deviation is known.
     """
     table = layer_table(network)
-    norms = {row.inputs[0]: row.name for row in table if row.kind == "bn"}
+    norms = norms_of_convolutions(table)
     std = torch.tensor(preprocessing.std if preprocessing else (1.0, 1.0, 1.0)).view(1, 3, 1, 1)
     for row in table:
         if row.kind not in ("conv", "fc"):
             continue
-        name, weight, bias = _prototxt_name(row), tensors[f"{row.name}.weight"], tensors.get(f"{row.name}.bias")
+        name, weight, bias = prototxt_name(row), tensors[f"{row.name}.weight"], tensors.get(f"{row.name}.bias")
         if row.inputs == (IMAGES,):
             weight = (weight / std).flip(1)
         if row.kind == "fc" and len(weight) == _NUM_DEVKIT_CLASSES:
@@ -103,21 +101,13 @@ def to_layers(
             weight, bias = weight[labels], tensors[f"{row.name}.bias"][labels]
         yield _layer(name, "InnerProduct" if row.kind == "fc" else "Convolution", weight, bias)
         if row.name in norms:
-            values = {key: tensors[f"{norms[row.name]}.{key}"] for key in _NORM}
+            values = {key: tensors[f"{norms[row.name].name}.{key}"] for key in _NORM}
             yield _layer(f"{name}/bn", "BatchNorm", values["running_mean"], values["running_var"], torch.ones(1))
             yield _layer(f"{name}/bn/scale", "Scale", values["weight"], values["bias"])
 
 
 def _layer(name: str, kind: str, *tensors: torch.Tensor | None) -> CaffeLayer:
     return CaffeLayer(name, kind, tuple(tensor.numpy() for tensor in tensors if tensor is not None), _BATCH_NORM_EPS)
-
-
-def _prototxt_name(layer: Layer) -> str:
-    if unit := re.fullmatch(r"(\w+)\.(\w+)\.conv", layer.name):
-        return f"{unit[1]}/{unit[2]}"
-    if gate := re.fullmatch(r"(inception_\w+)\.se_module\.(fc\d)", layer.name):
-        return f"{gate[1]}_1x1_{_GATES[gate[2]]}"
-    return prototxt_name(layer)
 
 
 def devkit_rows() -> list[int]:

@@ -24,7 +24,7 @@ IMPORT_LAYOUTS = {
 EXPORT_LAYOUTS = {
     **_NAMED,
     "caffe": _CAFFE,
-    "onnx": "an ONNX graph, .onnx; batch, height and width are free, but for a VGG",
+    "onnx": "an ONNX graph, .onnx; batch, height and width are free (multiples of 32 for BN-Inception), but for a VGG",
 }
 
 

@@ -8,7 +8,7 @@ import torch
 
 from pipeline.interop.layout import CLASSIFIERS, Layout
 from pipeline.models.network import HEAD
-from pipeline.networks.layers import IMAGES, Layer, layer_table
+from pipeline.networks.layers import IMAGES, layer_table, norms_of_convolutions
 
 Tensors = dict[str, torch.Tensor]
 
@@ -21,12 +21,12 @@ def to_ours(tensors: Mapping[str, torch.Tensor], layout: Layout, network: str) -
     for name, tensor in tensors.items():
         module, _, kind = name.rpartition(".")
         found[f"{ours.get(module, module)}.{kind}" if module else name] = tensor
-    for conv, norm in _normalised(layers):
-        bias, mean = found.get(f"{conv.name}.bias"), found.get(f"{norm.name}.running_mean")
+    for conv, norm in norms_of_convolutions(layers).items():
+        bias, mean = found.get(f"{conv}.bias"), found.get(f"{norm.name}.running_mean")
         if bias is not None and mean is not None and bias.shape == mean.shape:
             # What a batch norm subtracts is the mean behind the bias.
             found[f"{norm.name}.running_mean"] = (mean.double() - bias.double()).to(mean.dtype)
-            del found[f"{conv.name}.bias"]
+            del found[f"{conv}.bias"]
     for layer in layers:
         weight = found.get(f"{layer.name}.weight")
         if weight is None:
@@ -43,7 +43,8 @@ def to_theirs(tensors: Mapping[str, torch.Tensor], layout: Layout, network: str)
     layers = layer_table(network)
     changed = dict(tensors)
     if layout.has_conv_biases:
-        changed |= {f"{conv.name}.bias": torch.zeros(conv.out_channels) for conv, _ in _normalised(layers)}
+        norms = norms_of_convolutions(layers)
+        changed |= {f"{conv}.bias": torch.zeros(norm.out_channels) for conv, norm in norms.items()}
     if layout.is_bgr:
         changed |= {
             f"{layer.name}.weight": tensors[f"{layer.name}.weight"].flip(1)
@@ -63,9 +64,3 @@ def to_theirs(tensors: Mapping[str, torch.Tensor], layout: Layout, network: str)
         module, _, kind = name.rpartition(".")
         renamed[f"{names[module]}.{kind}"] = tensor
     return renamed
-
-
-def _normalised(layers: tuple[Layer, ...]) -> list[tuple[Layer, Layer]]:
-    """Return the convolutions without bias, each with the batch norm that follows."""
-    norms = {layer.inputs[0]: layer for layer in layers if layer.kind == "bn"}
-    return [(layer, norms[layer.name]) for layer in layers if layer.kind == "conv" and layer.name in norms]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from pipeline.config.crop_plan import CropGroup, CropPlan
+from pipeline.config.crop_plan import CropGroup, CropPlan, plan_of
 from pipeline.ground.counting import counted
 
 TOLERANCE_PERCENT = 0.06
@@ -50,9 +50,11 @@ class Published:
     @property
     def plan(self) -> CropPlan:
         """The crop of the published errors."""
-        usual = round(self.crop_px * 256 / 224) == self.resize_px
-        name = f"center{self.crop_px}" + ("" if usual else f"of{self.resize_px}")
-        return CropPlan(name=name, crops=(CropGroup(resize_px=self.resize_px, crop_px=self.crop_px),))
+        crop = CropGroup(resize_px=self.resize_px, crop_px=self.crop_px)
+        named = plan_of(f"center{self.crop_px}")
+        if named.crops == (crop,):
+            return named
+        return CropPlan(name=f"{named.name}of{self.resize_px}", crops=(crop,))
 
     def is_measured_by(self, plan: CropPlan) -> bool:
         """Return whether a plan, whatever it is called, shows the network the crop of the published errors."""
@@ -158,7 +160,7 @@ KNOWN = (
 )
 
 PORTED = frozenset(known.model for known in KNOWN)
-"""Networks that there are public ports of, whose files share their names of tensors with this project's."""
+"""Networks with published files: where the names of a file's tensors are both ours and a port's, it is the port's."""
 
 
 def file_of(sha256: str) -> Published | None:

@@ -57,6 +57,11 @@ class Layout:
         name = self.naming(layer_table(network)).get(HEAD, "")
         return any(f"{each}.weight" in shapes for each in (CLASSIFIERS if name in CLASSIFIERS else (name,)))
 
+    def missing(self, shapes: Shapes, network: str) -> str:
+        """Return the name of the tensor that tells that these are not of this layout."""
+        names = self.naming(layer_table(network))
+        return f"{names[HEAD] if self.has(shapes, network) else next(iter(names.values()))}.weight"
+
     def describe(self) -> str:
         """Return in words what it takes a network of ambiguous names for."""
         stride = f"stride in the {'3x3' if self.stride_in_3x3 else 'first 1x1'} convolution; "
@@ -180,8 +185,8 @@ def choose_layout(network: str, shapes: Shapes, is_ours: bool, forced: str | Non
     if forced not in ("ours", "cadene") and {"ours", "cadene"} <= fitting.keys():
         del fitting["cadene" if is_ours else "ours"]
     if forced is not None and forced not in fitting:
-        first = next(iter(known[forced].naming(layer_table(network)).values())) if forced in known else ""
-        reason = f"no tensor {first}.weight" if first else f"it is a file of named tensors, no {forced} file"
+        missing = known[forced].missing(shapes, network) if forced in known else None
+        reason = f"no tensor {missing}" if missing else f"it is a file of named tensors, no {forced} file"
         seen = f"; its names are those of --layout {' and '.join(fitting)}" if fitting else ""
         raise UserError(f"{place}: not of --layout {forced}: {reason}; {list_some(shapes)}{seen}")
     if not fitting:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from pipeline.ground.errors import UserError
 from pipeline.interop.importing import Imported
 from pipeline.models.claims import meta_model
 from pipeline.models.weights import load_tensors
+from pipeline.networks.layers import POOLING
 from pipeline.networks.registry import NETWORKS
 from pipeline.store.file import replacing
 
@@ -27,8 +27,9 @@ _SMALLEST_TRACED_PX = 64
 def export_onnx(imported: Imported, path: Path) -> None:
     """Write the network in eval mode as one file: normalised `images` (N, 3, H, W) to `scores` before the softmax.
 
-    The batch is free, and so are height and width, but for a network that pools to a map of more than one pixel. The
-    metadata hold the preprocessing, if it is known. Raises UserError if the packages that write ONNX are not installed.
+    The batch is free, and so are height and width (multiples of 32 for BN-Inception), but for a network that pools to a
+    map of more than one pixel. The metadata hold the preprocessing, if it is known. Raises UserError if the packages
+    that write ONNX are not installed.
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
@@ -40,10 +41,9 @@ def export_onnx(imported: Imported, path: Path) -> None:
     model = meta_model(network, network.num_classes, max_pool)
     load_tensors(model, imported.tensors, network.name)
     row = NETWORKS[network.name]
-    pools = [module for module in model.modules() if isinstance(module, nn.AdaptiveAvgPool2d)]
     shape: dict[int, Any] = {0: "batch"}
     size = row.image_size_px
-    if all(pool.output_size == 1 for pool in pools):
+    if POOLING in dict(model.named_children()):
         size = max(size, _SMALLEST_TRACED_PX)
         is_any = row.size_multiple == 1
         shape |= {

@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from torch import nn
 
 from pipeline.models.se import SEModule
+from pipeline.networks.layers import POOLING
 from pipeline.networks.registry import MaxPool, SEBlock
 
 HEAD = "last_linear"
 """Name of the classifier, the last part of every network."""
-POOLING = "avg_pool"
-"""Name of the pooling of the whole map before it."""
 
 
 @dataclasses.dataclass(frozen=True)

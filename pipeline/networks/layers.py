@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import csv
 import dataclasses
 import functools
@@ -64,6 +65,8 @@ class Layer:
         return self.saved_values * bytes_per_value + self.saved_indices * _INDEX_BYTES
 
 
+POOLING = "avg_pool"
+"""Name of the layer that averages the last map, in networks that have one."""
 Layers = Sequence[Layer]
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(Layer)}
 
@@ -100,6 +103,17 @@ def layer_table(name: str, num_classes: int = TRACED_CLASSES, image_size_px: int
     if size != NETWORKS[name].image_size_px:
         layers = _resized(layers, size)
     return layers if num_classes == TRACED_CLASSES else (*layers[:-1], _with_outputs(layers[-1], num_classes))
+
+
+def norms_of_convolutions(layers: Layers) -> dict[str, Layer]:
+    """Return the batch norms by the name of the convolution before each that nothing else reads."""
+    read = collections.Counter(name for layer in layers for name in layer.inputs)
+    norms = {layer.inputs[0]: layer for layer in layers if layer.kind == "bn"}
+    return {
+        layer.name: norms[layer.name]
+        for layer in layers
+        if layer.kind == "conv" and layer.name in norms and read[layer.name] == 1
+    }
 
 
 def write_table(layers: Layers, path: Path) -> None:

@@ -50,7 +50,7 @@ def _network(record: RunRecord) -> dict[str, Did]:
     counted = f"{record.network['parameters'] / 1e6:.1f} M parameters" if record.network else f"{classes:,} classes"
     return {
         "network": (f"{model.title}, {counted}", model.title == contest_network()),
-        "reduction": (block, model.se == "default"),
+        "reduction": (block, model.block is not None and model.block.reduction == 16),
         "dropout": (f"{model.dropped_share:g}", model.dropped_share == 0.2),
         "initialisation": ("He et al., normal, fan-in", True),
         "data": (f"{dataset}: {images:,}, {classes:,} classes", dataset == "imagenet"),
@@ -67,11 +67,20 @@ def _augmentation(record: RunRecord) -> dict[str, Did]:
     low, high = (_aspect(value) for value in augmentation.aspect)
     as_the_paper = augmentation.area == (0.08, 1.0) and math.isclose(augmentation.aspect[0], 3 / 4)
     divided = config.input.std != (1.0, 1.0, 1.0)
+    crop = f"{area} of the area, aspect {low} to {high}, {_DRAWN[augmentation.aspect_draw]}"
+    interpolation = f"{augmentation.interpolation}, antialiased"
+    if augmentation.crop == "padded":
+        crop = f"{size} px of the image and {augmentation.padding_px} px around it ({augmentation.padding})"
+        interpolation = "none, since nothing is resized"
+    if augmentation.cutout_px:
+        crop += f"; a square of {augmentation.cutout_px} px left out (Cutout)"
     return {
         "image_size": (f"{size} px", size in (224, 320)),
         "crop": (
-            f"{area} of the area, aspect {low} to {high}, {_DRAWN[augmentation.aspect_draw]}",
-            as_the_paper and math.isclose(augmentation.aspect[1], 4 / 3),
+            crop,
+            as_the_paper
+            and math.isclose(augmentation.aspect[1], 4 / 3)
+            and (augmentation.crop, augmentation.cutout_px) == ("resized", 0),
         ),
         "flip": ("yes" if augmentation.flip else "no", augmentation.flip),
         "rotation": (
@@ -80,7 +89,7 @@ def _augmentation(record: RunRecord) -> dict[str, Did]:
         ),
         "pixel_jitter": (_plus_minus(augmentation.pixel_jitter, " of 255"), augmentation.pixel_jitter == 20),
         "normalisation": ("mean subtraction" + (" and division by the deviation" if divided else ""), not divided),
-        "interpolation": (f"{augmentation.interpolation}, antialiased", True),
+        "interpolation": (interpolation, True),
         "sampling": ("each image once an epoch", True),
     }
 

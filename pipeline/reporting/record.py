@@ -93,9 +93,10 @@ class RunRecord:
     @property
     def epochs(self) -> int:
         """Number of epochs of the training: the recipe's, or fewer if a plateau schedule ended it."""
-        if self.config.schedule.kind != "plateau" or not self.train_events:
+        done = [self.stages[name] for name in TRAINING_STAGES if name in self.stages]
+        if self.config.schedule.kind != "plateau" or not done:
             return self.config.train.epochs
-        return int(max(event["epoch"] for event in self.validation_events))
+        return int(done[-1].metrics["epochs"])
 
     @property
     def frozen_from_epoch(self) -> float | None:

@@ -6,8 +6,10 @@ the run's `inputs/`: the other run may then go on, and remove its own.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from pipeline.config.reader import RUN_CONFIG
 from pipeline.ground.errors import UserError
 from pipeline.running.named_files import digest_of
 from pipeline.running.provenance import PROVENANCE
-from pipeline.store.file import link_or_copy, write_json
+from pipeline.store.file import link_or_copy, write_bytes, write_json
 from pipeline.store.seal import SEAL, BrokenSeal, Seal, is_sealed, read_seal
 from pipeline.training.checkpoint_seal import CHECKPOINTS, MODEL, STATE, newest_sealed, numbered, step_name
 from pipeline.training.checkpoint_seal import KIND as CHECKPOINT
@@ -72,9 +74,19 @@ def keep_weights(name: str, run: Path, key: str = "evaluate.weights") -> Path:
     return run / INPUTS / own
 
 
-def forget_choices(run: Path) -> None:
-    """Let every name that can move be resolved anew; the files stay."""
-    (run / INPUTS / _CHOICES).unlink(missing_ok=True)
+@contextlib.contextmanager
+def new_choices(run: Path, *, wanted: bool) -> Iterator[None]:
+    """Let every name that can move be resolved anew, if that is wanted; an error puts the choices back. Files stay."""
+    path = run / INPUTS / _CHOICES
+    before = path.read_bytes() if wanted and path.exists() else None
+    if before is not None:
+        path.unlink()
+    try:
+        yield
+    except BaseException:
+        if before is not None:
+            write_bytes(path, before)
+        raise
 
 
 def _in_directory(path: Path, key: str) -> Path:

@@ -14,8 +14,8 @@ from pipeline.store.file import explain
 def answered(command: Callable[[], int], prefix: str = "") -> int:
     """Run a command and return its exit code, or that of the error that it ended with, which is printed in a sentence.
 
-    `prefix` begins the sentence. An error that is neither the user's nor the disk's keeps its traceback. Ctrl-C and a
-    closed pipe end silently.
+    `prefix` begins the sentence. An error that is neither the user's, the disk's nor that of a start keeps its
+    traceback. Ctrl-C and a closed pipe end silently.
     """
     try:
         return command()
@@ -23,7 +23,7 @@ def answered(command: Callable[[], int], prefix: str = "") -> int:
         print_line(f"{prefix}{error}", sys.stderr)
         return EXIT_USER_ERROR
     except (StartAbandoned, StartFailed) as error:
-        print_line(str(error), sys.stderr)
+        print_line(f"{prefix}{error}", sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_FAILED

@@ -1,4 +1,4 @@
-"""What a weight file in safetensors format says before its numbers: metadata, names and shapes. Imports no torch."""
+"""The header of a safetensors file: metadata, names and shapes of tensors. Imports no torch."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from pipeline.config.schema import Config
+from pipeline.ground.counting import counted
 from pipeline.ground.errors import UserError
 
 _FEWEST_IMAGES = 8
@@ -49,10 +50,9 @@ def split_batch(global_batch: int, world_size: int, max_micro_batch: int) -> Bat
 
 def describe_batch(split: BatchSplit, lr: float) -> str:
     """Describe the parts of the global batch, and the batch that the learning rate is for."""
-    processes = "1 process" if split.world_size == 1 else f"{split.world_size} processes"
-    images = "1 image" if split.micro_batch == 1 else f"{split.micro_batch} images"
-    steps = "1 accumulation step" if split.accumulation == 1 else f"{split.accumulation} accumulation steps"
-    return f"global batch {split.global_batch} = {processes} x {images} x {steps}; lr {lr} is for the global batch"
+    parts = (split.world_size, "process"), (split.micro_batch, "image"), (split.accumulation, "accumulation step")
+    product = " x ".join(counted(number, noun) for number, noun in parts)
+    return f"global batch {split.global_batch} = {product}; lr {lr} is for the global batch"
 
 
 def warn_of_few_images(split: BatchSplit, config: Config) -> str | None:
@@ -73,7 +73,7 @@ def warn_of_few_images(split: BatchSplit, config: Config) -> str | None:
     divisors = ", ".join(map(str, _divisors(split.local_batch)))
     advice = ", or ".join(choices) or "a larger global batch"
     return (
-        f"warning: the batch norms see {'1 image' if seen == 1 else f'{seen} images'} at a time, too few for a mean "
+        f"warning: the batch norms see {counted(seen, 'image')} at a time, too few for a mean "
         f"and a variance: the {split.local_batch} images of a process are divided into equal parts (divisors: "
         f"{divisors}) of at most train.max_micro_batch={max_micro_batch}; choose {advice}"
     )

@@ -57,13 +57,13 @@ def train_phase(
     phase: Phase,
     model: nn.Module,
     initial: Path,
-    ready: Callable[[nn.Module, BatchSplit, bool], None] = lambda model, split, is_resumed: None,
+    ready: Callable[[BatchSplit, bool], None] | None = None,
 ) -> PhaseResult:
     """Train `phase` from `initial`, or resume an earlier attempt in `directory`.
 
     `initial` is a weight file, or a checkpoint directory, whose optimizer state is then used. `model` may be on the
-    meta device. `ready` is called once its weights are loaded, and before the engine takes it; the last argument is
-    whether an earlier attempt is resumed. Raises UserError if the checkpoint to resume from is damaged or was made from
+    meta device. `ready` is called once its weights are loaded, and before the engine takes it, with whether an earlier
+    attempt is resumed. Raises UserError if the checkpoint to resume from is damaged or was made from
     other images.
     """
     if train.dataset != val.dataset:
@@ -80,7 +80,8 @@ def train_phase(
     images = image_digests(train, val)
     path, is_resumed = _choose_start(store, initial, collective, events)
     state = _load(path, model, images)
-    ready(model, split, is_resumed)
+    if ready is not None:
+        ready(split, is_resumed)
     engine = _warm_engine(model, config, collective, split.micro_batch)
     if state is not None:
         engine.load_state_dict(state.optimizer)

@@ -59,7 +59,7 @@ def test_an_image_size_that_a_network_cannot_take_is_refused() -> None:
     with pytest.raises(UserError) as raised:
         load_config(DEMO, ["model.name=bn_inception", "train.image_size_px=48"])
     assert str(raised.value) == (
-        "command line: train.image_size_px: must be a multiple of 32 for bn_inception (given 48)"
+        "command line: train.image_size_px: must be a multiple of 32 px for bn_inception (given 48)"
     )
 
 

@@ -68,6 +68,22 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
             ["schedule.kind=plateau", "drop_epochs=[2]"],
             "schedule.drop_epochs: kind 'plateau' drops when the validation loss says so; write drop_epochs=[]",
         ),
+        (
+            ["model.name=bn_inception_nano", "model.expect=", "plans=[center50]"],
+            "evaluate.plans: must have crops of a multiple of 32 px for bn_inception_nano (given 50)",
+        ),
+        (
+            ["model.name=bn_inception_nano", "model.expect=", "plans=[dense]"],
+            "evaluate.plans: must have crops of a multiple of 32 px for bn_inception_nano (given whole images)",
+        ),
+        (
+            ["model.name=vgg_nano", "model.expect=", "plans=[center320_sliding]"],
+            "evaluate.plans: sliding windows need a network that averages its last map, not vgg_nano",
+        ),
+        (
+            ["execution.sync_bn=true", "freeze_bn.statistics=recompute"],
+            "freeze_bn.statistics: must be running with execution.sync_bn (given recompute)",
+        ),
         (["patience=3"], "schedule.patience: only kind 'plateau' has it (given step)"),
         (
             ["schedule.kind=plateau", "drop_epochs=[]", "validate_every_epochs=2"],

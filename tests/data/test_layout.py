@@ -130,6 +130,16 @@ def test_a_root_that_is_too_deep_is_answered_with_the_right_one(
     assert str(caught.value).splitlines()[1].endswith(said.format(root=tmp_path))
 
 
+@pytest.mark.parametrize("names", [["train/a/1.jpg", "test/1.jpg"], ["train/a/1.jpg", "logo.png"]])
+def test_a_root_with_one_of_its_splits_is_not_taken_for_another_place(tmp_path: Path, names: list[str]) -> None:
+    write_files(tmp_path, *names)
+    with pytest.raises(UserError) as caught:
+        check_places(DataConfig(dataset="folder", root=str(tmp_path)), ("train", "val"))
+    first, second = str(caught.value).splitlines()[:2]
+    assert first.startswith("data.val: must be a folder")
+    assert second.startswith(f"there is in {tmp_path}: ")
+
+
 @pytest.mark.parametrize(
     ("names", "message"),
     [

@@ -121,7 +121,10 @@ def test_training_crops_of_small_images_agree(tmp_path: Path) -> None:
     require_training_crops_alike(index, size_px=224, batch=6)
 
 
-@pytest.mark.parametrize("keys", [{"interpolation": "bicubic"}, {"rotate": "before_crop", "rotation_degrees": 45.0}])
+@pytest.mark.parametrize(
+    "keys",
+    [{"interpolation": "bicubic"}, {"rotate": "before_crop", "rotation_degrees": 45.0}, {"crop": "padded"}],
+)
 def test_crops_of_other_augmentations_agree(tmp_path: Path, keys: dict[str, Any]) -> None:
     index = index_files(write_pictures(tmp_path / "pictures", 24))
     require_training_crops_alike(index, size_px=32, batch=8, **keys)

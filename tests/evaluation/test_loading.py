@@ -41,7 +41,7 @@ def test_weights_of_another_network_are_told_by_its_name(tmp_path: Path) -> None
         load(tmp_path / "w.safetensors", ModelConfig(name="senet_nano", num_classes=5))
     assert str(raised.value) == (
         f"{tmp_path / 'w.safetensors'}: these are weights of se_resnet_nano (reduction 4), and the recipe's network is "
-        "senet_nano; write model.name=se_resnet_nano"
+        "senet_nano; add model.name=se_resnet_nano 'model.se={\"reduction\": 4}'"
     )
 
 
@@ -72,6 +72,6 @@ def test_weights_are_cast_once_and_give_the_bits_of_a_cast_in_every_batch(tmp_pa
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), Casts() as seen:
             logits[precision] = model.eval()(images)
         casts[precision] = len(weights & set(seen.of))
-    assert casts["float32"] > 10, "as it was"
+    assert casts["float32"] > 10, "the count sees casts"
     assert casts["bfloat16"] == 0
     assert torch.equal(logits["float32"], logits["bfloat16"])

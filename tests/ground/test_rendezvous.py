@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.ground import interface
 from pipeline.ground.errors import StartAbandoned, StartFailed
 from pipeline.ground.interface import find_interface, read_interfaces
 from pipeline.ground.ranks import Ranks
@@ -129,3 +130,17 @@ def test_an_interface_is_found_by_each_of_its_addresses() -> None:
         assert {find_interface(address) for address in addresses} <= {name}
     assert find_interface("127.0.1.1") == "lo"
     assert find_interface("203.0.113.9") is None
+
+
+def test_an_address_of_none_of_its_interfaces_is_named_with_the_variable_to_set(place, monkeypatch) -> None:
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    with pytest.raises(StartFailed, match=r"203\.0\.113\.9, by which .* export GLOO_SOCKET_IFNAME="):
+        Rendezvous(Ranks(0, 0, 2), 60, StopFlag())._connect_to_next("203.0.113.9")
+
+
+def test_link_local_addresses_are_not_told_to_others(tmp_path, monkeypatch) -> None:
+    fields = "{} 02 40 {} 80 eth7\n"
+    addresses = ("fe80000000000000021122fffe334455", "20010db8000000000000000000000001")
+    (tmp_path / "if_inet6").write_text("".join(fields.format(address, "20") for address in addresses))
+    monkeypatch.setattr(interface, "_IPV6_ADDRESSES", tmp_path / "if_inet6")
+    assert interface.read_interfaces()["eth7"] == ["2001:db8::1"]

@@ -197,6 +197,19 @@ def test_layouts_that_differ_late_are_told_apart_by_the_classifier(network, layo
     assert read_foreign(saved(tmp_path / "w.pth", renamed(network, layout)), None).layout == layout
 
 
+def test_a_layout_that_differs_late_is_refused_by_the_tensor_that_is_missing(tmp_path):
+    path = saved(tmp_path / "w.pth", renamed("vgg_nano", "torchvision"))
+    with pytest.raises(UserError, match=r"not of --layout timm: no tensor head\.fc\.weight; it holds"):
+        read_foreign(path, "timm")
+
+
+def test_a_bias_that_another_layer_reads_too_is_not_put_into_a_mean(tmp_path):
+    tensors = dict(create_model("preresnet_nano", 5).state_dict())
+    tensors["layer0.bias"] = torch.zeros(tensors["layer0.weight"].shape[0])
+    with pytest.raises(UserError, match=r"1 of \d+ tensors unexpected: layer0\.bias"):
+        read_foreign(saved(tmp_path / "w.pth", tensors), "ours")
+
+
 def test_a_published_file_is_what_its_checksum_says(tmp_path, monkeypatch):
     path = saved(tmp_path / "w.pth", renamed("resnet_nano", "torchvision"))
     known = Published(

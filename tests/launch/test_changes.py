@@ -20,7 +20,7 @@ from pipeline.config.schema import Config
 from pipeline.ground.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
 from pipeline.ground.ranks import Ranks
 from pipeline.running.attempts import Outcome, note_end, note_start
-from pipeline.running.named_weights import forget_choices
+from pipeline.running.named_weights import new_choices
 from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.store.lock import exclusive
 from pipeline.store.seal import seal_directory
@@ -245,7 +245,8 @@ def test_other_weights_to_begin_with_are_told_by_their_names_even_if_the_old_are
     ]
     assert refusal(run, other) == told
     shutil.rmtree(first)
-    forget_choices(run)
+    with new_choices(run, wanted=True):
+        pass
     assert refusal(run, other) == told
 
 

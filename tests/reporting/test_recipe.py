@@ -71,3 +71,10 @@ def test_crops_are_described_in_words() -> None:
     assert describe_crops(logits) == "the first square 40 of 40 px; logits averaged"
     crops = (CropGroup(resize_px=40, crop_px=32), CropGroup(resize_px=48, crop_px=32))
     assert describe_crops(CropPlan(name="two", crops=crops)) == "centre 32 of 40, 32 of 48 px"
+
+
+def test_padded_crops_and_cutout_are_not_taken_for_the_papers(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path, augmentation={"crop": "padded", "cutout_px": 16})
+    crop = rows["Random crop"]
+    assert crop.verdict == "differs"
+    assert crop.run.endswith("px of the image and 4 px around it (zero); a square of 16 px left out (Cutout)")

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.config.reader import write_run_config
 from pipeline.ground.errors import UserError
-from pipeline.running.named_weights import forget_choices, keep_weights, resolve_weights
+from pipeline.running.named_weights import keep_weights, new_choices, resolve_weights
 from pipeline.running.stage import place_stages
 from pipeline.store.seal import seal_directory
 from pipeline.training.checkpoint_seal import FILES
@@ -67,7 +67,12 @@ def test_a_name_that_can_move_is_kept_and_a_new_choice_is_made_on_request_alone(
     shutil.rmtree(other["train"] / "checkpoints")
     assert resolve_weights(name, run) == keep_weights(name, run) == kept
     assert kept.read_text() == f"{other['train'].name} 4"
-    forget_choices(run)
+    with pytest.raises(UserError), new_choices(run, wanted=True):
+        assert resolve_weights(name, run) != kept
+        raise UserError("refused for another reason")
+    assert resolve_weights(name, run) == kept, "a refusal changes nothing"
+    with new_choices(run, wanted=True):
+        pass
     assert keep_weights(name, run).read_text() == f"{other['freeze_bn'].name} 12"
 
 

@@ -26,7 +26,7 @@ from tests.data.cifar_archives import (
     write_cifar,
 )
 from tests.recipes import small_recipe
-from tests.stages.preparing import Prepared, run_prepare, training_batches
+from tests.stages.preparing import Prepared, run_prepare
 from tests.stages.test_families import failing_after
 
 PADDED = {"crop": "padded", "padding": "reflect", "cutout_px": 8, "rotation_degrees": 0.0}
@@ -95,11 +95,6 @@ def test_excluded_images_are_left_out_and_the_others_keep_their_numbers(tmp_path
     index = run_prepare(tmp_path / "run", config, ("train",))["train"].index
     assert list(index.names[2:4]) == ["00002", "00004"]
     assert np.array_equal(index.source.pixels[3], images["train"][0][4])
-
-
-def test_any_augmentation_works_on_pixels_as_on_files(prepared: dict[str, Prepared]) -> None:
-    """The default random crop, with rotation; a batch holds the images of its positions."""
-    assert len(training_batches(prepared["train"].index, prepared["train"].config)) == 3 * 4 * 4
 
 
 def run(config: Config, folder: Path, *names: str) -> None:

@@ -90,7 +90,18 @@ def test_a_folder_of_the_user_s_is_never_taken_for_a_package_of_ours(module, tmp
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_no_python_of_a_job_looks_into_its_working_directory():
+def test_no_python_of_a_job_looks_into_its_working_directory(tmp_path):
+    """Not by an empty entry of PYTHONPATH either."""
+    text = (REPOSITORY / "launch" / "slurm" / "env.sh").read_text().partition("export PYTHONUNBUFFERED")[0]
+    for before in ("", ":", "/somewhere::/else:", ":/somewhere"):
+        command = f"SOURCE={REPOSITORY}\n{text}\n{sys.executable} -c 'import sys; print(*sys.path, sep=chr(10))'"
+        env = {**os.environ, "PYTHONPATH": before}
+        done = subprocess.run(
+            ["bash", "-euc", command], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
+        )
+        paths = done.stdout.splitlines()
+        assert str(REPOSITORY) in paths
+        assert not {"", ".", str(tmp_path)} & set(paths), before
     calls = [line for line in render(CPU).splitlines() if '"${PYTHON[@]}"' in line]
     assert calls
     assert all('"${PYTHON[@]}" -P -m ' in line for line in calls)
