@@ -33,7 +33,12 @@ def test_without_a_gpu_only_the_recipes_type_is_tried():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "has_graphs"), [([], True), (["engine=deepspeed"], False), (["execution.sync_bn=true"], False)]
+    ("overrides", "has_graphs"),
+    [
+        ([], True),
+        (["engine=deepspeed"], False),
+        (["execution.sync_bn=true", "freeze_bn.statistics=running"], False),
+    ],
 )
 def test_cuda_graphs_are_tried_in_the_recipes_type_where_its_engine_has_them(overrides, has_graphs):
     config = load_config(CONFIGS / "senet154_1gpu.yaml", overrides)

@@ -160,5 +160,5 @@ def test_a_pooling_that_a_network_has_not_is_refused() -> None:
 
 
 def test_windows_of_the_last_map_need_a_network_that_averages_it() -> None:
-    with pytest.raises(UserError, match="crop plan: dense: sliding: this network does not average its last map"):
+    with pytest.raises(UserError, match="crop plan: sliding windows need a network that averages its last map"):
         with_sliding_crops(create_model("vgg_nano", 5))

@@ -25,7 +25,8 @@ def test_every_result_key_is_read_by_a_stage(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(runner, "view", lambda config, sections: view(config, sections, read))
     settled = {"kind": "plateau", "drop_epochs": [], "patience": 0, "threshold": 0.99}
     plateau = {"schedule": settled, "freeze_bn": {"statistics": "recompute", "statistics_images": 24}}
-    for number, choices in enumerate(({}, plateau)):
+    padded = {"augmentation": {"crop": "padded", "padding_px": 6, "rotation_degrees": 0.0}}
+    for number, choices in enumerate(({}, plateau | padded)):
         run, data = tmp_path / f"run{number}", {"shards": str(tmp_path / "shards"), "val_fraction": 0.3}
         config = small_recipe(tmp_path, data=data, **choices)
         write_run_config(run, config)
