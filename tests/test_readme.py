@@ -11,7 +11,7 @@ import pytest
 
 from launch.command import parse
 from launch.slurm.profile import load_profile
-from pipeline.config.reader import load_config
+from pipeline.config.reader import load_members
 from pipeline.running.stage import Stage
 from stages import STAGES
 from tests.conftest import REPOSITORY
@@ -109,7 +109,7 @@ def test_launch_commands_are_understood(text):
             load_profile(REPOSITORY / parsed.profile)
         if parsed.command in ("plan", "run", "submit") and (REPOSITORY / parsed.config).is_file():
             overrides = [override for override in parsed.overrides if "..." not in override]
-            load_config(REPOSITORY / parsed.config, overrides)
+            load_members(REPOSITORY / parsed.config, overrides)
     assert checked, "the README shows no launch command"
 
 

@@ -1,71 +1,141 @@
-"""Queue the unfinished stages of a recipe on a SLURM cluster, each as a job after its inputs."""
+"""Queue the unfinished stages of a run or a sweep on a SLURM cluster, each as a job after its inputs."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 from launch.command import command_line
 from launch.console import say, show, table
 from launch.job_graph import Stages
 from launch.slurm import scheduler
+from launch.slurm.batches import Batch, dependencies, job_id, plan_batches, waited_for, with_jobs_of_others
 from launch.slurm.jobs import JobRecord, latest_job, write_jobs, write_script
 from launch.slurm.profile import Shape
-from launch.slurm.script import render
-from launch.slurm.submission import Submission
+from launch.slurm.script import JobScript, render
+from launch.slurm.submission import Submission, SubmitRequest, prepare
+from launch.sweep import Sweep, read_sweep, set_up_runs
 from pipeline.ground.errors import EXIT_DONE
 from pipeline.store.lock import exclusive
 from pipeline.tracking.wording import clock_time
 
 
-def submit(submission: Submission) -> int:
-    """Queue the missing jobs of one run, or print them. Returns the exit code of the contract."""
-    scripts = {name: render(submission.script(name)) for name in submission.missing}
-    if submission.request.dry_run:
-        print_scripts(submission, scripts, "afterok")
+def submit_runs(request: SubmitRequest) -> int:
+    """Queue the missing jobs of a run or of all members of a sweep, or print them. Returns the exit code."""
+    sweep = read_sweep((request.config, *request.other_configs), request.overrides, request.run, request.seeds)
+    sweep = dataclasses.replace(sweep, folder=sweep.folder.absolute())
+    members = [prepare(request, member.config, sweep.run_of(member)) for member in sweep.members]
+    members = with_jobs_of_others(members)
+    batches = plan_batches(members)
+    scripts = [array_script(sweep.folder, members, batch) for batch in batches]
+    if request.dry_run:
+        _print_scripts(batches, scripts)
         return EXIT_DONE
-    jobs = list(submission.jobs)
-    if scripts:
-        submission.set_up()
-        with exclusive(submission.run):
-            submission.check_still_so()
-            jobs = _queue(submission, scripts)
-    _print_jobs(submission, jobs)
-    for note in submission.notes:
-        say(note)
-    if not scripts:
-        say("nothing new to submit")
-    print_advice(submission.run, submission.placed)
+    jobs = [[*member.jobs, *_adopted(member, members)] for member in members]
+    ids: list[str] = []
+    if batches:
+        for member in members:
+            member.check_idle()
+        set_up_runs(sweep, [(member.run, member.config, member.missing) for member in members], request.accept_changes)
+        with contextlib.ExitStack() as locks:
+            for member in members:
+                locks.enter_context(exclusive(member.run))
+                member.check_still_so()
+            ids = _queue(members, batches, scripts, jobs)
+    _print_queued(sweep, members, batches, ids, jobs)
     return EXIT_DONE
 
 
-def _queue(submission: Submission, scripts: Mapping[str, str]) -> list[JobRecord]:
-    """Submit every script after the jobs it waits for; each is recorded before the next one is submitted."""
-    run, missing, jobs = submission.run, submission.missing, list(submission.jobs)
-    paths = {name: write_script(run, f"{name}-{missing[name].key}", text) for name, text in scripts.items()}
-    for path in paths.values():
+def _adopted(member: Submission, members: Sequence[Submission]) -> list[JobRecord]:
+    """Return the records of jobs queued for other members that this one waits for as well."""
+    own, wanted = {record.job for record in member.jobs}, {job.job for job in member.alive.values()}
+    found = {record.job: record for other in members for record in other.jobs if record.job in wanted - own}
+    return list(found.values())
+
+
+def array_script(folder: Path, members: Sequence[Submission], batch: Batch) -> JobScript:
+    """Return the script of a batch; that of a single job belongs to its run, that of an array to the sweep."""
+    script = members[batch.numbers[0]].script(batch.stage)
+    if not batch.is_array:
+        return script
+    tasks = {number: (members[number].run, members[number].placed[batch.stage].key) for number in batch.numbers}
+    log = folder / "jobs" / f"{batch.stage}-%A_%a.log"
+    return dataclasses.replace(script, run=folder, log=log, tasks=tasks)
+
+
+def _queue(
+    members: Sequence[Submission], batches: Sequence[Batch], scripts: Sequence[JobScript], jobs: list[list[JobRecord]]
+) -> list[str]:
+    """Submit every batch after those it waits for; each is recorded before the next one is submitted."""
+    paths = [_write(batch, script) for batch, script in zip(batches, scripts, strict=True)]
+    for path in paths:
         # All of them before any of them: half a job graph helps nobody.
         scheduler.check(path)
-    ids = {name: job.job for name, job in submission.alive.items()}
-    for name, path in paths.items():
-        after = tuple(ids[before] for before in missing[name].inputs if before in ids)
-        ids[name] = scheduler.submit(path, after)
-        log = str(submission.script(name).log).replace("%j", ids[name])
-        profile = str(submission.request.profile)
-        jobs.append(JobRecord(name, missing[name].key, ids[name], profile, round(time.time(), 3), after, log))
-        write_jobs(run, jobs)
-    return jobs
+    ids: list[str] = []
+    for batch, path, script in zip(batches, paths, scripts, strict=True):
+        ids.append(scheduler.submit(path, *dependencies(batch, batches, ids)))
+        task_of = {members[number].placed[batch.stage].key: number for number in batch.numbers}
+        for member, known in zip(members, jobs, strict=True):
+            key = member.placed[batch.stage].key if batch.stage in member.missing else ""
+            if (number := task_of.get(key)) is None:
+                continue
+            job, waits_for = job_id(batch, ids[-1], number), waited_for(batch, batches, ids, number)
+            log = str(script.log).replace("%A_%a" if batch.is_array else "%j", job)
+            profile = str(member.request.profile)
+            known.append(JobRecord(batch.stage, key, job, profile, round(time.time(), 3), waits_for, log))
+            write_jobs(member.run, known)
+    return ids
 
 
-def print_scripts(submission: Submission, scripts: Mapping[str, str], condition: scheduler.Condition) -> None:
+def _write(batch: Batch, script: JobScript) -> Path:
+    name = f"{batch.stage}-{batch.numbers[0]}" if batch.is_array else f"{batch.stage}-{script.key}"
+    return write_script(script.run, name, render(script))
+
+
+def _print_scripts(batches: Sequence[Batch], scripts: Sequence[JobScript]) -> None:
     """Print the input of sbatch."""
-    for name, text in scripts.items():
-        after = [f"<job of {before}>" for before in submission.placed[name].inputs if before in scripts]
-        say(f"# {'=' * 8} {name}: sbatch {' '.join(scheduler.submit_options(after, condition))}\n{text}")
-    if not scripts:
+    for batch, script in zip(batches, scripts, strict=True):
+        after = dependencies(batch, batches, [f"<job of {each.stage}>" for each in batches])
+        say(f"# {'=' * 8} {batch.stage}: sbatch {' '.join(scheduler.submit_options(*after))}\n{render(script)}")
+    if not batches:
         say("nothing to submit: every stage is done")
+
+
+def _print_queued(
+    sweep: Sweep,
+    members: Sequence[Submission],
+    batches: Sequence[Batch],
+    ids: Sequence[str],
+    jobs: list[list[JobRecord]],
+) -> None:
+    if sweep.is_single:
+        _print_jobs(members[0], jobs[0])
+    elif batches:
+        _print_batches(members, batches, ids)
+    for note in dict.fromkeys(note for member in members for note in member.notes):
+        say(note)
+    if not sweep.is_single:
+        say(f"members: {', '.join(member.name for member in sweep.members)}")
+    if not batches:
+        say("nothing new to submit")
+    print_advice(sweep.folder, members[0].run, members[0].placed)
+
+
+def _print_batches(members: Sequence[Submission], batches: Sequence[Batch], ids: Sequence[str]) -> None:
+    rows = table("stage", "job", "tasks", "nodes a task", "GPUs a task", "time limit", "waits for")
+    stage_of = dict(zip(ids, (batch.stage for batch in batches), strict=True))
+    for batch, job in zip(batches, ids, strict=True):
+        all_of, task_by_task = dependencies(batch, batches, ids)
+        waits = [f"{stage_of.get(each.partition('_')[0], 'queued')} ({each})" for each in all_of]
+        waits += [f"{stage_of[each]} ({each}), task by task" for each in task_by_task]
+        size = describe_size(members[batch.numbers[0]].profile.shapes()[batch.stage])
+        rows.add_row(batch.stage, job, str(len(batch.numbers)), *size, ", ".join(waits))
+    show(rows)
+    say("")
 
 
 def _print_jobs(submission: Submission, jobs: list[JobRecord]) -> None:
@@ -95,11 +165,13 @@ def describe_size(shape: Shape) -> tuple[str, str, str]:
     return str(shape.nodes), str(shape.nodes * shape.gpus_per_node), clock_time(60 * shape.minutes)
 
 
-def print_advice(run: Path, placed: Stages) -> None:
-    """Print the next commands for the user."""
+def print_advice(folder: Path, run: Path, placed: Stages) -> None:
+    """Print the next commands for the user: for a sweep or a run, and for the log of one run."""
     longest = next((name for name, stage in placed.items() if stage.stage.is_training), list(placed)[-1])
-    shown = run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run
+    shown, logged = (
+        path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path for path in (folder, run)
+    )
     say(f"how far it is: {command_line('status', shown)}")
-    say(f"what a job prints: {command_line('logs', shown, longest, '-f')}")
+    say(f"what a job prints: {command_line('logs', logged, longest, '-f')}")
     say(f"end it: {command_line('cancel', shown)}")
     say(f"scripts and logs: {shlex.quote(str(shown / 'jobs'))}")

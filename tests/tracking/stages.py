@@ -39,6 +39,7 @@ def tracked(run: Path, part: str = "train", **fields: Any) -> Tracked:
             "trained_steps": 0,
             "is_distributed": False,
             "checkpoint_seconds": None,
+            "group": None,
             **fields,
         }
     )
