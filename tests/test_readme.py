@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -55,16 +56,20 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def links(document: Path) -> Iterator[tuple[Path, str]]:
+    """File and anchor of every link into the project, the anchor perhaps empty."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if not re.match(r"[a-z]+:", target):
+            path, _, anchor = target.partition("#")
+            yield (document.parent / path).resolve() if path else document, anchor
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(REPOSITORY)))
 def test_links_lead_to_files_and_headings_that_exist(document):
-    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
-        if re.match(r"[a-z]+:", target):
-            continue
-        path, _, anchor = target.partition("#")
-        file = document.parent / path if path else document
-        assert file.exists(), f"link to {target}"
+    for file, anchor in links(document):
+        assert file.exists(), f"link to {file}"
         if anchor and file.suffix == ".md":
-            assert anchor in anchors(file.read_text()), f"link to {target}"
+            assert anchor in anchors(file.read_text()), f"link to {file}#{anchor}"
 
 
 def test_paths_of_the_project_that_are_named_exist(text):
@@ -83,9 +88,13 @@ def test_recipes_that_are_named_exist(text):
 
 
 def test_the_readme_leads_to_every_recipe_and_document():
-    text = README.read_text()
-    for file in (*sorted((REPOSITORY / "configs").glob("*.yaml")), *DOCUMENTS[1:]):
-        assert f"]({file.relative_to(REPOSITORY)})" in text, file.name
+    reached, ahead = {README}, [README]
+    while ahead:
+        new = {file for file, _ in links(ahead.pop())} - reached
+        reached |= new
+        ahead += [file for file in new if file.suffix == ".md"]
+    for file in (*sorted((REPOSITORY / "configs").glob("*.yaml")), *DOCUMENTS):
+        assert file in reached, file.relative_to(REPOSITORY)
 
 
 def test_make_targets_that_are_named_exist(text):
