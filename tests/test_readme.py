@@ -67,7 +67,7 @@ def links(document: Path) -> Iterator[tuple[Path, str]]:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(REPOSITORY)))
 def test_links_lead_to_files_and_headings_that_exist(document):
     for file, anchor in links(document):
-        assert file.exists(), f"link to {file}"
+        assert file.is_file(), f"link to {file}: no file, and a site has no folders"
         if anchor and file.suffix == ".md":
             assert anchor in anchors(file.read_text()), f"link to {file}#{anchor}"
 
@@ -95,6 +95,16 @@ def test_the_readme_leads_to_every_recipe_and_document():
         ahead += [file for file in new if file.suffix == ".md"]
     for file in (*sorted((REPOSITORY / "configs").glob("*.yaml")), *DOCUMENTS):
         assert file in reached, file.relative_to(REPOSITORY)
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text().splitlines()) <= 150
+
+
+def test_the_site_has_every_document():
+    site = (REPOSITORY / "docs" / "mkdocs.yml").read_text()
+    pages = re.findall(r": ([\w/]+\.md)$", site, re.MULTILINE)
+    assert sorted(pages) == sorted(str(document.relative_to(REPOSITORY)) for document in DOCUMENTS)
 
 
 def test_make_targets_that_are_named_exist(text):
@@ -129,8 +139,9 @@ def test_stage_commands_name_stages(text):
             assert words[3] in names, shlex.join(words)
 
 
-def test_every_stage_has_a_row_in_the_readme():
-    rows = re.findall(r"^\| `(\w+)` \|", README.read_text().partition("## Stages")[2].partition("## ")[0], re.MULTILINE)
+def test_every_stage_has_a_row_in_the_table_of_stages():
+    page = (REPOSITORY / "docs" / "runs.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|", page.partition("## Stages")[2].partition("## ")[0], re.MULTILINE)
     assert rows == [stage.name for stage in STAGES]
 
 
