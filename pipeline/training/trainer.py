@@ -228,7 +228,7 @@ class Trainer:
             del fields["top5_error_percent"]
         self._validations.add(fields)
         self._events.write("validation", **fields)
-        if self._phase.follows_plateau and fields["epoch"] >= self._config.schedule.warmup_epochs:
+        if self._phase.follows_plateau and fields["epoch"] >= self._learning_rate.warmup:
             self._follow_plateau(result.loss)
 
     def _follow_plateau(self, loss: float) -> None:
