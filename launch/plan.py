@@ -175,7 +175,9 @@ def describe_schedule(config: Config) -> str:
     """Describe the learning rate over the run in one line."""
     schedule, lr, epochs = config.schedule, config.optim.lr, config.train.epochs
     span = "the first epoch" if schedule.warmup_epochs == 1 else f"the first {schedule.warmup_epochs:g} epochs"
-    warmup = f"linear up to {lr} over {span}, then " if schedule.warmup_epochs else ""
+    span = f"the first {counted(schedule.warmup_steps, 'step')}" if schedule.warmup_steps else span
+    shape = f"linear up to {lr}" if schedule.warmup_lr is None else f"{schedule.warmup_lr:g}"
+    warmup = f"{shape} over {span}, then " if schedule.warmup_epochs or schedule.warmup_steps else ""
     if schedule.kind == "cosine":
         return f"{warmup}{lr} falling as a cosine to 0 at epoch {epochs}"
     if schedule.kind == "plateau":
@@ -184,11 +186,13 @@ def describe_schedule(config: Config) -> str:
             f"{warmup}{lr}, times {schedule.drop_factor:g} where {counted(schedule.patience + 1, 'epoch')} bring no "
             f"better validation loss; {ends}after {epochs} epochs"
         )
-    if not schedule.drop_epochs:
-        return f"{warmup}{lr} throughout"
-    drops = [
-        f"{lr * schedule.drop_factor ** (i + 1):g} from epoch {drop:g}" for i, drop in enumerate(schedule.drop_epochs)
+    places = [
+        *(f"epoch {drop:g}" for drop in schedule.drop_epochs),
+        *(f"step {drop:,}" for drop in schedule.drop_steps),
     ]
+    if not places:
+        return f"{warmup}{lr} throughout"
+    drops = [f"{lr * schedule.drop_factor ** (i + 1):g} from {place}" for i, place in enumerate(places)]
     return f"{warmup}{', '.join([str(lr), *drops])}; {epochs} epochs in all"
 
 

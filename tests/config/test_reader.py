@@ -80,8 +80,8 @@ tracking:
         "small.yaml:18: optim.label_smoothing: unknown key here (it belongs to train)",
         "small.yaml:19: optim.warmup_epoch: unknown key (did you mean 'warmup_epochs'? It belongs to schedule)",
         "small.yaml:20: optim.lr: must be a number (given {a: 1})",
-        "small.yaml:21: schedule: must be a section with the keys kind, drop_epochs, drop_factor, patience, threshold, "
-        "smallest_lr, max_drops, warmup_epochs (given nothing)",
+        "small.yaml:21: schedule: must be a section with the keys kind, drop_epochs, drop_steps, drop_factor, "
+        "patience, threshold, smallest_lr, max_drops, warmup_epochs, warmup_steps, warmup_lr (given nothing)",
         "small.yaml:22: train.epochs: must be given: a whole number",
         "small.yaml:23: train.global_batch: must be a whole number (given [64])",
         "small.yaml:24: train.max_micro_batch: must be a whole number (given 24:00:00)",

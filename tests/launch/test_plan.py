@@ -234,6 +234,10 @@ def test_measured_speed_replaces_the_expected_one_and_done_steps_are_taken_off(c
             {"kind": "cosine", "drop_epochs": (), "warmup_epochs": 0.5},
             "linear up to 0.05 over the first 0.5 epochs, then 0.05 falling as a cosine to 0 at epoch 6",
         ),
+        (
+            {"drop_epochs": (), "drop_steps": (32_000,), "warmup_epochs": 0.0, "warmup_steps": 400, "warmup_lr": 0.01},
+            "0.01 over the first 400 steps, then 0.05, 0.005 from step 32,000; 6 epochs in all",
+        ),
     ],
 )
 def test_schedule_in_one_line(tmp_path, schedule, expected):
