@@ -79,6 +79,10 @@ def _do(arguments: argparse.Namespace) -> int:
             from launch.networks import print_networks
 
             return print_networks(as_page=arguments.markdown)
+        case "figure":
+            from launch.figure import draw_figure
+
+            return draw_figure(arguments.number, arguments.run, arguments.classes, arguments.blocks, arguments.out)
         case "tune":
             from launch.tune import print_tuning
 

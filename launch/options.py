@@ -158,8 +158,32 @@ def _add_networks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", action="store_true", help="as the page docs/networks.md")
 
 
+def _add_figure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("number", type=int, choices=(6, 7), help="6: the mean gate of classes; 7: with its deviation")
+    _add_directory(parser)
+    parser.add_argument(
+        "--classes",
+        type=_words,
+        default=[],
+        metavar="NAME,NAME...",
+        help="class folders or names (default: the paper's, or evenly spaced ones of other images)",
+    )
+    parser.add_argument(
+        "--blocks",
+        type=_words,
+        default=[],
+        metavar="NAME,NAME...",
+        help="as SE_5_2, the second block of stage 5 (default: the last of each stage, and three of the last stage)",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the SVG file (default: figure6.svg or figure7.svg)")
+
+
 def _add_directory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the run directory")
+
+
+def _words(text: str) -> list[str]:
+    return text.split(",")
 
 
 def _positive(text: str) -> int:
@@ -189,6 +213,7 @@ _COMMANDS = {
     "predict": (_add_predict, "say what a network sees in images; no run, needs torch"),
     "fuse": (_add_fuse, "fuse the scores of runs or score files into those of an ensemble"),
     "score": (_add_score, "score a file of predictions as the contest's devkit does"),
+    "figure": (_add_figure, "draw the paper's Figure 6 or 7, the gates of the blocks, from a run"),
     "weights": (add_actions, "use weights that others trained, and ours elsewhere; needs torch"),
     "tune": (add_tune, "measure, for two minutes at most, which way to train is fastest on this machine"),
     "keys": (_add_keys, "list the keys of a recipe: value, default, meaning, whether results change"),

@@ -19,6 +19,7 @@ from pipeline.paper.statements import read_paper
 from pipeline.reporting.calibration import calibrate, calibration_plot
 from pipeline.reporting.confusion import confusions
 from pipeline.reporting.cost_accuracy import cost_accuracy_plots
+from pipeline.reporting.gates import gate_section
 from pipeline.reporting.pictures import data_uri, thumbnail
 from pipeline.reporting.plots import DARK, LIGHT, Plot, class_plots, training_plots
 from pipeline.reporting.recipe import compare_recipe
@@ -68,6 +69,7 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
         "fusion": record.fusion,
         "confusions": describe_confusions(record),
         "comparison": record.comparison,
+        **gate_section(record.gates),
         "class_plots": [_picture(plot, light) for plot in classes],
         "mistakes": mistakes(record),
         "data": {split: describe_images(index) for split, index in record.indexes.items()},
