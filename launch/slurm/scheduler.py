@@ -11,6 +11,7 @@ from typing import Literal
 
 from pipeline.ground.errors import UserError
 from pipeline.ground.interpreter import LAUNCHER
+from pipeline.tracking.wording import duration
 
 Condition = Literal["afterok", "aftercorr"]
 """aftercorr: each task of a job array waits for the task of the same number."""
@@ -142,6 +143,17 @@ def parse_sacct(printed: str) -> dict[str, QueuedJob]:
         word = state.split(" ")[0]  # "CANCELLED by 1000"
         jobs[job] = QueuedJob(job, word, nodes, elapsed, reason="" if word == "COMPLETED" else f"exit code {exit_code}")
     return jobs
+
+
+def spell_time(text: str) -> str:
+    """Format a time as SLURM prints it, `1-02:03:04`, like every other duration; `UNLIMITED` stays."""
+    days, _, rest = text.rpartition("-")
+    fields = rest.split(":")
+    if not all(field.isdecimal() for field in [days or "0", *fields]):
+        return text
+    # With days, the first field is hours; without, the last is seconds.
+    units = (3600, 60, 1) if days else (3600, 60, 1)[-len(fields) :]
+    return duration(86400 * int(days or 0) + sum(int(n) * unit for n, unit in zip(fields, units, strict=False)))
 
 
 def _accounted(jobs: list[str]) -> Mapping[str, QueuedJob]:

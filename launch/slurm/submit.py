@@ -17,7 +17,7 @@ from launch.slurm.script import render
 from launch.slurm.submission import Submission
 from pipeline.ground.errors import EXIT_DONE
 from pipeline.store.lock import exclusive
-from pipeline.tracking.wording import clock_time
+from pipeline.tracking.wording import duration
 
 
 def submit(submission: Submission) -> int:
@@ -85,14 +85,22 @@ def _print_jobs(submission: Submission, jobs: list[JobRecord]) -> None:
             shape = submission.profile.shapes()[name]
             rows.add_row(name, record.job, "submitted", *describe_size(shape), waits_for)
         else:
-            rows.add_row(name, record.job, f"already {queued.state.lower()}", "", "", queued.limit, waits_for)
+            rows.add_row(
+                name,
+                record.job,
+                f"already {queued.state.lower()}",
+                "",
+                "",
+                scheduler.spell_time(queued.limit),
+                waits_for,
+            )
     show(rows)
     say("")
 
 
 def describe_size(shape: Shape) -> tuple[str, str, str]:
     """Return nodes, GPUs and time limit of a job, for a table."""
-    return str(shape.nodes), str(shape.nodes * shape.gpus_per_node), clock_time(60 * shape.minutes)
+    return str(shape.nodes), str(shape.nodes * shape.gpus_per_node), duration(60 * shape.minutes)
 
 
 def print_advice(run: Path, placed: Stages) -> None:

@@ -87,4 +87,4 @@ def test_a_warning_too_short_for_a_checkpoint_is_told_at_the_start(
 ) -> None:
     monkeypatch.setenv("SENET154_WARNING_SECONDS", "10")
     listen(tracked(tmp_path, checkpoint_seconds=31.0), wandb="disabled")
-    assert "a checkpoint takes 31.0 s, the warning comes 10 s before the end" in capsys.readouterr().out
+    assert "a checkpoint takes 31 s, the warning comes 10 s before the end" in capsys.readouterr().out

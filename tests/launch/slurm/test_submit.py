@@ -102,7 +102,7 @@ def test_each_stage_waits_for_those_it_reads(queue, run, capsys):
     shown = capsys.readouterr().out
     waits_for = f"prepare ({ids['prepare']}), build ({ids['build']})"
     assert re.search(
-        rf"^train +{ids['train']} +submitted +2 +0 +0:30:00 +{re.escape(waits_for)}$", shown, re.MULTILINE
+        rf"^train +{ids['train']} +submitted +2 +0 +30 min +{re.escape(waits_for)}$", shown, re.MULTILINE
     ), shown
     assert f"-m launch status {run}\n" in shown
     assert f"-m launch logs {run} train -f\n" in shown
