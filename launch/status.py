@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from launch.command import command_line
 from launch.console import say, show, table
 from launch.estimate import step_spans, stream_order, train_events, training_images
 from launch.slurm.job_status import RunJobs, jobs_of
@@ -18,6 +17,7 @@ from pipeline.config.reader import RUN_CONFIG, read_run_config
 from pipeline.config.schema import Config
 from pipeline.ground.counting import counted
 from pipeline.ground.errors import EXIT_DONE
+from pipeline.ground.interpreter import command_line
 from pipeline.running.attempts import read_attempts
 from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.tracking.wandb_state import read_link
@@ -74,7 +74,7 @@ def show_status(run: Path, before: str = "") -> bool:
     if jobs.problem is not None:
         say(f"\nwhat is queued is not known: {jobs.problem}")
     if all(state.condition == "done" for state in states.values()):
-        print_results(placed)
+        print_results(run, placed)
         return True
     if not jobs.is_alive and not any(state.condition == "running" for state in states.values()):
         say(f"\nto go on: {_way_on(run, jobs)}")

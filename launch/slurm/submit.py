@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from launch.command import command_line
 from launch.console import say, show, table
 from launch.job_graph import Stages
 from launch.slurm import scheduler
@@ -16,6 +15,7 @@ from launch.slurm.profile import Shape
 from launch.slurm.script import render
 from launch.slurm.submission import Submission
 from pipeline.ground.errors import EXIT_DONE
+from pipeline.ground.interpreter import command_line
 from pipeline.store.lock import exclusive
 from pipeline.tracking.wording import duration
 

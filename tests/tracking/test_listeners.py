@@ -68,14 +68,6 @@ def test_everybody_hears_and_last_words_are_shown(tmp_path: Path, capsys: pytest
     assert capsys.readouterr().out == "train  hello\nwarning  a last word\n"
 
 
-def test_how_to_upload_is_said_once_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for stage in ("train", "evaluate", "report"):
-        listen(tracked(tmp_path, stage))
-    said = capsys.readouterr().out
-    assert said.count("wandb sync") == 1
-    assert f"to upload: wandb sync {tmp_path}/wandb/offline-run-*\n" in said
-
-
 def test_wandb_can_be_switched_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listen(tracked(tmp_path), wandb="disabled")
     assert MIRRORS == []
