@@ -75,11 +75,11 @@ def print_plan(
         say(f"\n{changes.note if changes.refusal is None else refusal}")
     if (warning := advise_on_sizes(config, placed)) is not None:
         say(f"\n{warning}")
-    _warn_of_refusal(config, placed)
+    warn_of_refusal(config, placed)
     return print_simulation(config, placed) if simulate else EXIT_DONE
 
 
-def _warn_of_refusal(config: Config, placed: Stages) -> None:
+def warn_of_refusal(config: Config, placed: Stages) -> None:
     """Print a line if `run` would refuse here because images, weights or a package are missing.
 
     No error, since the plan may be for another machine.

@@ -76,7 +76,7 @@ def test_the_pipeline_runs_from_a_wheel_and_imports_nothing_from_the_working_dir
         (["--version"], "senet154 "),
         (["keys", "global_batch"], "train.global_batch"),
         (["plan", "configs/senet154_ilsvrc2017.yaml", "--profile", "slurm/profiles/8x8_gpu.yaml"], "64 processes"),
-        (["submit", "configs/demo.yaml", "--profile", "slurm/profiles/cpu_test.yaml", "--dry-run"], "srun "),
+        (["submit", "configs/demo.yaml", "--profile", "slurm/profiles/cpu_test.yaml", "--dry-run=scripts"], "srun "),
         (["status", "demo"], "center32"),
         (["fuse", "demo", "--out", "fused"], "top-1 error"),
         (["predict", "demo", "demo/prepare-val-*/images/*/*"], "%"),

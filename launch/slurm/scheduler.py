@@ -43,6 +43,10 @@ _OF_A_TASK = {
 }
 
 
+class JobRefused(UserError):
+    """sbatch has refused a job, in its own words."""
+
+
 @dataclasses.dataclass(frozen=True)
 class QueuedJob:
     """A job in the output of squeue or sacct."""
@@ -193,5 +197,7 @@ def _run(*command: str, environment: Mapping[str, str] | None = None) -> str:
         raise UserError(f"{command[0]}: no answer within {_SECONDS} s; is SLURM's controller up?") from error
     if done.returncode != 0:
         words = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
-        raise UserError(f"{command[0]}: {words}")
+        raise (JobRefused if command[0] == "sbatch" else UserError)(
+            f"{command[0]}: {words.removeprefix(f'{command[0]}: ')}"
+        )
     return done.stdout

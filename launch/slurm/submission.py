@@ -7,6 +7,7 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from launch.inputs import advise_on_sizes, check_initial_checkpoint
 from launch.job_graph import Stages, choose_stages
@@ -38,7 +39,7 @@ class SubmitRequest:
     only: str | None = None
     first: str | None = None
     accept_changes: bool = False
-    dry_run: bool = False
+    dry_run: Literal["table", "scripts"] | None = None
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> SubmitRequest:
