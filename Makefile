@@ -1,7 +1,7 @@
 # Two commands on a fresh machine: `make demo` and `make test`. Each sets up what it needs; a second call is instant.
 #
 #   make demo                      the whole pipeline on handwritten digits, a few minutes on two CPU cores
-#   make demo ARGS="processes=2"   the same, with anything that `python -m launch run` takes
+#   make demo ARGS="processes=2"   the same in a run directory of its own, with anything that `python -m launch run` takes
 #   make demo ENGINE=deepspeed     the same with another engine, in a run directory of its own
 #   make check                     format, lint, types and the quick tests: two to four minutes
 #   make test                      all tests
@@ -19,6 +19,11 @@ DOCS_READY := $(DOCS_VENV)/.ready
 ARGS ?=
 ENGINE ?=
 
+# The run directory of a variation is named by the engine and by the keys in ARGS: demo_deepspeed, demo_processes_2.
+SPACE := $(subst ,, )
+SET := $(foreach word,$(ARGS),$(if $(findstring =,$(word)),$(filter-out -%,$(subst ',,$(subst ",,$(word))))))
+VARIATION := $(subst $(SPACE),_,$(subst /,_,$(subst =,_,$(strip $(ENGINE) $(SET)))))
+
 # Where it is set, each of the many processes compiles PyTorch's Python code anew, and that takes longer than the rest of
 # its start.
 unexport PYTHONDONTWRITEBYTECODE
@@ -27,7 +32,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
-	$(VENV)/bin/python -m launch run configs/demo.yaml $(if $(ENGINE),engine=$(ENGINE) --run runs/demo_$(ENGINE)) $(ARGS)
+	$(VENV)/bin/python -m launch run configs/demo.yaml $(ENGINE:%=engine=%) $(VARIATION:%=--run "runs/demo_%") $(ARGS)
 
 test: $(READY)
 	$(VENV)/bin/python -m pytest $(ARGS)

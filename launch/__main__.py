@@ -21,8 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from launch.command import parse
         from pipeline.store.answer import answered
 
-        arguments = parse(sys.argv[1:] if argv is None else argv)
-        return answered(lambda: _do(arguments))
+        return answered(lambda: _do(parse(sys.argv[1:] if argv is None else argv)))
     except KeyboardInterrupt:
         return EXIT_FAILED
 

@@ -26,7 +26,7 @@ from pipeline.reporting.recipe import compare_recipe
 from pipeline.reporting.record import TRAINING_STAGES, RunRecord
 from pipeline.reporting.results import ResultRow, result_rows
 from pipeline.reporting.tables import report_tables
-from pipeline.tracking.wording import clock_time, duration
+from pipeline.tracking.wording import duration
 
 _SHOWN_FINDINGS = 200
 
@@ -191,7 +191,7 @@ def _time_row(record: RunRecord, name: str) -> dict[str, Any]:
     if name == "evaluate":
         seconds = sum(plan["seconds"] for plan in record.results["plans"])
         speed = sum(plan["images"] for plan in record.results["plans"]) / seconds if seconds else None
-    return {"stage": stage, "time": clock_time(stage.seconds), "images_per_second": speed}
+    return {"stage": stage, "time": duration(stage.seconds), "images_per_second": speed}
 
 
 def _picture(plot: Plot, light: dict[str, bytes]) -> dict[str, str]:

@@ -227,4 +227,5 @@ def _explain(name: str, error: BaseException, outcome: Outcome, ranks: Ranks, is
 
 def _say(ranks: Ranks, text: str) -> None:
     if ranks.is_main:
-        print_line(text)
+        with contextlib.suppress(BrokenPipeError):  # nobody reads; the stage goes on
+            print_line(text)
