@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from launch.command import command_line
 from launch.console import say, show, table
 from pipeline.config.reader import RUN_CONFIG, read_run_config
 from pipeline.ground.errors import EXIT_DONE, UserError
+from pipeline.ground.interpreter import command_line
 from pipeline.reporting.gates import Gates, gate_figure, gate_rows, leaving_out, read_gates
 from pipeline.running.stage import place_stages
 from pipeline.store.file import write_bytes

@@ -172,7 +172,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="report",
         summary="write the report",
-        version=2,
+        version=3,
         sections=("name", *_TRAINING, "data", "freeze_bn", "evaluate", "fuse", "report"),
         inputs=_report_inputs,
         files=_compared_files,
