@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from launch.console import say
+from launch.console import show, table
 from launch.packaged import packaged_folder
 from pipeline.config.reader import load_config
 from pipeline.ground.errors import EXIT_DONE
@@ -55,14 +55,12 @@ def print_networks(*, as_page: bool) -> int:
     if as_page:
         print(networks_page(), end="")
         return EXIT_DONE
-    rows = [COLUMNS, *network_rows()]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        texts = (
-            cell.ljust(width) if number in (0, len(row) - 1) else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        say("  ".join(texts).rstrip())
+    networks = table(*COLUMNS)
+    for column in networks.columns[1:-1]:
+        column.justify = "right"
+    for row in network_rows():
+        networks.add_row(*row)
+    show(networks)
     return EXIT_DONE
 
 

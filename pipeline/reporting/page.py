@@ -19,13 +19,14 @@ from pipeline.paper.statements import read_paper
 from pipeline.reporting.calibration import calibrate, calibration_plot
 from pipeline.reporting.confusion import confusions
 from pipeline.reporting.cost_accuracy import cost_accuracy_plots
+from pipeline.reporting.gates import gate_section
 from pipeline.reporting.pictures import data_uri, thumbnail
 from pipeline.reporting.plots import DARK, LIGHT, Plot, class_plots, training_plots
 from pipeline.reporting.recipe import compare_recipe
 from pipeline.reporting.record import TRAINING_STAGES, RunRecord
 from pipeline.reporting.results import ResultRow, result_rows
 from pipeline.reporting.tables import report_tables
-from pipeline.tracking.wording import clock_time, duration
+from pipeline.tracking.wording import duration
 
 _SHOWN_FINDINGS = 200
 
@@ -68,6 +69,7 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
         "fusion": record.fusion,
         "confusions": describe_confusions(record),
         "comparison": record.comparison,
+        **gate_section(record.gates),
         "class_plots": [_picture(plot, light) for plot in classes],
         "mistakes": mistakes(record),
         "data": {split: describe_images(index) for split, index in record.indexes.items()},
@@ -189,7 +191,7 @@ def _time_row(record: RunRecord, name: str) -> dict[str, Any]:
     if name == "evaluate":
         seconds = sum(plan["seconds"] for plan in record.results["plans"])
         speed = sum(plan["images"] for plan in record.results["plans"]) / seconds if seconds else None
-    return {"stage": stage, "time": clock_time(stage.seconds), "images_per_second": speed}
+    return {"stage": stage, "time": duration(stage.seconds), "images_per_second": speed}
 
 
 def _picture(plot: Plot, light: dict[str, bytes]) -> dict[str, str]:

@@ -23,6 +23,7 @@ from pipeline.ground.errors import StopRequested
 from pipeline.ground.seeds import derive_seed
 from pipeline.ground.stop import StopFlag
 from pipeline.tracking.events import EventLog
+from pipeline.tracking.wording import epoch
 from pipeline.training.batching import BatchSplit
 from pipeline.training.branch_weights import BranchWeights
 from pipeline.training.cadence import Cadence
@@ -198,8 +199,8 @@ class Trainer:
         )
 
     def _moment(self) -> dict[str, int | float]:
-        epoch = round(float(self._order.epoch_of(self._global_step)), 4)
-        return {"global_step": self._global_step, "epoch": epoch}
+        position = self._order.epoch_of(self._global_step)
+        return {"global_step": self._global_step, "epoch": round(float(position), 4)}
 
     def _show_progress(self, throughput: Throughput) -> None:
         self._events.show(
@@ -208,7 +209,7 @@ class Trainer:
             total=self._phase.last_step - self._phase.first_step,
             unit="steps",
             rate=throughput.recent,
-            text=f"epoch {float(self._order.epoch_of(self._global_step)):.2f}"
+            text=epoch(float(self._order.epoch_of(self._global_step)))
             + (" (how many depends on validation)" if self._phase.follows_plateau else ""),
         )
 

@@ -1,4 +1,4 @@
-"""The time of asynchronous work on a device, and the time that is left."""
+"""The time of asynchronous work on a device."""
 
 from __future__ import annotations
 
@@ -13,18 +13,6 @@ from pipeline.ground.errors import UserError
 
 _GROUPS = 5
 _GROUP_SECONDS = 0.02
-
-
-class Deadline:
-    """A deadline some seconds from now."""
-
-    def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
-
-    @property
-    def seconds_left(self) -> float:
-        """Return the seconds left, negative when it is over."""
-        return self._end - time.monotonic()
 
 
 def time_work(work: Callable[[], object], device: torch.device, warm_up: int = 2) -> Spread:
@@ -47,15 +35,16 @@ def figures_or_error(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return {"error": (str(error).splitlines() or [type(error).__name__])[0]}
 
 
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def _seconds(work: Callable[[], object], calls: int, device: torch.device) -> float:
-    _synchronise(device)
+    synchronise(device)
     started = time.perf_counter()
     for _ in range(calls):
         work()
-    _synchronise(device)
+    synchronise(device)
     return (time.perf_counter() - started) / calls
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
