@@ -16,7 +16,8 @@ from pipeline.data.findings import count_findings
 from pipeline.data.index import UNLABELLED, ImageIndex
 from pipeline.evaluation.ensemble import FUSED_PLAN
 from pipeline.evaluation.metrics import is_telling
-from pipeline.paper.statements import read_paper
+from pipeline.paper.statements import contest
+from pipeline.paper.tables import citation, read_table, rows_of
 from pipeline.reporting.calibration import calibrate, calibration_plot
 from pipeline.reporting.class_errors import class_plots, worst_classes
 from pipeline.reporting.confusion import confusions
@@ -61,8 +62,8 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
         "results": rows,
         "present_classes": record.results["plans"][0].get("present_classes"),
         "has_top5": has_top5,
-        "paper": read_paper(),
-        "tables": {name: paper_table(record, rows, name) for name in ("table8", "table9")},
+        "paper": {"citation": citation(), "contest": contest()},
+        "tables": paper_tables(record, rows),
         "curves": [_picture(plot) for plot in curves],
         "cost_plots": [_picture(plot) for plot in costs],
         "costs": [_cost(record, row) for row in rows],
@@ -144,12 +145,16 @@ def why_incomparable(record: RunRecord) -> str | None:
     return None
 
 
-def paper_table(record: RunRecord, rows: tuple[ResultRow, ...], name: str) -> dict[str, Any]:
-    """Return a table of the paper, the rows of this run's network marked, and the results that belong beside them."""
-    table = read_paper()[name]
-    marked = [{**row, "is_own": row.get("model") == record.config.model.name} for row in table["rows"]]
-    own = [row for row in rows if row.paper is not None and row.paper.source.startswith(table["source"])]
-    return {**table, "rows": marked, "own": own}
+def paper_tables(record: RunRecord, rows: tuple[ResultRow, ...]) -> list[dict[str, Any]]:
+    """Return the paper's tables about this run's network, its rows marked, and the results that belong beside them;
+    those about the contest's network if there are none."""
+    title = record.config.model.title
+    found = []
+    for table in dict.fromkeys(table for table, _ in rows_of(title)) or map(read_table, ("table8", "table9")):
+        marked = [(row, row.model == title) for row in table.rows]
+        own = [row for row in rows if row.paper is not None and row.paper.source.startswith(f"{table.source},")]
+        found.append({"source": table.source, "caption": table.caption, "rows": marked, "own": own})
+    return found
 
 
 def mistakes(record: RunRecord) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from pipeline.config.problems import validated
 from pipeline.config.reader import config_differences, load_config, read_run_config, write_run_config
 from pipeline.config.section import Section
 from pipeline.ground.errors import UserError
+from pipeline.ground.interpreter import command_line
 from tests.config.pinned import RECIPES
 from tests.config.written import SMALL, mistakes
 
@@ -353,9 +355,8 @@ def test_run_config_takes_overrides(write):
 
 
 def test_folder_that_is_no_run_is_refused_with_the_way_to_make_one(tmp_path):
-    with pytest.raises(
-        UserError, match=r"run/config\.yaml: must be there \(this is not a run directory; `python -m launch"
-    ):
+    command = re.escape(command_line("run"))
+    with pytest.raises(UserError, match=rf"run/config\.yaml: must be there \(this is not a run directory; `{command}"):
         read_run_config(tmp_path / "run")
 
 

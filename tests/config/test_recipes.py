@@ -9,8 +9,7 @@ import pytest
 
 from pipeline.config.reader import config_differences, load_config
 from pipeline.networks.layers import Cost, layer_table
-from pipeline.networks.registry import NETWORKS
-from pipeline.paper.statements import read_paper
+from pipeline.paper.tables import read_table
 from tests.config.pinned import PINNED, RECIPES
 from tests.conftest import REPOSITORY
 
@@ -95,7 +94,7 @@ def test_demo_evaluates_what_the_contest_did_at_its_own_size():
 
 @pytest.mark.parametrize("table", ["table2", "table3"])
 def test_each_network_of_a_table_has_a_recipe_with_the_paper_s_batch_rate_and_schedule(table):
-    networks = [name for row in read_paper()[table]["rows"] for name in row if name in NETWORKS]
+    networks = [str(row.model) for row in read_table(table).rows]
     assert len(networks) == {"table2": 16, "table3": 4}[table]
     for name in networks:
         config = load_config(REPOSITORY / "configs" / "paper" / f"{table}_{name}.yaml")
@@ -118,9 +117,9 @@ def test_each_network_on_cifar_has_a_recipe_with_its_own_paper_s_schedule(table,
         "shake_shake": (128, 0.2, 1e-4, True, "cosine", 1800, (), 0.1, 0, 16),
         "shake_even": (32, 0.025, 5e-4, True, "cosine", 1800, (), 0.1, 0, 8),
     }
-    rows = read_paper()[table]["rows"]
-    assert len(rows) == 4
-    for name in (name for row in rows for name in row if name in NETWORKS):
+    rows = read_table(table).rows
+    assert len(rows) == 8
+    for name in (str(row.model) for row in rows):
         config = load_config(REPOSITORY / "configs" / "paper" / f"{table}_{name}.yaml")
         assert (config.model.name, config.data.dataset) == (name, dataset)
         optim, schedule = config.optim, config.schedule
