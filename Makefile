@@ -6,6 +6,7 @@
 #   make check                     format, lint, types and the quick tests: two to four minutes
 #   make test                      all tests
 #   make lint                      format, lint and types
+#   make pictures                  docs/pictures anew: the demo's report and terminal, seen with Chromium
 #   make setup                     only .venv, with the exact files of requirements.lock
 #   make lock                      requirements.lock anew after a change in pyproject.toml; versions stay where they can
 
@@ -20,7 +21,7 @@ ENGINE ?=
 # its start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo check test lint setup lock
+.PHONY: demo check test lint pictures setup lock
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -36,6 +37,9 @@ lint: $(READY)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+pictures: $(READY)
+	$(VENV)/bin/python -m tests.pictures
 
 setup: $(READY)
 
