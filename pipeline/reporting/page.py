@@ -16,11 +16,13 @@ from pipeline.data.findings import count_findings
 from pipeline.data.index import UNLABELLED, ImageIndex
 from pipeline.evaluation.ensemble import FUSED_PLAN
 from pipeline.evaluation.metrics import is_telling
-from pipeline.paper.statements import read_paper
+from pipeline.paper.statements import contest
+from pipeline.paper.tables import citation, read_table, rows_of
 from pipeline.reporting.calibration import calibrate, calibration_plot
 from pipeline.reporting.class_errors import class_plots, worst_classes
 from pipeline.reporting.confusion import confusions
 from pipeline.reporting.cost_accuracy import cost_accuracy_plots
+from pipeline.reporting.gates import gate_section
 from pipeline.reporting.pictures import thumbnail
 from pipeline.reporting.plots import Plot
 from pipeline.reporting.recipe import compare_recipe
@@ -28,7 +30,7 @@ from pipeline.reporting.record import TRAINING_STAGES, RunRecord
 from pipeline.reporting.results import ResultRow, result_rows
 from pipeline.reporting.tables import report_tables
 from pipeline.reporting.training_curves import training_plots
-from pipeline.tracking.wording import clock_time, duration
+from pipeline.tracking.wording import duration
 
 _SHOWN_FINDINGS = 200
 
@@ -60,8 +62,8 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
         "results": rows,
         "present_classes": record.results["plans"][0].get("present_classes"),
         "has_top5": has_top5,
-        "paper": read_paper(),
-        "tables": {name: paper_table(record, rows, name) for name in ("table8", "table9")},
+        "paper": {"citation": citation(), "contest": contest()},
+        "tables": paper_tables(record, rows),
         "curves": [_picture(plot) for plot in curves],
         "cost_plots": [_picture(plot) for plot in costs],
         "costs": [_cost(record, row) for row in rows],
@@ -70,6 +72,7 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
         "fusion": record.fusion,
         "confusions": describe_confusions(record),
         "comparison": record.comparison,
+        **gate_section(record.gates),
         "worst_classes": worst_classes(record.class_errors),
         "class_plots": [_picture(plot) for plot in classes],
         "mistakes": mistakes(record),
@@ -118,6 +121,7 @@ def sections(record: RunRecord) -> dict[str, str]:
         "mistakes": "Mistakes",
         "calibration": "Calibration",
         "training": "Training",
+        "gates": "Gates",
         "cost": "Cost",
         "ensemble": "Ensemble",
     }
@@ -125,6 +129,7 @@ def sections(record: RunRecord) -> dict[str, str]:
     present = {
         "changes": record.comparison is not None,
         "training": bool(record.train_events),
+        "gates": record.gates is not None,
         "network": record.network is not None,
     }
     ordered = results | paper | own | made if record.is_comparable else results | own | paper | made
@@ -140,12 +145,16 @@ def why_incomparable(record: RunRecord) -> str | None:
     return None
 
 
-def paper_table(record: RunRecord, rows: tuple[ResultRow, ...], name: str) -> dict[str, Any]:
-    """Return a table of the paper, the rows of this run's network marked, and the results that belong beside them."""
-    table = read_paper()[name]
-    marked = [{**row, "is_own": row.get("model") == record.config.model.name} for row in table["rows"]]
-    own = [row for row in rows if row.paper is not None and row.paper.source.startswith(table["source"])]
-    return {**table, "rows": marked, "own": own}
+def paper_tables(record: RunRecord, rows: tuple[ResultRow, ...]) -> list[dict[str, Any]]:
+    """Return the paper's tables about this run's network, its rows marked, and the results that belong beside them;
+    those about SENet-154 if there are none."""
+    title = record.config.model.title
+    found = []
+    for table in dict.fromkeys(table for table, _ in rows_of(title)) or map(read_table, ("table8", "table9")):
+        marked = [(row, row.model == title) for row in table.rows]
+        own = [row for row in rows if row.paper is not None and row.paper.source.startswith(f"{table.source},")]
+        found.append({"source": table.source, "caption": table.caption, "rows": marked, "own": own})
+    return found
 
 
 def mistakes(record: RunRecord) -> list[dict[str, Any]]:
@@ -215,7 +224,7 @@ def _time_row(record: RunRecord, name: str) -> dict[str, Any]:
     if name == "evaluate":
         seconds = sum(plan["seconds"] for plan in record.results["plans"])
         speed = sum(plan["images"] for plan in record.results["plans"]) / seconds if seconds else None
-    return {"stage": stage, "time": clock_time(stage.seconds), "images_per_second": speed}
+    return {"stage": stage, "time": duration(stage.seconds), "images_per_second": speed}
 
 
 def _picture(plot: Plot) -> dict[str, str]:

@@ -186,9 +186,9 @@ def test_every_class_is_in_the_table(record: RunRecord, report: Report) -> None:
 
 def test_the_papers_tables_are_there_as_printed(report: Report) -> None:
     text = Elements(report.html).text
-    assert "SENet-154 18.68 4.47 17.28 3.79" in text
+    assert "SENet-154 224 18.68 4.47 SENet-154 320 17.28 3.79" in text
     assert "SENet-154 (trained at 320 px) 320 16.88 3.58" in text
-    assert "ResNet-152 23.0 6.7 21.3 5.5" in text
+    assert "ResNet-152 224 23.0 6.7 ResNet-152 320 21.3 5.5" in text
     assert "2.251 % top-5" in text
 
 
@@ -236,7 +236,7 @@ def test_results_come_first_and_the_paper_is_folded_away_if_nothing_can_be_compa
     assert page.sections[:3] == ["results", "classes", "confusions"]
     assert page.sections.index("paper") > page.sections.index("ensemble")
     assert "The images are folder, not ImageNet" in page.text
-    assert page.text.index("The paper's results and recipe, for reference") < page.text.index("ResNet-152 23.0 6.7")
+    assert page.text.index("The paper's results and recipe, for reference") < page.text.index("ResNet-152 224 23.0 6.7")
     assert "This run, center32" not in page.text
 
 
