@@ -78,7 +78,12 @@ def add_submit(parser: argparse.ArgumentParser) -> None:
         help="what the job of each stage gets, as slurm/profiles/8x8_gpu.yaml",
     )
     _add_choice(parser)
-    parser.add_argument("--dry-run", action="store_true", help="print the scripts; touch nothing")
+    parser.add_argument(
+        "--dry-run",
+        choices=("table", "scripts"),
+        metavar="scripts",
+        help="print the jobs, and what is missing here; with --dry-run=scripts also their scripts; touch nothing",
+    )
 
 
 def add_tune(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 from launch.child import Supervisor, stage_command, stage_environment
-from launch.command import command_line
 from launch.console import complain, say
 from launch.engine import check_engine
 from launch.gpu import advise, count_visible_gpus
@@ -22,10 +21,14 @@ from launch.recipe_options import recipe_words
 from launch.status import show_sweep
 from launch.summary import print_results
 from launch.sweep import read_sweep, set_up_runs
+from pipeline.config.identity import leaves
+from pipeline.config.overrides import describe_overrides
 from pipeline.config.schema import Config
+from pipeline.config.section import Kind
 from pipeline.config.sweep import Member
 from pipeline.ground.cores import count_cores
 from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, StopRequested, UserError
+from pipeline.ground.interpreter import command_line
 from pipeline.running.attempts import NOT_SAVED, Outcome, read_outcome, read_records
 from pipeline.running.named_weights import new_choices
 from pipeline.running.stage import Part, PlacedStage, place_stages
@@ -100,9 +103,15 @@ def run_stages(request: RunRequest) -> int:
     for number, each in enumerate(runs, start=1):
         if not sweep.is_single:
             say(f"\n{each.name}: run {number} of {len(runs)}")
-        code = _run(each, supervisor, failed)
+        if all(stage.is_done for stage in each.chosen.values()):
+            _say_nothing_to_do(request, each)
+            code = EXIT_DONE
+        else:
+            code = _run(each, supervisor, failed)
         if code == EXIT_STOPPED or supervisor.has_killed:
             return _ended(code, request, supervisor)
+        if sweep.is_single and all(stage.is_done for stage in each.placed.values()):
+            print_results(each.directory, each.placed)
     if not sweep.is_single:
         show_sweep(sweep.folder)
     if failed:
@@ -119,6 +128,17 @@ def _place(request: RunRequest, member: Member, run: Path, choices: contextlib.E
     chosen = choose_stages(placed, request.only, request.first, request.recipe())
     _check(config, chosen)
     return _Run(member.name, run, config, placed, chosen)
+
+
+def _say_nothing_to_do(request: RunRequest, this: _Run) -> None:
+    """Say that the chosen stages are done, and which overrides of a single run therefore have no effect."""
+    say(f"nothing to do: {', '.join(this.chosen)} {'is' if len(this.chosen) == 1 else 'are'} done in {this.directory}")
+    results = {leaf.name for leaf in leaves() if leaf.kind is Kind.RESULT}
+    lines = [] if this.name else describe_overrides(this.config, request.overrides)
+    if idle := [line for line in lines if line.partition(" = ")[0] not in results]:
+        again = dataclasses.replace(request, run=this.directory.with_name(f"{this.directory.name}-again"))
+        say(f"without effect on what is done, since no result depends on it: {', '.join(idle)}")
+        say(f"to do it all once more, in a run of its own: {command_line('run', *again.recipe())}")
 
 
 def _run(this: _Run, supervisor: Supervisor, failed: dict[str, int]) -> int:
@@ -143,8 +163,6 @@ def _run(this: _Run, supervisor: Supervisor, failed: dict[str, int]) -> int:
         if code != EXIT_DONE:
             failed[stage.key] = code
             return code
-    if not this.name and all(stage.is_done for stage in this.placed.values()):
-        print_results(this.placed)
     return EXIT_DONE
 
 

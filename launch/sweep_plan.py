@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from launch.console import say, show, table
 from launch.estimate import (
     NO_RATE,
-    Rate,
     depends_on_validation,
     evaluated_images,
     step_spans,
@@ -21,7 +20,7 @@ from pipeline.config.schema import Config
 from pipeline.evaluation.expansion import count_crops
 from pipeline.ground.counting import counted
 from pipeline.running.stage import PlacedStage
-from pipeline.tracking.wording import rough_time
+from pipeline.tracking.wording import duration
 
 Run = tuple[str, Config, Stages]
 """Name, recipe and stages of a member."""
@@ -59,20 +58,20 @@ def _training(runs: Sequence[Run]) -> Iterator[str]:
             return
         spans = step_spans(config, stream_order(config, images.count), placed)
         left = sum(spans[name].last - spans[name].first - steps_done(placed[name], spans[name]) for name in names)
-        rate: Rate | None = training_rate(config, placed) or next(iter(known), None)
+        measured = training_rate(config, placed) or next(iter(known), None)
         steps += left
         bound = "at most" if depends_on_validation(config, placed) else bound
-        if rate is not None:
-            took = left * config.train.global_batch / rate.images_per_second
+        if measured is not None:
+            took = left * config.train.global_batch / measured.images_per_second
             process_hours += took / 3600
             seconds += took / config.resources.processes
-            rates.add(f"{rate.images_per_second:,.4g} images/s a process ({rate.source})")
+            rates.add(measured.describe(config.resources.processes))
     if not trainings:
         return
     yield f"training: {counted(len(trainings), 'run')} with {bound} {counted(steps, 'step')} left"
     if rates:
         yield (
-            f"{bound} {rough_time(seconds)} one after another, {process_hours:,.4g} process hours, at "
+            f"{bound} {duration(seconds)} one after another, {process_hours:,.4g} process hours, at "
             f"{' and '.join(sorted(rates))}; validation and checkpoints come on top"
         )
     else:

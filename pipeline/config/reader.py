@@ -20,6 +20,7 @@ from pipeline.config.schema import Config
 from pipeline.config.section import expanded
 from pipeline.config.sweep import SECTION, Member, expand, members_of, refuse_equal
 from pipeline.ground.errors import UserError
+from pipeline.ground.interpreter import command_line
 from pipeline.store.file import naming, write_bytes
 
 RUN_CONFIG = "config.yaml"
@@ -108,7 +109,7 @@ def read_run_config(run: Path, overrides: Sequence[str] = ()) -> Config:
             )
         raise UserError(
             f"{path}: must be there (this is not a run directory; "
-            "`python -m launch run configs/RECIPE.yaml` sets one up and runs it)"
+            f"`{command_line('run', 'configs/RECIPE.yaml')}` sets one up and runs it)"
         )
     return load_config(path, overrides)
 

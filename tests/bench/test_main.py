@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from pipeline.bench import __main__ as bench
-from pipeline.bench import startup, step
+from pipeline.bench import cifar, startup, step
+from pipeline.bench.cell import Cell
+from pipeline.bench.cifar_inputs import noise, our_batches, plain_batches, torchvision_batches
 from pipeline.bench.crop_plans import images_per_round
 from pipeline.bench.measurement import Work
 from pipeline.bench.startup import cold_start, compare_answers, compare_first_steps
@@ -80,6 +82,48 @@ def test_evaluate_compares_each_plan_with_what_others_can_do(images, tmp_path):
         assert f" {units} images" in comparison["title"]
 
 
+def test_cifar_compares_the_input_and_the_training_with_every_peer(tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar, "_STEPS_ALONE", 2)
+    monkeypatch.setattr(cifar, "_STEPS_TRAINED", {"cpu": 1})
+    monkeypatch.setattr(cifar, "all_cells", lambda *_, **__: [Cell("float32", channels_last=True, compile=False)])
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    record = run(tmp_path / "out.json", "cifar", "--rounds", "1", "--batch", "4", "--workers", "1")
+    alone, training = record["comparisons"]
+    assert (alone["title"], names(alone, "ours")) == (
+        "padded crops of 32 px, normalised",
+        ["ours, NHWC", "ours, NCHW"],
+    )
+    assert names(alone, "peer") == [
+        *(f"plain loop, {how} {layout}" for how in ("eager", "compiled") for layout in ("NHWC", "NCHW")),
+        "torchvision and DataLoader",
+    ]
+    assert training["title"] == "training preresnet_nano"
+    assert names(training, "ours") == ["ours, eager NHWC float32"]
+    assert names(training, "peer") == ["plain loop, eager NHWC float32", "DataLoader, eager NHWC float32"]
+    for comparison, units in ((alone, 8), (training, 4)):
+        assert {done["units"] for one in comparison["contestants"] for done in one["rounds"]} == {units}
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_every_input_of_cifar_gives_padded_crops_of_the_same_pixels(channels_last):
+    """The plain loop pads bytes, so that its border is black, as torchvision's is; inside of the image all agree."""
+    index = noise(64)
+    cpu = torch.device("cpu")
+    inside = {
+        float(value) for value in (torch.from_numpy(index.source.pixels[..., 0]).float().sub(125.3).div(63.0)).unique()
+    }
+    for batches in (
+        our_batches(index, 16, cpu, channels_last),
+        plain_batches(index, 16, cpu, channels_last, compiled=False),
+        torchvision_batches(index, 16, workers=0),
+    ):
+        seen = [images for images, _ in batches(2)]
+        assert [images.shape for images in seen] == [(16, 3, 32, 32)] * 2
+        central = torch.cat(seen)[:, 0, 8:24, 8:24]
+        assert central.std() > 0.5
+        assert {round(value, 3) for value in central.unique().tolist()} <= {round(value, 3) for value in inside}
+
+
 @pytest.mark.parametrize(
     ("crops", "alone", "with_network"), [(1, 256, 64), (10, 78, 19), (50, 19, 4), (144, 8, 4), (3000, 8, 4)]
 )
@@ -90,25 +134,27 @@ def test_plans_of_many_crops_take_fewer_images_a_round(crops, alone, with_networ
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU there are more ways, and they take longer")
-def test_step_compares_the_small_network_with_a_plain_loop(tmp_path, monkeypatch):
+def test_step_compares_the_small_network_with_a_plain_loop_of_the_same_layout(tmp_path, monkeypatch):
     monkeypatch.setattr(step, "_STEPS_PER_ROUND", {"senet_nano": 1})
     record = run(tmp_path / "out.json", "step", "--rounds", "1", "--models", "senet_nano")
-    (comparison,) = record["comparisons"]
-    assert comparison["title"] == "senet_nano, batch 64, 32 px, cpu"
-    assert names(comparison, "ours") == ["ours, eager NHWC float32", "ours, eager NCHW float32"]
-    assert names(comparison, "peer") == ["the same in a plain loop, eager NCHW float32"]
+    for comparison, layout in zip(record["comparisons"], ("NHWC", "NCHW"), strict=True):
+        assert comparison["title"] == f"senet_nano, batch 64, 32 px, cpu, eager {layout} float32"
+        assert names(comparison, "ours") == [f"ours, eager {layout} float32"]
+        assert names(comparison, "peer") == [f"the same in a plain loop, eager {layout} float32"]
 
 
-def test_checkpoint_compares_the_stall_and_leaves_nothing_behind(tmp_path):
+def test_checkpoint_compares_the_stall_and_the_steps_beside_it_and_leaves_nothing_behind(tmp_path):
     folder = tmp_path / "here"
     folder.mkdir()
     record = run(tmp_path / "out.json", "checkpoint", "--rounds", "1", "--model", "senet_nano", "--directory", folder)
-    (comparison,) = record["comparisons"]
-    assert comparison["ratio_of"] == "stall ms"
-    ours, peer_row = comparison["contestants"]
-    assert peer_row["name"] == "torch.save, flushed and renamed"
-    for contestant in (ours, peer_row):
+    alone, beside = record["comparisons"]
+    assert [comparison["ratio_of"] for comparison in (alone, beside)] == ["stall ms", "s added"]
+    assert names(alone, "peer") == names(beside, "peer") == ["torch.save, flushed and renamed"]
+    assert beside["title"] == "20 steps of 2 images of 64 px, with one checkpoint in them"
+    for contestant in alone["contestants"]:
         assert contestant["s until on disk"]["median"] > 0
+    for contestant in beside["contestants"]:
+        assert contestant["s without"]["median"] > 0
     assert list(folder.iterdir()) == []
 
 
@@ -223,5 +269,5 @@ def test_help_and_mistakes_on_the_command_line_need_neither_torch_nor_time():
         "print([name for name in ('torch', 'numpy', 'pydantic', 'timm') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert "{step,loader,evaluate,checkpoint,startup,survey}" in done.stdout
+    assert "{step,loader,evaluate,cifar,checkpoint,startup,growth,gpu}" in done.stdout
     assert done.stdout.endswith("[]\n")

@@ -16,6 +16,7 @@ from pipeline.config.schema import Config
 from pipeline.running.stage import parts_of, place_stages
 from stages import STAGES
 from tests.conftest import REPOSITORY
+from tests.glossary import glossary_page
 
 RECIPES = sorted((REPOSITORY / "configs").rglob("*.yaml"))
 
@@ -41,6 +42,7 @@ def keys_of(config: Config) -> dict[str, str]:
 
 
 PINNED: dict[str, Callable[[], str]] = {
+    "docs/glossary.md": glossary_page,
     "docs/keys.md": key_page,
     "docs/networks.md": networks_page,
     "tests/config/golden/keys.json": stage_keys,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from pipeline.config.problems import validated
 from pipeline.config.reader import config_differences, load_config, load_members, read_run_config, write_run_config
 from pipeline.config.section import Section
 from pipeline.ground.errors import UserError
+from pipeline.ground.interpreter import command_line
 from tests.config.pinned import RECIPES, named
 from tests.config.written import SMALL, mistakes
 
@@ -80,15 +82,16 @@ tracking:
         "small.yaml:18: optim.label_smoothing: unknown key here (it belongs to train)",
         "small.yaml:19: optim.warmup_epoch: unknown key (did you mean 'warmup_epochs'? It belongs to schedule)",
         "small.yaml:20: optim.lr: must be a number (given {a: 1})",
-        "small.yaml:21: schedule: must be a section with the keys kind, drop_epochs, drop_factor, patience, threshold, "
-        "smallest_lr, max_drops, warmup_epochs (given nothing)",
+        "small.yaml:21: schedule: must be a section with the keys kind, drop_epochs, drop_steps, drop_factor, "
+        "patience, threshold, smallest_lr, max_drops, warmup_epochs, warmup_steps, warmup_lr (given nothing)",
         "small.yaml:22: train.epochs: must be given: a whole number",
         "small.yaml:23: train.global_batch: must be a whole number (given [64])",
         "small.yaml:24: train.max_micro_batch: must be a whole number (given 24:00:00)",
         "small.yaml:25: train.colour: unknown key (there are: epochs, frozen_epochs, global_batch, max_micro_batch, "
         "image_size_px, only_head, bn_statistics, label_smoothing, validate_every_epochs, validation)",
         "small.yaml:27: evaluate.plans: must have at least 1 item after validation, not 0 (given [])",
-        "small.yaml:28: loader: must be a section with the keys backend, threads, prefetch, decode (given 5)",
+        "small.yaml:28: loader: must be a section with the keys backend, decoder, threads, prefetch_images, "
+        "decode_batch, decode, fancy_upsampling, hw_decoder_load, preallocate_px (given 5)",
         "small.yaml:30: checkpoint.every_steps: must be a whole number or null (given 0.5)",
         "small.yaml:32: tracking.wandb: must be one of auto, online, offline, disabled (given of)",
         "small.yaml:33: tracking.entity: must be text or null (given 5; put it in quotes)",
@@ -353,9 +356,8 @@ def test_run_config_takes_overrides(write):
 
 
 def test_folder_that_is_no_run_is_refused_with_the_way_to_make_one(tmp_path):
-    with pytest.raises(
-        UserError, match=r"run/config\.yaml: must be there \(this is not a run directory; `python -m launch"
-    ):
+    command = re.escape(command_line("run"))
+    with pytest.raises(UserError, match=rf"run/config\.yaml: must be there \(this is not a run directory; `{command}"):
         read_run_config(tmp_path / "run")
 
 

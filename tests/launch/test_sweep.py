@@ -107,7 +107,7 @@ def test_a_killed_sweep_goes_on_with_the_same_command_and_does_what_is_equal_onc
     shown = lines(out)
     assert list(shown) == MEMBERS
     assert shown["batch8-seed1"].startswith("train killed, resumable its process, started")
-    assert re.fullmatch(r"done top-1 error \d+\.\d\d %", shown["batch16-seed2"])
+    assert re.fullmatch(r"done top-1 error \d+\.\d\d % \(\d of 8\)", shown["batch16-seed2"])
     assert f"the sweep in {folder}: 2 of 4 runs done" in out
     assert f"--seeds 1,2 'sweep.evaluate.batch=[8,16]' --run {folder}" in err.splitlines()[-1]
 
@@ -171,7 +171,7 @@ def test_a_plan_of_a_sweep_counts_what_is_equal_once_and_prices_the_rest(
     }
     steps = 2 * round(2 * 1438 / 24)
     assert f"training: 2 runs with about {steps} steps left" in out
-    assert re.search(r"about \d+ s one after another, 0\.0\d+ process hours, at 100 images/s a process", out), out
+    assert re.search(r"about \d+ s one after another, 0\.0\d+ process hours, at 1 x 100 images/s \(", out), out
     assert not (tmp_path / "runs").exists()
     assert main(["plan", *words, "--simulate"]) == 2
     assert "--simulate: takes a single run (given a sweep of 4); add sweep=null" in capsys.readouterr().err
