@@ -335,7 +335,7 @@ def test_the_ensemble_is_told_with_its_members(record: RunRecord, report: Report
         alone = member["alone"]["top1"]
         assert f"{member['name']} {member['weight']:.3f} {alone['percent']:.2f}" in text
     assert f"{record.fusion['disagreement_percent'][0][1]:.2f}" in text
-    assert "There are no contest files: the images are folder, not the contest's." in text
+    assert "There are no contest files: data.dataset is folder, not imagenet." in text
 
 
 @pytest.mark.usefixtures("undrawn")
