@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pipeline.config.section import OPERATION, PositiveFloat, PositiveInt, Section
+from pipeline.config.section import OPERATION, Names, PositiveFloat, PositiveInt, Section
 
 
 class LoaderConfig(Section):
@@ -46,6 +46,11 @@ class TrackingConfig(Section):
     """Loss, rate and speed are recorded after every so many steps."""
     upload_scores: bool = True
     """Whether score files are uploaded to Weights & Biases: for ImageNet 100 MB for each crop plan."""
+    upload_weights: bool = False
+    """Whether the trained weights are uploaded too, an artifact with the aliases latest and best; `plan` says how
+    large."""
+    tags: Names = ()
+    """Tags of the run in Weights & Biases, beside the names of its network and dataset."""
 
 
 class ResourcesConfig(Section):

@@ -94,7 +94,7 @@ class Display(abc.ABC):
             self._draw(event)
 
     def _describe_progress(self, event: Event, count: _Count) -> list[str]:
-        """Return stage, text, progress, rate, and the time left (or at the end, taken).
+        """Return stage, text, progress, rate and the time left.
 
         The time left comes from the clock alone, over everything since the first report: so it includes work between
         the steps, such as validation and saving.
@@ -106,9 +106,7 @@ class Display(abc.ABC):
         elif event["rate"] is not None:
             fields.append(rate(event["rate"], unit))
         seconds, counted = self._clock() - count.first_time, done - count.first_done
-        if done >= total:
-            fields.append(f"took {duration(seconds)}")
-        elif counted:
+        if counted and done < total:
             fields.append(f"ETA {duration(seconds / counted * (total - done))}")
         return fields
 
