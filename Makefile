@@ -6,6 +6,7 @@
 #   make check                     format, lint, types and the quick tests: two to four minutes
 #   make test                      all tests
 #   make lint                      format, lint and types
+#   make pictures                  docs/pictures anew: the demo's report and terminal, seen with Chromium
 #   make setup                     only .venv, with the exact files of requirements.lock
 #   make docs                      the documentation as a site, build/site/index.html; links and anchors are checked
 #   make lock                      the locks anew after a change in pyproject.toml; versions stay where they can
@@ -28,7 +29,7 @@ VARIATION := $(subst $(SPACE),_,$(subst /,_,$(subst =,_,$(strip $(ENGINE) $(SET)
 # its start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo check test lint setup docs lock
+.PHONY: demo check test lint pictures setup docs lock
 .DEFAULT_GOAL := demo
 
 demo: $(READY)
@@ -44,6 +45,9 @@ lint: $(READY)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+pictures: $(READY)
+	$(VENV)/bin/python -m tests.pictures
 
 setup: $(READY)
 

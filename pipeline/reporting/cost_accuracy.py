@@ -57,7 +57,7 @@ def _errors_over(
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.margins(x=0.18, y=0.15)
+        axes.margins(x=0.25, y=0.15)
         axes.set_ylim(bottom=0)
         axes.set_xlabel(label)
         axes.set_ylabel("validation error, %")

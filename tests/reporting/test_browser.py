@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from pipeline.reporting.page import render_report
 from pipeline.running.stage import part_names
 from stages import STAGES
+from tests.browser import DARK, browse, find_chromium, screenshot
 from tests.reporting.example_run import make_config, make_run, read_record
 
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-    "--enable-logging=stderr",
-)
 # Only in the copy that tests look into: the report itself has no script, and a policy that would stop one. The copy is
 # seen through a frame, since a window cannot be narrower than 500 px.
 PROBE = """
@@ -60,7 +45,7 @@ FRAME = """
 
 @pytest.fixture(scope="module")
 def chromium() -> str:
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    path = find_chromium()
     if path is None:
         pytest.skip("no chromium on this machine (apt-get install chromium)")
     return path
@@ -74,11 +59,6 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "report.html"
     path.write_text(render_report(record, tuple(name for stage in STAGES for name in part_names(stage))).html)
     return path
-
-
-def browse(chromium: str, page: Path, profile: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [chromium, *FLAGS, f"--user-data-dir={profile}", *flags, page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
 
 
 def facts_of(chromium: str, page: Path, folder: Path, width: int, *flags: str) -> dict[str, Any]:
@@ -111,7 +91,7 @@ def test_every_image_is_shown_numbers_are_aligned_and_nothing_is_fetched(
 
 def test_the_page_follows_the_readers_dark_mode(chromium: str, page: Path, tmp_path: Path) -> None:
     light = facts_of(chromium, page, tmp_path, 1280)["background"]
-    dark = facts_of(chromium, page, tmp_path, 1280, "--blink-settings=preferredColorScheme=0")["background"]
+    dark = facts_of(chromium, page, tmp_path, 1280, DARK)["background"]
     assert (light, dark) == ("rgb(255, 255, 255)", "rgb(21, 25, 31)")
 
 
@@ -131,10 +111,8 @@ def test_the_browser_does_complain_where_the_policy_is_broken(chromium: str, pag
 
 
 def test_a_screenshot_shows_a_page(chromium: str, page: Path, tmp_path: Path) -> None:
-    shot = tmp_path / "page.png"
-    browse(chromium, page, tmp_path / "profile", "--window-size=1280,1200", f"--screenshot={shot}")
-    with Image.open(io.BytesIO(shot.read_bytes())) as image:
-        assert image.size == (1280, 1200)
-        colours = image.convert("RGB").getcolors(maxcolors=1 << 20)
+    image = screenshot(chromium, page, tmp_path, 400, 1200)
+    assert image.size == (400, 1200)
+    colours = image.getcolors(maxcolors=1 << 20)
     assert colours is not None
     assert len(colours) > 100
