@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.config.section import OPERATION, Names, Natural, PositiveFloat, PositiveInt, Section
+
+_LONGEST_TAG = 64
 
 
 class LoaderConfig(Section):
@@ -75,6 +77,14 @@ class TrackingConfig(Section):
     large."""
     tags: Names = ()
     """Tags of the run in Weights & Biases, beside the names of its network and dataset."""
+
+    @field_validator("tags")
+    @classmethod
+    def _as_the_server_takes_them(cls, tags: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [tag for tag in tags if not 1 <= len(tag) <= _LONGEST_TAG]
+        if wrong:
+            raise ValueError(f"must be of 1 to {_LONGEST_TAG} characters each (given {wrong[0]!r})")
+        return tags
 
 
 class ResourcesConfig(Section):

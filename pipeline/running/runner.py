@@ -168,7 +168,7 @@ def _tracked(
         run=run,
         name=run.absolute().name,
         config={**config.model_dump(mode="json"), "git": git},
-        tags=(config.model.title, config.data.dataset, *config.tracking.tags),
+        tags=(config.model.name, config.data.dataset, *config.tracking.tags),
         commit=None if git is None else git["commit"],
         weights=_trained_weights(run) if config.tracking.upload_weights and not stage.is_training else {},
         trained_steps=max(steps, default=0),
