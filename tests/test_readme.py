@@ -193,6 +193,12 @@ def test_the_documents_order_the_packages_as_the_test_of_imports_does():
     assert [name for name in drawing if name not in ("pipeline", "slurm")] == order
 
 
+def test_the_citation_is_of_the_newest_release():
+    cited = (REPOSITORY / "CITATION.cff").read_text()
+    version, date = re.findall(r"^## \[(.*)\] - (.*)$", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)[0]
+    assert f"\nversion: {version}\ndate-released: {date}\n" in cited
+
+
 def test_the_glossary_is_short_and_sorted():
     terms = re.findall(r"^\| (\w[^|]*) \|", GLOSSARY.read_text(), re.MULTILINE)[1:]
     assert 20 <= len(terms) <= 30

@@ -99,6 +99,18 @@ def _reading(arguments: argparse.Namespace, images: str) -> dict[str, Any]:
     return {"images": images, "batch": arguments.batch, "workers": arguments.workers}
 
 
+def _cifar(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Comparison]]:
+    from pipeline.bench.cifar import compare_cifar
+
+    return compare_cifar(
+        arguments.model,
+        batch=arguments.batch,
+        workers=arguments.workers,
+        rounds=arguments.rounds,
+        progress=_show_progress,
+    )
+
+
 def _checkpoint(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Comparison]]:
     from pipeline.bench.checkpoint_stall import compare_saving
 
@@ -122,6 +134,7 @@ _BENCHMARKS: dict[str, Callable[[argparse.Namespace], tuple[dict[str, Any], list
     "step": _step,
     "loader": _loader,
     "evaluate": _evaluate,
+    "cifar": _cifar,
     "checkpoint": _checkpoint,
     "startup": _startup,
     "growth": _growth,
@@ -169,6 +182,12 @@ def _parser() -> argparse.ArgumentParser:
             metavar="N",
             help="threads or processes (default: cores)",
         )
+    cifar = names.add_parser("cifar", help="small images in memory, against a plain loop and torchvision's DataLoader")
+    cifar.add_argument("--model", metavar="NAME", help="network (default: preresnet_nano, on a GPU preresnet110)")
+    cifar.add_argument("--batch", type=_positive, default=128, metavar="N", help="default: 128")
+    cifar.add_argument(
+        "--workers", type=_positive, default=count_cores(), metavar="N", help="of the DataLoader (default: cores)"
+    )
     checkpoint = names.add_parser("checkpoint", help="how long saving holds training up, against torch.save")
     checkpoint.add_argument("--model", default="senet154", metavar="NAME", help="network (default: senet154)")
     checkpoint.add_argument(
@@ -182,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     growth.add_argument(
         "--lines", type=_positive, nargs="+", default=[50_000, 500_000], metavar="N", help="lengths of the record"
     )
-    for parser_of_rounds in (step, loader, evaluate, checkpoint, startup, growth):
+    for parser_of_rounds in (step, loader, evaluate, cifar, checkpoint, startup, growth):
         parser_of_rounds.add_argument(
             "--rounds", type=_positive, default=_DEFAULT_ROUNDS, metavar="N", help=f"default: {_DEFAULT_ROUNDS}"
         )

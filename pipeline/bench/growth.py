@@ -25,7 +25,7 @@ from pipeline.data.index import ImageIndex, make_index, read_index, write_index
 from pipeline.data.order import StreamOrder
 from pipeline.data.sampling import sample_crops
 from pipeline.ground.interpreter import SOURCE
-from pipeline.store.seal import read_seal, seal_directory
+from pipeline.store.seal import SEAL, read_seal, seal_directory
 from pipeline.tracking.events import EventLog, read_events
 
 _CPU, _PEAK = "CPU s", "peak MB"
@@ -104,11 +104,14 @@ def _with_images(finished: Path, run: Path, count: int, progress: Callable[[str]
     progress(f"making an index of {count:,} images")
     shutil.copytree(finished, run)
     directory = _part(run, "prepare-train")
-    seal = read_seal(directory, "stage")
-    assert seal is not None
     index = _made_index(read_index(directory), count)
     write_index(directory, index)
-    seal_directory(directory, "stage", {**seal.about, "images": {"train": index.digest}}, seal.files)
+    for sealed in run.glob(f"*/{SEAL}"):
+        seal = read_seal(sealed.parent, "stage")
+        assert seal is not None
+        if "train" in seal.about["images"]:  # every stage would refuse what was made from other images
+            about = {**seal.about, "images": {**seal.about["images"], "train": index.digest}}
+            seal_directory(sealed.parent, "stage", about, seal.files)
     return run
 
 

@@ -71,9 +71,9 @@ class Cropper:
 
 
 def crop_in_threads(
-    batches: Iterable[Sequence[Callable[[], CropTensors]]], threads: int, ahead: int
+    batches: Iterable[Sequence[Callable[[], CropTensors]]], threads: int
 ) -> Iterator[tuple[CropImages, ...]]:
-    """Do the work of each batch in threads, and yield its outputs stacked, in order; `ahead` batches are begun early.
+    """Do the work of each batch in threads, and yield its outputs stacked, in order; the next batch is begun early.
 
     Each output is (N, 3, S, S), channels-last in memory, or N tensors if the sizes differ.
     """
@@ -86,7 +86,7 @@ def crop_in_threads(
                 begun.append(
                     [pool.submit(_work_off, batch[start : start + part]) for start in range(0, len(batch), part)]
                 )
-                if len(begun) > ahead:
+                if len(begun) > 1:
                     yield _stack(begun.popleft())
             while begun:
                 yield _stack(begun.popleft())

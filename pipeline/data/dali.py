@@ -21,18 +21,15 @@ from pipeline.data import dali_graph
 from pipeline.data.batch import CropImages
 from pipeline.data.crop import Crop
 from pipeline.data.cropping import Cropper, crop_in_threads, fit_part
-from pipeline.data.dali_pipeline import DECODE, decode_slices, pad_to_batches, run_pipeline
+from pipeline.data.dali_pipeline import decoder_arguments, run_pipeline
 from pipeline.data.encoded import Reading
 from pipeline.data.sampling import Sampling
 
-_AHEAD = 1
-"""Batches whose cropping is begun early; later ones are only decoded ahead (`loader.prefetch` batches)."""
-
 
 def decode_crops(reading: Reading, sampling: Sampling, gpu: int | None) -> Iterator[torch.Tensor]:
-    """Decode a part of each image, resize and mirror it; the images are whole batches.
+    """Decode a part of each image, resize and mirror it; the last batch may be smaller.
 
-    Yields (batch, 3, S, S) uint8, S being `sampling.size_px`, channels-last in memory, on GPU number `gpu` if one is
+    Yields (N, 3, S, S) uint8, S being `sampling.size_px`, channels-last in memory, on GPU number `gpu` if one is
     given.
     """
     if gpu is not None:
@@ -40,12 +37,13 @@ def decode_crops(reading: Reading, sampling: Sampling, gpu: int | None) -> Itera
         return
 
     def graph(files: Any, anchors: Any, shapes: Any) -> list[Any]:
-        return [decode_slices(files, anchors, shapes, None)]
+        decoding = decoder_arguments(reading.loader, None, may_divide=True)
+        return [fn.decoders.image_slice(files, start=anchors, shape=shapes, axes=[0, 1], **decoding)]
 
     decoded = run_pipeline(reading, (sampling.decoded.corners(), sampling.decoded.sizes()), graph, None)
     rows = itertools.count()
     batches = ([partial(fit_part, part, sampling, next(rows)) for part in parts] for (parts,) in decoded)
-    for (images,) in crop_in_threads(batches, reading.loader.threads, _AHEAD):
+    for (images,) in crop_in_threads(batches, reading.loader.threads):
         assert isinstance(images, torch.Tensor), "crops are of one size"
         yield images
 
@@ -61,14 +59,10 @@ def decode_plan(reading: Reading, crops: Sequence[Crop], gpu: int | None) -> Ite
         return
 
     def graph(files: Any) -> list[Any]:
-        return [fn.decoders.image(files, device="cpu", **DECODE)]
+        return [fn.decoders.image(files, **decoder_arguments(reading.loader, None, may_divide=False))]
 
     positions = reading.positions
     cropper = Cropper(crops, reading.index.heights[positions], reading.index.widths[positions])
-    rows = iter(range(len(positions)))
-    decoded = run_pipeline(pad_to_batches(reading), (), graph, None)
-    # Images added to fill the last batch have no row, and zip ends there.
-    batches = (
-        [partial(cropper.crop, image, row) for image, row in zip(images, rows, strict=False)] for (images,) in decoded
-    )
-    yield from crop_in_threads(batches, reading.loader.threads, _AHEAD)
+    decoded, rows = run_pipeline(reading, (), graph, None), itertools.count()
+    batches = ([partial(cropper.crop, image, next(rows)) for image in images] for (images,) in decoded)
+    yield from crop_in_threads(batches, reading.loader.threads)

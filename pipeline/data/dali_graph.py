@@ -16,7 +16,7 @@ from nvidia.dali import fn, types
 
 from pipeline.data.batch import CropImages
 from pipeline.data.crop import Crop, resized_sizes
-from pipeline.data.dali_pipeline import DECODE, decode_slices, pad_to_batches, run_pipeline
+from pipeline.data.dali_pipeline import decoder_arguments, run_pipeline
 from pipeline.data.encoded import Reading
 from pipeline.data.preprocessing import Resize
 from pipeline.data.sampling import Sampling
@@ -31,10 +31,14 @@ _KERNELS: dict[Resize, dict[str, Any]] = {
 
 def decode_crops(reading: Reading, sampling: Sampling, gpu: int | None) -> Iterator[torch.Tensor]:
     """Decode and crop as `pipeline.data.dali.decode_crops` does; `gpu` is None for a graph on the CPU."""
-    decoded, resized = sampling.decoded, sampling.resized
+    decoded, resized, decoding = (
+        sampling.decoded,
+        sampling.resized,
+        decoder_arguments(reading.loader, gpu, may_divide=True),
+    )
 
     def graph(files: Any, anchors: Any, shapes: Any, mirrored: Any, *boxes: Any) -> list[Any]:
-        images = decode_slices(files, anchors, shapes, gpu)
+        images = fn.decoders.image_slice(files, start=anchors, shape=shapes, axes=[0, 1], **decoding)
         if boxes:
             fill = [float(round(value)) for value in sampling.fill]
             start, shape = boxes
@@ -51,8 +55,7 @@ def decode_crops(reading: Reading, sampling: Sampling, gpu: int | None) -> Itera
 
 def decode_plan(reading: Reading, crops: Sequence[Crop], gpu: int | None) -> Iterator[tuple[CropImages, ...]]:
     """Decode and crop as `pipeline.data.dali.decode_plan` does; `gpu` is None for a graph on the CPU."""
-    padded = pad_to_batches(reading)
-    heights, widths = reading.index.heights[padded.positions], reading.index.widths[padded.positions]
+    heights, widths = (sides[reading.positions] for sides in (reading.index.heights, reading.index.widths))
     scales: dict[tuple[int, Resize], list[int]] = {}
     for number, crop in enumerate(crops):
         scales.setdefault((crop.resize_px, crop.kernel), []).append(number)
@@ -66,8 +69,11 @@ def decode_plan(reading: Reading, crops: Sequence[Crop], gpu: int | None) -> Ite
             sized = [crops[number] for number in numbers if crops[number].region_px is not None]
             columns += [crop.anchors(*sizes).astype(np.int32) for crop in sized]
 
+    # An image's scores must be the same bits at any world size, so its pixels do not depend on its neighbours.
+    decoding = decoder_arguments(reading.loader, gpu, may_divide=False)
+
     def graph(files: Any, *parameters: Any) -> list[Any]:
-        images = fn.decoders.image(files, device="cpu" if gpu is None else "mixed", **DECODE)
+        images = fn.decoders.image(files, **decoding)
         given = iter(parameters)
         made: dict[int, Any] = {}
         for (_, kernel), numbers in scales.items():
@@ -85,9 +91,7 @@ def decode_plan(reading: Reading, crops: Sequence[Crop], gpu: int | None) -> Ite
                 made[number] = _crop(resized, crops[number], given)
         return [made[number] for number in range(len(crops))]
 
-    batches = run_pipeline(padded, columns, graph, gpu)
-    for start, images in zip(range(0, len(padded.positions), padded.batch), batches, strict=True):
-        yield tuple(shown[: len(reading.positions) - start] for shown in images)
+    yield from run_pipeline(reading, columns, graph, gpu)
 
 
 def _is_alone(crops: Sequence[Crop], numbers: Sequence[int]) -> bool:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 import torch.utils.dlpack
 from nvidia.dali import fn, types
 from nvidia.dali.pipeline import Pipeline
+from nvidia.dali.plugin.pytorch import feed_ndarray
+from nvidia.dali.tensors import TensorCPU
 
+from pipeline.config.operations import LoaderConfig
 from pipeline.data.batch import CropImages
 from pipeline.data.encoded import Bytes, EncodedImages, Reading
 from pipeline.data.verification import changed_images
@@ -24,27 +25,31 @@ Columns = Sequence[npt.NDArray[Any]]
 Graph = Callable[..., list[Any]]
 """Makes the outputs from the encoded images and the columns."""
 
-DECODE = {"output_type": types.RGB, "adjust_orientation": False}
-"""Arguments of every decoder: the pixels as stored, since ImageNet ignores EXIF's orientation."""
+_QUEUE = 2
+"""Batches in DALI's own queue: it works on the next while one is taken over."""
 
 
-def pad_to_batches(reading: Reading) -> Reading:
-    """Repeat the last image to fill whole batches, since DALI's are all of one size."""
-    positions, batch = reading.positions, min(reading.batch, len(reading.positions))
-    padding = np.repeat(positions[-1:], -len(positions) % batch)
-    return dataclasses.replace(reading, positions=np.concatenate([positions, padding]), batch=batch)
+def decoder_arguments(loader: LoaderConfig, gpu: int | None, *, may_divide: bool) -> dict[str, Any]:
+    """Return the arguments of a decoder: the pixels as stored, since ImageNet ignores EXIF's orientation.
 
-
-def decode_slices(files: Any, anchors: Any, shapes: Any, gpu: int | None) -> Any:
-    """In a graph: decode only a part of each image."""
-    device = "cpu" if gpu is None else "mixed"
-    return fn.decoders.image_slice(files, start=anchors, shape=shapes, axes=[0, 1], device=device, **DECODE)
+    `may_divide`: whether a batch may be divided between two decoders of the GPU.
+    """
+    load = loader.hw_decoder_load
+    on_gpu = {
+        "device": "mixed",
+        "jpeg_fancy_upsampling": loader.fancy_upsampling,
+        "hw_decoder_load": load if may_divide else float(round(load)),
+        "preallocate_width_hint": loader.preallocate_px,
+        "preallocate_height_hint": loader.preallocate_px,
+    }
+    return {"output_type": types.RGB, "adjust_orientation": False, **({"device": "cpu"} if gpu is None else on_gpu)}
 
 
 def run_pipeline(reading: Reading, columns: Columns, graph: Graph, gpu: int | None) -> Iterator[tuple[CropImages, ...]]:
-    """Run the graph over the images; they are whole batches.
+    """Run the graph over the images; the last batch may be smaller.
 
-    Raises UserError naming the images that differ from the index.
+    On a GPU, the outputs are valid on the current stream of the thread that takes them. Raises UserError naming the
+    images that differ from the index.
     """
     with (
         EncodedImages(reading.index, reading.positions) as encoded,
@@ -58,12 +63,11 @@ def run_pipeline(reading: Reading, columns: Columns, graph: Graph, gpu: int | No
                 images = pipeline.run(*streams)
             except RuntimeError as error:
                 # DALI seldom names the file, and the failure may be in any batch that it has begun.
-                ahead = reading.positions[start : start + (reading.loader.prefetch + 3) * reading.batch]
+                ahead = reading.positions[start : start + (_QUEUE + 3) * reading.batch]
                 if changed := changed_images(reading.index, ahead):
                     raise UserError(changed) from error
                 raise
-            # DALI's dynamic executor passes on the memory; it is not reused while a tensor refers to it.
-            yield tuple(_as_tensors(image) for image in images)
+            yield tuple(map(_as_tensors, images))
 
 
 def _inputs(batches: Iterator[list[Bytes]], columns: Columns, batch: int) -> Generator[tuple[Any, ...], None, None]:
@@ -75,8 +79,22 @@ def _inputs(batches: Iterator[list[Bytes]], columns: Columns, batch: int) -> Gen
 def _as_tensors(output: Any) -> CropImages:
     """Convert to channels first; images of several sizes become one tensor each."""
     if output.is_dense_tensor():
-        return torch.utils.dlpack.from_dlpack(output.as_tensor()).permute(0, 3, 1, 2)
-    return tuple(torch.utils.dlpack.from_dlpack(output[row]).permute(2, 0, 1) for row in range(len(output)))
+        return take_over(output.as_tensor()).permute(0, 3, 1, 2)
+    return tuple(take_over(output[row]).permute(2, 0, 1) for row in range(len(output)))
+
+
+def take_over(output: Any) -> torch.Tensor:
+    """Convert a tensor of DALI's; in GPU memory it is copied, on the current stream.
+
+    When DALI gets back GPU memory that was shared by DLPack, a thread of its own calls `cudaDeviceSynchronize`.
+    """
+    if isinstance(output, TensorCPU):
+        # DALI's dynamic executor passes on the memory; it is not reused while a tensor refers to it.
+        return torch.utils.dlpack.from_dlpack(output)
+    device = torch.device("cuda", output.device_id())
+    copy = torch.empty(output.shape(), dtype=torch.uint8, device=device)
+    feed_ndarray(output, copy, cuda_stream=torch.cuda.current_stream(device))
+    return copy
 
 
 def _build(inputs: Iterator[Any], num_columns: int, graph: Graph, reading: Reading, gpu: int | None) -> Any:
@@ -84,7 +102,7 @@ def _build(inputs: Iterator[Any], num_columns: int, graph: Graph, reading: Readi
         batch_size=reading.batch,
         num_threads=reading.loader.threads,
         device_id=gpu,
-        prefetch_queue_depth=reading.loader.prefetch,
+        prefetch_queue_depth=_QUEUE,
         exec_dynamic=True,
     )
     with pipeline:

@@ -108,7 +108,7 @@ class EncodedImages:
         Raises UserError, before it yields the batch, naming an image that differs from the index.
         """
         positions, batch = reading.positions.tolist(), reading.batch
-        ahead = max(reading.loader.prefetch, -(-_AHEAD_IMAGES // batch))
+        ahead = -(-_AHEAD_IMAGES // batch)
         with concurrent.futures.ThreadPoolExecutor(READERS, thread_name_prefix="image-reader") as threads:
             begun: collections.deque[list[concurrent.futures.Future[Bytes]]] = collections.deque()
             try:

@@ -74,7 +74,7 @@ def _run(crop: Callable[[torch.Tensor, int], CropTensors], reading: Reading) -> 
         [partial(crop, pixels[positions[row]].permute(2, 0, 1), row) for row in range(*rows.indices(len(positions)))]
         for rows in _batches(reading)
     )
-    yield from crop_in_threads(works, reading.loader.threads, reading.loader.prefetch)
+    yield from crop_in_threads(works, reading.loader.threads)
 
 
 def _pixels(reading: Reading) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The loaders of the stages: DALI, or torchvision with the same contract (`loader.backend`).
+"""The loaders of the stages. Reading, decoding and planning run in threads, ahead of the training.
 
 A loader has no random state and no position of its own to lose. The images of a step follow from `pipeline.data.order`,
 their augmentation from `pipeline.data.augmentation`; so a loader can begin at any step, at any world size, and yields
@@ -8,6 +8,7 @@ epoch after a start has ended, its size ever after. Images that live in memory w
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
@@ -18,14 +19,15 @@ import torch
 
 from pipeline.config.operations import LoaderConfig
 from pipeline.config.schema import Config
-from pipeline.data import in_memory
 from pipeline.data.augmentation import check_sizes, draw_augmentation
+from pipeline.data.background import SideStream, run_ahead
 from pipeline.data.batch import Batch, CropImages, PlanBatch
 from pipeline.data.crop import Crop
+from pipeline.data.decoding import decode_crops, decode_plan, decoding_gpu
 from pipeline.data.encoded import Reading
 from pipeline.data.index import ImageIndex
 from pipeline.data.order import StreamOrder
-from pipeline.data.sampling import Sampling, sample_crops
+from pipeline.data.sampling import sample_crops
 from pipeline.ground.errors import UserError
 from pipeline.ground.ranks import Ranks
 
@@ -56,9 +58,9 @@ def build_train_loader(
     assert rest == 0, "the ranks must share the global batch equally"
     assert local_batch % micro_batch == 0, "micro-batches must be equal"
     check_sizes(config.augmentation, index.heights, index.widths, config.train.image_size_px)
-    gpu = _decoding_gpu(config.loader, device)
+    decoding_gpu(config.loader, device)  # raises if there is none
     order = StreamOrder(len(index), config.train.global_batch, config.seed)
-    return StreamLoader(index, config, order, ranks, device, gpu, micro_batch, first_step, last_step)
+    return StreamLoader(index, config, order, ranks, device, micro_batch, first_step, last_step)
 
 
 def build_plan_loader(
@@ -70,8 +72,10 @@ def build_plan_loader(
     device: torch.device,
 ) -> PlanLoader:
     """Build the loader of evaluation images: each position once, in order; the last batch may be smaller."""
-    reading = Reading(index, positions, batch, loader, compared=len(positions))
-    return PlanLoader(reading, tuple(crops), device, _decoding_gpu(loader, device))
+    decoding_gpu(loader, device)  # raises if there is none
+    at_once = batch * max(1, loader.decode_batch // (batch * len(crops)))
+    reading = Reading(index, positions, at_once, loader, compared=len(positions))
+    return PlanLoader(reading, tuple(crops), batch, device)
 
 
 class _Loader:
@@ -96,7 +100,6 @@ class StreamLoader(_Loader):
         order: StreamOrder,
         ranks: Ranks,
         device: torch.device,
-        gpu: int | None,
         micro_batch: int,
         first_step: int,
         last_step: int,
@@ -106,7 +109,6 @@ class StreamLoader(_Loader):
         self._order = order
         self._ranks = ranks
         self._device = device
-        self._gpu = gpu
         self._micro_batch = micro_batch
         self._local_batch = order.global_batch // ranks.world_size
         self._start_at(first_step)
@@ -152,104 +154,101 @@ class StreamLoader(_Loader):
         self._compared_epochs = math.ceil(self._order.epoch_of(step)) + 1
         """Images of earlier epochs are compared with the index by their content."""
 
-    def _stream(self) -> Generator[Batch, None, None]:
-        steps_per_segment = max(1, SEGMENT_IMAGES // self._local_batch)
-        while self._next_step < self._last_step:
-            end = min(self._next_step + steps_per_segment, self._last_step)
-            yield from self._segment(self._next_step, end)
+    def _stream(self) -> Generator[Batch]:
+        first, micro_batches = self._next_step, self._local_batch // self._micro_batch
+        stream, ahead = SideStream(self._device), max(1, self._config.loader.prefetch_images // self._micro_batch)
+        with contextlib.closing(stream.hand_over(self._batches(first, stream), ahead, _images_of)) as batches:
+            for taken, batch in enumerate(batches, 1):
+                self._next_step = first + taken // micro_batches
+                self._between_steps = taken % micro_batches == 0
+                yield batch
 
-    def _segment(self, first_step: int, end_step: int) -> Iterator[Batch]:
-        """Yield the steps first_step to end_step - 1, planned at once."""
+    def _batches(self, first_step: int, stream: SideStream) -> Generator[Batch]:
+        """Yield all batches, while another thread begins the next segment."""
+        with contextlib.closing(run_ahead(self._segments(first_step), 1, "segment", stream)) as segments:
+            for first, rest in segments:
+                yield first
+                yield from rest
+
+    def _segments(self, first_step: int) -> Generator[tuple[Batch, Generator[Batch]]]:
+        """Yield each segment when it is planned, its decoder built and its first batch decoded; then the rest of it."""
+        steps_per_segment = max(1, SEGMENT_IMAGES // self._local_batch)
+        for step in range(first_step, self._last_step, steps_per_segment):
+            batches = self._segment(step, min(step + steps_per_segment, self._last_step))
+            yield next(batches), batches
+
+    def _segment(self, first_step: int, end_step: int) -> Generator[Batch]:
+        """Yield the batches of the steps first_step to end_step - 1, planned at once."""
         positions, epochs = self.local_positions(first_step, end_step)
         heights, widths = self._index.heights[positions], self._index.widths[positions]
-        config, size_px = self._config, self._config.train.image_size_px
+        config, size_px, micro_batch = self._config, self._config.train.image_size_px, self._micro_batch
         drawn = draw_augmentation(config.augmentation, config.seed, positions, epochs, heights, widths, size_px)
         sampling = sample_crops(config.augmentation, config.input, drawn, size_px, heights, widths)
         labels = self._index.labels[positions]
         compared = int(np.searchsorted(epochs, self._compared_epochs))
-        reading = Reading(self._index, positions, self._micro_batch, config.loader, compared)
-        for number, images in enumerate(self._decode(reading, sampling)):
-            rows = slice(number * self._micro_batch, (number + 1) * self._micro_batch)
-            taken = rows.stop // self._local_batch
-            self._next_step = first_step + taken
-            self._between_steps = rows.stop % self._local_batch == 0
-            yield Batch(
-                images=_stage(images, self._device),
-                labels=_stage(torch.from_numpy(labels[rows]), self._device),
-                positions=_stage(torch.from_numpy(positions[rows]), self._device),
-                affine=_stage(sampling.affine_N23[rows], self._device),
-                size_px=size_px,
-                hidden=None if (hidden := sampling.hidden(rows, size_px)) is None else _stage(hidden, self._device),
-            )
-
-    def _decode(self, reading: Reading, sampling: Sampling) -> Iterator[torch.Tensor]:
-        if reading.is_in_memory:
-            return in_memory.decode_crops(reading, sampling, self._device)
-        if reading.loader.backend == "dali":
-            from pipeline.data import dali
-
-            return dali.decode_crops(reading, sampling, self._gpu)
-        from pipeline.data import reference
-
-        return reference.decode_crops(reading, sampling)
+        at_once = micro_batch * max(1, config.loader.decode_batch // micro_batch)
+        reading = Reading(self._index, positions, at_once, config.loader, compared)
+        start = 0
+        for decoded in decode_crops(reading, sampling, self._device):
+            for first in range(0, len(decoded), micro_batch):
+                rows = slice(start + first, start + first + micro_batch)
+                hidden = sampling.hidden(rows, size_px)
+                yield Batch(
+                    images=_stage(decoded[first : first + micro_batch], self._device),
+                    labels=_stage(torch.from_numpy(labels[rows]), self._device),
+                    positions=_stage(torch.from_numpy(positions[rows]), self._device),
+                    affine=_stage(sampling.affine_N23[rows], self._device),
+                    size_px=size_px,
+                    hidden=None if hidden is None else _stage(hidden, self._device),
+                )
+            start += len(decoded)
 
 
 class PlanLoader(_Loader):
     """A repeatable iterable of `PlanBatch`, without randomness."""
 
-    def __init__(self, reading: Reading, crops: tuple[Crop, ...], device: torch.device, gpu: int | None) -> None:
+    def __init__(self, reading: Reading, crops: tuple[Crop, ...], batch: int, device: torch.device) -> None:
         self._reading = reading
         self._crops = crops
+        self._batch = batch
         self._device = device
-        self._gpu = gpu
 
     def __len__(self) -> int:
         """Return the number of batches."""
-        return -(-len(self._reading.positions) // self._reading.batch)
+        return -(-len(self._reading.positions) // self._batch)
 
     def __iter__(self) -> Iterator[PlanBatch]:
         """Iterate from the first position; an earlier iterator of this loader ends."""
         self.close()
-        self._running = self._stream()
+        stream = SideStream(self._device)
+        ahead = max(1, self._reading.loader.prefetch_images // (self._batch * len(self._crops)))
+        self._running = stream.hand_over(self._batches(), ahead, _images_of)
         return self._running
 
-    def _stream(self) -> Generator[PlanBatch, None, None]:
-        start, all_positions = 0, self._reading.positions
-        for crops in self._decode() if len(all_positions) else ():
-            positions = all_positions[start : start + len(crops[0])]
-            start += len(positions)
-            yield PlanBatch(
-                crops=tuple(
-                    _stage(images, self._device)
-                    if isinstance(images, torch.Tensor)
-                    else tuple(_stage(image, self._device) for image in images)
-                    for images in crops
-                ),
-                labels=_stage(torch.from_numpy(self._reading.index.labels[positions]), self._device),
-                positions=_stage(torch.from_numpy(positions), self._device),
-            )
-
-    def _decode(self) -> Iterator[tuple[CropImages, ...]]:
-        if self._reading.is_in_memory:
-            return in_memory.decode_plan(self._reading, self._crops, self._device)
-        if self._reading.loader.backend == "dali":
-            from pipeline.data import dali
-
-            return dali.decode_plan(self._reading, self._crops, self._gpu)
-        from pipeline.data import reference
-
-        return reference.decode_plan(self._reading, self._crops)
+    def _batches(self) -> Generator[PlanBatch]:
+        index, all_positions, start = self._reading.index, self._reading.positions, 0
+        for decoded in decode_plan(self._reading, self._crops, self._device) if len(all_positions) else ():
+            for first in range(0, len(decoded[0]), self._batch):
+                crops = tuple(images[first : first + self._batch] for images in decoded)
+                positions = all_positions[start : start + len(crops[0])]
+                start += len(positions)
+                yield PlanBatch(
+                    crops=tuple(
+                        _stage(images, self._device)
+                        if isinstance(images, torch.Tensor)
+                        else tuple(_stage(image, self._device) for image in images)
+                        for images in crops
+                    ),
+                    labels=_stage(torch.from_numpy(index.labels[positions]), self._device),
+                    positions=_stage(torch.from_numpy(positions), self._device),
+                )
 
 
-def _decoding_gpu(loader: LoaderConfig, device: torch.device) -> int | None:
-    """Return the number of the GPU to decode on, or None for the CPU. Raises UserError if there is no GPU to do it."""
-    if loader.decode == "gpu" and loader.backend == "reference":
-        raise UserError("loader.decode: the reference loader decodes on the CPU; use auto or cpu (given gpu)")
-    if loader.decode == "gpu" and device.type != "cuda":
-        raise UserError("loader.decode: no GPU is visible to this process; use auto or cpu (given gpu)")
-    if loader.decode == "cpu" or loader.backend == "reference" or device.type != "cuda":
-        return None
-    return torch.cuda.current_device() if device.index is None else device.index
+def _images_of(batch: Batch | PlanBatch) -> Iterator[torch.Tensor]:
+    """Yield the tensors that may be on a GPU."""
+    crops: tuple[CropImages, ...] = (batch.images,) if isinstance(batch, Batch) else batch.crops
+    for images in crops:
+        yield from (images,) if isinstance(images, torch.Tensor) else images
 
 
 def _stage(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

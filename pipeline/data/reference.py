@@ -1,4 +1,4 @@
-"""The same images by torchvision alone: the test oracle of DALI, and a way to train without DALI.
+"""The same images by torchvision alone: the test oracle of DALI, and what is faster for whole images on the CPU.
 
 Decodes on the CPU, one image a thread at a time (torchvision releases the interpreter while it decodes).
 """
@@ -37,7 +37,7 @@ def decode_plan(reading: Reading, crops: Sequence[Crop]) -> Iterator[tuple[CropI
 
 
 def _run(crop: Callable[[torch.Tensor, int], CropTensors], reading: Reading) -> Iterator[tuple[CropImages, ...]]:
-    """Decode and crop rows 0, 1, ... in threads, at most `loader.prefetch` batches ahead."""
+    """Decode and crop rows 0, 1, ... in threads."""
 
     def work(content: Bytes, row: int) -> CropTensors:
         return crop(_decode(reading, content, row), row)
@@ -48,7 +48,7 @@ def _run(crop: Callable[[torch.Tensor, int], CropTensors], reading: Reading) -> 
         contextlib.closing(encoded.read_batches(reading)) as batches,
     ):
         works = ([partial(work, content, next(rows)) for content in contents] for contents in batches)
-        yield from crop_in_threads(works, reading.loader.threads, reading.loader.prefetch)
+        yield from crop_in_threads(works, reading.loader.threads)
 
 
 def _decode(reading: Reading, content: Bytes, row: int) -> torch.Tensor:

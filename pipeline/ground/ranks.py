@@ -14,6 +14,7 @@ class Ranks:
     rank: int = 0
     local_rank: int = 0
     world_size: int = 1
+    """Number of processes of the stage."""
 
     @property
     def is_main(self) -> bool:

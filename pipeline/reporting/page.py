@@ -150,7 +150,7 @@ def why_incomparable(record: RunRecord) -> str | None:
 
 def paper_tables(record: RunRecord, rows: tuple[ResultRow, ...]) -> list[dict[str, Any]]:
     """Return the paper's tables about this run's network, its rows marked, and the results that belong beside them;
-    those about SENet-154 if there are none."""
+    those about the contest's network if there are none."""
     title = record.config.model.title
     found = []
     for table in dict.fromkeys(table for table, _ in rows_of(title)) or map(read_table, ("table8", "table9")):

@@ -74,6 +74,7 @@ class Part:
     """`train`, `prepare-val`."""
     split: str | None
     key: str
+    """Ten hexadecimal digits of a hash over everything that the result depends on; they end the directory's name."""
     version: int
     """Version of the stage."""
     directory: Path

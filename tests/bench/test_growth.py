@@ -8,13 +8,25 @@ import pytest
 
 from pipeline.bench import growth
 from pipeline.bench.growth import compare_growth
+from pipeline.store.seal import read_seal, seal_directory
 from tests.reporting.example_run import make_config, make_run
 
 pytestmark = pytest.mark.slow
 
 
+def finished_run(folder: Path) -> Path:
+    """A run whose training says, as a real one does, which images it was made from."""
+    run = make_run(folder, make_config(folder))
+    for name in ("prepare-train", "train"):
+        (directory,) = run.glob(f"{name}-*")
+        seal = read_seal(directory, "stage")
+        assert seal is not None
+        seal_directory(directory, "stage", {**seal.about, "images": {"train": "their digest"}}, seal.files)
+    return run
+
+
 def test_every_step_is_measured_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(growth, "finished_run", lambda folder: make_run(folder, make_config(folder)))
+    monkeypatch.setattr(growth, "finished_run", finished_run)
     _, comparisons = compare_growth([200], [300], rounds=1, progress=lambda text: None)
     found = {comparison.title: comparison.measurements for comparison in comparisons}
     assert {title: [measured.name for measured in measurements] for title, measurements in found.items()} == {

@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from pipeline.bench import __main__ as bench
-from pipeline.bench import startup, step
+from pipeline.bench import cifar, startup, step
+from pipeline.bench.cell import Cell
+from pipeline.bench.cifar_inputs import noise, our_batches, plain_batches, torchvision_batches
 from pipeline.bench.crop_plans import images_per_round
 from pipeline.bench.measurement import Work
 from pipeline.bench.startup import cold_start, compare_answers, compare_first_steps
@@ -78,6 +80,48 @@ def test_evaluate_compares_each_plan_with_what_others_can_do(images, tmp_path):
     for comparison in record["comparisons"]:
         (units,) = {done["units"] for contestant in comparison["contestants"] for done in contestant["rounds"]}
         assert f" {units} images" in comparison["title"]
+
+
+def test_cifar_compares_the_input_and_the_training_with_every_peer(tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar, "_STEPS_ALONE", 2)
+    monkeypatch.setattr(cifar, "_STEPS_TRAINED", {"cpu": 1})
+    monkeypatch.setattr(cifar, "all_cells", lambda *_, **__: [Cell("float32", channels_last=True, compile=False)])
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    record = run(tmp_path / "out.json", "cifar", "--rounds", "1", "--batch", "4", "--workers", "1")
+    alone, training = record["comparisons"]
+    assert (alone["title"], names(alone, "ours")) == (
+        "padded crops of 32 px, normalised",
+        ["ours, NHWC", "ours, NCHW"],
+    )
+    assert names(alone, "peer") == [
+        *(f"plain loop, {how} {layout}" for how in ("eager", "compiled") for layout in ("NHWC", "NCHW")),
+        "torchvision and DataLoader",
+    ]
+    assert training["title"] == "training preresnet_nano"
+    assert names(training, "ours") == ["ours, eager NHWC float32"]
+    assert names(training, "peer") == ["plain loop, eager NHWC float32", "DataLoader, eager NHWC float32"]
+    for comparison, units in ((alone, 8), (training, 4)):
+        assert {done["units"] for one in comparison["contestants"] for done in one["rounds"]} == {units}
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_every_input_of_cifar_gives_padded_crops_of_the_same_pixels(channels_last):
+    """The plain loop pads bytes, so that its border is black, as torchvision's is; inside of the image all agree."""
+    index = noise(64)
+    cpu = torch.device("cpu")
+    inside = {
+        float(value) for value in (torch.from_numpy(index.source.pixels[..., 0]).float().sub(125.3).div(63.0)).unique()
+    }
+    for batches in (
+        our_batches(index, 16, cpu, channels_last),
+        plain_batches(index, 16, cpu, channels_last, compiled=False),
+        torchvision_batches(index, 16, workers=0),
+    ):
+        seen = [images for images, _ in batches(2)]
+        assert [images.shape for images in seen] == [(16, 3, 32, 32)] * 2
+        central = torch.cat(seen)[:, 0, 8:24, 8:24]
+        assert central.std() > 0.5
+        assert {round(value, 3) for value in central.unique().tolist()} <= {round(value, 3) for value in inside}
 
 
 @pytest.mark.parametrize(
@@ -225,5 +269,5 @@ def test_help_and_mistakes_on_the_command_line_need_neither_torch_nor_time():
         "print([name for name in ('torch', 'numpy', 'pydantic', 'timm') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert "{step,loader,evaluate,checkpoint,startup,growth,gpu}" in done.stdout
+    assert "{step,loader,evaluate,cifar,checkpoint,startup,growth,gpu}" in done.stdout
     assert done.stdout.endswith("[]\n")

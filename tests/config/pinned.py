@@ -15,6 +15,7 @@ from pipeline.config.reader import load_config
 from pipeline.running.stage import parts_of, place_stages
 from stages import STAGES
 from tests.conftest import REPOSITORY
+from tests.glossary import glossary_page
 
 RECIPES = sorted((REPOSITORY / "configs").rglob("*.yaml"))
 
@@ -27,6 +28,7 @@ def stage_keys() -> str:
 
 
 PINNED: dict[str, Callable[[], str]] = {
+    "docs/glossary.md": glossary_page,
     "docs/keys.md": key_page,
     "docs/networks.md": networks_page,
     "tests/config/golden/keys.json": stage_keys,

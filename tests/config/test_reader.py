@@ -90,7 +90,8 @@ tracking:
         "small.yaml:25: train.colour: unknown key (there are: epochs, frozen_epochs, global_batch, max_micro_batch, "
         "image_size_px, only_head, bn_statistics, label_smoothing, validate_every_epochs, validation)",
         "small.yaml:27: evaluate.plans: must have at least 1 item after validation, not 0 (given [])",
-        "small.yaml:28: loader: must be a section with the keys backend, threads, prefetch, decode (given 5)",
+        "small.yaml:28: loader: must be a section with the keys backend, decoder, threads, prefetch_images, "
+        "decode_batch, decode, fancy_upsampling, hw_decoder_load, preallocate_px (given 5)",
         "small.yaml:30: checkpoint.every_steps: must be a whole number or null (given 0.5)",
         "small.yaml:32: tracking.wandb: must be one of auto, online, offline, disabled (given of)",
         "small.yaml:33: tracking.entity: must be text or null (given 5; put it in quotes)",

@@ -4,24 +4,30 @@ import dataclasses
 import hashlib
 import io
 import json
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from nvidia.dali import fn
+from nvidia.dali.pipeline import Pipeline
 from PIL import Image
 
 from pipeline.config.operations import LoaderConfig
 from pipeline.config.schema import Config
-from pipeline.data import dali, loaders
+from pipeline.data import dali, dali_graph, decoding, loaders, reference
 from pipeline.data.batch import Batch
 from pipeline.data.crop import Crop
-from pipeline.data.encoded import EncodedImages
+from pipeline.data.dali_pipeline import decoder_arguments
+from pipeline.data.encoded import EncodedImages, Reading
 from pipeline.data.index import ImageIndex
 from pipeline.data.loaders import StreamLoader, build_plan_loader, build_train_loader
+from pipeline.data.sampling import sample_crops
 from pipeline.ground.errors import UserError
 from pipeline.ground.ranks import Ranks
 from tests.data.indexing import index_files, picture, write_pictures
@@ -195,6 +201,106 @@ def test_a_long_run_is_planned_in_segments_without_a_seam(
     assert contents(batches) == whole
     assert next_steps == [1, 2, 3, 4, 5, 6, 7, 8]
     assert planned == [72, 72, 48]
+
+
+@pytest.mark.parametrize("backend", ["dali", "reference"])
+@pytest.mark.parametrize(("prefetch_images", "decode_batch"), [(1, 1), (50, 7), (5, 1000)])
+def test_images_do_not_depend_on_what_is_decoded_at_once_or_ahead(
+    index: ImageIndex,
+    whole: list[tuple[int, int, bytes, bytes]],
+    backend: str,
+    prefetch_images: int,
+    decode_batch: int,
+) -> None:
+    config = recipe(index, backend)
+    loader = {"backend": backend, "prefetch_images": prefetch_images, "decode_batch": decode_batch}
+    config = config.model_copy(update={"loader": LoaderConfig.model_validate(loader)})
+    assert contents(list(train_loader(index, config=config))) == whole
+
+
+class Spy:
+    """Stands for a class or function of `loaders`, and tells how often it was called."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self.calls = 0
+        self.called = threading.Semaphore(0)
+        self._spied = getattr(loaders, name)
+        monkeypatch.setattr(loaders, name, self)
+
+    def __call__(self, *args: Any, **keys: Any) -> Any:
+        self.calls += 1
+        self.called.release()
+        return self._spied(*args, **keys)
+
+    def await_calls(self, number: int) -> None:
+        for _ in range(number):
+            assert self.called.acquire(timeout=20)
+
+
+def with_loader(index: ImageIndex, **keys: Any) -> Config:
+    return recipe(index).model_copy(update={"loader": LoaderConfig(**keys)})
+
+
+def test_a_file_system_that_stalls_is_bridged_by_the_images_that_wait(
+    index: ImageIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """24 images are 8 micro-batches of 3."""
+    made, goes_on, read = Spy(monkeypatch, "Batch"), threading.Event(), EncodedImages.read
+    goes_on.set()
+    monkeypatch.setattr(EncodedImages, "read", lambda images, position: goes_on.wait() and read(images, position))
+    loader = train_loader(index, last_step=40, config=with_loader(index, prefetch_images=24, decode_batch=6))
+    batches = iter(loader)
+    with ThreadPoolExecutor(1) as training:
+        try:
+            next(batches)
+            made.await_calls(9)
+            goes_on.clear()
+            for _ in range(8):
+                training.submit(next, batches).result(timeout=20)
+        finally:
+            goes_on.set()
+    loader.close()
+
+
+def test_no_more_images_wait_than_are_wanted(index: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation counts crops: 24 are two batches of four images with three crops each."""
+    for loader, name, ahead in (
+        (train_loader(index, last_step=40, config=with_loader(index, prefetch_images=24)), "Batch", 8),
+        (build_plan_loader(index, np.arange(50), CROPS, 4, LoaderConfig(prefetch_images=24), CPU), "PlanBatch", 2),
+    ):
+        made = Spy(monkeypatch, name)
+        next(iter(loader))
+        made.await_calls(1 + ahead)
+        loader.close()
+        assert made.calls == 1 + ahead
+
+
+def test_the_next_segment_is_planned_while_this_one_runs(index: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One batch of the first segment is taken, and one waits; 7 are to come."""
+    monkeypatch.setattr(loaders, "SEGMENT_IMAGES", GLOBAL_BATCH)
+    planned = Spy(monkeypatch, "sample_crops")
+    loader = train_loader(index, config=with_loader(index, prefetch_images=1))
+    batches = iter(loader)
+    next(batches)
+    planned.await_calls(2)
+    loader.close()
+    assert planned.calls == 2
+
+
+def test_a_fault_in_planning_is_raised_when_the_segment_before_has_ended(
+    index: ImageIndex, whole: list[tuple[int, int, bytes, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaders, "SEGMENT_IMAGES", GLOBAL_BATCH)
+    plans = iter([sample_crops])
+    monkeypatch.setattr(loaders, "sample_crops", lambda *given: next(plans, fail)(*given))
+    batches = iter(train_loader(index))
+    assert contents([next(batches) for _ in range(8)]) == whole[:GLOBAL_BATCH]
+    with pytest.raises(ArithmeticError, match="no plan"):
+        next(batches)
+
+
+def fail(*_: object) -> None:
+    raise ArithmeticError("no plan")
 
 
 def test_state_is_refused_in_the_middle_of_a_step(index: ImageIndex) -> None:
@@ -381,7 +487,9 @@ def test_a_failure_on_unchanged_files_is_not_blamed_on_them(tmp_path: Path, back
     num_bytes[3] = files[3].stat().st_size
     sha256[3] = list(hashlib.sha256(files[3].read_bytes()).digest())
     index = dataclasses.replace(index, num_bytes=num_bytes, sha256=sha256)
-    loader = train_loader(index, config=small_recipe(tmp_path, loader={"backend": backend}))
+    # One image at once: DALI 2.4 releases the memory of a batch in which one fails while it still decodes the others.
+    config = small_recipe(tmp_path, loader={"backend": backend, "decode_batch": 1})
+    loader = train_loader(index, micro_batch=1, config=config)
     with pytest.raises(RuntimeError):
         list(loader)
 
@@ -428,7 +536,8 @@ def test_crops_hold_each_position_once_and_in_order(
 
 def test_crops_do_not_depend_on_the_batch_or_the_time(index: ImageIndex) -> None:
     crops: Any = build_plan_loader(index, np.arange(11), CROPS, 4, LoaderConfig(), CPU)
-    alone: Any = build_plan_loader(index, np.arange(11), CROPS, 1, LoaderConfig(threads=1, prefetch=1), CPU)
+    one_by_one = LoaderConfig(threads=1, prefetch_images=1, decode_batch=1)
+    alone: Any = build_plan_loader(index, np.arange(11), CROPS, 1, one_by_one, CPU)
     for number in range(len(CROPS)):
         first, again, single = (torch.cat([part.crops[number] for part in loader]) for loader in (crops, crops, alone))
         assert torch.equal(first, again)
@@ -445,6 +554,65 @@ def test_a_plan_loader_can_be_closed_or_begun_anew_half_way(index: ImageIndex) -
     next(earlier)
     assert len(list(crops)) == 3
     assert list(earlier) == []
+
+
+@pytest.mark.parametrize(
+    ("decoder", "num_images", "by_threads"),
+    [("auto", 4, False), ("auto", 5, True), ("dali", 5, False), ("threads", 4, True)],
+)
+def test_the_decoder_of_an_evaluation_is_chosen(
+    index: ImageIndex, monkeypatch: pytest.MonkeyPatch, decoder: Any, num_images: int, by_threads: bool
+) -> None:
+    monkeypatch.setattr(decoding, "_FEWEST_FOR_THREADS", 5)
+    monkeypatch.setattr(dali if by_threads else reference, "decode_plan", fail)
+    assert list(build_plan_loader(index, np.arange(num_images), CROPS, 4, LoaderConfig(decoder=decoder), CPU))
+
+
+@pytest.mark.parametrize(("decoder", "other"), [("auto", reference), ("dali", reference), ("threads", dali)])
+def test_the_decoder_of_training_is_chosen(
+    index: ImageIndex, whole: list[Any], monkeypatch: pytest.MonkeyPatch, decoder: Any, other: Any
+) -> None:
+    monkeypatch.setattr(other, "decode_crops", fail)
+    assert contents(list(train_loader(index, config=with_loader(index, decoder=decoder)))) == whole
+
+
+def test_what_cannot_decode_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"decoder: backend 'reference' decodes by threads; leave it out \(given dali\)"
+    ):
+        LoaderConfig(backend="reference", decoder="dali")
+
+
+@pytest.mark.parametrize(("load", "taken"), [(0.0, 0.0), (0.3, 0.0), (0.65, 1.0), (1.0, 1.0)])
+def test_an_evaluation_never_divides_a_batch_between_two_decoders(
+    index: ImageIndex, monkeypatch: pytest.MonkeyPatch, load: float, taken: float
+) -> None:
+    seen: list[float] = []
+
+    def spy(*given: Any, **keys: Any) -> dict[str, Any]:
+        seen.append(decoder_arguments(given[0], 0, **keys)["hw_decoder_load"])
+        return decoder_arguments(*given, **keys)
+
+    monkeypatch.setattr(dali_graph, "decoder_arguments", spy)
+    reading = Reading(index, np.arange(3), 3, LoaderConfig(hw_decoder_load=load), compared=3)
+    assert len(list(dali_graph.decode_plan(reading, CROPS, None))) == 1
+    assert seen == [taken]
+
+
+def test_dali_takes_the_arguments_of_decoding_on_a_gpu() -> None:
+    arguments = decoder_arguments(
+        LoaderConfig(fancy_upsampling=True, hw_decoder_load=0.5, preallocate_px=512), 0, may_divide=True
+    )
+    assert arguments.items() >= {
+        ("device", "mixed"),
+        ("jpeg_fancy_upsampling", True),
+        ("hw_decoder_load", 0.5),
+        ("preallocate_width_hint", 512),
+        ("preallocate_height_hint", 512),
+    }
+    with Pipeline(batch_size=1, num_threads=1, device_id=0):
+        (files,) = fn.external_source([], num_outputs=1)
+        fn.decoders.image_slice(files, [0, 0], [1, 1], **arguments)  # checks the names and types
 
 
 @pytest.mark.gpu
@@ -476,3 +644,41 @@ def test_images_kept_on_the_gpu_do_not_change(index: ImageIndex) -> None:
     )
     kept = [(batch.images, batch.images.clone()) for batch in loader]
     assert all(torch.equal(images, copy) for images, copy in kept)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_pixels_of_the_gpu_depend_on_the_image_alone(index: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither on what is decoded at once or ahead, nor on two pipelines at once at a change of segment."""
+
+    def pixels(**keys: Any) -> torch.Tensor:
+        config, gpu = with_loader(index, **keys), torch.device("cuda", 0)
+        loader = build_train_loader(index, config, ALONE, gpu, micro_batch=6, first_step=0, last_step=8)
+        # Copied on the training's stream, right after the batch was handed over.
+        return torch.cat([batch.images.clone() for batch in loader])
+
+    expected = pixels(decode_batch=6, prefetch_images=6)
+    assert torch.equal(pixels(decode_batch=24), expected)
+    monkeypatch.setattr(loaders, "SEGMENT_IMAGES", GLOBAL_BATCH)
+    assert torch.equal(pixels(decode_batch=12, prefetch_images=12), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_no_memory_of_the_gpu_is_shared_with_dali(index: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.utils.dlpack, "from_dlpack", fail)
+    gpu = torch.device("cuda", 0)
+    loader = build_train_loader(index, recipe(index), ALONE, gpu, micro_batch=6, first_step=0, last_step=2)
+    assert [batch.images.device for batch in loader] == [gpu] * 8
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_fancy_upsampling_on_the_gpu_comes_closer_to_the_cpu(index: ImageIndex) -> None:
+    def difference(fancy: bool) -> float:
+        config, gpu = with_loader(index, fancy_upsampling=fancy), torch.device("cuda", 0)
+        loader = build_train_loader(index, config, ALONE, gpu, micro_batch=6, first_step=0, last_step=8)
+        pairs = zip(loader, train_loader(index, micro_batch=6), strict=True)
+        return sum((one.images.cpu().float() - two.images.float()).abs().mean().item() for one, two in pairs)
+
+    assert difference(fancy=True) < difference(fancy=False)

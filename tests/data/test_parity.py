@@ -159,6 +159,8 @@ def with_alpha(image: Image.Image, file: Path) -> None:
         lambda image, file: image.convert("L").save(file, "JPEG"),
         lambda image, file: image.convert("CMYK").save(file, "JPEG"),
         lambda image, file: image.save(file, "JPEG", progressive=True, subsampling=0),
+        lambda image, file: image.save(file, "JPEG", progressive=True, subsampling="4:2:0"),
+        lambda image, file: image.save(file, "JPEG", subsampling="4:2:2"),
         rotated_by_exif,
         lambda image, file: image.save(file, "PNG"),
         lambda image, file: image.convert("L").save(file, "PNG"),
@@ -169,7 +171,7 @@ def with_alpha(image: Image.Image, file: Path) -> None:
         lambda image, file: image.crop((0, 0, 1, 1)).save(file, "JPEG"),
     ],
     ids=[
-        *("grey", "cmyk", "progressive", "exif_rotated", "png", "grey_png", "palette_png"),
+        *("grey", "cmyk", "progressive", "progressive_420", "422", "exif_rotated", "png", "grey_png", "palette_png"),
         *("alpha_png", "one_wide", "one_high", "one_pixel"),
     ],
 )

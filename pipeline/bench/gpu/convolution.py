@@ -21,6 +21,7 @@ _LAYOUTS = {"NCHW": torch.contiguous_format, "NHWC": torch.channels_last}
 def measure_convolutions(scope: Scope) -> Iterator[dict[str, Any]]:
     """Yield a row for each layout of the grouped convolutions of the two longest stages: microseconds of forward,
     gradient of the input and gradient of the weights."""
+    torch.backends.cudnn.benchmark = True
     table = layer_table(scope.model, scope.num_classes, scope.image_size_px)
     counts = collections.Counter(_shape(layer) for layer in table if (layer.groups or 1) > 1 and layer.stride == 1)
     for shape, count in counts.most_common(_STAGES):

@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import importlib
-import re
 import subprocess
 import sys
-import time
+import tempfile
+import xml.etree.ElementTree
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pipeline.bench.gpu.scope import Scope
 from pipeline.ground.interpreter import SOURCE
 
+_PROBLEMS = ("failure", "error", "skipped")
+
 
 def run_tests(scope: Scope) -> Iterator[dict[str, Any]]:
-    """Yield the outcome of each test; one that did not pass, even by skipping itself, is an error."""
+    """Yield the outcome of each test; one that did not pass, even by skipping itself, is an error.
+
+    Raises RuntimeError with pytest's words if it could not begin, and ModuleNotFoundError without pytest.
+    """
     importlib.import_module("pytest")
-    for test in scope.tests:
-        started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        report = Path(folder) / "report.xml"
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-rA", test], cwd=SOURCE, capture_output=True, text=True
+            [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *scope.tests],
+            cwd=SOURCE,
+            capture_output=True,
+            text=True,
         )
-        outcomes = re.findall(r"^(PASSED|FAILED|SKIPPED|ERROR)\b(.*)$", done.stdout, flags=re.MULTILINE)
-        has_passed = done.returncode == 0 and [outcome for outcome, _ in outcomes] == ["PASSED"]
-        said = "; ".join(f"{outcome}{rest}" for outcome, rest in outcomes) or (done.stdout + done.stderr)[-500:]
-        yield {
-            "test": test.partition("::")[2],
-            "seconds": time.monotonic() - started,
-            **({"outcome": "passed"} if has_passed else {"error": said}),
-        }
+        cases = list(xml.etree.ElementTree.parse(report).iter("testcase")) if report.is_file() else []
+    if len(cases) != len(scope.tests):
+        raise RuntimeError(f"pytest ran {len(cases)} of {len(scope.tests)} tests: {(done.stdout + done.stderr)[-500:]}")
+    for case in cases:
+        problems = [f"{child.tag}: {child.get('message')}" for child in case if child.tag in _PROBLEMS]
+        outcome = {"error": "; ".join(problems)} if problems else {"outcome": "passed"}
+        yield {"test": case.get("name"), "seconds": float(case.get("time", "nan")), **outcome}

@@ -26,18 +26,22 @@ _PROFILED_KERNELS = 40
 
 
 def measure_recipe_steps(scope: Scope) -> Iterator[dict[str, Any]]:
-    """Yield the steps of the engine of the stages, in the recipes' batch: eager, then with CUDA graphs, which prove at
-    their start that they compute the same."""
+    """Yield the steps of the engine in the recipes' batch, as in the stages: eager, then with CUDA graphs.
+
+    Those prove at their start that they compute the same. The last is eager, with kernels that cuDNN has searched for.
+    """
     from pipeline.bench.step import our_step
 
-    for has_graphs in (False, True):
+    for searches, has_graphs in ((False, False), (False, True), (True, False)):
+        torch.backends.cudnn.benchmark = searches
         cell = Cell(scope.precisions[0], channels_last=True, compile=False, cuda_graphs=has_graphs)
-        task = scope.task(scope.batch)
-        yield {"network": "ours, engine", **_measure(scope, cell, scope.batch, partial(our_step, task, cell))}
+        step = partial(our_step, scope.task(scope.batch), cell)
+        yield {"network": "ours, engine", "cuDNN searches": searches, **_measure(scope, cell, scope.batch, step)}
 
 
 def measure_layouts(scope: Scope) -> Iterator[dict[str, Any]]:
     """Yield a plain step in each layout and type, at both batches; then timm's network in the fastest of them."""
+    torch.backends.cudnn.benchmark = True
     ours = create_model(scope.model, scope.num_classes).to(scope.torch_device)
     rows = []
     for batch in (scope.batch, scope.large_batch):
@@ -65,6 +69,7 @@ def fastest(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
 
 def measure_compiled_step(scope: Scope) -> Iterator[dict[str, Any]]:
     """Yield the fastest eager step compiled by block, as the engine does, in the recipes' batch."""
+    torch.backends.cudnn.benchmark = True
     cell = dataclasses.replace(scope.fastest[0], compile=True)
     network = create_model(scope.model, scope.num_classes)
     compile_model: Callable[[nn.Module], nn.Module] = partial(compile_blocks, backend=scope.compiler)
@@ -74,6 +79,7 @@ def measure_compiled_step(scope: Scope) -> Iterator[dict[str, Any]]:
 
 def measure_kernels(scope: Scope) -> Iterator[dict[str, Any]]:
     """Yield the kernels of the fastest step, the slowest first."""
+    torch.backends.cudnn.benchmark = True
     cell, batch = scope.fastest
     step = plain_step(scope.task(batch), create_model(scope.model, scope.num_classes), cell)
     step()

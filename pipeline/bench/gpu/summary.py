@@ -23,7 +23,7 @@ def as_markdown(record: Mapping[str, Any]) -> str:
     ]
     for name, row in rows.items():
         if row["figures"]:
-            parts.append(f"### {ROWS[name].title.capitalize()}")
+            parts.append(f"### {ROWS[name].title[0].upper()}{ROWS[name].title[1:]}")
             parts.append(_table(row["figures"]))
     return "\n\n".join(parts) + "\n"
 

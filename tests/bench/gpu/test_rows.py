@@ -13,7 +13,6 @@ from pipeline.bench.gpu import resuming
 from pipeline.bench.gpu.rows import ROWS, run_row
 from pipeline.bench.gpu.scope import Scope
 from pipeline.bench.gpu.steps import fastest
-from tests.conftest import REPOSITORY
 from tests.engines.cpu_graphs import capture
 
 pytestmark = pytest.mark.slow
@@ -63,15 +62,19 @@ def test_the_recipes_step_is_measured_eager_and_with_graphs_that_prove_themselve
 ) -> None:
     monkeypatch.setattr("pipeline.engines.cuda_graphs.graph_capture", lambda device: capture)
     rows = figures_of("recipe", toy)
-    assert [row["way"] for row in rows] == ["eager NHWC float32", "eager NHWC float32, CUDA graphs"]
+    assert [(row["way"], row["cuDNN searches"]) for row in rows] == [
+        ("eager NHWC float32", False),
+        ("eager NHWC float32, CUDA graphs", False),
+        ("eager NHWC float32", True),
+    ]
     assert all(row["images/s"] > 0 for row in rows)
 
 
 def test_graphs_that_fail_their_proof_are_an_error_of_the_row(toy: Scope, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.engines.cuda_graphs.graph_capture", lambda device: capture)
     monkeypatch.setattr("pipeline.engines.cuda_graphs.disagreement", lambda *_: "the logits, by 0.5 of itself")
-    eager, graphs = figures_of("recipe", toy)
-    assert "error" not in eager
+    eager, graphs, searching = figures_of("recipe", toy)
+    assert "error" not in eager | searching
     assert "CUDA graphs are not to be trusted here: the logits, by 0.5 of itself" in graphs["error"]
 
 
@@ -129,18 +132,17 @@ def test_resuming_sees_a_run_that_went_another_way(toy: Scope, monkeypatch: pyte
 
 
 def test_a_test_that_skips_itself_has_not_passed(toy: Scope) -> None:
-    skipping = Scope("unused").tests[:1]
-    passed, skipped = figures_of("tests", dataclasses.replace(toy, tests=(*toy.tests, *skipping)))
+    named = Scope("unused").tests
+    passed, *skipped = figures_of("tests", dataclasses.replace(toy, tests=(*toy.tests, *named)))
     assert passed["outcome"] == "passed"
+    assert [row["test"] for row in skipped] == [test.partition("::")[2] for test in named]
     if not torch.cuda.is_available():
-        assert skipped["error"].startswith("SKIPPED")
-        assert "needs a CUDA device" in skipped["error"]
+        assert all(row["error"] == "skipped: needs a CUDA device" for row in skipped)
 
 
-def test_the_tests_that_are_named_exist() -> None:
-    for test in Scope("unused").tests:
-        path, _, name = test.partition("::")
-        assert f"def {name.partition('[')[0]}(" in (REPOSITORY / path).read_text()
+def test_tests_that_are_not_there_are_an_error_of_the_row(toy: Scope) -> None:
+    with pytest.raises(RuntimeError, match=r"(?s)pytest ran 0 of 1 tests: .*not found"):
+        list(ROWS["tests"].measure(dataclasses.replace(toy, tests=("tests/gpu/test_trainer_on_gpu.py::test_x",))))
 
 
 def test_the_fastest_step_is_compiled_by_block(toy: Scope) -> None:

@@ -1,0 +1,63 @@
+"""The choice of what decodes: memory, DALI on a GPU or the CPU, or torchvision in threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from pipeline.config.operations import LoaderConfig
+from pipeline.data import in_memory
+from pipeline.data.batch import CropImages
+from pipeline.data.crop import Crop
+from pipeline.data.encoded import Reading
+from pipeline.data.sampling import Sampling
+from pipeline.ground.errors import UserError
+
+_FEWEST_FOR_THREADS = 2048
+"""Images of an evaluation from which `auto` uses threads: they save half a millisecond each, and the import of
+torchvision takes a second."""
+
+
+def decode_crops(reading: Reading, sampling: Sampling, device: torch.device) -> Iterator[torch.Tensor]:
+    """Yield training crops; see `pipeline.data.dali.decode_crops`."""
+    if reading.is_in_memory:
+        return in_memory.decode_crops(reading, sampling, device)
+    if trains_in_threads(reading.loader, device):
+        from pipeline.data import reference
+
+        return reference.decode_crops(reading, sampling)
+    from pipeline.data import dali
+
+    return dali.decode_crops(reading, sampling, decoding_gpu(reading.loader, device))
+
+
+def decode_plan(reading: Reading, crops: Sequence[Crop], device: torch.device) -> Iterator[tuple[CropImages, ...]]:
+    """Yield the crops of an evaluation; see `pipeline.data.dali.decode_plan`."""
+    if reading.is_in_memory:
+        return in_memory.decode_plan(reading, crops, device)
+    gpu, loader = decoding_gpu(reading.loader, device), reading.loader
+    is_long = loader.decoder == "auto" and len(reading.positions) >= _FEWEST_FOR_THREADS
+    if gpu is None and (is_long or loader.decoder == "threads" or loader.backend == "reference"):
+        from pipeline.data import reference
+
+        return reference.decode_plan(reading, crops)
+    from pipeline.data import dali
+
+    return dali.decode_plan(reading, crops, gpu)
+
+
+def trains_in_threads(loader: LoaderConfig, device: torch.device) -> bool:
+    """Return whether torchvision decodes training images, and not DALI."""
+    return loader.backend == "reference" or (loader.decoder == "threads" and decoding_gpu(loader, device) is None)
+
+
+def decoding_gpu(loader: LoaderConfig, device: torch.device) -> int | None:
+    """Return the number of the GPU to decode on, or None for the CPU. Raises UserError if there is no GPU to do it."""
+    if loader.decode == "gpu" and loader.backend == "reference":
+        raise UserError("loader.decode: the reference loader decodes on the CPU; use auto or cpu (given gpu)")
+    if loader.decode == "gpu" and device.type != "cuda":
+        raise UserError("loader.decode: no GPU is visible to this process; use auto or cpu (given gpu)")
+    if loader.decode == "cpu" or loader.backend == "reference" or device.type != "cuda":
+        return None
+    return torch.cuda.current_device() if device.index is None else device.index
