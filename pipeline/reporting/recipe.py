@@ -10,7 +10,8 @@ from pipeline.config.crop_plan import CropPlan
 from pipeline.config.training import ScheduleConfig
 from pipeline.ground.counting import counted
 from pipeline.paper.statements import contest_network, statements
-from pipeline.reporting.record import TRAINING_STAGES, RunRecord
+from pipeline.reporting.finished_run import TRAINING_STAGES
+from pipeline.reporting.record import RunRecord
 
 Verdict = Literal["same", "differs", "open"]
 Did = tuple[str, bool]
