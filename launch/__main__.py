@@ -21,8 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from launch.command import parse
         from pipeline.store.answer import answered
 
-        arguments = parse(sys.argv[1:] if argv is None else argv)
-        return answered(lambda: _do(arguments))
+        return answered(lambda: _do(parse(sys.argv[1:] if argv is None else argv)))
     except KeyboardInterrupt:
         return EXIT_FAILED
 
@@ -79,6 +78,10 @@ def _do(arguments: argparse.Namespace) -> int:
             from launch.networks import print_networks
 
             return print_networks(as_page=arguments.markdown)
+        case "figure":
+            from launch.figure import draw_figure
+
+            return draw_figure(arguments.number, arguments.run, arguments.classes, arguments.blocks, arguments.out)
         case "tune":
             from launch.tune import print_tuning
 

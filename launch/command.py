@@ -1,24 +1,23 @@
-"""Parsing of the command line, and command lines to suggest."""
+"""Parsing of the command line."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
-import shutil
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from launch.options import build_parser
 from launch.recipe_options import find_recipe
-from pipeline.ground.interpreter import COMMAND
+from pipeline.ground.interpreter import program_words
 
 _WITH_RECIPE = ("plan", "run", "submit", "tune")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments; exits with 2 and a message if they are wrong. `key=value` may stand anywhere."""
-    parser = build_parser()
+    parser = build_parser(shlex.join(program_words()))
+    # With an optional value, argparse would take the word behind it for one.
+    argv = [f"{word}=table" if word == "--dry-run" else word for word in argv]
     arguments, rest = parser.parse_known_args(argv)
     if arguments.command in _WITH_RECIPE:
         for number, word in enumerate(rest):
@@ -52,14 +51,3 @@ def _key_hint(option: str, following: Sequence[str]) -> str | None:
         return str(error)
     answer = f"write {shlex.quote(f'{name}={value}')}" if is_key else answer_for(name)
     return f"keys of the recipe have no dashes; {answer}" if answer and answer.startswith("write") else answer
-
-
-def command_line(*arguments: str | Path) -> str:
-    """Return a command line of this program: `senet154` if it was started as that, or else `python -m launch`."""
-    is_script = Path(sys.argv[0]).name == COMMAND
-    program, here = Path(sys.argv[0] if is_script else sys.executable), Path.cwd()
-    if shutil.which(program.name) == str(program):
-        word = program.name
-    else:
-        word = str(program.relative_to(here) if program.is_relative_to(here) else program)
-    return shlex.join([word, *(() if is_script else ("-m", "launch")), *map(str, arguments)])

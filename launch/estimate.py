@@ -17,6 +17,7 @@ from pipeline.running.attempts import read_attempts
 from pipeline.running.stage import PlacedStage, parts_of
 from pipeline.store.seal import is_sealed, read_seal
 from pipeline.tracking.events import Event, read_last_events
+from pipeline.tracking.wording import rate
 from pipeline.training.initial_checkpoint import initial_step
 
 NO_RATE = "unknown; resources.expected_images_per_second is not set and nothing was measured in this run yet"
@@ -50,6 +51,10 @@ class Rate:
     images_per_second: float
     """Images per second of one process."""
     source: str
+
+    def describe(self, processes: int) -> str:
+        """Describe the throughput of so many processes."""
+        return f"{processes} x {rate(self.images_per_second, 'image')} ({self.source})"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,10 +135,13 @@ def training_rate(config: Config, placed: Mapping[str, PlacedStage]) -> Rate | N
     for name, stage in reversed(list(placed.items())):
         if not stage.stage.is_training:
             continue
-        speeds = [event["images_per_second"] for event in train_events(stage.directory)][-_RECENT_EVENTS:]
-        attempts = read_attempts(stage.directory)
-        if speeds and attempts:
-            return Rate(statistics.median(speeds) / attempts[-1].world_size, f"measured in this run's {name}")
+        events = train_events(stage.directory)
+        # A newer attempt, perhaps at another world size, may not have measured anything yet.
+        measured = [each for each in read_attempts(stage.directory) if events and each.start <= events[-1]["time"]]
+        if measured:
+            own = [event["images_per_second"] for event in events if event["time"] >= measured[-1].start]
+            speed = statistics.median(own[-_RECENT_EVENTS:]) / measured[-1].world_size
+            return Rate(speed, f"measured in this run's {name}")
     expected = config.resources.expected_images_per_second
     return None if expected is None else Rate(expected, "resources.expected_images_per_second")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from launch.console import say, show, table
+from launch.summary import judge_fusion
 from pipeline.config.crop_plan import Averaging
 from pipeline.config.fusion import FuseConfig
 from pipeline.data.ilsvrc import read_ilsvrc2012
@@ -92,6 +93,8 @@ def print_fusion(figures: Mapping[str, Any]) -> None:
         return
     intervals = (f"top-{k[3:]} {errors[k]['low']:.2f} to {errors[k]['high']:.2f} %" for k in tops)
     say(f"fused, 95 % of resampled image sets: {', '.join(intervals)}")
+    for line in judge_fusion(figures):
+        say(line)
     say(
         "gain: by how many percent points the error is higher without the member; in the last line, with the best "
         f"member alone ({members[figures['best_member']]['name']})"

@@ -6,7 +6,6 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from launch.command import command_line
 from launch.job_graph import Stages
 from launch.own_images import check_own_images
 from pipeline.config.network import ModelConfig
@@ -15,6 +14,7 @@ from pipeline.data.recognition import check_places, place_of
 from pipeline.data.tree import class_order, list_folder
 from pipeline.evaluation.network_classes import map_classes
 from pipeline.ground.errors import UserError
+from pipeline.ground.interpreter import command_line
 from pipeline.interop.container import recognise
 from pipeline.running.named_weights import resolve_weights
 from pipeline.store.weight_header import read_metadata

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from launch.command import command_line
 from pipeline.ground.errors import UserError
+from pipeline.ground.interpreter import command_line
 from pipeline.running.stage import PlacedStage
 
 Stages = Mapping[str, PlacedStage]

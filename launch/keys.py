@@ -9,6 +9,7 @@ from launch.console import say
 from pipeline.config.documentation import find_entries, key_entries, key_page
 from pipeline.config.synonyms import answer_for
 from pipeline.ground.errors import EXIT_DONE, UserError
+from pipeline.ground.interpreter import command_line
 
 _MOST_COLUMNS = 120
 
@@ -26,7 +27,7 @@ def print_keys(word: str | None, *, as_page: bool = False) -> int:
         say(f"{word}: {answer}\n")
     entries = key_entries() if word is None else find_entries(word)
     if not entries and answer is None:
-        raise UserError(f"no key has '{word}' in its name or meaning; all keys: python -m launch keys")
+        raise UserError(f"no key has '{word}' in its name or meaning; all keys: {command_line('keys')}")
     width = min(_MOST_COLUMNS, shutil.get_terminal_size((_MOST_COLUMNS, 0)).columns)
     for entry in entries:
         default = entry.default if entry.default == "must be given" else f"default {entry.default}"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from launch.console import say
+from launch.console import show, table
 from launch.packaged import packaged_folder
 from pipeline.config.reader import load_config
 from pipeline.ground.errors import EXIT_DONE
 from pipeline.networks.layers import Cost, layer_table
 from pipeline.networks.registry import NETWORKS
-from pipeline.paper.statements import figures_of, find_errors
+from pipeline.paper.statements import find_errors, row_of
 
 _TITLE = """# Networks
 
@@ -38,13 +38,18 @@ def network_rows() -> Iterator[tuple[str, ...]]:
     """Yield the cells of each network, in the order of `COLUMNS`; empty where there is nothing to say."""
     recipes = _recipes()
     for name, network in NETWORKS.items():
-        cost, figures = Cost.of(layer_table(name)), figures_of(name)
+        cost, figures = Cost.of(layer_table(name)), row_of(name)
         gmacs, paper = cost.macs / 1e9, ["", "", "", ""]
         errors = find_errors(name, 224, 256, 224)
-        if figures is not None:
-            deviation = gmacs / float(figures.gmacs) - 1
+        if figures is not None and figures.gflops is not None:
+            deviation = gmacs / float(figures.gflops) - 1
             millions = f"{figures.parameters} M" if figures.parameters else ""
-            paper = [figures.gmacs, f"{100 * deviation:+.2f} %", millions, " / ".join(figures.errors)]
+            paper = [
+                figures.gflops,
+                f"{100 * deviation:+.2f} %",
+                millions,
+                " / ".join(filter(None, figures.errors or ())),
+            ]
         elif errors is not None:
             paper[-1] = f"{errors.top1_percent} / {errors.top5_percent}"
         yield (name, f"{cost.parameters:,}", f"{gmacs:.4f}", f"{network.image_size_px}", *paper, recipes.get(name, ""))
@@ -55,14 +60,12 @@ def print_networks(*, as_page: bool) -> int:
     if as_page:
         print(networks_page(), end="")
         return EXIT_DONE
-    rows = [COLUMNS, *network_rows()]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        texts = (
-            cell.ljust(width) if number in (0, len(row) - 1) else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        say("  ".join(texts).rstrip())
+    networks = table(*COLUMNS)
+    for column in networks.columns[1:-1]:
+        column.justify = "right"
+    for row in network_rows():
+        networks.add_row(*row)
+    show(networks)
     return EXIT_DONE
 
 

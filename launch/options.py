@@ -11,23 +11,23 @@ from launch.version import PrintVersion
 from pipeline.interop.command import add_actions
 
 _EPILOG = """examples:
-  python -m launch plan configs/senet154_8gpu.yaml
-  python -m launch plan configs/senet154_ilsvrc2017.yaml --simulate
-  python -m launch run configs/demo.yaml
-  python -m launch run configs/demo.yaml epochs=20 processes=2 --run runs/longer
-  python -m launch status runs/demo
-  python -m launch tune configs/senet154_1gpu.yaml
-  python -m launch keys batch
+  {program} plan configs/senet154_8gpu.yaml
+  {program} plan configs/senet154_ilsvrc2017.yaml --simulate
+  {program} run configs/demo.yaml
+  {program} run configs/demo.yaml epochs=20 processes=2 --run runs/longer
+  {program} status runs/demo
+  {program} tune configs/senet154_1gpu.yaml
+  {program} keys batch
 
-  python -m launch check --profile slurm/profiles/8x8_gpu.yaml
-  python -m launch submit configs/senet154_ilsvrc2017.yaml --profile slurm/profiles/8x8_gpu.yaml
-  python -m launch logs runs/senet154_ilsvrc2017 train -f
+  {program} check --profile slurm/profiles/8x8_gpu.yaml
+  {program} submit configs/senet154_ilsvrc2017.yaml --profile slurm/profiles/8x8_gpu.yaml
+  {program} logs runs/senet154_ilsvrc2017 train -f
 
-  python -m launch fuse runs/first runs/second/evaluate-*/scores-10crop.npy --select greedy --out fused
-  python -m launch score fused/submission-2012.txt --truth ILSVRC2012_validation_ground_truth.txt
+  {program} fuse runs/first runs/second/evaluate-*/scores-10crop.npy --select greedy --out fused
+  {program} score fused/submission-2012.txt --truth ILSVRC2012_validation_ground_truth.txt
 
-  python -m launch predict senet154.safetensors photos/
-  python -m launch weights import senet154-c7b49a05.pth senet154.safetensors
+  {program} predict senet154.safetensors photos/
+  {program} weights import senet154-c7b49a05.pth senet154.safetensors
 
 exit codes:
   0 done; 75 stopped on request after saving, the same command goes on; 2 the recipe, data or command is wrong;
@@ -35,12 +35,12 @@ exit codes:
 """
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line."""
+def build_parser(program: str) -> argparse.ArgumentParser:
+    """Return the parser of the whole command line, which begins with `program`."""
     parser = argparse.ArgumentParser(
-        prog="python -m launch",
+        prog=program,
         description="Plan, run and look after a run of the SENet-154 pipeline.",
-        epilog=_EPILOG,
+        epilog=_EPILOG.format(program=program),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action=PrintVersion, nargs=0, help="print the version and end")
@@ -158,8 +158,32 @@ def _add_networks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", action="store_true", help="as the page docs/networks.md")
 
 
+def _add_figure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("number", type=int, choices=(6, 7), help="6: the mean gate of classes; 7: with its deviation")
+    _add_directory(parser)
+    parser.add_argument(
+        "--classes",
+        type=_words,
+        default=[],
+        metavar="NAME,NAME...",
+        help="class folders or names (default: the paper's, or evenly spaced ones of other images)",
+    )
+    parser.add_argument(
+        "--blocks",
+        type=_words,
+        default=[],
+        metavar="NAME,NAME...",
+        help="as SE_5_2, the second block of stage 5 (default: the last of each stage, and three of the last stage)",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the SVG file (default: figure6.svg or figure7.svg)")
+
+
 def _add_directory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="the run directory")
+
+
+def _words(text: str) -> list[str]:
+    return text.split(",")
 
 
 def _positive(text: str) -> int:
@@ -189,6 +213,7 @@ _COMMANDS = {
     "predict": (_add_predict, "say what a network sees in images; no run, needs torch"),
     "fuse": (_add_fuse, "fuse the scores of runs or score files into those of an ensemble"),
     "score": (_add_score, "score a file of predictions as the contest's devkit does"),
+    "figure": (_add_figure, "draw the paper's Figure 6 or 7, the gates of the blocks, from a run"),
     "weights": (add_actions, "use weights that others trained, and ours elsewhere; needs torch"),
     "tune": (add_tune, "measure, for two minutes at most, which way to train is fastest on this machine"),
     "keys": (_add_keys, "list the keys of a recipe: value, default, meaning, whether results change"),

@@ -39,7 +39,7 @@ from pipeline.evaluation.expansion import count_crops
 from pipeline.ground.counting import counted
 from pipeline.ground.errors import EXIT_DONE, UserError
 from pipeline.running.stage import PlacedStage, place_stages
-from pipeline.tracking.wording import rough_time
+from pipeline.tracking.wording import duration, rate
 from pipeline.training.batching import BatchSplit, describe_batch, split_batch, warn_of_few_images
 from stages import STAGES
 
@@ -75,11 +75,11 @@ def print_plan(
         say(f"\n{changes.note if changes.refusal is None else refusal}")
     if (warning := advise_on_sizes(config, placed)) is not None:
         say(f"\n{warning}")
-    _warn_of_refusal(config, placed)
+    warn_of_refusal(config, placed)
     return print_simulation(config, placed) if simulate else EXIT_DONE
 
 
-def _warn_of_refusal(config: Config, placed: Stages) -> None:
+def warn_of_refusal(config: Config, placed: Stages) -> None:
     """Print a line if `run` would refuse here because images, weights or a package are missing.
 
     No error, since the plan may be for another machine.
@@ -164,10 +164,10 @@ def _evaluation(config: Config, placed: Stages) -> list[Row]:
             f"{counted(images.count, 'image')} ({images.source}) x {seen} = {counted(passes, 'forward pass')}",
         )
     ]
-    rate = evaluation_rate(placed)
-    if rate is not None:
-        seconds = rough_time(passes / rate.images_per_second)
-        rows.append(("", f"about {seconds}, at {rate.images_per_second:,.4g} forward passes/s ({rate.source})"))
+    found = evaluation_rate(placed)
+    if found is not None:
+        seconds, speed = duration(passes / found.images_per_second), rate(found.images_per_second, "forward pass")
+        rows.append(("", f"about {seconds}, at {speed} ({found.source})"))
     return rows
 
 
@@ -175,7 +175,9 @@ def describe_schedule(config: Config) -> str:
     """Describe the learning rate over the run in one line."""
     schedule, lr, epochs = config.schedule, config.optim.lr, config.train.epochs
     span = "the first epoch" if schedule.warmup_epochs == 1 else f"the first {schedule.warmup_epochs:g} epochs"
-    warmup = f"linear up to {lr} over {span}, then " if schedule.warmup_epochs else ""
+    span = f"the first {counted(schedule.warmup_steps, 'step')}" if schedule.warmup_steps else span
+    shape = f"linear up to {lr}" if schedule.warmup_lr is None else f"{schedule.warmup_lr:g}"
+    warmup = f"{shape} over {span}, then " if schedule.warmup_epochs or schedule.warmup_steps else ""
     if schedule.kind == "cosine":
         return f"{warmup}{lr} falling as a cosine to 0 at epoch {epochs}"
     if schedule.kind == "plateau":
@@ -184,11 +186,13 @@ def describe_schedule(config: Config) -> str:
             f"{warmup}{lr}, times {schedule.drop_factor:g} where {counted(schedule.patience + 1, 'epoch')} bring no "
             f"better validation loss; {ends}after {epochs} epochs"
         )
-    if not schedule.drop_epochs:
-        return f"{warmup}{lr} throughout"
-    drops = [
-        f"{lr * schedule.drop_factor ** (i + 1):g} from epoch {drop:g}" for i, drop in enumerate(schedule.drop_epochs)
+    places = [
+        *(f"epoch {drop:g}" for drop in schedule.drop_epochs),
+        *(f"step {drop:,}" for drop in schedule.drop_steps),
     ]
+    if not places:
+        return f"{warmup}{lr} throughout"
+    drops = [f"{lr * schedule.drop_factor ** (i + 1):g} from {place}" for i, place in enumerate(places)]
     return f"{warmup}{', '.join([str(lr), *drops])}; {epochs} epochs in all"
 
 
@@ -207,19 +211,19 @@ def _steps(config: Config, placed: Stages, order: StreamOrder, spans: dict[str, 
 
 
 def _time(config: Config, placed: Stages, spans: dict[str, Span]) -> str:
-    rate = training_rate(config, placed)
-    if rate is None:
+    measured = training_rate(config, placed)
+    if measured is None:
         return NO_RATE
     processes = config.resources.processes
-    speed = rate.images_per_second * processes
+    speed = measured.images_per_second * processes
     total = sum(span.last - span.first for span in spans.values())
     left = total - sum(steps_done(placed[name], span) for name, span in spans.items())
     seconds, seconds_left = (steps * config.train.global_batch / speed for steps in (total, left))
-    rest = "" if left == total else f", {rough_time(seconds_left)} of it left" if left else ", all of it done"
+    rest = "" if left == total else f", {duration(seconds_left)} of it left" if left else ", all of it done"
     about = "at most" if depends_on_validation(config, placed) else "about"
     return (
-        f"{about} {rough_time(seconds)} of training{rest}, at {processes} x {rate.images_per_second:,.4g} images/s "
-        f"({rate.source}); validation and checkpoints come on top"
+        f"{about} {duration(seconds)} of training{rest}, at {measured.describe(processes)}; "
+        "validation and checkpoints come on top"
     )
 
 

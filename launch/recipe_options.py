@@ -77,7 +77,12 @@ def add_submit(parser: argparse.ArgumentParser) -> None:
         metavar="N,N...",
         help="an ensemble: the same stages for each seed, in a directory each, as job arrays. So do several CONFIGs",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the scripts; touch nothing")
+    parser.add_argument(
+        "--dry-run",
+        choices=("table", "scripts"),
+        metavar="scripts",
+        help="print the jobs, and what is missing here; with --dry-run=scripts also their scripts; touch nothing",
+    )
 
 
 def add_tune(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 from launch.child import Supervisor, stage_command, stage_environment
-from launch.command import command_line
 from launch.console import complain, say
 from launch.engine import check_engine
 from launch.gpu import advise, count_visible_gpus
@@ -20,9 +19,13 @@ from launch.job_graph import Stages, choose_stages
 from launch.recipe import read_recipe
 from launch.run_directory import default_run, set_up
 from launch.summary import print_results
+from pipeline.config.identity import leaves
+from pipeline.config.overrides import describe_overrides
 from pipeline.config.schema import Config
+from pipeline.config.section import Kind
 from pipeline.ground.cores import count_cores
 from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
+from pipeline.ground.interpreter import command_line
 from pipeline.running.attempts import NOT_SAVED, Outcome, read_outcome, read_records
 from pipeline.running.named_weights import new_choices
 from pipeline.running.stage import Part, PlacedStage, place_stages
@@ -76,6 +79,28 @@ def run_stages(request: RunRequest) -> int:
         _check(config, chosen)
         set_up(run, config, chosen.values(), request.accept_changes)
     _advise(config, chosen)
+    if all(stage.is_done for stage in chosen.values()):
+        _say_nothing_to_do(request, config, run, chosen)
+    elif (code := _run_chosen(request, config, run, placed, chosen)) != EXIT_DONE:
+        return code
+    if all(stage.is_done for stage in placed.values()):
+        print_results(run, placed)
+    return EXIT_DONE
+
+
+def _say_nothing_to_do(request: RunRequest, config: Config, run: Path, chosen: Stages) -> None:
+    """Say that the chosen stages are done, and which overrides therefore have no effect."""
+    say(f"nothing to do: {', '.join(chosen)} {'is' if len(chosen) == 1 else 'are'} done in {run}")
+    results = {leaf.name for leaf in leaves() if leaf.kind is Kind.RESULT}
+    idle = [line for line in describe_overrides(config, request.overrides) if line.partition(" = ")[0] not in results]
+    if idle:
+        again = dataclasses.replace(request, run=run.with_name(f"{run.name}-again"))
+        say(f"without effect on what is done, since no result depends on it: {', '.join(idle)}")
+        say(f"to do it all once more, in a run of its own: {command_line('run', *again.recipe())}")
+
+
+def _run_chosen(request: RunRequest, config: Config, run: Path, placed: Stages, chosen: Stages) -> int:
+    """Run what is not done of the chosen stages. Returns the exit code of the contract."""
     supervisor = Supervisor()
     supervisor.install()
     order = list(placed)
@@ -91,8 +116,6 @@ def run_stages(request: RunRequest) -> int:
         code = _run_stage(header, stage, run, config, supervisor)
         if code != EXIT_DONE:
             return _ended(code, request, supervisor)
-    if all(stage.is_done for stage in placed.values()):
-        print_results(placed)
     return EXIT_DONE
 
 

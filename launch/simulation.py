@@ -29,7 +29,7 @@ from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, User
 from pipeline.ground.interpreter import module_environment
 from pipeline.running.simulation import Network, Sharding, Simulation
 from pipeline.running.stage import parts_of
-from pipeline.tracking.wording import clock_time
+from pipeline.tracking.wording import duration
 from pipeline.training.cadence import Cadence
 from pipeline.training.schedule import LearningRate
 
@@ -148,9 +148,8 @@ def _time(config: Config, placed: Stages, spans: dict[str, Span]) -> str:
     hours = steps * step_seconds / 3600
     at_most = "at most " if depends_on_validation(config, placed) else ""
     return (
-        f"{step_seconds:.3g} s a step at {processes} x {rate.images_per_second:,.4g} images/s ({rate.source}); "
-        f"{at_most}{steps:,} steps take {clock_time(3600 * hours)} = {hours:,.2f} h, {processes * hours:,.1f} "
-        "GPU-hours; validation and checkpoints come on top"
+        f"{step_seconds:.3g} s a step at {rate.describe(processes)}; {at_most}{steps:,} steps take "
+        f"{duration(3600 * hours)}, {processes * hours:,.1f} GPU-hours; validation and checkpoints come on top"
     )
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from launch.command import command_line
 from launch.console import say, show, table
 from launch.estimate import step_spans, stream_order, train_events, training_images
 from launch.slurm.job_status import RunJobs, jobs_of
@@ -18,14 +17,15 @@ from pipeline.config.reader import RUN_CONFIG, read_run_config
 from pipeline.config.schema import Config
 from pipeline.ground.counting import counted
 from pipeline.ground.errors import EXIT_DONE
+from pipeline.ground.interpreter import command_line
+from pipeline.running.attempts import read_attempts
 from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.tracking.wandb_state import read_link
-from pipeline.tracking.wording import clock_time, rate
+from pipeline.tracking.wording import duration, epoch, errors, rate
 from stages import STAGES
 
 _CLEAR_SCREEN = "\x1b[H\x1b[2J"
 """Printed in one piece with the text after it, once that is complete: the screen is never empty while SLURM answers."""
-_ERRORS = ("top1_error_percent", "top5_error_percent")
 _METRICS: dict[str, Callable[[Any], str]] = {
     "train_images": lambda value: counted(value, "training image"),
     "val_images": lambda value: counted(value, "validation image"),
@@ -33,9 +33,7 @@ _METRICS: dict[str, Callable[[Any], str]] = {
     "classes": lambda value: counted(value, "class"),
     "parameters": "{:,} parameters".format,
     "gmacs": "{:.3g} GMAC an image".format,
-    "epochs": "{:.4g} epochs".format,
-    "top1_error_percent": "top-1 error {:.2f} %".format,
-    "top5_error_percent": "top-5 error {:.2f} %".format,
+    "epochs": "{:.1f} epochs".format,
     "images_per_second": lambda value: rate(value, "image"),
 }
 """Metrics of a stage that are worth a line, in that order."""
@@ -76,7 +74,7 @@ def show_status(run: Path, before: str = "") -> bool:
     if jobs.problem is not None:
         say(f"\nwhat is queued is not known: {jobs.problem}")
     if all(state.condition == "done" for state in states.values()):
-        print_results(placed)
+        print_results(run, placed)
         return True
     if not jobs.is_alive and not any(state.condition == "running" for state in states.values()):
         say(f"\nto go on: {_way_on(run, jobs)}")
@@ -106,10 +104,11 @@ def _metrics(metrics: Mapping[str, Any]) -> list[str]:
     """Format a stage's main metrics in one line, those of each crop plan in a line of their own."""
     plain = [describe(metrics[name]) for name, describe in _METRICS.items() if metrics.get(name) is not None]
     plans = [
-        f"{name}: {', '.join(_METRICS[error](plan[error]) for error in _ERRORS if error in plan)}"
+        f"{name}: {', '.join(errors(plan))}"
         for name, plan in metrics.items()
         if isinstance(plan, Mapping) and "crops" in plan
     ]
+    plain += errors(metrics)
     return ([", ".join(plain)] if plain else []) + plans
 
 
@@ -122,10 +121,12 @@ def _training(stage: PlacedStage, state: StageState, config: Config, placed: Map
         event = events[-1]
         order = stream_order(config, images)
         span = step_spans(config, order, {stage.name: stage})[stage.name]
-        fields = [f"step {event['global_step']:,} of {span.last:,}", f"epoch {event['epoch']:.2f}"]
-        if state.condition == "running":
+        fields = [f"step {event['global_step']:,} of {span.last:,}", epoch(event["epoch"])]
+        # A job that was requeued runs for minutes before it has a speed of its own.
+        started = max((attempt.start for attempt in read_attempts(stage.directory)), default=0.0)
+        if state.condition == "running" and event["time"] >= started:
             left = (span.last - event["global_step"]) * config.train.global_batch / event["images_per_second"]
-            fields += [f"{event['images_per_second']:,.1f} images/s", f"ETA {clock_time(left)}"]
+            fields += [rate(event["images_per_second"], "image"), f"ETA {duration(left)}"]
         lines.append(", ".join([*fields, f"loss {event['loss']:.3f}", f"{_age(event['time'])} ago"]))
     saved = last_checkpoint(stage.directory)
     lines.append(f"checkpoint after step {saved[0]:,}, {_age(saved[1])} ago" if saved else "no checkpoint yet")
@@ -133,4 +134,4 @@ def _training(stage: PlacedStage, state: StageState, config: Config, placed: Map
 
 
 def _age(since: float) -> str:
-    return clock_time(max(0.0, time.time() - since))
+    return duration(max(0.0, time.time() - since))

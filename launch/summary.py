@@ -1,15 +1,24 @@
-"""The results of a finished run, as a table."""
+"""The results of a finished run: a table, what chance explains of it, and what to look at next."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import math
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from launch.console import say, show, table
+from pipeline.evaluation.members import FUSION
 from pipeline.ground.counting import counted
 from pipeline.ground.errors import UserError
+from pipeline.ground.interpreter import typed
 from pipeline.running.stage import PlacedStage
 from pipeline.store.seal import BrokenSeal, read_seal
+from pipeline.tracking.wandb_state import offline_files
+from pipeline.tracking.wording import percentage
 
 REPORT = "report.html"
 _ERRORS = {
@@ -17,31 +26,78 @@ _ERRORS = {
     "top5_error_percent": "top-5 error",
     "restricted_top1_error_percent": "top-1 among the {} classes present",
 }
+_TWO_SIDED_95_PERCENT = 1.96
 
 
-def print_results(placed: Mapping[str, PlacedStage]) -> None:
+def print_results(run: Path, placed: Mapping[str, PlacedStage]) -> None:
     """Print the errors of each crop plan and of their fusion, and the path of the report; for unlabelled images, that
-    of the scores.
+    of the scores. Then how to upload what is not at W&B yet.
 
     Raises UserError if a seal is damaged.
     """
     plans, fused = (_metrics(placed[name]) for name in ("evaluate", "fuse"))
-    if "report" not in placed:
-        say(f"\nscores of {counted(fused['images'], 'image')} without labels: {placed['fuse'].directory.absolute()}")
-        return
+    say("")
+    if "report" in placed:
+        _print_errors(plans, fused, json.loads((placed["fuse"].directory / FUSION).read_text()))
+        say(f"\nreport, to open in a browser: {(placed['report'].directory / REPORT).absolute()}")
+    else:
+        say(f"scores of {counted(fused['images'], 'image')} without labels: {placed['fuse'].directory.absolute()}")
+    if offline_files(run):
+        upload = f"{shlex.join([typed(sys.executable), '-m', 'wandb', 'sync', str(run / 'wandb')])}/offline-run-*"
+        say(f"Weights & Biases was offline; to upload: {upload}")
+
+
+def _print_errors(plans: Mapping[str, Any], fused: Mapping[str, Any], fusion: Mapping[str, Any]) -> None:
     shown = [name for name in _ERRORS if name in fused]
-    present = fused.get("present_classes")
-    results = table("crop plan", "crops", *(_ERRORS[name].format(present) for name in shown))
+    results = table("crop plan", "crops", *(_ERRORS[name].format(fused.get("present_classes")) for name in shown))
     for column in results.columns[1:]:
         column.justify = "right"
     for plan, metrics in plans.items():
-        results.add_row(plan, str(metrics["crops"]), *(f"{metrics[name]:.2f} %" for name in shown))
-    members = fused["members"]
-    errors = (f"{fused[name]:.2f} %" for name in shown)
-    results.add_row(f"fused, {members} member{'' if members == 1 else 's'}", "", *errors)
-    say("")
+        cells = (percentage(metrics[name], fused["images"]) for name in shown)
+        results.add_row(plan, str(metrics["crops"]), *cells)
+    cells = (percentage(fused[name], fused["images"]) for name in shown)
+    results.add_row(f"fused, {counted(fused['members'], 'member')}", "", *cells)
     show(results)
-    say(f"\nreport: {(placed['report'].directory / REPORT).absolute()}")
+    for line in judge_fusion(fusion):
+        say(line)
+
+
+def judge_fusion(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what chance explains of the differences between the members of a fusion, and between it and the best one.
+
+    `figures` are those of its fused.json. Nothing is said of a single member.
+    """
+    members, images = figures["members"], figures["images"]
+    if len(members) < 2:
+        return
+    best = figures["best_member"]
+    name, error = members[best]["name"], members[best]["alone"]["top1"]["percent"]
+    close = [
+        member["name"]
+        for number, member in enumerate(members)
+        if number != best
+        and abs(member["alone"]["top1"]["percent"] - error)
+        <= _chance(figures["disagreement_percent"][best][number], images)
+    ]
+    if close:
+        yield f"top-1 error of {', '.join(close)}: within chance of {name}'s, on {counted(images, 'image')}"
+    gain = figures["gain_over_best_member"]["top1"]
+    middle, low, high = (
+        f"{abs(points):.2f} points {'worse' if points < 0 else 'better'}"
+        for points in (gain["percent"], gain["low"], gain["high"])
+    )
+    chance = "within" if gain["low"] <= 0 <= gain["high"] else "more than"
+    yield f"top-1 error of the fusion: {middle} than {name}'s alone, {chance} chance (95 %: {low} to {high})"
+    if gain["percent"] < 0 and figures["halves"]:
+        yield "a fusion can be worse than its best member: its weights were chosen on other images than it is judged on"
+
+
+def _chance(disagreement_percent: float, images: int) -> float:
+    """Return the largest difference in percent that chance explains.
+
+    Errors can differ only on images on which the first predictions do, which bounds the variance of the difference.
+    """
+    return 100 * _TWO_SIDED_95_PERCENT * math.sqrt(disagreement_percent / 100 / images)
 
 
 def _metrics(stage: PlacedStage) -> Mapping[str, Any]:

@@ -42,6 +42,7 @@ def print_tuning(config_path: Path, overrides: Sequence[str], *, again: bool) ->
     execution = config.execution
     has_graphs = config.native is not None and config.native.cuda_graphs
     recipe = Cell(execution.precision, execution.channels_last, execution.compile, has_graphs)
+    say("starting PyTorch and looking at this machine")
     with _child(config) as lines:
         first = _next(lines, None)
         if first is None:
@@ -69,10 +70,11 @@ def print_tuning(config_path: Path, overrides: Sequence[str], *, again: bool) ->
 
 def _measure(identity: Identity, cells: list[Cell], lines: queue.Queue[bytes]) -> Probe:
     """Collect findings until all ways are known or the time is over."""
-    say(f"trying {len(cells)} ways, {SECONDS:.0f} s at most; compiled ones come last")
+    say(f"trying {len(cells)} ways to train, {SECONDS:.0f} s at most; compiled ones come last")
     deadline = time.monotonic() + SECONDS
     findings = []
-    for cell in cells:
+    for number, cell in enumerate(cells, start=1):
+        say(f"[{number}/{len(cells)}] measuring {cell}{', which is compiled first' if cell.compile else ''}")
         fields = _next(lines, deadline)
         if fields is None:
             break

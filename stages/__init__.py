@@ -69,10 +69,21 @@ def _compared_files(config: Config, split: str | None, run: Path) -> tuple[str, 
     return () if config.report.compare is None else (str(evaluate_directory(Path(config.report.compare))),)
 
 
+def _measures_gates(config: Config) -> bool:
+    return config.report.activations and config.model.block is not None and config.evaluate.split == "val"
+
+
 def _report_inputs(config: Config) -> tuple[str, ...]:
     prepared = ("prepare-train", "prepare-val", "build") if _trains(config) else ("prepare-val",)
     trained = ("train",) if config.freeze_bn.from_checkpoint is None else ()
-    return (*prepared, *dict.fromkeys((*trained, *_trained(config)) if _trains(config) else ()), "evaluate", "fuse")
+    gates = ("activations",) if _measures_gates(config) else ()
+    return (
+        *prepared,
+        *dict.fromkeys((*trained, *_trained(config)) if _trains(config) else ()),
+        "evaluate",
+        "fuse",
+        *gates,
+    )
 
 
 STAGES: tuple[Stage, ...] = (
@@ -137,6 +148,18 @@ STAGES: tuple[Stage, ...] = (
         shape=Shape("as training", minutes=720),
     ),
     Stage(
+        name="activations",
+        summary="measure the gates of the squeeze-and-excitation blocks over the validation images",
+        version=1,
+        sections=("input", "model", "evaluate", "execution", "loader"),
+        inputs=lambda config: ("prepare-val", *_trained(config)),
+        files=_evaluated_files,
+        is_active=_measures_gates,
+        is_distributed=True,
+        beside=True,
+        shape=Shape("as training", minutes=120),
+    ),
+    Stage(
         name="fuse",
         summary="fuse the scores of crop plans and networks",
         version=2,
@@ -149,7 +172,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="report",
         summary="write the report",
-        version=2,
+        version=3,
         sections=("name", *_TRAINING, "data", "freeze_bn", "evaluate", "fuse", "report"),
         inputs=_report_inputs,
         files=_compared_files,

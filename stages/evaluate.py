@@ -6,18 +6,12 @@ Writes for each plan `scores-<plan>.npy` with its seal and, for validation image
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from pipeline.data.index import ImageIndex, check_num_classes
-from pipeline.data.preprocessing import Preprocessing, read_preprocessing
 from pipeline.evaluation.expansion import count_crops
 from pipeline.evaluation.inference import Network, evaluating
-from pipeline.evaluation.loading import load_network
 from pipeline.evaluation.metrics import (
     class_table,
     error_percent,
@@ -26,16 +20,13 @@ from pipeline.evaluation.metrics import (
     restricted_top1,
     worst_mistakes,
 )
-from pipeline.evaluation.network_classes import CLASSES, ClassMapping, map_classes
+from pipeline.evaluation.network_classes import CLASSES
 from pipeline.evaluation.plan_scoring import Evaluated, PlanScoring
 from pipeline.evaluation.scores import Scores
-from pipeline.ground.errors import UserError
 from pipeline.interop.known import compare, compare_accuracy, published
-from pipeline.models.weights import count_classes
 from pipeline.running.context import StageContext, StageResult
-from pipeline.running.named_files import digest_of
-from pipeline.running.named_weights import resolve_weights
-from pipeline.store.file import sha256_of, write_bytes, write_json
+from pipeline.running.trained import find_trained
+from pipeline.store.file import write_bytes, write_json
 from pipeline.store.weight_header import read_metadata
 from pipeline.tracking.events import read_events
 
@@ -48,18 +39,17 @@ _SHOWN = ("top1_error_percent", "top5_error_percent", "restricted_top1_error_per
 def run(context: StageContext) -> StageResult:
     """Score each image exactly once under each plan, with the run's weights or config.evaluate.weights."""
     config, collective = context.config, context.collective
-    weights = _weights_file(context)
-    metadata = read_metadata(weights)
-    images = context.images(config.evaluate.split)
-    mapping = _map_classes(context, images, weights, metadata)
+    trained = find_trained(context)
+    weights, mapping = trained.weights, trained.mapping
     evaluated = Evaluated(
         config=config,
         version=context.part.version,
-        identity=_identity(context),
+        # Without the list of plans: scores depend on their own plan alone.
+        identity={name: value for name, value in context.part.identity.items() if name != "evaluate.plans"},
         weights=weights,
-        weights_sha256=collective.broadcast(_weights_sha256(context, weights) if context.ranks.is_main else None),
-        preprocessing=_preprocessing(context, weights, metadata),
-        index=images if mapping is None else mapping.applied(images),
+        weights_sha256=trained.weights_sha256,
+        preprocessing=trained.preprocessing,
+        index=trained.index,
     )
     siblings = sorted(place for place in context.directory.parent.glob("evaluate-*") if place != context.directory)
     scorings = [
@@ -68,7 +58,7 @@ def run(context: StageContext) -> StageResult:
     ]
     if context.ranks.is_main:
         _forget_events_without_scores(context, scorings)
-    model = _load_model(context, evaluated)
+    model = trained.load(context)
     with evaluating(model):
         compiled: Network | None = torch.compile(model, dynamic=False) if config.execution.compile else None
         results = [_result(context, evaluated, scoring, scoring.complete(model, compiled)) for scoring in scorings]
@@ -82,7 +72,7 @@ def run(context: StageContext) -> StageResult:
             {
                 "weights": {"path": str(weights), "sha256": evaluated.weights_sha256},
                 "preprocessing": evaluated.preprocessing.metadata(),
-                "published": _compare_with_published(context, evaluated, metadata, results),
+                "published": _compare_with_published(context, evaluated, results),
                 "split": config.evaluate.split,
                 "device": torch.cuda.get_device_name() if collective.device.type == "cuda" else "cpu",
                 "images": len(evaluated.index),
@@ -97,67 +87,9 @@ def run(context: StageContext) -> StageResult:
     return StageResult(outputs, metrics, images={config.evaluate.split: evaluated.index.digest})
 
 
-def _weights_file(context: StageContext) -> Path:
-    if context.config.evaluate.weights is not None:
-        return resolve_weights(context.config.evaluate.weights, context.run)
-    trained = context.inputs["freeze_bn"] if "freeze_bn" in context.inputs else context.inputs["train"]
-    return trained / "weights.safetensors"
-
-
-def _map_classes(
-    context: StageContext, images: ImageIndex, weights: Path, metadata: Mapping[str, str]
-) -> ClassMapping | None:
-    """Find the classes of the images among those of the weights. None if they are the same."""
-    config = context.config
-    if config.evaluate.weights is None:
-        if config.evaluate.split == "val":
-            check_num_classes(images, config.model.num_classes)
-        return None
-    num_classes = count_classes(weights) or config.model.num_classes or len(images.classes)
-    file = None if config.evaluate.classes is None else Path(config.evaluate.classes)
-    folders = [image_class.folder for image_class in images.classes]
-    mapping = map_classes(images.split, folders, num_classes, metadata, file, str(weights))
-    if mapping is not None and folders:
-        here, there = (f"{len(classes):,}" for classes in (images.classes, mapping.classes))
-        context.note(f"the {here} classes of the images are found among the network's {there}")
-    return mapping
-
-
-def _weights_sha256(context: StageContext, weights: Path) -> str:
-    """Hash the weight file. Raises UserError if its content is not the one that the stage's key was made from."""
-    found = sha256_of(weights)
-    if context.config.evaluate.weights is not None and found != digest_of(weights, context.run):
-        raise UserError(
-            f"{weights}: not the file that this run was set up with (the same size and time, another SHA-256); put the "
-            "old one back, or touch this one and launch again"
-        )
-    return found
-
-
-def _identity(context: StageContext) -> dict[str, Any]:
-    """Return the identity of the declared sections, without the list of plans: scores depend on their own plan
-    alone."""
-    return {name: value for name, value in context.part.identity.items() if name != "evaluate.plans"}
-
-
-def _preprocessing(context: StageContext, weights: Path, metadata: Mapping[str, str]) -> Preprocessing:
-    """Return the preprocessing of the weight file, or else the recipe's."""
-    pixels = context.config.input
-    recipe = Preprocessing(pixels.mean, pixels.std, "bilinear_antialias")
-    asked = read_preprocessing(metadata, str(weights))
-    if asked is None:
-        return recipe
-    if asked != recipe:
-        text = f"{weights} asks for other preprocessing than the recipe's, and gets it: {asked.sentence()}"
-        context.events.show("note", level="info", text=text)
-    return asked
-
-
-def _compare_with_published(
-    context: StageContext, evaluated: Evaluated, metadata: Mapping[str, str], results: list[dict[str, Any]]
-) -> str | None:
+def _compare_with_published(context: StageContext, evaluated: Evaluated, results: list[dict[str, Any]]) -> str | None:
     """Show how far published weights are from their publishers' figures. Returns None for other weights."""
-    known = published(metadata)
+    known = published(read_metadata(evaluated.weights))
     if known is None or context.config.evaluate.split != "val":
         return None
     plans = context.config.evaluate.plans
@@ -170,20 +102,6 @@ def _compare_with_published(
         text = compare(known, plan, len(evaluated.index), result["top1_error_percent"], result["top5_error_percent"])
     context.events.show("note", level="info", text=text)
     return text
-
-
-def _load_model(context: StageContext, evaluated: Evaluated) -> nn.Module:
-    config, device, is_main = context.config, context.collective.device, context.ranks.is_main
-    num_classes, preprocessing = len(evaluated.index.classes), evaluated.preprocessing
-    return load_network(
-        config.model,
-        num_classes,
-        evaluated.weights,
-        preprocessing,
-        config.execution,
-        device,
-        is_checked=is_main,
-    )
 
 
 def _forget_events_without_scores(context: StageContext, scorings: list[PlanScoring]) -> None:

@@ -20,6 +20,13 @@ def fork_context() -> ForkServerContext:
     return context
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def start_stage(
     run: Path,
     stage: str,
@@ -28,9 +35,7 @@ def start_stage(
     ranks: Sequence[int] | None = None,
 ) -> list[ForkServerProcess]:
     """Start the stage's processes, those of all ranks or of some, and return at once."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     processes = [
         fork_context().Process(target=_live, args=(run, stage, rank, world_size, port, overrides))
         for rank in (range(world_size) if ranks is None else ranks)

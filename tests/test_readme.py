@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from launch.__main__ import main
 from launch.command import parse
 from launch.slurm.profile import load_profile
+from pipeline.bench.__main__ import main as measure
 from pipeline.config.reader import load_config
 from pipeline.running.stage import Stage
 from stages import STAGES
@@ -43,11 +47,14 @@ def commands(text: str) -> list[list[str]]:
     return [[word for word in words if not re.fullmatch(r"[A-Z_]+=\S*", word) or words[0] == "make"] for words in found]
 
 
-def launch_arguments(words: list[str]) -> list[str] | None:
-    """What follows `python -m launch` or `senet154`; None for another command."""
-    if words[0] == "senet154":
-        return words[1:]
-    return words[3:] if words[1:3] == ["-m", "launch"] else None
+def launch_commands(text: str) -> dict[tuple[str, ...], None]:
+    """What follows `python -m launch` or `senet154` in each command, once."""
+    after = [words[1:] if words[0] == "senet154" else words[3:] for words in commands(text) if is_launch(words)]
+    return dict.fromkeys(tuple(arguments) for arguments in after if arguments)
+
+
+def is_launch(words: list[str]) -> bool:
+    return words[0] == "senet154" or words[1:3] == ["-m", "launch"]
 
 
 def anchors(text: str) -> set[str]:
@@ -55,16 +62,20 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def links(document: Path) -> Iterator[tuple[Path, str]]:
+    """File and anchor of every link into the project, the anchor perhaps empty."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if not re.match(r"[a-z]+:", target):
+            path, _, anchor = target.partition("#")
+            yield (document.parent / path).resolve() if path else document, anchor
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: str(document.relative_to(REPOSITORY)))
 def test_links_lead_to_files_and_headings_that_exist(document):
-    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
-        if re.match(r"[a-z]+:", target):
-            continue
-        path, _, anchor = target.partition("#")
-        file = document.parent / path if path else document
-        assert file.exists(), f"link to {target}"
+    for file, anchor in links(document):
+        assert file.is_file(), f"link to {file}: no file, and a site has no folders"
         if anchor and file.suffix == ".md":
-            assert anchor in anchors(file.read_text()), f"link to {target}"
+            assert anchor in anchors(file.read_text()), f"link to {file}#{anchor}"
 
 
 def test_paths_of_the_project_that_are_named_exist(text):
@@ -83,9 +94,23 @@ def test_recipes_that_are_named_exist(text):
 
 
 def test_the_readme_leads_to_every_recipe_and_document():
-    text = README.read_text()
-    for file in (*sorted((REPOSITORY / "configs").glob("*.yaml")), *DOCUMENTS[1:]):
-        assert f"]({file.relative_to(REPOSITORY)})" in text, file.name
+    reached, ahead = {README}, [README]
+    while ahead:
+        new = {file for file, _ in links(ahead.pop())} - reached
+        reached |= new
+        ahead += [file for file in new if file.suffix == ".md"]
+    for file in (*sorted((REPOSITORY / "configs").glob("*.yaml")), *DOCUMENTS):
+        assert file in reached, file.relative_to(REPOSITORY)
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text().splitlines()) <= 150
+
+
+def test_the_site_has_every_document():
+    site = (REPOSITORY / "docs" / "mkdocs.yml").read_text()
+    pages = re.findall(r": ([\w/]+\.md)$", site, re.MULTILINE)
+    assert sorted(pages) == sorted(str(document.relative_to(REPOSITORY)) for document in DOCUMENTS)
 
 
 def test_make_targets_that_are_named_exist(text):
@@ -98,19 +123,48 @@ def test_make_targets_that_are_named_exist(text):
 
 
 def test_launch_commands_are_understood(text):
-    checked = 0
-    for words in commands(text):
-        arguments = launch_arguments(words)
-        if arguments is None or not arguments:
-            continue
+    given = launch_commands(text)
+    assert given, "the README shows no launch command"
+    for arguments in given:
         parsed = parse(arguments)
-        checked += 1
         if parsed.command == "submit":
             load_profile(REPOSITORY / parsed.profile)
         if parsed.command in ("plan", "run", "submit") and (REPOSITORY / parsed.config).is_file():
             overrides = [override for override in parsed.overrides if "..." not in override]
             load_config(REPOSITORY / parsed.config, overrides)
-    assert checked, "the README shows no launch command"
+
+
+def test_commands_that_touch_nothing_answer(text, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("configs", "slurm"):
+        (tmp_path / folder).symlink_to(REPOSITORY / folder)
+    asked = [
+        arguments
+        for arguments in launch_commands(text)
+        if (arguments[0] in ("keys", "networks", "plan") or "--dry-run" in arguments)
+        and "--simulate" not in arguments
+        and not re.search(r"\.\.\.|\.safetensors|\.tar\.gz", shlex.join(arguments))  # names a file that must be there
+    ]
+    assert {arguments[0] for arguments in asked} == {"keys", "networks", "plan", "submit"}
+    for arguments in asked:
+        assert main(arguments) == 0, f"{shlex.join(arguments)}: {capsys.readouterr().err}"
+    assert {path.name for path in tmp_path.iterdir()} == {"configs", "slurm"}
+
+
+def test_benchmark_commands_are_understood(text, monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # set by `main`
+    monkeypatch.setattr("pipeline.bench.__main__.answered", lambda work: 0)
+    given = [words[3:] for words in commands(text) if words[1:3] == ["-m", "pipeline.bench"]]
+    assert given, "docs/benchmarks.md shows no command"
+    for arguments in given:
+        assert measure(arguments) == 0, shlex.join(arguments)
+
+
+def test_modules_that_are_run_exist(text):
+    named = {words[2] for words in commands(text) if words[1:2] == ["-m"]}
+    assert {"launch", "stages"} <= named
+    for name in named:
+        assert importlib.util.find_spec(name), name
 
 
 def test_stage_commands_name_stages(text):
@@ -120,8 +174,9 @@ def test_stage_commands_name_stages(text):
             assert words[3] in names, shlex.join(words)
 
 
-def test_every_stage_has_a_row_in_the_readme():
-    rows = re.findall(r"^\| `(\w+)` \|", README.read_text().partition("## Stages")[2].partition("## ")[0], re.MULTILINE)
+def test_every_stage_has_a_row_in_the_table_of_stages():
+    page = (REPOSITORY / "docs" / "runs.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|", page.partition("## Stages")[2].partition("## ")[0], re.MULTILINE)
     assert rows == [stage.name for stage in STAGES]
 
 

@@ -60,14 +60,14 @@ def senet154(tmp_path_factory: pytest.TempPathFactory) -> Senet154:
 @pytest.fixture(scope="module")
 def demo(senet154: Senet154) -> subprocess.CompletedProcess[str]:
     """The demo's end, after one epoch; what it made is in the folder `demo`."""
-    return senet154("run", "configs/demo.yaml", *SHORT, "--run", "demo")
+    return senet154("run", "demo", *SHORT, "--run", "demo")
 
 
 def test_the_pipeline_runs_from_a_wheel_and_imports_nothing_from_the_working_directory(
     demo: subprocess.CompletedProcess[str],
 ) -> None:
     assert (demo.returncode, demo.stderr) == (0, "")
-    assert "report: " in demo.stdout
+    assert "report, to open in a browser: " in demo.stdout
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_the_pipeline_runs_from_a_wheel_and_imports_nothing_from_the_working_dir
         (["--version"], "senet154 "),
         (["keys", "global_batch"], "train.global_batch"),
         (["plan", "configs/senet154_ilsvrc2017.yaml", "--profile", "slurm/profiles/8x8_gpu.yaml"], "64 processes"),
-        (["submit", "configs/demo.yaml", "--profile", "slurm/profiles/cpu_test.yaml", "--dry-run"], "srun "),
+        (["submit", "configs/demo.yaml", "--profile", "slurm/profiles/cpu_test.yaml", "--dry-run=scripts"], "srun "),
         (["status", "demo"], "center32"),
         (["fuse", "demo", "--out", "fused"], "top-1 error"),
         (["predict", "demo", "demo/prepare-val-*/images/*/*"], "%"),

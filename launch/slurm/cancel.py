@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from launch.command import command_line
 from launch.console import say
 from launch.slurm import scheduler
 from launch.slurm.jobs import read_jobs, write_jobs
 from pipeline.config.reader import RUN_CONFIG, read_run_config
 from pipeline.ground.errors import EXIT_DONE
+from pipeline.ground.interpreter import command_line
 from pipeline.store.lock import exclusive
 
 

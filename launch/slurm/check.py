@@ -9,7 +9,7 @@ from pathlib import Path
 from launch.console import say, show, table
 from launch.slurm import scheduler
 from launch.slurm.jobs import log_path, write_script
-from launch.slurm.profile import TRAINING, load_profile
+from launch.slurm.profile import TRAINING, load_profile, naming_line
 from launch.slurm.script import JobScript, render
 from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, UserError
 from pipeline.store.journal import read_journal
@@ -40,7 +40,8 @@ def check_profile_on_cluster(path: Path, directory: Path) -> int:
         warning_seconds=0,
         requeue_on_failure=0,
     )
-    job = scheduler.submit(write_script(directory, _CHECK, render(script, _CHECK)), [])
+    with naming_line(path, TRAINING):
+        job = scheduler.submit(write_script(directory, _CHECK, render(script, _CHECK)), [])
     say(f"job {job}: {shape.describe()}, {_MINUTES} minutes at most once it runs; Ctrl-C cancels it")
     try:
         state = _wait_for_end(job)

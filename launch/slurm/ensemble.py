@@ -12,9 +12,10 @@ from launch.console import say, show, table
 from launch.run_directory import default_run
 from launch.slurm import scheduler
 from launch.slurm.jobs import JobRecord, write_jobs, write_script
+from launch.slurm.profile import naming_line
 from launch.slurm.script import JobScript, render
 from launch.slurm.submission import Submission, SubmitRequest, prepare
-from launch.slurm.submit import describe_size, print_advice, print_scripts, submit
+from launch.slurm.submit import describe_size, print_advice, print_dry_run, submit
 from pipeline.config.reader import load_config
 from pipeline.ground.errors import EXIT_DONE, UserError
 from pipeline.store.lock import exclusive
@@ -74,7 +75,9 @@ def _submit_arrays(folder: Path, members: Sequence[Submission]) -> int:
     first = members[0]
     scripts = {name: render(array_script(folder, members, name)) for name in first.missing}
     if first.request.dry_run:
-        print_scripts(first, scripts, "aftercorr")
+        names = ", ".join(member.run.name for member in members)
+        say(f"{len(members)} members, each a task of every job array: {names}")
+        print_dry_run(first, scripts, "aftercorr")
         return EXIT_DONE
     if not scripts:
         say(f"nothing to submit: all {len(members)} members are done")
@@ -95,8 +98,9 @@ def _submit_arrays(folder: Path, members: Sequence[Submission]) -> int:
 
 def _queue(folder: Path, members: Sequence[Submission], scripts: dict[str, str]) -> None:
     paths = {name: write_script(folder, name, text) for name, text in scripts.items()}
-    for path in paths.values():
-        scheduler.check(path)
+    for name, path in paths.items():
+        with naming_line(members[0].request.profile, name):
+            scheduler.check(path)
     jobs = [list(member.jobs) for member in members]
     ids: dict[str, str] = {}
     rows = table("stage", "job array", "tasks", "nodes a task", "GPUs a task", "time limit", "waits for, task by task")

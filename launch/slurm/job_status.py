@@ -9,7 +9,7 @@ from pathlib import Path
 from launch.slurm import scheduler
 from launch.slurm.job_attempts import JobAttempt, read_job_attempts
 from launch.slurm.jobs import JobRecord, latest_job, read_jobs
-from launch.slurm.scheduler import QueuedJob
+from launch.slurm.scheduler import QueuedJob, spell_time
 from launch.state import Condition, StageState
 from pipeline.ground.errors import UserError
 from pipeline.running.stage import PlacedStage
@@ -79,7 +79,8 @@ def with_job(
     else:
         condition = "running"
         word = "" if queued.state == "RUNNING" else f" is {queued.state.lower()}"
-        detail = f"job {record.job}{word} on {queued.nodes or 'no node yet'}, {queued.elapsed} of {queued.limit}"
+        ran = f"{spell_time(queued.elapsed)} of {spell_time(queued.limit)}"
+        detail = f"job {record.job}{word} on {queued.nodes or 'no node yet'}, {ran}"
     return StageState(condition, "\n".join([detail, *_comebacks(own, queued)]))
 
 

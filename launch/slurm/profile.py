@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
 
 from pydantic import Field, create_model, model_validator
 
+from launch.slurm.scheduler import JobRefused
 from pipeline.config.document import read_document
 from pipeline.config.problems import validated
 from pipeline.config.section import Names, Natural, PositiveInt, Section
+from pipeline.ground.errors import UserError
 from pipeline.running.stage import Stage
 from stages import STAGES
 
@@ -154,3 +158,21 @@ def load_profile(path: Path) -> Profile:
     """
     document = read_document(path, "profile", "--profile: ")
     return validated(Profile, document.root, document.problems)
+
+
+@contextlib.contextmanager
+def naming_line(path: Path, stage: str) -> Iterator[None]:
+    """Put the line of the profile in `path` before SLURM's refusal of a stage's job: that of the field that its words
+    name, or else that of the stage."""
+    try:
+        yield
+    except JobRefused as error:
+        root = read_document(path, "profile").root
+        own = root.value["stages"].value.get(stage, root.value["stages"])
+        key, entry, given = f"stages.{stage}", own, ""
+        for name in ("partition", "account", "qos", "constraint"):
+            fields = own.value if isinstance(own.value, dict) and name in own.value else root.value
+            if name in str(error).lower():
+                key, entry = name, fields.get(name, root)
+                given = f" (given {entry.text})" if name in fields else " (not given)"
+        raise UserError(f"{entry.place}: {key}: SLURM refuses the job of {stage}{given}: {error}") from error

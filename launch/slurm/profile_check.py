@@ -9,7 +9,7 @@ from launch.job_graph import Stages
 from launch.slurm.profile import Profile, Shape
 from pipeline.config.schema import Config
 from pipeline.ground.errors import UserError
-from pipeline.tracking.wording import clock_time
+from pipeline.tracking.wording import duration
 from pipeline.training.batching import describe_batch, split_batch, warn_of_few_images
 
 
@@ -73,7 +73,7 @@ def _too_short(config: Config, profile: Profile, shape: Shape, key: str, placed:
         return []
     return [
         f"{key}: {shape.minutes} min less {profile.warning_seconds} s of warning are shorter than the "
-        f"{clock_time(seconds)} from one checkpoint to the next ({steps:,} steps of {config.train.global_batch} images "
-        f"at {shape.tasks} x {rate.images_per_second:,.4g} images/s, {rate.source}); give more minutes, or set "
+        f"{duration(seconds)} from one checkpoint to the next ({steps:,} steps of {config.train.global_batch} images "
+        f"at {rate.describe(shape.tasks)}); give more minutes, or set "
         f"checkpoint.every_steps to at most {max(1, int(steps * available / seconds))}"
     ]

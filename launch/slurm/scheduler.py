@@ -11,6 +11,7 @@ from typing import Literal
 
 from pipeline.ground.errors import UserError
 from pipeline.ground.interpreter import LAUNCHER
+from pipeline.tracking.wording import duration
 
 Condition = Literal["afterok", "aftercorr"]
 """aftercorr: each task of a job array waits for the task of the same number."""
@@ -40,6 +41,10 @@ _OF_A_TASK = {
     "WORLD_SIZE",
     LAUNCHER,
 }
+
+
+class JobRefused(UserError):
+    """sbatch has refused a job, in its own words."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +149,17 @@ def parse_sacct(printed: str) -> dict[str, QueuedJob]:
     return jobs
 
 
+def spell_time(text: str) -> str:
+    """Format a time as SLURM prints it, `1-02:03:04`, like every other duration; `UNLIMITED` stays."""
+    days, _, rest = text.rpartition("-")
+    fields = rest.split(":")
+    if not all(field.isdecimal() for field in [days or "0", *fields]):
+        return text
+    # With days, the first field is hours; without, the last is seconds.
+    units = (3600, 60, 1) if days else (3600, 60, 1)[-len(fields) :]
+    return duration(86400 * int(days or 0) + sum(int(n) * unit for n, unit in zip(fields, units, strict=False)))
+
+
 def _accounted(jobs: list[str]) -> Mapping[str, QueuedJob]:
     """Look jobs up in the accounting; none are found if the cluster has no accounting."""
     fields = "--format=JobID,State,NodeList,Elapsed,ExitCode"
@@ -181,5 +197,7 @@ def _run(*command: str, environment: Mapping[str, str] | None = None) -> str:
         raise UserError(f"{command[0]}: no answer within {_SECONDS} s; is SLURM's controller up?") from error
     if done.returncode != 0:
         words = done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}"
-        raise UserError(f"{command[0]}: {words}")
+        raise (JobRefused if command[0] == "sbatch" else UserError)(
+            f"{command[0]}: {words.removeprefix(f'{command[0]}: ')}"
+        )
     return done.stdout

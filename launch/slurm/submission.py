@@ -7,8 +7,8 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
-from launch.command import command_line
 from launch.inputs import advise_on_sizes, check_initial_checkpoint
 from launch.job_graph import Stages, choose_stages
 from launch.recipe import read_recipe
@@ -21,6 +21,7 @@ from launch.slurm.scheduler import QueuedJob
 from launch.slurm.script import JobScript
 from pipeline.config.schema import Config
 from pipeline.ground.errors import UserError
+from pipeline.ground.interpreter import command_line
 from pipeline.running.named_weights import new_choices
 from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.store.lock import DirectoryBusy, busy_message, lock_holder
@@ -38,7 +39,7 @@ class SubmitRequest:
     only: str | None = None
     first: str | None = None
     accept_changes: bool = False
-    dry_run: bool = False
+    dry_run: Literal["table", "scripts"] | None = None
 
     @classmethod
     def of(cls, arguments: argparse.Namespace) -> SubmitRequest:

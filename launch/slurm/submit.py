@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from launch.command import command_line
 from launch.console import say, show, table
 from launch.job_graph import Stages
+from launch.plan import warn_of_refusal
 from launch.slurm import scheduler
 from launch.slurm.jobs import JobRecord, latest_job, write_jobs, write_script
-from launch.slurm.profile import Shape
+from launch.slurm.profile import Shape, naming_line
 from launch.slurm.script import render
 from launch.slurm.submission import Submission
 from pipeline.ground.errors import EXIT_DONE
+from pipeline.ground.interpreter import command_line
 from pipeline.store.lock import exclusive
-from pipeline.tracking.wording import clock_time
+from pipeline.tracking.wording import duration
 
 
 def submit(submission: Submission) -> int:
     """Queue the missing jobs of one run, or print them. Returns the exit code of the contract."""
     scripts = {name: render(submission.script(name)) for name in submission.missing}
     if submission.request.dry_run:
-        print_scripts(submission, scripts, "afterok")
+        print_dry_run(submission, scripts, "afterok")
         return EXIT_DONE
     jobs = list(submission.jobs)
     if scripts:
@@ -45,9 +47,10 @@ def _queue(submission: Submission, scripts: Mapping[str, str]) -> list[JobRecord
     """Submit every script after the jobs it waits for; each is recorded before the next one is submitted."""
     run, missing, jobs = submission.run, submission.missing, list(submission.jobs)
     paths = {name: write_script(run, f"{name}-{missing[name].key}", text) for name, text in scripts.items()}
-    for path in paths.values():
+    for name, path in paths.items():
         # All of them before any of them: half a job graph helps nobody.
-        scheduler.check(path)
+        with naming_line(submission.request.profile, name):
+            scheduler.check(path)
     ids = {name: job.job for name, job in submission.alive.items()}
     for name, path in paths.items():
         after = tuple(ids[before] for before in missing[name].inputs if before in ids)
@@ -59,13 +62,29 @@ def _queue(submission: Submission, scripts: Mapping[str, str]) -> list[JobRecord
     return jobs
 
 
-def print_scripts(submission: Submission, scripts: Mapping[str, str], condition: scheduler.Condition) -> None:
-    """Print the input of sbatch."""
-    for name, text in scripts.items():
-        after = [f"<job of {before}>" for before in submission.placed[name].inputs if before in scripts]
-        say(f"# {'=' * 8} {name}: sbatch {' '.join(scheduler.submit_options(after, condition))}\n{text}")
+def print_dry_run(submission: Submission, scripts: Mapping[str, str], condition: scheduler.Condition) -> None:
+    """Print the jobs, the batches, and what is missing here for them; or the input of sbatch, if that is asked for."""
     if not scripts:
         say("nothing to submit: every stage is done")
+        return
+    if submission.request.dry_run == "scripts":
+        for name, text in scripts.items():
+            after = [f"<job of {before}>" for before in submission.placed[name].inputs if before in scripts]
+            say(f"# {'=' * 8} {name}: sbatch {' '.join(scheduler.submit_options(after, condition))}\n{text}")
+        return
+    rows = table("stage", "state", "partition", "nodes", "GPUs", "time limit", "waits for")
+    for name, stage in submission.chosen.items():
+        shape, waits_for = submission.profile.shapes()[name], [each for each in stage.inputs if each in scripts]
+        cells = ("to submit", shape.partition or "", *describe_size(shape), ", ".join(waits_for))
+        rows.add_row(name, *(cells if name in scripts else ("done",)))
+    show(rows)
+    say("")
+    for note in submission.notes:
+        say(note)
+    warn_of_refusal(submission.config, submission.chosen)
+    if shutil.which("sbatch") is None:
+        say("\nwarning: sbatch is no command of this machine; submit on the cluster's login node")
+    say("\nthe scripts: the same command with --dry-run=scripts")
 
 
 def _print_jobs(submission: Submission, jobs: list[JobRecord]) -> None:
@@ -85,14 +104,22 @@ def _print_jobs(submission: Submission, jobs: list[JobRecord]) -> None:
             shape = submission.profile.shapes()[name]
             rows.add_row(name, record.job, "submitted", *describe_size(shape), waits_for)
         else:
-            rows.add_row(name, record.job, f"already {queued.state.lower()}", "", "", queued.limit, waits_for)
+            rows.add_row(
+                name,
+                record.job,
+                f"already {queued.state.lower()}",
+                "",
+                "",
+                scheduler.spell_time(queued.limit),
+                waits_for,
+            )
     show(rows)
     say("")
 
 
 def describe_size(shape: Shape) -> tuple[str, str, str]:
     """Return nodes, GPUs and time limit of a job, for a table."""
-    return str(shape.nodes), str(shape.nodes * shape.gpus_per_node), clock_time(60 * shape.minutes)
+    return str(shape.nodes), str(shape.nodes * shape.gpus_per_node), duration(60 * shape.minutes)
 
 
 def print_advice(run: Path, placed: Stages) -> None:

@@ -32,12 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    if arguments.benchmark == "survey":
-        from pipeline.bench.survey.run import survey_gpu
+    if arguments.benchmark == "gpu":
+        from pipeline.bench.gpu.run import measure_gpu
 
-        survey_gpu(arguments.out or Path("survey.json"), arguments.minutes)
-    else:
-        _compare(arguments)
+        return measure_gpu(arguments.out, arguments.minutes, arguments.images)
+    _compare(arguments)
     return EXIT_DONE
 
 
@@ -113,12 +112,19 @@ def _startup(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Compar
     return {}, [compare(rounds=rounds, progress=_show_progress) for compare in (compare_answers, compare_first_steps)]
 
 
+def _growth(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Comparison]]:
+    from pipeline.bench.growth import compare_growth
+
+    return compare_growth(arguments.images, arguments.lines, rounds=arguments.rounds, progress=_show_progress)
+
+
 _BENCHMARKS: dict[str, Callable[[argparse.Namespace], tuple[dict[str, Any], list[Comparison]]]] = {
     "step": _step,
     "loader": _loader,
     "evaluate": _evaluate,
     "checkpoint": _checkpoint,
     "startup": _startup,
+    "growth": _growth,
 }
 
 
@@ -126,9 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.bench", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = parser.add_subparsers(
-        dest="benchmark", required=True, metavar="{" + ",".join([*_BENCHMARKS, "survey"]) + "}"
-    )
+    names = parser.add_subparsers(dest="benchmark", required=True, metavar="{" + ",".join([*_BENCHMARKS, "gpu"]) + "}")
     step = names.add_parser("step", help="training steps, against timm's network in every way to run it")
     step.add_argument(
         "--batch", type=_positive, default=128, metavar="N", help="images per step on a GPU (default: 128)"
@@ -171,16 +175,24 @@ def _parser() -> argparse.ArgumentParser:
         "--directory", type=Path, metavar="DIR", help="where to write (default: the folder for temporary files)"
     )
     startup = names.add_parser("startup", help="from a command to the first step; imports")
-    for parser_of_rounds in (step, loader, evaluate, checkpoint, startup):
+    growth = names.add_parser("growth", help="what grows with the images, or with a run's record: CPU time and memory")
+    growth.add_argument(
+        "--images", type=_positive, nargs="+", default=[128_000, 1_281_167], metavar="N", help="sizes of the index"
+    )
+    growth.add_argument(
+        "--lines", type=_positive, nargs="+", default=[50_000, 500_000], metavar="N", help="lengths of the record"
+    )
+    for parser_of_rounds in (step, loader, evaluate, checkpoint, startup, growth):
         parser_of_rounds.add_argument(
             "--rounds", type=_positive, default=_DEFAULT_ROUNDS, metavar="N", help=f"default: {_DEFAULT_ROUNDS}"
         )
-    survey = names.add_parser("survey", help="what there is to know about this GPU; everything goes to a file")
-    survey.add_argument(
-        "--minutes", type=_positive, default=8, metavar="N", help="begin nothing that would last longer (default: 8)"
+        parser_of_rounds.add_argument("--out", type=Path, metavar="FILE", help="write every round to this JSON file")
+    gpu = names.add_parser("gpu", help="what there is to know about this GPU, in some minutes; code 1 if a row fails")
+    gpu.add_argument("--minutes", type=_positive, default=7, metavar="N", help="limit of it all (default: 7)")
+    gpu.add_argument(
+        "--out", type=Path, default=Path("gpu"), metavar="DIR", help="folder for gpu.json and gpu.md (default: gpu)"
     )
-    for every in (step, loader, evaluate, checkpoint, startup, survey):
-        every.add_argument("--out", type=Path, metavar="FILE", help="write every round to this JSON file")
+    gpu.add_argument("--images", type=Path, metavar="PATH", help="folder or tar of JPEG files (default: made ones)")
     return parser
 
 

@@ -18,8 +18,8 @@ import torch
 
 from pipeline.bench.advice import Finding, Identity
 from pipeline.bench.cell import Cell, all_cells
+from pipeline.bench.clock import figures_or_error, time_work
 from pipeline.bench.step import our_step
-from pipeline.bench.survey.clock import figures_or_error, time_work
 from pipeline.bench.training_step import Task, forget_compiled
 from pipeline.config.schema import Config
 from pipeline.ground.stop import stop_with_parent

@@ -1,11 +1,13 @@
-"""`python -m pipeline.bench checkpoint`: the time that training stops for a checkpoint."""
+"""`python -m pipeline.bench checkpoint`: the time that training stops for a checkpoint, and all that it costs."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from pipeline.ground.errors import UserError
 from pipeline.ground.ranks import Ranks
 from pipeline.models import create_model
 from pipeline.models.batch_norm import frozen_digest
+from pipeline.networks.registry import NETWORKS
 from pipeline.store.file import replacing
 from pipeline.training.background_writer import BackgroundWriter
 from pipeline.training.checkpoint import CheckpointStore
@@ -28,6 +31,8 @@ from pipeline.training.nan_guard import NanGuard
 from pipeline.training.state import TrainingState
 
 _ON_DISK, _CPU = "s until on disk", "CPU s"
+_ADDED, _ALONE = "s added", "s without"
+_STEPS = 20
 _STALL = Quantity("stall ms", lambda done: 1e3 * done.wall_seconds, digits=1)
 
 
@@ -36,7 +41,8 @@ def compare_saving(
 ) -> tuple[dict[str, Any], list[Comparison]]:
     """Save weights and momentum of `model`, in a folder made in `directory` and removed afterwards.
 
-    The stall is the time until training may change its tensors again, including the trainer's check before saving.
+    The stall is the time until training may change its tensors again, including the trainer's check before saving. What
+    a checkpoint costs in all is the time that it adds to twenty steps, as it is written beside them.
     Raises UserError if `directory` does not exist.
     """
     if directory is not None and not directory.is_dir():
@@ -46,6 +52,7 @@ def compare_saving(
     momentum = {name: torch.randn_like(parameter) for name, parameter in engine.model.named_parameters()}
     engine.load_state_dict(OptimizerState(momentum, {}))
     size = sum(tensor.nbytes for tensor in [*engine.model.state_dict().values(), *momentum.values()])
+    training = _Training(engine, model, collective.device)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=directory) as name:
         folder = Path(name)
         with contextlib.closing(
@@ -57,11 +64,44 @@ def compare_saving(
                 Contestant("ours", "ours", ours.run, ours.settle),
                 Contestant("torch.save, flushed and renamed", "peer", plain.run),
             ]
-            taken = measure(contestants, rounds, progress=progress)
+            alone = measure(contestants, rounds, progress=progress)
+            while_training = [
+                dataclasses.replace(contestant, run=partial(training.run, contestant.run)) for contestant in contestants
+            ]
+            beside = measure(while_training, rounds, progress=progress)
     title = f"saving {model}: {size / 1e6:,.0f} MB of weights and momentum, {collective.device}"
     return {"directory": str(directory or tempfile.gettempdir())}, [
-        Comparison(title, (_STALL, figure(_ON_DISK), figure(_CPU)), tuple(taken))
+        Comparison(title, (_STALL, figure(_ON_DISK), figure(_CPU)), tuple(alone)),
+        Comparison(f"{training}, with one checkpoint in them", (figure(_ADDED), figure(_ALONE)), tuple(beside)),
     ]
+
+
+class _Training:
+    """Steps of the engine, at a rate of 0 so that the weights stay finite."""
+
+    def __init__(self, engine: Engine, model: str, device: torch.device) -> None:
+        self._engine = engine
+        batch, size = (32, NETWORKS[model].image_size_px) if device.type == "cuda" else (2, 64)
+        self._images = torch.randn(batch, 3, size, size, device=device)
+        self._text = f"{_STEPS} steps of {batch} images of {size} px"
+
+    def __str__(self) -> str:
+        return self._text
+
+    def run(self, save: Callable[[], Work]) -> Work:
+        """Take the steps without a checkpoint and with one after the first of them, and compare."""
+        alone = self._seconds(lambda: None)
+        return Work(_STEPS, {_ALONE: alone, _ADDED: self._seconds(save) - alone})
+
+    def _seconds(self, save: Callable[[], object]) -> float:
+        started = time.perf_counter()
+        for step in range(_STEPS):
+            self._engine.backward(self._engine.forward(self._images).logsumexp(1).mean())
+            self._engine.step(0.0)
+            if step == 0:
+                save()
+        _finish_copies()
+        return time.perf_counter() - started
 
 
 class _Ours:

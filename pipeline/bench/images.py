@@ -36,19 +36,31 @@ def benchmark_images(
     `source` is a folder or a tar file, which is unpacked to a temporary folder; None stands for the digits. Files lie
     anywhere below it. Raises UserError if they do not make a batch.
     """
-    with contextlib.ExitStack() as stack:
+    with image_folder(source, lambda folder: write_digits(folder, "train"), progress) as folder:
+        yield index_folder(folder, limit, batch, progress)
+
+
+@contextlib.contextmanager
+def image_folder(
+    source: Path | None, make: Callable[[Path], object], progress: Progress = lambda text: None
+) -> Iterator[Path]:
+    """Yield a folder of images: `source`, or a temporary one.
+
+    That holds what is in the tar file `source` or, without `source`, what `make` has written. Raises UserError if the
+    tar file cannot be read.
+    """
+    if source is not None and source.is_dir():
+        yield source
+        return
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
         if source is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-            progress("writing the digits")
-            write_digits(folder, "train")
-            yield index_folder(folder, limit, batch, progress)
-        elif source.is_dir():
-            yield index_folder(source, limit, batch, progress)
+            progress("making images")
+            make(folder)
         else:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
             progress(f"unpacking {source}")
             _unpack(source, folder)
-            yield index_folder(folder, limit, batch, progress)
+        yield folder
 
 
 def index_folder(folder: Path, limit: int, batch: int, progress: Progress) -> ImageIndex:

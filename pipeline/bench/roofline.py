@@ -8,12 +8,11 @@ and ReLU of a block's end are fused into the next convolution. No program here o
 from __future__ import annotations
 
 import dataclasses
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 
+from pipeline.bench.clock import time_work
 from pipeline.networks.layers import Layer, Layers
 
 _OPTIMIZER_BYTES = 24
@@ -58,25 +57,14 @@ def layer_traffic(layer: Layer, table: Mapping[str, Layer]) -> tuple[int, int]:
     return outer + (0 if is_fused else inner), 2 * outer + 2 * inner
 
 
-def measure_peaks(device: torch.device) -> Peaks:
-    """Measure a large bfloat16 matrix product and a large copy: practical rates, below those of the data sheet."""
-    size, elements = 8192, 1 << 29
+def measure_peaks(device: torch.device, size: int = 8192, num_bytes: int = 1 << 29) -> Peaks:
+    """Measure a bfloat16 product of matrices of side `size`, and a copy of `num_bytes`.
+
+    Large ones show practical rates, below those of the data sheet.
+    """
     left = torch.randn(size, size, device=device, dtype=torch.bfloat16)
     right = torch.randn(size, size, device=device, dtype=torch.bfloat16)
-    flops = 2 * size**3 / _seconds(lambda: torch.mm(left, right))
-    source = torch.empty(elements, device=device, dtype=torch.uint8)
+    flops = 2 * size**3 / time_work(lambda: torch.mm(left, right), device).median
+    source = torch.empty(num_bytes, device=device, dtype=torch.uint8)
     target = torch.empty_like(source)
-    return Peaks(flops, 2 * elements / _seconds(lambda: target.copy_(source)))
-
-
-def _seconds(work: Callable[[], object], repeats: int = 20) -> float:
-    """Return the median over groups of calls that are queued together."""
-    taken = []
-    for _ in range(6):
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        for _ in range(repeats):
-            work()
-        torch.cuda.synchronize()
-        taken.append((time.perf_counter() - started) / repeats)
-    return statistics.median(taken[1:])
+    return Peaks(flops, 2 * num_bytes / time_work(lambda: target.copy_(source), device).median)

@@ -15,23 +15,21 @@ def bench_config(
     image_size_px: int = 224,
     threads: int = 2,
     backend: str = "dali",
-    execution: dict[str, Any] | None = None,
+    **sections: Any,
 ) -> Config:
-    """Return a complete config in which one step is one batch; everything else has its default."""
-    return Config.model_validate(
-        {
-            "name": "bench",
-            "data": {"dataset": "folder", "root": "."},
-            "model": {"name": model, "num_classes": num_classes},
-            "optim": {"lr": 0.05},
-            "schedule": {"kind": "cosine"},
-            "train": {
-                "epochs": 1,
-                "global_batch": batch,
-                "max_micro_batch": batch,
-                "image_size_px": image_size_px,
-            },
-            "execution": execution or {},
-            "loader": {"backend": backend, "threads": threads},
-        }
-    )
+    """Return a complete config in which one step is one batch; everything else has its default.
+
+    `sections` are further sections, or further keys of those that are here.
+    """
+    own: dict[str, Any] = {
+        "name": "bench",
+        "data": {"dataset": "folder", "root": "."},
+        "model": {"name": model, "num_classes": num_classes},
+        "optim": {"lr": 0.05},
+        "schedule": {"kind": "cosine"},
+        "train": {"epochs": 1, "global_batch": batch, "max_micro_batch": batch, "image_size_px": image_size_px},
+        "loader": {"backend": backend, "threads": threads},
+    }
+    for name, value in sections.items():
+        own[name] = {**own[name], **value} if name in own else value
+    return Config.model_validate(own)

@@ -23,7 +23,6 @@ from pipeline.bench.roofline import Peaks, measure_peaks, training_floor_seconds
 from pipeline.bench.rounds import Comparison, Quantity, figure, per_unit
 from pipeline.bench.setting import bench_config
 from pipeline.bench.training_step import LEARNING_RATE, Step, Task, compile_whole, compile_with_graphs, plain_step
-from pipeline.config.engines import NativeConfig
 from pipeline.engines import create_engine
 from pipeline.ground.distributed import Collective
 from pipeline.ground.errors import UserError
@@ -32,8 +31,7 @@ from pipeline.models import create_model
 from pipeline.networks.layers import layer_table
 from pipeline.networks.registry import NETWORKS
 
-_EAGER_NCHW = Cell("float32", channels_last=False, compile=False)
-_CPU_CELLS = (Cell("float32", channels_last=True, compile=False), _EAGER_NCHW)
+_CPU_CELLS = tuple(Cell("float32", channels_last, compile=False) for channels_last in (True, False))
 _CPU_BATCHES = {"senet_nano": 64, "senet154": 2}
 _STEPS_PER_ROUND = {"senet_nano": 10, "senet154": 1}
 """On a CPU; on a GPU it is ten for either."""
@@ -47,7 +45,7 @@ Progress = Callable[[str], None]
 def compare_steps(
     models: Sequence[str], batch: int, *, rounds: int, progress: Progress
 ) -> tuple[dict[str, Any], list[Comparison]]:
-    """Return settings, and a comparison for each of the networks; `batch` is that on a GPU, a CPU has a small one.
+    """Return settings, and the comparisons of each network; `batch` is that on a GPU, a CPU has a small one.
 
     Without `models` it is SENet-154 on a GPU, and both networks on a CPU. Raises UserError if a network does not exist.
     """
@@ -55,7 +53,8 @@ def compare_steps(
         raise UserError(f"--models: there is no step of '{unknown[0]}' here (there are: {', '.join(_CPU_BATCHES)})")
     if not torch.cuda.is_available():
         tasks = [_task(model, _CPU_BATCHES[model], torch.device("cpu")) for model in models or _CPU_BATCHES]
-        return {"torch threads": torch.get_num_threads()}, [_compare_on_cpu(task, rounds, progress) for task in tasks]
+        comparisons = [comparison for task in tasks for comparison in _compare_on_cpu(task, rounds, progress)]
+        return {"torch threads": torch.get_num_threads()}, comparisons
     torch.backends.cudnn.benchmark = True
     device = torch.device("cuda", torch.cuda.current_device())
     peaks = measure_peaks(device)
@@ -71,13 +70,22 @@ def _task(model: str, batch: int, device: torch.device) -> Task:
     return Task(model, 1000 if model == "senet154" else 10, NETWORKS[model].image_size_px, batch, device)
 
 
-def _compare_on_cpu(task: Task, rounds: int, progress: Progress) -> Comparison:
-    contestants = [_contestant(task, "ours", "ours", cell, our_step(task, cell)) for cell in _CPU_CELLS]
-    # The small network is our own: its peer is the loop of a plain script.
-    cells = _CPU_CELLS if task.model == "senet154" else (_EAGER_NCHW,)
+def _compare_on_cpu(task: Task, rounds: int, progress: Progress) -> list[Comparison]:
+    """Compare in each layout, since the faster one is nobody's merit; all contestants alternate."""
     name, build = _peer_network(task)
-    contestants += [_contestant(task, name, "peer", cell, plain_step(task, build(), cell)) for cell in cells]
-    return Comparison(_title(task), per_unit("image"), tuple(measure(contestants, rounds, progress=progress)))
+    contestants = [
+        contestant
+        for cell in _CPU_CELLS
+        for contestant in (
+            _contestant(task, "ours", "ours", cell, our_step(task, cell)),
+            _contestant(task, name, "peer", cell, plain_step(task, build(), cell)),
+        )
+    ]
+    taken = measure(contestants, rounds, progress=progress)
+    return [
+        Comparison(f"{_title(task)}, {cell}", per_unit("image"), (ours, peer))
+        for cell, ours, peer in zip(_CPU_CELLS, taken[::2], taken[1::2], strict=True)
+    ]
 
 
 def _compare_on_gpu(task: Task, peaks: Peaks, rounds: int, progress: Progress) -> Comparison:
@@ -125,26 +133,29 @@ def _peer_network(task: Task) -> tuple[str, Callable[[], nn.Module]]:
     return "timm", lambda: timm.create_model("legacy_senet154", num_classes=task.num_classes)
 
 
-def our_step(task: Task, cell: Cell) -> Step:
-    """Return a step of our network by the engine of the stages. Raises UserError if CUDA graphs compute something
-    else."""
+def our_step(task: Task, cell: Cell, **engine: Any) -> Step:
+    """Return a step of our network by an engine of the stages, the native one unless `engine` says otherwise.
+
+    `engine` are sections of a recipe. Raises UserError if CUDA graphs compute something else.
+    """
     config = bench_config(
         model=task.model,
         num_classes=task.num_classes,
         batch=task.batch,
         image_size_px=task.image_size_px,
         execution=cell.execution,
-    ).model_copy(update={"native": NativeConfig(cuda_graphs=cell.cuda_graphs)})
+        **(engine or {"native": {"cuda_graphs": cell.cuda_graphs}}),
+    )
     model = create_model(task.model, task.num_classes)
-    engine = create_engine(model, config, Collective(Ranks(), timeout_seconds=60))
-    engine.warm_up((task.batch, 3, task.image_size_px, task.image_size_px))
+    trained = create_engine(model, config, Collective(Ranks(), timeout_seconds=60))
+    trained.warm_up((task.batch, 3, task.image_size_px, task.image_size_px))
     images, labels = task.images_and_labels(cell)
     criterion = nn.CrossEntropyLoss()
 
     def step() -> torch.Tensor:
-        loss: torch.Tensor = criterion(engine.forward(images), labels)
-        engine.backward(loss)
-        engine.step(LEARNING_RATE)
+        loss: torch.Tensor = criterion(trained.forward(images), labels)
+        trained.backward(loss)
+        trained.step(LEARNING_RATE)
         return loss.detach()
 
     return step

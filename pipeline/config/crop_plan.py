@@ -87,6 +87,12 @@ class CropPlan(Section):
     crops: Annotated[tuple[CropGroup, ...], BeforeValidator(as_tuple), Field(min_length=1)]
     """Groups of crops, all of which are averaged."""
 
+    @property
+    def is_one_crop(self) -> bool:
+        """Whether it is one crop of each image, not mirrored."""
+        group = self.crops[0]
+        return len(self.crops) == len(group.places()) == 1 and group.dense is None and not group.mirror
+
     @model_validator(mode="after")
     def _no_crop_twice(self) -> Self:
         seen: dict[object, str] = {}

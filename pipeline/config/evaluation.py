@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipeline.config.crop_plan import Plan, builtin_plan
+from pipeline.config.crop_plan import CropPlan, Plan, builtin_plan
 from pipeline.config.section import IS_PATH, OPERATION, PositiveInt, Section, as_tuple
 
 EvaluatedSplit = Literal["val", "test"]
@@ -17,6 +17,10 @@ class ReportConfig(Section):
 
     compare: Annotated[str | None, OPERATION, IS_PATH] = None
     """Another run, evaluated on the same images: the report then compares the errors class by class."""
+    activations: Annotated[bool, OPERATION] = False
+    """Whether the report shows the gates of the squeeze-and-excitation blocks over the validation images (the paper's
+    Figures 6 and 7). The stage `activations` then measures them, in two more passes over the images. Without effect on
+    a network without blocks."""
 
 
 class EvaluateConfig(Section):
@@ -34,6 +38,11 @@ class EvaluateConfig(Section):
     """Built-in plans by name, YAML files (relative to the recipe) with a plan each, or plans written out."""
     batch: PositiveInt = 64
     """Crops per forward pass."""
+
+    @property
+    def one_crop(self) -> CropPlan:
+        """The first plan of one crop of each image, which a report of the gates needs."""
+        return next(plan for plan in self.plans if plan.is_one_crop)
 
     @model_validator(mode="after")
     def _plans_known_and_distinct(self) -> Self:

@@ -19,6 +19,7 @@ from pipeline.config.problems import validated
 from pipeline.config.schema import Config
 from pipeline.config.section import expanded
 from pipeline.ground.errors import UserError
+from pipeline.ground.interpreter import command_line
 from pipeline.store.file import naming, write_bytes
 
 RUN_CONFIG = "config.yaml"
@@ -77,7 +78,7 @@ def read_run_config(run: Path, overrides: Sequence[str] = ()) -> Config:
     if not path.is_file():
         raise UserError(
             f"{path}: must be there (this is not a run directory; "
-            "`python -m launch run configs/RECIPE.yaml` sets one up and runs it)"
+            f"`{command_line('run', 'configs/RECIPE.yaml')}` sets one up and runs it)"
         )
     return load_config(path, overrides)
 

@@ -89,6 +89,11 @@ class Config(Section):
             problems.append(f"freeze_bn.statistics: must be running with {cause} (given recompute)")
         if self.evaluate.split == "test" and self.data.test is None:
             problems.append("evaluate.split: test needs the folder of the test images in data.test (given none)")
+        if self.report.activations and not any(plan.is_one_crop for plan in self.evaluate.plans):
+            problems.append(
+                "report.activations: needs a plan of one crop of each image, not mirrored, in evaluate.plans (given "
+                f"{', '.join(plan.name for plan in self.evaluate.plans)})"
+            )
         if self.evaluate.split == "test" and self.fuse.selection != "none":
             problems.append(
                 "fuse.selection: test images have no labels to choose on; it must be none, and fuse.weights_from may "

@@ -56,6 +56,8 @@ class ScheduleConfig(Section):
     it."""
     drop_epochs: Annotated[tuple[PositiveFloat, ...], BeforeValidator(as_tuple)] = ()
     """Epochs after which the rate is multiplied by drop_factor; kind step."""
+    drop_steps: Annotated[tuple[PositiveInt, ...], BeforeValidator(as_tuple)] = ()
+    """The same, counted in optimizer steps."""
     drop_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     """What the rate is multiplied by at each drop."""
     patience: Natural = 10
@@ -70,19 +72,34 @@ class ScheduleConfig(Section):
     `train.epochs`."""
     warmup_epochs: NonNegative = 0.0
     """Length of the linear warm-up from lr / steps of the warm-up to lr."""
+    warmup_steps: Natural = 0
+    """The same, counted in optimizer steps."""
+    warmup_lr: PositiveFloat | None = None
+    """The rate of the whole warm-up, which then does not rise; null: it is linear."""
 
     @model_validator(mode="after")
     def _keys_belong_to_the_kind(self) -> Self:
-        if self.kind == "cosine" and self.drop_epochs:
-            raise ValueError("drop_epochs: kind 'cosine' has no drops")
-        if self.kind == "plateau" and self.drop_epochs:
-            raise ValueError("drop_epochs: kind 'plateau' drops when the validation loss says so; write drop_epochs=[]")
+        drops = next((name for name in ("drop_epochs", "drop_steps") if getattr(self, name)), None)
+        if self.kind == "cosine" and drops:
+            raise ValueError(f"{drops}: kind 'cosine' has no drops")
+        if self.kind == "plateau" and drops:
+            raise ValueError(f"{drops}: kind 'plateau' drops when the validation loss says so; write {drops}=[]")
         if self.kind != "plateau":
             fields = {name: type(self).model_fields[name].default for name in _OF_PLATEAU}
             if idle := [name for name, default in fields.items() if getattr(self, name) != default]:
                 raise ValueError("\n".join(f"{name}: only kind 'plateau' has it (given {self.kind})" for name in idle))
-        if list(self.drop_epochs) != sorted(set(self.drop_epochs)):
-            raise ValueError(f"drop_epochs: must increase (given {list(self.drop_epochs)})")
+        for name in ("drop_epochs", "drop_steps"):
+            if (given := list(getattr(self, name))) != sorted(set(given)):
+                raise ValueError(f"{name}: must increase (given {given})")
+        return self
+
+    @model_validator(mode="after")
+    def _lengths_have_one_unit(self) -> Self:
+        for epochs, steps in (("drop_epochs", "drop_steps"), ("warmup_epochs", "warmup_steps")):
+            if getattr(self, epochs) and getattr(self, steps):
+                raise ValueError(f"{steps}: write this or {epochs}, not both")
+        if self.warmup_lr is not None and not (self.warmup_epochs or self.warmup_steps):
+            raise ValueError("warmup_lr: needs a length in warmup_epochs or warmup_steps")
         return self
 
 

@@ -44,10 +44,26 @@ class Preprocessor:
         return self._scaled(self._centred(images))
 
     def _centred(self, images: torch.Tensor) -> torch.Tensor:
-        return images.to(self._device, non_blocking=True).to(torch.float32).sub_(self._mean_C11)
+        images = images.to(self._device, non_blocking=True).to(torch.float32)
+        values, mean = _in_rows(images, self._mean_C11)
+        values.sub_(mean)
+        return images
 
     def _scaled(self, images: torch.Tensor) -> torch.Tensor:
-        return images.div_(self._std_C11).contiguous(memory_format=self._layout)
+        values, std = _in_rows(images, self._std_C11)
+        values.div_(std)
+        return images.contiguous(memory_format=self._layout)
+
+
+def _in_rows(images: torch.Tensor, of_channel_C11: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return views of images, and of a value for each channel, in which a row of pixels is one dimension.
+
+    A CPU takes eight times as long for an innermost dimension of three. Images that do not lie so stay as they are.
+    """
+    pixels = images.permute(0, 2, 3, 1)
+    if images.is_cuda or not pixels.is_contiguous():
+        return images, of_channel_C11
+    return pixels.flatten(2), of_channel_C11.flatten().repeat(images.shape[3])
 
 
 def sample(images: torch.Tensor, affine_N23: torch.Tensor, size_px: int) -> torch.Tensor:

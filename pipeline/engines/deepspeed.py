@@ -56,8 +56,9 @@ class DeepSpeedEngine:
         self._loss_scale = LossScale() if execution.precision == "float16" else None
         self._partitions = ZeroPartitions(self.model, self._sgd) if options.zero_stage > 0 else None
         self._collective = collective
+        self._network = AutocastNetwork(self.model, execution, collective.device, keeps_casts=True)
         self._engine, *_ = deepspeed.initialize(
-            model=AutocastNetwork(self.model, execution, collective.device),
+            model=self._network,
             optimizer=self._sgd,
             config=_settings(options, execution),
             dist_init_required=False,
@@ -88,6 +89,7 @@ class DeepSpeedEngine:
 
     def step(self, learning_rate: float) -> None:
         """Take one SGD step; in float16 skip it, and lower the scale, if a gradient overflowed."""
+        self._network.forget_casts()
         set_learning_rate(self._sgd, learning_rate)
         if self._loss_scale is None:
             self._engine.step()

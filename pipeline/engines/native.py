@@ -63,7 +63,8 @@ class NativeEngine:
             synchronise_batch_norms(self.model)
         self._optimizer = self._new_optimizer(optim)
         self._scaler = torch.amp.GradScaler(collective.device.type, enabled=execution.precision == "float16")
-        self._runner: nn.Module = AutocastNetwork(self.model, execution, collective.device)
+        self._network = AutocastNetwork(self.model, execution, collective.device, keeps_casts=not options.cuda_graphs)
+        self._runner: nn.Module = self._network
 
     def warm_up(self, image_shape: tuple[int, int, int, int]) -> None:
         """Capture CUDA graphs if the options ask for them, join the processes, and run two passes.
@@ -83,6 +84,7 @@ class NativeEngine:
             images = torch.zeros(image_shape, device=self._collective.device).contiguous(memory_format=self._layout)
             for _ in range(2):
                 self.backward(self.forward(images).float().logsumexp(1).mean())
+            self._network.forget_casts()
             self._clear_gradients()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -106,6 +108,7 @@ class NativeEngine:
         set_learning_rate(self._optimizer, learning_rate)
         self._scaler.step(self._optimizer)
         self._scaler.update()
+        self._network.forget_casts()
         self._clear_gradients()
 
     def synchronise_buffers(self) -> None:
@@ -132,10 +135,9 @@ class NativeEngine:
         """Capture before the processes are joined, when no communication can disturb the capture."""
         from pipeline.engines.cuda_graphs import capture_network
 
-        assert isinstance(self._runner, AutocastNetwork)
         generator = torch.Generator().manual_seed(derive_seed("cuda graphs", "images"))
         images = torch.randn(image_shape, generator=generator).to(self._collective.device, memory_format=self._layout)
-        self._runner = capture_network(self._runner, self.model, images, capture, self._precision, self._collective)
+        self._runner = capture_network(self._network, self.model, images, capture, self._precision, self._collective)
 
     def _join_processes(self) -> None:
         self._runner = nn.parallel.DistributedDataParallel(

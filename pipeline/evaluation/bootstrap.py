@@ -1,4 +1,4 @@
-"""95 % bootstrap intervals of errors over resampled images.
+"""95 % intervals of errors: of Wilson's score, and of the bootstrap over resampled images.
 
 An image is wrong or not, so the number of errors in a resample of N images is binomial, and of the images on which two
 networks differ multinomial: drawing these counts is the same as resampling the images one by one.
@@ -7,6 +7,7 @@ networks differ multinomial: drawing these counts is the same as resampling the 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,26 @@ import numpy.typing as npt
 from pipeline.ground.seeds import derive_seed
 
 _PERCENTILES = (2.5, 97.5)
+_NORMAL_QUANTILE = 1.959964
 Flags = npt.NDArray[np.bool_]
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """A value in percent of the images, and the bounds of 95 % of the resamples."""
+    """A value in percent of the images, and the bounds of its 95 % interval."""
 
     percent: float
     low: float
     high: float
+
+
+def wilson(count: int, images: int) -> Interval:
+    """Return the share of `count` of the images with Wilson's score interval, which holds for few images, for none
+    and for all of them too."""
+    share, spread = count / images, _NORMAL_QUANTILE**2 / images
+    middle = (share + spread / 2) / (1 + spread)
+    half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
+    return Interval(100 * share, max(0.0, 100 * (middle - half)), min(100.0, 100 * (middle + half)))
 
 
 class Bootstrap:

@@ -16,6 +16,7 @@ from pipeline.data.normalisation import Preprocessor
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.evaluation.inference import DTYPES, Network, PlanScorer
 from pipeline.ground.errors import UserError
+from pipeline.models import network as networks
 from pipeline.models.batch_norm import fold_batch_norms
 from pipeline.models.claims import meta_model
 from pipeline.models.weights import load_tensors, read_weights, require_finite
@@ -31,7 +32,7 @@ def load_network(
     device: torch.device,
     *,
     is_checked: bool = True,
-) -> nn.Module:
+) -> networks.Network:
     """Return the network with its batch norms folded.
 
     Raises UserError if the weights are another network's or, where `is_checked`, not finite.
@@ -50,16 +51,12 @@ def load_network(
     if is_checked:
         require_finite(tensors, str(weights))
     layout = torch.channels_last if execution.channels_last else torch.contiguous_format
-    # Folded on the CPU, so that the weights are the same on every device.
-    return _in_precision(fold_batch_norms(model), execution).to(memory_format=layout).to(device)
-
-
-def _in_precision(model: nn.Module, execution: ExecutionConfig) -> nn.Module:
-    """Convert the weights once to what autocast would convert them to in every batch, in place."""
-    for module in model.modules():
+    folded = fold_batch_norms(model)  # on the CPU, so that the weights are the same on every device
+    for module in folded.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
+            # Once to what autocast would convert them to in every batch.
             module.to(DTYPES[execution.precision])
-    return model
+    return folded.to(memory_format=layout).to(device)
 
 
 def build_scorer(

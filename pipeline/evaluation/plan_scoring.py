@@ -173,7 +173,7 @@ class PlanScoring:
         positions = np.concatenate([self._parts.positions(number) for number in numbers])
         # All ranks are assumed to be as far as this one, so that they need not communicate.
         pending_images = sum(len(self._parts.positions(number)) for number in pending)
-        progress = _Progress(self._events, self.plan.name, len(positions), pending_images / len(positions))
+        progress = Progress(self._events, self.plan.name, len(positions), pending_images / len(positions))
         crops = [planned.crop for planned in expand(self.plan, self._evaluated.preprocessing.resize)]
         loading, device = self._evaluated.config.loader, self._collective.device
         with contextlib.closing(build_plan_loader(index, positions, crops, at_once, loading, device)) as loader:
@@ -202,8 +202,8 @@ class PlanScoring:
 
 
 @dataclasses.dataclass
-class _Progress:
-    """Shows the progress of a plan's scoring, as seen by the main rank."""
+class Progress:
+    """Shows the progress of a pass over images, as seen by the main rank."""
 
     events: EventLog
     plan: str

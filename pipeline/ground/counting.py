@@ -5,5 +5,9 @@ from __future__ import annotations
 
 def counted(number: int, noun: str) -> str:
     """Return `1 image`, `2 images`, `1,000 classes`."""
-    plural = f"{noun}es" if noun.endswith("s") else f"{noun}s"
-    return f"{number:,} {noun if number == 1 else plural}"
+    return f"{number:,} {noun if number == 1 else plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """Return `images`, `classes`."""
+    return f"{noun}es" if noun.endswith("s") else f"{noun}s"

@@ -132,6 +132,12 @@ class Collective:
         torch.distributed.all_reduce(tensor, group=self._control)
         return [float(value) for value in tensor]
 
+    def add_up(self, counts: torch.Tensor) -> None:
+        """Replace a tensor of integers on the CPU by its sum over the ranks, which is exact."""
+        assert not counts.is_floating_point()
+        if self._control is not None:
+            torch.distributed.all_reduce(counts, group=self._control)
+
     def average(self, tensor: torch.Tensor) -> None:
         """Replace a tensor on the device by its mean over the ranks, the same bits on each."""
         if self._control is not None:

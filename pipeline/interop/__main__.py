@@ -14,7 +14,7 @@ from pipeline.interop.command import add_actions
 from pipeline.interop.exporting import export_weights
 from pipeline.interop.importing import Imported, import_weights
 from pipeline.interop.layout import layouts_of, shares_our_names
-from pipeline.paper.statements import figures_of
+from pipeline.paper.statements import row_of
 from pipeline.store.answer import answered
 
 _PADDED = (
@@ -84,9 +84,9 @@ def _notes_on_import(imported: Imported) -> list[str]:
         )
     if _is_padded(imported.preprocessing):
         lines.append(f"note     {_PADDED}")
-    figures = figures_of(imported.network.name)
-    if figures and figures.crop[1] != _USUAL_CROP_PX:
-        resize_px, crop_px = figures.crop
+    row = row_of(imported.network.name)
+    if row and row.crop and row.crop[1] != _USUAL_CROP_PX:
+        resize_px, crop_px = row.crop
         lines.append(
             f"note     the paper evaluates it with {{resize_px: {resize_px}, crop_px: {crop_px}}}, as a crop plan"
         )

@@ -19,6 +19,7 @@ from pipeline.data.ilsvrc import read_ilsvrc2012
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.ground.errors import UserError
 from pipeline.interop.caffemodel import Blob, CaffeLayer
+from pipeline.interop.layout import SENETS
 from pipeline.networks.authors_table import prototxt_name
 from pipeline.networks.layers import IMAGES, layer_table, norms_of_convolutions
 
@@ -26,12 +27,7 @@ PREPROCESSING = Preprocessing((123.0, 117.0, 104.0), (1.0, 1.0, 1.0), "bilinear"
 
 _BATCH_NORM_EPS = 1e-5
 _NUM_DEVKIT_CLASSES = 1000
-NETWORKS = (
-    "senet154",
-    "senet_nano",
-    *("se_resnet50", "se_resnet101", "se_resnet152", "se_resnext50_32x4d", "se_resnext101_32x4d", "se_resnet_nano"),
-    *("se_bn_inception", "se_bn_inception_nano"),
-)
+PUBLISHED = (*SENETS, "se_bn_inception", "se_bn_inception_nano")
 """Those that the authors published, and small ones of their kinds."""
 _NORM = ("weight", "bias", "running_mean", "running_var")
 
@@ -42,7 +38,7 @@ def to_tensors(path: Path, layers: Sequence[CaffeLayer], network: str) -> dict[s
     A classifier of 1000 classes is taken for the contest's and reordered to the sorted WordNet ids; any other keeps its
     order. Raises UserError naming the first layer that is missing, left over or of another shape.
     """
-    if network not in NETWORKS:
+    if network not in PUBLISHED:
         raise UserError(f"{path}: has the convolutions of {network}, of which there is no Caffe file of the authors'")
     left = {layer.name: layer for layer in layers}
     tensors: dict[str, torch.Tensor] = {}

@@ -62,7 +62,7 @@ def _check_target(source: Path, network: ModelConfig, name: str) -> None:
         for layout in layouts_of(network.name).values()
         if layout.name != "ours" and not layout.obstacle
     }
-    if network.name in caffe.NETWORKS:
+    if network.name in caffe.PUBLISHED:
         strides["caffe"] = False
     if network.se != "default":
         strides = {}

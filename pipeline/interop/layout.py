@@ -76,14 +76,19 @@ class Layout:
 
 _RGB = partial(Preprocessing, IMAGENET_MEAN, IMAGENET_STD)
 _HALF = (127.5, 127.5, 127.5)
-_SE = ("se_resnet50", "se_resnet101", "se_resnet152", "se_resnext50_32x4d", "se_resnext101_32x4d", "se_resnet_nano")
+SENETS = (
+    "senet154",
+    "senet_nano",
+    *("se_resnet50", "se_resnet101", "se_resnet152", "se_resnext50_32x4d", "se_resnext101_32x4d", "se_resnet_nano"),
+)
+"""The residual networks that the paper's authors published, and small ones of their kinds."""
 _RESNETS = ("resnet50", "resnet101", "resnet152", "resnet_nano")
 _BN_INCEPTION = ("bn_inception", "bn_inception_nano")
 _INCEPTION_RESNET = ("inception_resnet_v2", "inception_resnet_nano")
 _VGG = ("vgg16_bn", "vgg_nano")
 
 LAYOUTS = (
-    Layout("cadene", ("senet154", "senet_nano", *_SE), naming.same, _RGB("bilinear_antialias")),
+    Layout("cadene", SENETS, naming.same, _RGB("bilinear_antialias")),
     Layout("cadene", ("resnext101_32x4d",), naming.lua_resnext, _RGB("bilinear_antialias", "padded")),
     Layout(
         "cadene",
@@ -116,7 +121,7 @@ LAYOUTS = (
     ),
     Layout(
         "timm",
-        ("senet154", "senet_nano", *_SE, *_RESNETS, "resnext50_32x4d", "resnext101_32x4d"),
+        (*SENETS, *_RESNETS, "resnext50_32x4d", "resnext101_32x4d"),
         naming.resnet("fc"),
         _RGB("bicubic_antialias", "padded"),
         stride_in_3x3=True,

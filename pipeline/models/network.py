@@ -32,7 +32,7 @@ class Options:
         """Return the gates of a block of a stage, for maps of so many channels; None if the stage has none."""
         if self.se is None or (self.se.stages is not None and stage not in self.se.stages):
             return None
-        return SEModule(channels, self.se)
+        return SEModule(stage, channels, self.se)
 
 
 class Block(nn.Module):

@@ -25,8 +25,10 @@ class SEModule(nn.Module):
     to the caller. Raises UserError if the reduction leaves no channel.
     """
 
-    def __init__(self, channels: int, se: SEBlock) -> None:
+    def __init__(self, stage: int, channels: int, se: SEBlock) -> None:
         super().__init__()
+        self.stage = stage
+        self.channels = channels
         inner = channels // se.reduction
         if inner == 0:
             raise UserError(

@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from pipeline.models import create_model
 from pipeline.models.network import Network
+from pipeline.models.shake import Mixing
 from pipeline.networks.layers import IMAGES, TABLES, TRACED_CLASSES, Layer, Pair, write_table
 from pipeline.networks.registry import NETWORKS
 
@@ -28,7 +29,7 @@ def trace_layers(model: Network, image_size_px: int) -> tuple[Layer, ...]:
 
     The model must be on the meta device, where sizes are computed but no values.
     """
-    tracer = _LayerTracer(fx.GraphModule(model, fx.Tracer().trace(model)))
+    tracer = _LayerTracer(fx.GraphModule(model, _Tracer().trace(model)))
     was_training = model.training
     images = torch.empty(_BATCH, 3, image_size_px, image_size_px, device="meta")
     try:
@@ -38,6 +39,12 @@ def trace_layers(model: Network, image_size_px: int) -> tuple[Layer, ...]:
     finally:
         model.train(was_training)
     return tuple(tracer.layers())
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Take our one operation with a derivative of its own as it is."""
+        return isinstance(m, Mixing) or super().is_leaf_module(m, module_qualified_name)
 
 
 class _LayerTracer(fx.Interpreter):
@@ -148,6 +155,8 @@ _KINDS: Mapping[type[nn.Module], str] = {
     nn.Sigmoid: "sigmoid",
     nn.Tanh: "tanh",
     nn.ChannelShuffle: "channel_shuffle",
+    nn.ZeroPad2d: "shift",
+    Mixing: "shake_mix",
     nn.AdaptiveMaxPool2d: "global_max_pool",
 }
 

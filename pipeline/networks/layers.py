@@ -32,7 +32,8 @@ class Layer:
     kind: str
     """conv, fc, bn, relu, sigmoid, tanh, max_pool_ceil, max_pool_floor, ave_pool_ceil, ave_pool_floor,
     ave_pool_exclude_pad, ave_pool_to_N, global_avg_pool, global_max_pool, concat, add, add_scaled_S (S times the first
-    input, plus the second), scale (a map and its gates), channel_shuffle or dropout_P."""
+    input, plus the second), shake_mix (the mean, in evaluation), scale (a map and its gates), shift (by a pixel to
+    the right and down), channel_shuffle or dropout_P."""
     inputs: tuple[str, ...]
     """Names of layers, or `images`."""
     in_channels: int

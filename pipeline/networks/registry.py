@@ -170,9 +170,24 @@ def _cifar() -> Iterator[NetworkRow]:
         yield NetworkRow(name, "preresnet", numbers, source, stages=(1, 2, 3), image_size_px=32)
 
 
+def _shake() -> Iterator[NetworkRow]:
+    """Yield the Shake-Shake networks of Tables 4 and 5."""
+    rows: tuple[tuple[str, int, tuple[int, ...], int, int | None, str], ...] = (
+        ("shake_shake26_2x96d", 16, (96, 192, 384), 4, None, "xgastaldi/shake-shake, models/shakeshake.lua"),
+        ("shake_even29_2x4x64d", 64, (256, 512, 1024), 3, 4, '"Shake-Shake regularization", section 3; ResNeXt-29'),
+        ("shake_shake_nano", 16, (16, 32, 64), 1, None, "Shake-Shake's units, few"),
+        ("shake_even_nano", 16, (32, 64), 1, 4, "Shake-Even's units, few"),
+    )
+    for name, stem, widths, blocks, groups, source in rows:
+        numbers: dict[str, Any] = {"stem": stem, "widths": widths, "blocks": (blocks,) * len(widths)}
+        numbers |= {"groups": groups, "is_even": groups is not None}
+        stages = tuple(range(1, 1 + len(widths)))
+        yield NetworkRow(name, "shake", numbers, source, stages=stages, image_size_px=32)
+
+
 def _rows() -> Iterator[NetworkRow]:
     yield from _appendix()
-    for network in (*_plain(), *_inceptions(), *_others(), *_cifar()):
+    for network in (*_plain(), *_inceptions(), *_others(), *_cifar(), *_shake()):
         yield network
         yield dataclasses.replace(network, name=f"se_{network.name}", has_se=True)
 

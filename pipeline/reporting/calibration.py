@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 from matplotlib.axes import Axes
 
+from pipeline.evaluation.bootstrap import wilson
 from pipeline.evaluation.metrics import Ranking
-from pipeline.reporting.plots import Palette, Plot
+from pipeline.reporting.plots import Palette, Plot, legend_above
 
 NUM_BINS = 15
 """As in Guo et al., "On Calibration of Modern Neural Networks", ICML 2017."""
@@ -25,6 +26,12 @@ class Bin:
     """Mean probability of the first prediction, 0 to 1; so is the next."""
     accuracy: float
     """Share of the first predictions that are right."""
+
+    @property
+    def accuracy_interval(self) -> tuple[float, float]:
+        """95 % interval of the accuracy; for one image it is most of 0 to 1."""
+        interval = wilson(round(self.accuracy * self.images), self.images)
+        return interval.low / 100, interval.high / 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,32 +62,43 @@ def calibrate(ranking: Ranking) -> Calibration:
 
 
 def calibration_plot(name: str, calibration: Calibration) -> Plot:
-    """Plot the reliability diagram, with the share of the images in each bin."""
+    """Plot the reliability diagram, with the share of the images in each bin and the 95 % interval of its accuracy."""
+    bins = calibration.bins
+    images = sum(found.images for found in bins)
 
     def draw(axes: Axes, palette: Palette) -> None:
-        images = sum(found.images for found in calibration.bins)
         axes.bar(
-            [(found.low + found.high) / 2 for found in calibration.bins],
-            [found.images / images for found in calibration.bins],
+            [(found.low + found.high) / 2 for found in bins],
+            [found.images / images for found in bins],
             width=0.9 / NUM_BINS,
             color=palette.shade,
-            label="share of the images",
+            label="share of images",
         )
         axes.plot([0, 1], [0, 1], color=palette.muted, linewidth=0.9, linestyle=(0, (4, 3)), label="as sure as right")
-        axes.plot(
-            [found.probability for found in calibration.bins],
-            [found.accuracy for found in calibration.bins],
+        # No line joins the bins: one image is right or wrong, and its interval says how little that means.
+        axes.vlines(
+            [found.probability for found in bins],
+            *zip(*(found.accuracy_interval for found in bins), strict=True),
             color=palette.line,
-            linewidth=1.4,
+            linewidth=1,
+        )
+        axes.plot(
+            [found.probability for found in bins],
+            [found.accuracy for found in bins],
+            color=palette.line,
+            linestyle="none",
             marker="o",
             markersize=4,
-            label=f"{name}",
+            label="right, 95 % interval",
         )
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("probability of the first prediction")
         axes.set_ylabel("share that is right")
-        axes.legend(frameon=False, fontsize=9, labelcolor=palette.text, loc="upper left")
+        legend_above(axes, palette)
 
-    text = f"Reliability under {name}; expected calibration error {calibration.error_percent:.2f} %"
+    mean = sum(found.images * found.probability for found in bins) / max(1, images)
+    right = sum(found.images * found.accuracy for found in bins) / max(1, images)
+    told = f"{100 * mean:.1f} % sure on average and {100 * right:.1f} % right"
+    text = f"Reliability under {name}: {told}; expected calibration error {calibration.error_percent:.2f} %"
     return Plot(f"calibration_{name}", text, draw)

@@ -5,8 +5,15 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from matplotlib.axes import Axes
+
+from pipeline.reporting.plots import Palette, Plot, legend_above
+
+NUM_WORST_CLASSES = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +45,30 @@ def read_class_errors(path: Path) -> tuple[ClassErrors, ...]:
         ClassErrors(folder=row["folder"], words=row["words"], **{name: int(row[name]) for name in counts})
         for row in _read_table(path)
     )
+
+
+def worst_classes(classes: Sequence[ClassErrors]) -> tuple[ClassErrors, ...]:
+    """Return the classes with the highest top-1 error, worst first, of equals the lower label; none without errors."""
+    wrong = [row for row in classes if row.top1_errors]
+    return tuple(sorted(wrong, key=lambda row: (-row.top1_error_percent, row.label))[:NUM_WORST_CLASSES])
+
+
+def class_plots(classes: Sequence[ClassErrors]) -> tuple[Plot, ...]:
+    """Plot how many classes have which error. Returns none of so few classes that the worst are all."""
+    errors = [row.top1_error_percent for row in classes if row.images]
+    if len(errors) <= NUM_WORST_CLASSES:
+        return ()
+
+    def draw(axes: Axes, palette: Palette) -> None:
+        axes.hist(errors, bins=[5.0 * edge for edge in range(21)], color=palette.line, rwidth=0.9)
+        axes.axvline(median, color=palette.accent, linewidth=1.2, linestyle=(0, (4, 3)), label="median")
+        axes.set_xlabel("top-1 error of a class, %")
+        axes.set_ylabel("classes")
+        legend_above(axes, palette)
+
+    median = statistics.median(errors)
+    told = f"median {median:.1f} %, from {min(errors):.1f} to {max(errors):.1f} %"
+    return (Plot("classes", f"Top-1 errors of {len(errors):,} classes: {told}", draw),)
 
 
 def _read_table(path: Path) -> tuple[Mapping[str, str], ...]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from pipeline.reporting.plots import Palette, Plot
+from pipeline.reporting.plots import Palette, Plot, legend_above
 from pipeline.reporting.results import ResultRow
 
 
@@ -15,14 +15,15 @@ def cost_accuracy_plots(rows: Sequence[ResultRow]) -> tuple[Plot, ...]:
     """Plot errors over the number of crops, and over the images scored in a second. Returns none for a single plan."""
     if len(rows) < 2:
         return ()
-    plots = [
-        Plot("crops", "Errors by the number of crops of an image", _errors_over(rows, _crops, "crops of an image"))
-    ]
+    plots = [_plot("crops", "Errors by the number of crops of an image", rows, _crops, "crops of an image")]
     if all(row.seconds > 0 for row in rows):
-        plots.append(
-            Plot("cost", "Errors by the images scored in a second", _errors_over(rows, _rate, "images/s, all ranks"))
-        )
+        plots.append(_plot("cost", "Errors by the images scored in a second", rows, _rate, "images/s, all ranks"))
     return tuple(plots)
+
+
+def _plot(name: str, title: str, rows: Sequence[ResultRow], cost: Callable[[ResultRow], float], label: str) -> Plot:
+    told = "; ".join(f"{row.plan} {cost(row):,.0f}, top-1 {row.top1_error_percent:.2f} %" for row in rows)
+    return Plot(name, f"{title}: {told}", _errors_over(rows, cost, label))
 
 
 def _crops(row: ResultRow) -> float:
@@ -38,14 +39,10 @@ def _errors_over(
 ) -> Callable[[Axes, Palette], None]:
     def draw(axes: Axes, palette: Palette) -> None:
         places = [cost(row) for row in rows]
-        for k, color in ((1, palette.line), (5, palette.accent)):
+        for k, color, marker in ((1, palette.line, "o"), (5, palette.accent, "s")):
             errors = [getattr(row, f"top{k}_error_percent") for row in rows]
-            deviations = [getattr(row, f"top{k}_standard_error") for row in rows]
-            if None in errors:
-                continue
-            axes.errorbar(
-                places, errors, yerr=deviations, color=color, fmt="o", markersize=4, elinewidth=0.9, label=f"top-{k}"
-            )
+            if None not in errors:
+                axes.plot(places, errors, marker, color=color, markersize=4, label=f"top-{k}")
         for row, place in zip(rows, places, strict=True):
             axes.annotate(
                 row.plan,
@@ -60,12 +57,10 @@ def _errors_over(
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.margins(x=0.18)
+        axes.margins(x=0.18, y=0.15)
         axes.set_ylim(bottom=0)
         axes.set_xlabel(label)
         axes.set_ylabel("validation error, %")
-        axes.legend(
-            frameon=False, fontsize=9, labelcolor=palette.text, loc="lower left", bbox_to_anchor=(0, 1), ncols=2
-        )
+        legend_above(axes, palette)
 
     return draw

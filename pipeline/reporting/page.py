@@ -10,22 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from pipeline.data.findings import count_findings
 from pipeline.data.index import UNLABELLED, ImageIndex
 from pipeline.evaluation.ensemble import FUSED_PLAN
 from pipeline.evaluation.metrics import is_telling
-from pipeline.paper.statements import read_paper
+from pipeline.paper.statements import contest
+from pipeline.paper.tables import citation, read_table, rows_of
 from pipeline.reporting.calibration import calibrate, calibration_plot
+from pipeline.reporting.class_errors import class_plots, worst_classes
 from pipeline.reporting.confusion import confusions
 from pipeline.reporting.cost_accuracy import cost_accuracy_plots
-from pipeline.reporting.pictures import data_uri, thumbnail
-from pipeline.reporting.plots import DARK, LIGHT, Plot, class_plots, training_plots
+from pipeline.reporting.gates import gate_section
+from pipeline.reporting.pictures import thumbnail
+from pipeline.reporting.plots import Plot
 from pipeline.reporting.recipe import compare_recipe
 from pipeline.reporting.record import TRAINING_STAGES, RunRecord
 from pipeline.reporting.results import ResultRow, result_rows
 from pipeline.reporting.tables import report_tables
-from pipeline.tracking.wording import clock_time, duration
+from pipeline.reporting.training_curves import training_plots
+from pipeline.tracking.wording import duration
 
 _SHOWN_FINDINGS = 200
 
@@ -36,7 +41,7 @@ class Report:
 
     html: str
     plots: dict[str, bytes]
-    """PNG files by name, in light colours."""
+    """PNG files by name."""
     tables: dict[str, dict[str, list[Any]]]
     """For W&B: {name: {"columns": [...], "rows": [[...], ...]}}."""
 
@@ -44,31 +49,32 @@ class Report:
 def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
     """Render the report of a run; the same record gives the same report."""
     has_top5 = is_telling(5, len(record.val.classes))
-    curves, classes = training_plots(record), class_plots(record.class_errors, has_top5=has_top5)
     rows = result_rows(record)
-    costs = cost_accuracy_plots(rows)
     calibrations = {name: calibrate(ranking) for name, ranking in record.rankings.items()}
+    curves, costs, classes = training_plots(record), cost_accuracy_plots(rows), class_plots(record.class_errors)
     diagrams = [calibration_plot(name, calibrations[name]) for name in (rows[0].plan, FUSED_PLAN)]
-    light = {plot.name: plot.png(LIGHT) for plot in (*curves, *costs, *diagrams, *classes)}
     context = {
         "record": record,
         "config": record.config,
         "sentence": describe_run(record),
-        "banner": banner(record),
+        "sections": sections(record),
+        "why_incomparable": why_incomparable(record),
         "results": rows,
         "present_classes": record.results["plans"][0].get("present_classes"),
         "has_top5": has_top5,
-        "paper": read_paper(),
-        "own_rows": {name: own_rows(rows, name) for name in ("Table 8", "Table 9")},
-        "curves": [_picture(plot, light) for plot in curves],
-        "cost_plots": [_picture(plot, light) for plot in costs],
+        "paper": {"citation": citation(), "contest": contest()},
+        "tables": paper_tables(record, rows),
+        "curves": [_picture(plot) for plot in curves],
+        "cost_plots": [_picture(plot) for plot in costs],
         "costs": [_cost(record, row) for row in rows],
-        "diagrams": [_picture(plot, light) for plot in diagrams],
+        "diagrams": [_picture(plot) for plot in diagrams],
         "calibrations": calibrations,
         "fusion": record.fusion,
         "confusions": describe_confusions(record),
         "comparison": record.comparison,
-        "class_plots": [_picture(plot, light) for plot in classes],
+        **gate_section(record.gates),
+        "worst_classes": worst_classes(record.class_errors),
+        "class_plots": [_picture(plot) for plot in classes],
         "mistakes": mistakes(record),
         "data": {split: describe_images(index) for split, index in record.indexes.items()},
         "findings": record.findings[:_SHOWN_FINDINGS],
@@ -79,7 +85,7 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
     }
     return Report(
         html=_environment().get_template("page.html").render(context),
-        plots={f"{name}.png": content for name, content in light.items()},
+        plots={f"{plot.name}.png": plot.png() for plot in (*curves, *costs, *diagrams, *classes)},
         tables=report_tables(record, rows, calibrations),
     )
 
@@ -102,24 +108,53 @@ def describe_run(record: RunRecord) -> str:
     )
 
 
-def banner(record: RunRecord) -> str | None:
+def sections(record: RunRecord) -> dict[str, str]:
+    """Return the page's sections in order, with their short titles: the files of the folder `sections`.
+
+    The paper comes second if this run can be compared with it, and after all results if it cannot.
+    """
+    results, paper = {"results": "Results"}, {"paper": "The paper"}
+    own = {
+        "changes": "Changes",
+        "classes": "Classes",
+        "confusions": "Confusions",
+        "mistakes": "Mistakes",
+        "calibration": "Calibration",
+        "training": "Training",
+        "gates": "Gates",
+        "cost": "Cost",
+        "ensemble": "Ensemble",
+    }
+    made = {"data": "Data", "network": "Network", "time": "Time", "provenance": "Provenance"}
+    present = {
+        "changes": record.comparison is not None,
+        "training": bool(record.train_events),
+        "gates": record.gates is not None,
+        "network": record.network is not None,
+    }
+    ordered = results | paper | own | made if record.is_comparable else results | own | paper | made
+    return {name: title for name, title in ordered.items() if present.get(name, True)}
+
+
+def why_incomparable(record: RunRecord) -> str | None:
     """Return why errors must not be compared with the paper's, or None if they may."""
     if record.val.dataset != "imagenet":
-        return (
-            f"The images are {record.val.dataset}, not ImageNet: these errors say nothing about the paper's. "
-            "The paper's tables are shown for reference, not for comparison."
-        )
+        return f"The images are {record.val.dataset}, not ImageNet: these errors say nothing about the paper's."
     if not record.is_in_paper:
-        return (
-            f"The network is {record.config.model.title}: the paper has no numbers for it. "
-            "The paper's tables are shown for reference, not for comparison."
-        )
+        return f"The network is {record.config.model.title}: the paper has no numbers for it."
     return None
 
 
-def own_rows(rows: tuple[ResultRow, ...], table: str) -> list[ResultRow]:
-    """Return the results that have a counterpart in a table of the paper."""
-    return [row for row in rows if row.paper is not None and row.paper.source.startswith(table)]
+def paper_tables(record: RunRecord, rows: tuple[ResultRow, ...]) -> list[dict[str, Any]]:
+    """Return the paper's tables about this run's network, its rows marked, and the results that belong beside them;
+    those about the contest's network if there are none."""
+    title = record.config.model.title
+    found = []
+    for table in dict.fromkeys(table for table, _ in rows_of(title)) or map(read_table, ("table8", "table9")):
+        marked = [(row, row.model == title) for row in table.rows]
+        own = [row for row in rows if row.paper is not None and row.paper.source.startswith(f"{table.source},")]
+        found.append({"source": table.source, "caption": table.caption, "rows": marked, "own": own})
+    return found
 
 
 def mistakes(record: RunRecord) -> list[dict[str, Any]]:
@@ -189,15 +224,11 @@ def _time_row(record: RunRecord, name: str) -> dict[str, Any]:
     if name == "evaluate":
         seconds = sum(plan["seconds"] for plan in record.results["plans"])
         speed = sum(plan["images"] for plan in record.results["plans"]) / seconds if seconds else None
-    return {"stage": stage, "time": clock_time(stage.seconds), "images_per_second": speed}
+    return {"stage": stage, "time": duration(stage.seconds), "images_per_second": speed}
 
 
-def _picture(plot: Plot, light: dict[str, bytes]) -> dict[str, str]:
-    return {
-        "description": plot.description,
-        "light": data_uri(light[plot.name], "image/png"),
-        "dark": data_uri(plot.png(DARK), "image/png"),
-    }
+def _picture(plot: Plot) -> dict[str, str]:
+    return {"name": plot.name, "description": plot.description, "svg": Markup(plot.svg())}
 
 
 def _environment() -> jinja2.Environment:
@@ -214,6 +245,7 @@ def _environment() -> jinja2.Environment:
     environment.filters["duration"] = duration
     environment.filters["shell"] = shlex.join
     environment.filters["clean"] = clean
+    environment.filters["name"] = lambda of_class: clean(of_class.words or of_class.folder)
     return environment
 
 

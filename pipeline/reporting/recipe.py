@@ -7,6 +7,8 @@ import math
 from typing import Literal
 
 from pipeline.config.crop_plan import CropPlan
+from pipeline.config.training import ScheduleConfig
+from pipeline.ground.counting import counted
 from pipeline.paper.statements import contest_network, statements
 from pipeline.reporting.record import TRAINING_STAGES, RunRecord
 
@@ -97,7 +99,8 @@ def _augmentation(record: RunRecord) -> dict[str, Did]:
 def _optimisation(record: RunRecord) -> dict[str, Did]:
     config, optim, schedule = record.config, record.config.optim, record.config.schedule
     drops = ", ".join(f"{epoch:g}" for epoch in schedule.drop_epochs)
-    step = f"times {schedule.drop_factor:g} after epochs {drops}" if drops else "constant"
+    after = f"epochs {drops}" if drops else f"steps {', '.join(f'{step:,}' for step in schedule.drop_steps)}"
+    step = f"times {schedule.drop_factor:g} after {after}" if drops or schedule.drop_steps else "constant"
     plateau = f"times {schedule.drop_factor:g} where the validation loss has settled"
     batch, smoothing = config.train.global_batch, config.train.label_smoothing
     return {
@@ -107,11 +110,18 @@ def _optimisation(record: RunRecord) -> dict[str, Did]:
         "lr": (f"{optim.lr:g}", optim.lr == 1.0),
         "epochs": (f"{record.epochs:,}", True),
         "schedule": ({"cosine": "cosine", "plateau": plateau}.get(schedule.kind, step), True),
-        "warmup": (_epochs(schedule.warmup_epochs) + ", linear" if schedule.warmup_epochs else "none", True),
+        "warmup": (_warmup(schedule), True),
         "weight_decay": (f"{optim.weight_decay:g}", True),
         "decay": ("all parameters" if optim.decay == "all" else "all but batch norms and biases", True),
         "label_smoothing": (f"{smoothing:g}" if smoothing else "none", smoothing == 0.1),
     }
+
+
+def _warmup(schedule: ScheduleConfig) -> str:
+    if not (schedule.warmup_epochs or schedule.warmup_steps):
+        return "none"
+    length = counted(schedule.warmup_steps, "step") if schedule.warmup_steps else _epochs(schedule.warmup_epochs)
+    return f"{length}, " + ("linear" if schedule.warmup_lr is None else f"at {schedule.warmup_lr:g}")
 
 
 def _batch_norms(record: RunRecord) -> dict[str, Did]:

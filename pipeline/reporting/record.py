@@ -18,6 +18,7 @@ from pipeline.evaluation.scores import read_scores
 from pipeline.paper.statements import has_errors
 from pipeline.reporting.class_changes import Comparison, compare
 from pipeline.reporting.class_errors import ClassErrors, read_class_errors
+from pipeline.reporting.gates import Gates, read_gates
 from pipeline.running.attempts import Attempt, read_attempts
 from pipeline.store.seal import Seal
 from pipeline.tracking.events import Event, read_events
@@ -69,6 +70,8 @@ class RunRecord:
     """Under the first crop plan, in label order."""
     comparison: Comparison | None
     """Comparison with the run that `report.compare` names."""
+    gates: Gates | None
+    """What `activations` measured, if `report.activations` asked for it."""
 
     @property
     def is_trained(self) -> bool:
@@ -138,6 +141,7 @@ def read_run_record(
         rankings={name: rank_scores(read_scores(path).array, indexes["val"].labels) for name, path in scores.items()},
         class_errors=class_errors,
         comparison=comparison,
+        gates=read_gates(inputs["activations"]) if "activations" in inputs else None,
     )
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 from pipeline.config.crop_plan import CropGroup, CropPlan
+from pipeline.evaluation.bootstrap import Interval, wilson
 from pipeline.evaluation.ensemble import FUSED_PLAN
 from pipeline.networks.registry import NETWORKS
 from pipeline.paper.statements import Errors, find_errors
@@ -23,16 +23,28 @@ class ResultRow:
     """In words."""
     images: int
     num_crops: int
-    top1_error_percent: float
-    top5_error_percent: float | None
+    top1: Interval
+    top5: Interval | None
     """None of five classes or fewer."""
-    top1_standard_error: float
-    """In percent, from the choice of the validation images."""
-    top5_standard_error: float | None
     restricted_top1_error_percent: float | None
     """Among the classes that have images; None if all have."""
     seconds: float
     paper: Errors | None
+
+    @property
+    def top1_error_percent(self) -> float:
+        """Top-1 error in percent."""
+        return self.top1.percent
+
+    @property
+    def top5_error_percent(self) -> float | None:
+        """Top-5 error in percent; None of five classes or fewer."""
+        return None if self.top5 is None else self.top5.percent
+
+    @property
+    def top1_errors(self) -> int:
+        """Number of images that are wrong in top-1."""
+        return _count(self.top1.percent, self.images)
 
 
 def result_rows(record: RunRecord) -> tuple[ResultRow, ...]:
@@ -54,10 +66,8 @@ def _fused_row(record: RunRecord, rows: tuple[ResultRow, ...]) -> ResultRow:
         images=images,
         # The plans of other networks are not known here; each has at least one crop.
         num_crops=sum(crops.get(member["plan"], 1) if member in own else 1 for member in members),
-        top1_error_percent=errors[1],
-        top5_error_percent=errors.get(5),
-        top1_standard_error=_standard_error(errors[1], images),
-        top5_standard_error=_standard_error(errors[5], images) if 5 in errors else None,
+        top1=_interval(errors[1], images),
+        top5=_interval(errors[5], images) if 5 in errors else None,
         restricted_top1_error_percent=record.fusion.get("restricted", {}).get("restricted_top1_error_percent"),
         seconds=sum(member["seconds"] for member in members),
         paper=None,
@@ -71,10 +81,8 @@ def _row(record: RunRecord, plan: CropPlan, result: dict[str, Any]) -> ResultRow
         crops=describe_crops(plan),
         images=result["images"],
         num_crops=result["crops"],
-        top1_error_percent=top1,
-        top5_error_percent=top5,
-        top1_standard_error=_standard_error(top1, result["images"]),
-        top5_standard_error=None if top5 is None else _standard_error(top5, result["images"]),
+        top1=_interval(top1, result["images"]),
+        top5=None if top5 is None else _interval(top5, result["images"]),
         restricted_top1_error_percent=result.get("restricted_top1_error_percent"),
         seconds=result["seconds"],
         paper=_paper_errors(record, plan),
@@ -91,8 +99,12 @@ def _paper_errors(record: RunRecord, plan: CropPlan) -> Errors | None:
     return find_errors(model, trained_px, *crop)
 
 
-def _standard_error(percent: float, images: int) -> float:
-    return math.sqrt(percent * (100 - percent) / images)
+def _interval(percent: float, images: int) -> Interval:
+    return wilson(_count(percent, images), images)
+
+
+def _count(percent: float, images: int) -> int:
+    return round(percent * images / 100)
 
 
 def describe_crops(plan: CropPlan) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.config.reader import RUN_CONFIG
 from pipeline.ground.errors import UserError
+from pipeline.ground.interpreter import command_line
 from pipeline.running.named_files import digest_of
 from pipeline.running.provenance import PROVENANCE
 from pipeline.store.file import link_or_copy, write_bytes, write_json
@@ -108,8 +109,8 @@ def _of_run(run: Path, key: str) -> Path:
         saved = newest_sealed(stage / CHECKPOINTS)
         newest = f", or give its newest checkpoint, {saved[0]}" if saved else ""
         raise UserError(
-            f"{key}: the training of {run} is not done ({stage.name} has no seal); finish it: python -m launch run "
-            f"{run / RUN_CONFIG} --run {run}{newest}"
+            f"{key}: the training of {run} is not done ({stage.name} has no seal); finish it: "
+            f"{command_line('run', run / RUN_CONFIG, '--run', run)}{newest}"
         )
     raise UserError(f"{key}: the run {run} trains no weights; give a weight file or another run")
 

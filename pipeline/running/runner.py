@@ -201,6 +201,15 @@ def _outcome(error: BaseException, part: Part | None, ranks: Ranks) -> Outcome:
             )
         if (sentence := explain(error)) is not None:
             return Outcome(EXIT_USER_ERROR, sentence, ranks.rank)
+    torch = sys.modules.get("torch")  # a stage that has not imported it cannot have run out of its memory
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        tried = ". ".join(str(error).split(". ")[:2])
+        return Outcome(
+            EXIT_USER_ERROR,
+            f"{tried}. Set a smaller train.max_micro_batch or, in the evaluation, evaluate.batch, unless another "
+            "process takes the memory (nvidia-smi); checkpoints are unharmed",
+            ranks.rank,
+        )
     return Outcome(EXIT_FAILED, str(error) or type(error).__name__, ranks.rank)
 
 
@@ -218,4 +227,5 @@ def _explain(name: str, error: BaseException, outcome: Outcome, ranks: Ranks, is
 
 def _say(ranks: Ranks, text: str) -> None:
     if ranks.is_main:
-        print_line(text)
+        with contextlib.suppress(BrokenPipeError):  # nobody reads; the stage goes on
+            print_line(text)

@@ -18,7 +18,9 @@ def answered(command: Callable[[], int], prefix: str = "") -> int:
     traceback. Ctrl-C and a closed pipe end silently.
     """
     try:
-        return command()
+        code = command()
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print_line(f"{prefix}{error}", sys.stderr)
         return EXIT_USER_ERROR

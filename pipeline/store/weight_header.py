@@ -10,12 +10,9 @@ from typing import Any, Literal
 from safetensors import SafetensorError, safe_open
 
 from pipeline.ground.errors import UserError
+from pipeline.ground.interpreter import command_line
 
 _PICKLE_STARTS = (b"PK\x03\x04", b"\x80")
-_IS_PICKLE = (
-    "this is a pickle (.pth), which could run code when loaded; it must be converted to safetensors: "
-    "python -m launch weights import {path} {converted}"
-)
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -44,7 +41,8 @@ def opened(path: Path, framework: Literal["np", "pt"]) -> Iterator[Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read as a weight file ({error.strerror or error})") from error
     except SafetensorError as error:
-        is_pickle = start.startswith(_PICKLE_STARTS)
-        pickle_hint = _IS_PICKLE.format(path=path, converted=path.with_name(f"{path.stem}-imported.safetensors"))
-        hint = pickle_hint if is_pickle else f"not a readable safetensors file ({error})"
+        hint = f"not a readable safetensors file ({error})"
+        if start.startswith(_PICKLE_STARTS):
+            command = command_line("weights", "import", path, path.with_name(f"{path.stem}-imported.safetensors"))
+            hint = f"this is a pickle (.pth), which could run code when loaded; convert it to safetensors: {command}"
         raise UserError(f"{path}: {hint}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from pipeline.tracking.events import Event
+from pipeline.tracking.wording import duration
 
 WARNING_SECONDS = "SENET154_WARNING_SECONDS"
 """Seconds between the warning and the end; set by the job that starts the stage."""
@@ -33,7 +34,7 @@ class GraceCheck:
 
     def _tell(self, seconds: float) -> None:
         self._has_told = True
-        text = f"a checkpoint takes {seconds:.1f} s, the warning comes {self._warning_seconds:g} s before the end"
+        text = f"a checkpoint takes {duration(seconds)}, the warning comes {self._warning_seconds:g} s before the end"
         # The current step or validation is finished before anything is saved, and so is, at the same time, an earlier
         # checkpoint that is still being written.
         if 2 * seconds <= self._warning_seconds:

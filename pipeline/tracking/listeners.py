@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -17,8 +16,6 @@ from pipeline.tracking.terminal import open_display
 from pipeline.tracking.tracked import Tracked
 from pipeline.tracking.wandb_mirror import WandbMirror
 from pipeline.tracking.wandb_mode import choose_mode
-
-_LAST_STAGE = "report"
 
 
 @contextlib.contextmanager
@@ -50,7 +47,4 @@ def listening(settings: TrackingConfig, tracked: Tracked) -> Iterator[tuple[List
     finally:
         if mirror is not None:
             mirror.close(exit_code)
-            if mode == "offline" and tracked.stage == _LAST_STAGE and exit_code == EXIT_DONE:
-                folder = shlex.quote(str(tracked.run / "wandb"))
-                note(f"W&B was offline; to upload: wandb sync {folder}/offline-run-*", "info")
         display.close()

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from pipeline.ground.printing import printable
 from pipeline.tracking.events import Event
-from pipeline.tracking.wording import clock_time, describe, describe_training, rate
+from pipeline.tracking.wording import describe, describe_training, duration, rate
 
 Clock = Callable[[], float]
 
@@ -107,9 +107,9 @@ class Display(abc.ABC):
             fields.append(rate(event["rate"], unit))
         seconds, counted = self._clock() - count.first_time, done - count.first_done
         if done >= total:
-            fields.append(f"took {clock_time(seconds)}")
+            fields.append(f"took {duration(seconds)}")
         elif counted:
-            fields.append(f"ETA {clock_time(seconds / counted * (total - done))}")
+            fields.append(f"ETA {duration(seconds / counted * (total - done))}")
         return fields
 
     def _end_progress(self) -> None:

@@ -61,6 +61,11 @@ def read_link(run: Path) -> str | None:
     return read_state(run).url if (run / STATE).exists() else None
 
 
+def offline_files(run: Path) -> list[Path]:
+    """Return the folders of finished offline files that nobody has uploaded yet."""
+    return [folder for folder in sorted(run.glob("wandb/offline-run-*")) if not list(folder.glob("*.synced"))]
+
+
 def write_state(run: Path, state: State) -> None:
     """Replace the file in one step."""
     write_json(run / STATE, dataclasses.asdict(state))

@@ -1,30 +1,34 @@
-"""The text of events: short lines of fields with units, the same on a terminal and in a log."""
+"""Times, rates and epochs in words, and the text of events: the same on a terminal, in a log and in every command."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
-from pipeline.ground.counting import counted
+from pipeline.ground.counting import counted, plural
 from pipeline.tracking.events import Event
+
+_MANY_IMAGES = 10_000
+"""Of so many, one is less than the last digit that is shown."""
 
 
 def describe(stage: str, event: Event) -> str | None:
     """Return the line of an event other than progress, or None for a kind that is not shown."""
     match event["kind"]:
         case "validation":
-            fields = ["validation", f"epoch {round(event['epoch'], 2):g}", *_errors(event)]
+            fields = ["validation", epoch(event["epoch"]), *errors(event)]
         case "evaluation":
             fields = [
                 "evaluation",
                 event["plan"],
                 counted(event["images"], "image"),
                 counted(event["members"], "member") if "members" in event else counted(event["crops"], "crop"),
-                *_errors(event),
+                *errors(event),
                 duration(event["seconds"]),
             ]
         case "checkpoint":
-            fields = ["checkpoint", f"step {event['global_step']:,}", f"saved in {event['seconds']:.1f} s"]
+            fields = ["checkpoint", f"step {event['global_step']:,}", f"saved in {duration(event['seconds'])}"]
         case "note":
             fields = ["warning" if event["level"] == "warning" else stage, event["text"]]
         case _:
@@ -39,27 +43,22 @@ def describe_training(event: Event) -> list[str]:
     return [f"loss {shown}", f"lr {event['lr']:.3g}", rate(event["images_per_second"], "image")]
 
 
-def rate(value: float, unit: str) -> str:
-    """Format a rate, `412 images/s`; with decimals if it is small."""
-    singular = unit.removesuffix("s")
-    return f"{value:,.0f} {singular}s/s" if value >= 10 else f"{value:.2f} {singular}s/s"
+def rate(value: float, noun: str) -> str:
+    """Format a rate with three digits: `1,412 images/s`, `41.2 images/s`, `0.50 images/s`."""
+    decimals = 0 if value >= 99.95 else 1 if value >= 9.995 else 2
+    return f"{value:,.{decimals}f} {plural(noun)}/s"
+
+
+def epoch(value: float) -> str:
+    """Format a position in the training, `epoch 8.0`: an epoch ends within a batch, so it is hardly ever a whole
+    number."""
+    return f"epoch {value:.1f}"
 
 
 def duration(seconds: float) -> str:
-    """Format a duration: `3.1 s` under a minute, else hours, minutes and seconds."""
-    return f"{seconds:.1f} s" if seconds < 60 else clock_time(seconds)
-
-
-def clock_time(seconds: float) -> str:
-    """Format hours, minutes and seconds, `0:00:31`, with days if there are any, `2d 3:04:05`."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    return (f"{days}d " if days else "") + f"{hour}:{minute:02}:{second:02}"
-
-
-def rough_time(seconds: float) -> str:
-    """Format an estimated duration in its two largest units: `8 d 17 h`, `3 h 16 min`, `1 min 30 s`, `29 s`."""
+    """Format a duration in its two largest units: `8 d 17 h`, `3 h 16 min`, `1 min 30 s`, `29 s`; `3.1 s` if short."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
     units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
     for (large, size), (small, part) in itertools.pairwise(units):
         if seconds >= size - part / 2:
@@ -68,11 +67,23 @@ def rough_time(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _errors(event: dict[str, Any]) -> list[str]:
+def percentage(percent: float, images: int | None) -> str:
+    """Format an error, `17.28 %`; of so few images that one of them moves the digits with its number, `0.28 % (1 of
+    359)`."""
+    if images is None or images >= _MANY_IMAGES:
+        return f"{percent:.2f} %"
+    return f"{percent:.2f} % ({round(percent * images / 100):,} of {images:,})"
+
+
+def errors(figures: Mapping[str, Any]) -> list[str]:
+    """Return a field for each error among the figures of an event or a stage."""
+    images = figures.get("images")
     fields = [
-        f"top-{k} error {event[f'top{k}_error_percent']:.2f} %" for k in (1, 5) if f"top{k}_error_percent" in event
+        f"top-{k} error {percentage(figures[f'top{k}_error_percent'], images)}"
+        for k in (1, 5)
+        if f"top{k}_error_percent" in figures
     ]
-    if "restricted_top1_error_percent" in event:
-        among = f"among the {counted(event['present_classes'], 'class')} present"
-        fields.append(f"top-1 error {among} {event['restricted_top1_error_percent']:.2f} %")
+    if "restricted_top1_error_percent" in figures:
+        among = f"among the {counted(figures['present_classes'], 'class')} present"
+        fields.append(f"top-1 error {among} {percentage(figures['restricted_top1_error_percent'], images)}")
     return fields

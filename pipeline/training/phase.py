@@ -82,10 +82,13 @@ def train_phase(
     state = _load(path, model, images)
     if ready is not None:
         ready(split, is_resumed)
-    engine = _warm_engine(model, config, collective, split.micro_batch)
+    engine = _new_engine(model, config, collective)
+    # It also allocates what CUDA graphs, captured by the warm-up, read the weights of branches from.
+    trainer = Trainer(config, train, val, phase, split, engine, collective, store, events, stop)
+    size = config.train.image_size_px
+    engine.warm_up((split.micro_batch, 3, size, size))
     if state is not None:
         engine.load_state_dict(state.optimizer)
-    trainer = Trainer(config, train, val, phase, split, engine, collective, store, events, stop)
     if state is not None:
         trainer.continue_schedule(state)
     if state is not None and is_resumed:
@@ -112,14 +115,11 @@ def train_phase(
     return PhaseResult([WEIGHTS, *checkpoint_files(last, directory)], metrics, images)
 
 
-def _warm_engine(model: nn.Module, config: Config, collective: Collective, micro_batch: int) -> Engine:
+def _new_engine(model: nn.Module, config: Config, collective: Collective) -> Engine:
     if collective.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     with paused_gc():  # PyTorch imports its compiler for the first optimizer, compiled or not
-        engine = create_engine(model, config, collective)
-    size = config.train.image_size_px
-    engine.warm_up((micro_batch, 3, size, size))
-    return engine
+        return create_engine(model, config, collective)
 
 
 def _choose_start(store: CheckpointStore, initial: Path, collective: Collective, events: EventLog) -> tuple[Path, bool]:

@@ -18,6 +18,11 @@ class LearningRate:
     order: StreamOrder
     epochs: int
 
+    @property
+    def warmup(self) -> float:
+        """Length of the warm-up in epochs."""
+        return self.schedule.warmup_epochs or float(self.order.epoch_of(self.schedule.warmup_steps))
+
     def at(self, step: int, drops: int = 0) -> float:
         """Return the rate of step `step`, counted from 0, after `drops` drops of a plateau schedule.
 
@@ -25,7 +30,9 @@ class LearningRate:
         at every batch size and number of images.
         """
         epoch = float(self.order.epoch_of(step))
-        warmup = self.schedule.warmup_epochs
+        warmup = self.warmup
+        if epoch < warmup and self.schedule.warmup_lr is not None:
+            return self.schedule.warmup_lr
         if epoch < warmup:
             warmup_steps = warmup * self.order.num_images / self.order.global_batch
             return self.base * min(1.0, (step + 1) / warmup_steps)
@@ -33,6 +40,7 @@ class LearningRate:
             return max(self.base * self.schedule.drop_factor**drops, min(self.schedule.smallest_lr, self.base))
         if self.schedule.kind == "step":
             drops = sum(epoch >= drop for drop in self.schedule.drop_epochs)
+            drops += sum(step >= drop for drop in self.schedule.drop_steps)
             return self.base * self.schedule.drop_factor**drops
         return self.base * 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (self.epochs - warmup)))
 

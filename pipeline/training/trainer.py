@@ -23,7 +23,9 @@ from pipeline.ground.errors import StopRequested
 from pipeline.ground.seeds import derive_seed
 from pipeline.ground.stop import StopFlag
 from pipeline.tracking.events import EventLog
+from pipeline.tracking.wording import epoch
 from pipeline.training.batching import BatchSplit
+from pipeline.training.branch_weights import BranchWeights
 from pipeline.training.cadence import Cadence
 from pipeline.training.checkpoint import CheckpointStore
 from pipeline.training.nan_guard import NanGuard
@@ -77,6 +79,7 @@ class Trainer:
         self._preprocessor = Preprocessor(
             config.input, config.augmentation, collective.device, config.execution.channels_last
         )
+        self._branch_weights = BranchWeights(engine.model, config.seed, split.micro_batch, collective.device)
         self._criterion = nn.CrossEntropyLoss(label_smoothing=config.train.label_smoothing)
         self._loader = build_train_loader(
             train,
@@ -140,12 +143,14 @@ class Trainer:
         step = self._global_step
         # Dropout and pixel jitter draw from generators whose state depends on the step and rank alone.
         torch.manual_seed(derive_seed(self._config.seed, "step", step, self._collective.ranks.rank))
+        first_place = step * self._split.global_batch + self._collective.ranks.rank * self._split.local_batch
         total = torch.zeros((), device=self._collective.device)
         for index in range(self._split.accumulation):
             with throughput.waiting_for_data():
                 batch = next(batches)
             images = self._preprocessor.training(batch)
             labels = batch.labels.to(self._collective.device, non_blocking=True)
+            self._branch_weights.draw(first_place + index * self._split.micro_batch)
             with self._engine.accumulating(last=index == self._split.accumulation - 1):
                 loss = self._criterion(self._engine.forward(images), labels) / self._split.accumulation
                 self._engine.backward(loss)
@@ -194,8 +199,8 @@ class Trainer:
         )
 
     def _moment(self) -> dict[str, int | float]:
-        epoch = round(float(self._order.epoch_of(self._global_step)), 4)
-        return {"global_step": self._global_step, "epoch": epoch}
+        position = self._order.epoch_of(self._global_step)
+        return {"global_step": self._global_step, "epoch": round(float(position), 4)}
 
     def _show_progress(self, throughput: Throughput) -> None:
         self._events.show(
@@ -204,7 +209,7 @@ class Trainer:
             total=self._phase.last_step - self._phase.first_step,
             unit="steps",
             rate=throughput.recent,
-            text=f"epoch {float(self._order.epoch_of(self._global_step)):.2f}"
+            text=epoch(float(self._order.epoch_of(self._global_step)))
             + (" (how many depends on validation)" if self._phase.follows_plateau else ""),
         )
 
@@ -224,7 +229,7 @@ class Trainer:
             del fields["top5_error_percent"]
         self._validations.add(fields)
         self._events.write("validation", **fields)
-        if self._phase.follows_plateau and fields["epoch"] >= self._config.schedule.warmup_epochs:
+        if self._phase.follows_plateau and fields["epoch"] >= self._learning_rate.warmup:
             self._follow_plateau(result.loss)
 
     def _follow_plateau(self, loss: float) -> None:

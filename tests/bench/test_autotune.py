@@ -5,10 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from pipeline.bench import autotune
+from pipeline.bench import autotune, clock
 from pipeline.bench.cell import Cell
 from pipeline.bench.step import our_step
-from pipeline.bench.survey import clock
 from pipeline.bench.training_step import Task
 from pipeline.config.reader import load_config
 from tests.conftest import REPOSITORY

@@ -90,25 +90,27 @@ def test_plans_of_many_crops_take_fewer_images_a_round(crops, alone, with_networ
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU there are more ways, and they take longer")
-def test_step_compares_the_small_network_with_a_plain_loop(tmp_path, monkeypatch):
+def test_step_compares_the_small_network_with_a_plain_loop_of_the_same_layout(tmp_path, monkeypatch):
     monkeypatch.setattr(step, "_STEPS_PER_ROUND", {"senet_nano": 1})
     record = run(tmp_path / "out.json", "step", "--rounds", "1", "--models", "senet_nano")
-    (comparison,) = record["comparisons"]
-    assert comparison["title"] == "senet_nano, batch 64, 32 px, cpu"
-    assert names(comparison, "ours") == ["ours, eager NHWC float32", "ours, eager NCHW float32"]
-    assert names(comparison, "peer") == ["the same in a plain loop, eager NCHW float32"]
+    for comparison, layout in zip(record["comparisons"], ("NHWC", "NCHW"), strict=True):
+        assert comparison["title"] == f"senet_nano, batch 64, 32 px, cpu, eager {layout} float32"
+        assert names(comparison, "ours") == [f"ours, eager {layout} float32"]
+        assert names(comparison, "peer") == [f"the same in a plain loop, eager {layout} float32"]
 
 
-def test_checkpoint_compares_the_stall_and_leaves_nothing_behind(tmp_path):
+def test_checkpoint_compares_the_stall_and_the_steps_beside_it_and_leaves_nothing_behind(tmp_path):
     folder = tmp_path / "here"
     folder.mkdir()
     record = run(tmp_path / "out.json", "checkpoint", "--rounds", "1", "--model", "senet_nano", "--directory", folder)
-    (comparison,) = record["comparisons"]
-    assert comparison["ratio_of"] == "stall ms"
-    ours, peer_row = comparison["contestants"]
-    assert peer_row["name"] == "torch.save, flushed and renamed"
-    for contestant in (ours, peer_row):
+    alone, beside = record["comparisons"]
+    assert [comparison["ratio_of"] for comparison in (alone, beside)] == ["stall ms", "s added"]
+    assert names(alone, "peer") == names(beside, "peer") == ["torch.save, flushed and renamed"]
+    assert beside["title"] == "20 steps of 2 images of 64 px, with one checkpoint in them"
+    for contestant in alone["contestants"]:
         assert contestant["s until on disk"]["median"] > 0
+    for contestant in beside["contestants"]:
+        assert contestant["s without"]["median"] > 0
     assert list(folder.iterdir()) == []
 
 
@@ -223,5 +225,5 @@ def test_help_and_mistakes_on_the_command_line_need_neither_torch_nor_time():
         "print([name for name in ('torch', 'numpy', 'pydantic', 'timm') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert "{step,loader,evaluate,checkpoint,startup,survey}" in done.stdout
+    assert "{step,loader,evaluate,checkpoint,startup,growth,gpu}" in done.stdout
     assert done.stdout.endswith("[]\n")

@@ -31,7 +31,7 @@ def submitted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterRun]:
         run.profile.write_text(f"{profile}python: {hanging_python(folder)}\n")
         answer = run.submit()
         assert answer.code == 0, answer.output
-        assert re.search(r"train +\d+ +submitted +8 +64 +1d 0:00:00", answer.output), answer.output
+        assert re.search(r"train +\d+ +submitted +8 +64 +1 d", answer.output), answer.output
         assert "global batch 2048 = 64 processes x 32 images x 1 accumulation step" in answer.output
         yield run
     finally:

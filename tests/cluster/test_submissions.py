@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED
+from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR
+from tests.cluster.conftest import NewRun
 from tests.cluster.runs import ClusterRun
 from tests.cluster.submissions import Checked, Nested
 
@@ -28,6 +29,15 @@ def test_a_setup_line_that_fails_ends_the_job_with_its_message(failing_setup: Cl
     assert "module: command not found" in log
     assert "this setup line of the profile ended with code 127: module load cuda/99" in log
     assert f"{failing_setup.log_path('train')} says why" in failing_setup.status()
+
+
+def test_a_partition_that_slurm_does_not_know_is_answered_with_its_line_in_the_profile(new_run: NewRun) -> None:
+    run = new_run(partition="nowhere")
+    for answer in (run.submit(), run.launch("check", "--profile", run.profile, "--run", run.directory)):
+        assert answer.code == EXIT_USER_ERROR
+        assert f"{run.profile}:1: partition: SLURM refuses the job of " in answer.output
+        assert '(given "nowhere"): sbatch: error: ' in answer.output
+        assert "invalid partition" in answer.output
 
 
 def test_a_check_of_a_profile_tells_what_its_nodes_offer_training(checked: Checked) -> None:

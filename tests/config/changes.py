@@ -28,6 +28,7 @@ _SPECIAL: dict[str, Any] = {
     "augmentation.area": (0.5, 1.0),
     "augmentation.aspect": (0.5, 2.0),
     "schedule.drop_epochs": (2.0,),
+    "schedule.drop_steps": (5,),
     "evaluate.plans": (builtin_plan("10crop"),),
     "train.validation": builtin_plan("center320"),
     "train.frozen_epochs": 1,
@@ -44,6 +45,9 @@ _NEEDED_WITH: dict[str, dict[str, Any]] = {
     "data.test": {"data.dataset": "imagenet", "model.num_classes": 1000},
     "train.only_head": {"model.weights": __file__},
     "schedule.kind": {"schedule.drop_epochs": ()},
+    "schedule.drop_steps": {"schedule.drop_epochs": ()},
+    "schedule.warmup_steps": {"schedule.warmup_epochs": 0.0},
+    "schedule.warmup_lr": {"schedule.warmup_epochs": 1.0},
     **{
         f"schedule.{name}": {"schedule.kind": "plateau", "schedule.drop_epochs": ()}
         for name in ("patience", "threshold", "smallest_lr", "max_drops")

@@ -19,6 +19,7 @@ OPERATIONS = {
     "model.weights", "train.validate_every_epochs", "freeze_bn.from_checkpoint",
     "engine", "native.bucket_mb", "native.static_graph", "native.cuda_graphs", "deepspeed.zero_stage",
     "evaluate.weights", "evaluate.classes", "fuse.scores", "fuse.weights_from", "report.compare",
+    "report.activations",
     "loader.decoder", "loader.threads", "loader.prefetch_images", "loader.decode_batch", "loader.decode",
     "loader.hw_decoder_load", "loader.preallocate_px",
     "checkpoint.every_epochs", "checkpoint.every_steps", "checkpoint.keep_last", "checkpoint.keep_best",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from pipeline.config.problems import validated
 from pipeline.config.reader import config_differences, load_config, read_run_config, write_run_config
 from pipeline.config.section import Section
 from pipeline.ground.errors import UserError
+from pipeline.ground.interpreter import command_line
 from tests.config.pinned import RECIPES
 from tests.config.written import SMALL, mistakes
 
@@ -80,8 +82,8 @@ tracking:
         "small.yaml:18: optim.label_smoothing: unknown key here (it belongs to train)",
         "small.yaml:19: optim.warmup_epoch: unknown key (did you mean 'warmup_epochs'? It belongs to schedule)",
         "small.yaml:20: optim.lr: must be a number (given {a: 1})",
-        "small.yaml:21: schedule: must be a section with the keys kind, drop_epochs, drop_factor, patience, threshold, "
-        "smallest_lr, max_drops, warmup_epochs (given nothing)",
+        "small.yaml:21: schedule: must be a section with the keys kind, drop_epochs, drop_steps, drop_factor, "
+        "patience, threshold, smallest_lr, max_drops, warmup_epochs, warmup_steps, warmup_lr (given nothing)",
         "small.yaml:22: train.epochs: must be given: a whole number",
         "small.yaml:23: train.global_batch: must be a whole number (given [64])",
         "small.yaml:24: train.max_micro_batch: must be a whole number (given 24:00:00)",
@@ -354,9 +356,8 @@ def test_run_config_takes_overrides(write):
 
 
 def test_folder_that_is_no_run_is_refused_with_the_way_to_make_one(tmp_path):
-    with pytest.raises(
-        UserError, match=r"run/config\.yaml: must be there \(this is not a run directory; `python -m launch"
-    ):
+    command = re.escape(command_line("run"))
+    with pytest.raises(UserError, match=rf"run/config\.yaml: must be there \(this is not a run directory; `{command}"):
         read_run_config(tmp_path / "run")
 
 

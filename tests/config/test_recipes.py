@@ -9,8 +9,7 @@ import pytest
 
 from pipeline.config.reader import config_differences, load_config
 from pipeline.networks.layers import Cost, layer_table
-from pipeline.networks.registry import NETWORKS
-from pipeline.paper.statements import read_paper
+from pipeline.paper.tables import read_table
 from tests.config.pinned import PINNED, RECIPES
 from tests.conftest import REPOSITORY
 
@@ -95,7 +94,7 @@ def test_demo_evaluates_what_the_contest_did_at_its_own_size():
 
 @pytest.mark.parametrize("table", ["table2", "table3"])
 def test_each_network_of_a_table_has_a_recipe_with_the_paper_s_batch_rate_and_schedule(table):
-    networks = [name for row in read_paper()[table]["rows"] for name in row if name in NETWORKS]
+    networks = [str(row.model) for row in read_table(table).rows]
     assert len(networks) == {"table2": 16, "table3": 4}[table]
     for name in networks:
         config = load_config(REPOSITORY / "configs" / "paper" / f"{table}_{name}.yaml")
@@ -108,3 +107,32 @@ def test_each_network_of_a_table_has_a_recipe_with_the_paper_s_batch_rate_and_sc
         assert config.model.expect.gmacs == pytest.approx(cost.macs / 1e9, abs=5e-5)
         (crop,) = config.train.validation.crops
         assert (crop.resize_px, crop.crop_px) == ((352, 299) if "inception_resnet" in name else (256, 224))
+
+
+@pytest.mark.parametrize(("table", "dataset", "num_classes"), [("table4", "cifar10", 10), ("table5", "cifar100", 100)])
+def test_each_network_on_cifar_has_a_recipe_with_its_own_paper_s_schedule(table, dataset, num_classes):
+    of_family = {
+        "preresnet": (128, 0.1, 1e-4, False, "step", 164, (32_000, 48_000), 0.1, 400, 0),
+        "wrn16_8": (128, 0.1, 5e-4, True, "step", 200, (60, 120, 160), 0.2, 0, 0),
+        "shake_shake": (128, 0.2, 1e-4, True, "cosine", 1800, (), 0.1, 0, 16),
+        "shake_even": (32, 0.025, 5e-4, True, "cosine", 1800, (), 0.1, 0, 8),
+    }
+    rows = read_table(table).rows
+    assert len(rows) == 8
+    for name in (str(row.model) for row in rows):
+        config = load_config(REPOSITORY / "configs" / "paper" / f"{table}_{name}.yaml")
+        assert (config.model.name, config.data.dataset) == (name, dataset)
+        optim, schedule = config.optim, config.schedule
+        drops = schedule.drop_epochs or schedule.drop_steps
+        found = (
+            *(config.train.global_batch, optim.lr, optim.weight_decay, optim.nesterov, schedule.kind),
+            *(config.train.epochs, drops, schedule.drop_factor, schedule.warmup_steps, config.augmentation.cutout_px),
+        )
+        (expected,) = (known for family, known in of_family.items() if name.removeprefix("se_").startswith(family))
+        assert found == expected, name
+        padded = (config.augmentation.crop, config.augmentation.padding_px, config.augmentation.padding)
+        assert (padded, config.train.label_smoothing) == (("padded", 4, "zero"), 0.0)
+        cost = Cost.of(layer_table(name, num_classes))
+        assert config.model.expect.parameters == cost.parameters
+        assert config.model.expect.gmacs == pytest.approx(cost.macs / 1e9, abs=5e-5)
+        assert [(crop.resize_px, crop.crop_px) for crop in config.train.validation.crops] == [(32, 32)]

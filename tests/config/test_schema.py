@@ -59,6 +59,17 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
         (["kind=cosine"], "schedule.drop_epochs: kind 'cosine' has no drops"),
         (["drop_epochs=[2, 1]"], "schedule.drop_epochs: must increase (given [2.0, 1.0])"),
         (["drop_epochs=[2, 2]"], "schedule.drop_epochs: must increase (given [2.0, 2.0])"),
+        (["drop_epochs=[]", "drop_steps=[5, 3]"], "schedule.drop_steps: must increase (given [5, 3])"),
+        (["kind=cosine", "drop_epochs=[]", "drop_steps=[5]"], "schedule.drop_steps: kind 'cosine' has no drops"),
+        (["drop_steps=[5]"], "schedule.drop_steps: write this or drop_epochs, not both"),
+        (
+            ["warmup_epochs=1", "warmup_steps=5"],
+            "schedule.warmup_steps: write this or warmup_epochs, not both",
+        ),
+        (
+            ["warmup_epochs=0", "warmup_lr=0.01"],
+            "schedule.warmup_lr: needs a length in warmup_epochs or warmup_steps",
+        ),
         (
             ["drop_epochs=[1, 4]"],
             "schedule.drop_epochs: must come before train.epochs = 4 (given [4.0]); write schedule.drop_epochs=[1.0], "

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from pipeline.models import create_model
 from pipeline.models.batch_norm import freeze_batch_norms
 from pipeline.models.weights import read_weights, save_weights
 from pipeline.training.batching import BatchSplit, split_batch
-from tests.processes import finish, fork_context
+from tests.processes import finish, fork_context, free_port
 from tests.recipes import small_recipe
 
 SEED = 11
@@ -103,9 +102,7 @@ def stand_in(capture: Capture | None) -> Iterator[None]:
 
 def run_jobs(folder: Path, world_size: int, jobs: list[Job]) -> None:
     """Run the jobs one after the other in one group of processes; their results are then in `folder`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     processes = [
         fork_context().Process(target=_work, args=(folder, jobs, Ranks(rank, rank, world_size), port))
         for rank in range(world_size)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from pipeline.models.weights import load_weights, save_weights
 from pipeline.running.stage import place_stages
 from stages import STAGES
 from tests.data.indexing import index_files
-from tests.processes import finish, fork_context
+from tests.processes import finish, fork_context, free_port
 from tests.sealed import seal_part
 
 NUM_IMAGES = 37
@@ -131,9 +130,7 @@ def evaluate_directory(run: Path, config: Config) -> Path:
 
 def validate_at(folder: Path, run: Path, world_size: int, max_micro_batch: int = 5) -> list[dict[str, object]]:
     """What `validate` says on every rank of so many real processes."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     outputs = [folder / f"validation-{world_size}-{rank}.json" for rank in range(world_size)]
     processes = [
         fork_context().Process(

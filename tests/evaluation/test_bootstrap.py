@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.evaluation.bootstrap import Bootstrap
+from pipeline.evaluation.bootstrap import Bootstrap, wilson
 
 IS_WRONG = np.arange(500) % 5 == 0
 IS_WRONG_THEN = np.arange(500) % 4 == 0
@@ -15,6 +15,17 @@ def resampled(values: np.ndarray) -> tuple[float, float]:
     means = [values[generator.integers(0, len(values), len(values))].mean() for _ in range(4000)]
     low, high = np.percentile(100 * np.array(means), [2.5, 97.5])
     return float(low), float(high)
+
+
+@pytest.mark.parametrize(
+    ("count", "images", "low", "high"),
+    [(81, 263, 25.53, 36.62), (15, 148, 6.24, 16.05), (0, 20, 0, 16.11), (1, 29, 0.61, 17.18), (1, 1, 20.65, 100)],
+)
+def test_wilsons_interval_is_that_of_newcombes_table(count: int, images: int, low: float, high: float) -> None:
+    """Newcombe, "Two-sided confidence intervals for the single proportion", 1998, Table I; the last by hand."""
+    interval = wilson(count, images)
+    assert interval.percent == pytest.approx(100 * count / images)
+    assert (interval.low, interval.high) == (pytest.approx(low, abs=0.006), pytest.approx(high, abs=0.006))
 
 
 def test_interval_of_an_error_is_that_of_resampled_images() -> None:

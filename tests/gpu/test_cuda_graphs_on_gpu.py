@@ -62,7 +62,7 @@ def distance(start: dict[str, torch.Tensor], one: dict[str, torch.Tensor], other
 
 
 @pytest.mark.parametrize("in_group", [False, True], ids=["alone", "ddp"])
-@pytest.mark.parametrize("compile_", [False, True], ids=["eager", "compile"])
+@pytest.mark.parametrize("compile_", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["eager", "compile"])
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_ten_steps_with_graphs_are_those_without(

@@ -41,15 +41,18 @@ def train(run: Path, images: Path, processes: int, **sections: Any) -> Path:
     return placed["freeze_bn"].directory
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("zero_stage", [0, 1, 2])
+@pytest.mark.parametrize("precision", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16", "float16"])
+@pytest.mark.parametrize("zero_stage", [pytest.param(0, marks=pytest.mark.slow), 1, 2])
 def test_deepspeed_learns_in_every_precision(zero_stage: int, precision: str, images: Path, tmp_path: Path) -> None:
     sections = {"engine": "deepspeed", "deepspeed": {"zero_stage": zero_stage}, "execution": {"precision": precision}}
     directory = train(tmp_path / "run", images, 1, **sections)
     assert all(tensor.isfinite().all() for tensor in read_weights(directory / "weights.safetensors").values())
 
 
-@pytest.mark.parametrize("execution", [{"precision": "bfloat16"}, {"precision": "float16", "compile": True}])
+@pytest.mark.parametrize(
+    "execution",
+    [{"precision": "bfloat16"}, pytest.param({"precision": "float16", "compile": True}, marks=pytest.mark.slow)],
+)
 def test_cuda_graphs_learn_with_moving_and_with_frozen_batch_norms(
     execution: dict[str, Any], images: Path, tmp_path: Path
 ) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import socket
 import threading
 import types
 from collections.abc import Callable
@@ -14,13 +13,11 @@ import torch
 from pipeline.ground.distributed import Collective
 from pipeline.ground.errors import StartFailed
 from pipeline.ground.ranks import Ranks, read_ranks
-from tests.processes import finish, fork_context
+from tests.processes import finish, fork_context, free_port
 
 
 def run_two_ranks(work: Callable[[Path], None], folder: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     processes = [
         fork_context().Process(target=_be_rank, args=(rank, port, work, folder), daemon=True) for rank in range(2)
     ]

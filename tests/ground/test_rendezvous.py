@@ -15,6 +15,7 @@ from pipeline.ground.ranks import Ranks
 from pipeline.ground.rendezvous import Peer, Rendezvous, check_devices, shared_address
 from pipeline.ground.stop import StopFlag
 from tests.ground import two_hosts
+from tests.processes import free_port
 
 _SUM = """
 import os
@@ -37,9 +38,7 @@ def peer(rank: int, device: str | None = None, address: str = "10.0.0.7", main_a
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch) -> None:
     """A place to meet for this process as the main rank of two."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(port))
 

@@ -66,7 +66,7 @@ def test_what_is_exported_comes_back_bit_for_bit(network, layout, stride_in_3x3,
     assert (imported.preprocessing == own) == (suffix == ".safetensors")
 
 
-@pytest.mark.parametrize("name", [name for name in caffe.NETWORKS if name.endswith("_nano")])
+@pytest.mark.parametrize("name", [name for name in caffe.PUBLISHED if name.endswith("_nano")])
 def test_a_caffe_network_gives_our_scores_with_what_is_exported(name, tmp_path):
     pixels = Preprocessing(MEAN_BGR[::-1], (58.0, 57.0, 56.0), "bilinear")
     model = create_model(name, 1000)

@@ -131,7 +131,7 @@ def test_a_raised_version_is_refused_like_a_changed_recipe(tmp_path, run, stage,
 
 @pytest.mark.parametrize("stage", [stage.name for stage in STAGES if stage.beside])
 def test_a_raised_version_of_a_cheap_stage_is_made_beside_the_old(tmp_path, run, stage, monkeypatch, capsys):
-    config = small_recipe(tmp_path)
+    config = small_recipe(tmp_path, report={"activations": True})
     begin(run, config)
     raised = [dataclasses.replace(each, version=each.version + 1) if each.name == stage else each for each in STAGES]
     monkeypatch.setattr(launch.changes, "STAGES", raised)

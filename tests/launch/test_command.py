@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import itertools
+import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from launch.command import command_line, parse
+from launch.command import parse
+from pipeline.ground.interpreter import command_line, module_environment
 from tests.conftest import REPOSITORY
 
 
@@ -92,7 +96,7 @@ def test_further_recipes_and_seeds_make_an_ensemble():
         (["status", "runs/demo", "--watch", "0"], "--watch: must be a number of seconds, at most a day (given 0)"),
         (["logs", "runs/demo"], "required: STAGE"),
         (["train", "a.yaml"], "invalid choice: 'train'"),
-        ([], "required: {plan,run,check,submit,status,logs,cancel,predict,fuse,score,weights,tune,keys,networks}"),
+        ([], "required: {plan,run,check,submit,status,logs,cancel,predict,fuse,score,figure,"),
     ],
 )
 def test_wrong_command_lines_end_with_2_and_a_message(argv, message, capsys):
@@ -108,3 +112,46 @@ def test_suggested_commands_name_the_python_that_runs_and_quote_what_must_be(mon
     assert command_line("run", Path("my recipe.yaml")) == ".venv/bin/python -m launch run 'my recipe.yaml'"
     monkeypatch.setattr("shutil.which", lambda name: sys.executable)
     assert command_line("status", "runs/demo") == "python -m launch status runs/demo"
+
+
+@pytest.mark.parametrize(
+    ("variation", "runs"),
+    [
+        ("processes=2", ["runs/demo_processes_2"]),
+        ("'plans=[a, b]' data.root=/x", ["runs/demo_plans_[a,_data.root__x"]),
+        ("--only build", []),
+        ("--run elsewhere lr=1", ["runs/demo_lr_1", "elsewhere"]),  # the last one counts
+    ],
+)
+def test_a_variation_of_the_demo_has_a_run_of_its_own(variation, runs):
+    done = subprocess.run(
+        ["make", "-n", "demo", f"ARGS={variation}"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    command = shlex.split(done.stdout.splitlines()[-1])
+    assert [word for before, word in itertools.pairwise(command) if before == "--run"] == runs
+    assert command[-len(shlex.split(variation)) :] == shlex.split(variation)
+
+
+@pytest.mark.parametrize("words", [["--version"], ["keys"], ["networks"], ["plan", "demo"]], ids=lambda words: words[0])
+def test_a_reader_that_has_gone_is_no_traceback(words):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "w") as pipe:
+        command = [sys.executable, "-m", "launch", *words]
+        done = subprocess.run(command, cwd=REPOSITORY, stdout=pipe, stderr=subprocess.PIPE, text=True)
+    assert done.stderr == ""
+
+
+def test_messages_and_help_begin_as_the_program_was_called(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/senet154"])
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    assert command_line("status", "runs/demo") == "senet154 status runs/demo"
+    monkeypatch.setattr(os, "environ", module_environment())
+    monkeypatch.setattr(sys, "argv", ["/src/stages/__main__.py"])
+    assert command_line("status", "runs/demo") == "senet154 status runs/demo", "a child's messages too"
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    shown = capsys.readouterr().out
+    assert "usage: senet154 " in shown
+    assert "  senet154 run configs/demo.yaml" in shown
+    assert "python -m launch" not in shown

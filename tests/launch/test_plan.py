@@ -152,7 +152,7 @@ def test_an_evaluation_s_forward_passes_are_told_with_a_measured_rate(capsys, tm
     (part.directory / "results.json").write_text(json.dumps(measured))
     seal_part(part, ["results.json"])
     assert plan_rows(capsys, recipe, there, run)["about"] == (
-        f"22 s, at 4 forward passes/s (measured in {part.directory.name}, on cpu)"
+        f"22 s, at 4.00 forward passes/s (measured in {part.directory.name}, on cpu)"
     )
 
 
@@ -209,11 +209,12 @@ def test_measured_speed_replaces_the_expected_one_and_done_steps_are_taken_off(c
     config = load_config(CONFIGS / "demo.yaml", overrides)
     train = place_stages(config, tmp_path, STAGES)["train"].directory
     train.mkdir()
+    note_start(train, Ranks(0, 0, 2))
     events = EventLog(train)
     for step in range(46, 91):
         events.write("train", global_step=step, images_per_second=320.0)
     events.close()
-    note_start(train, Ranks(0, 0, 2))
+    note_start(train, Ranks(0, 0, 8))  # has not measured anything yet
     rows = plan_rows(capsys, CONFIGS / "demo.yaml", overrides, tmp_path)
     # 225 steps x 64 images / 160 images/s = 90 s; 90 of the steps are done
     assert rows["time"].startswith(
@@ -233,6 +234,10 @@ def test_measured_speed_replaces_the_expected_one_and_done_steps_are_taken_off(c
         (
             {"kind": "cosine", "drop_epochs": (), "warmup_epochs": 0.5},
             "linear up to 0.05 over the first 0.5 epochs, then 0.05 falling as a cosine to 0 at epoch 6",
+        ),
+        (
+            {"drop_epochs": (), "drop_steps": (32_000,), "warmup_epochs": 0.0, "warmup_steps": 400, "warmup_lr": 0.01},
+            "0.01 over the first 400 steps, then 0.05, 0.005 from step 32,000; 6 epochs in all",
         ),
     ],
 )

@@ -123,7 +123,7 @@ def test_a_stopped_run_goes_on_with_the_command_it_prints_and_ends_with_its_resu
     assert table[1].split()[:2] == ["center32", "1"]
     assert table[2].split()[:3] == ["fused,", "1", "member"]
     assert table[1].split()[-2:] == table[2].split()[-2:]
-    assert Path(report.removeprefix("report: ")).is_file()
+    assert Path(report.removeprefix("report, to open in a browser: ")).is_file()
     shown = status(run, capsys)
     assert shown.count(" done ") == total
     assert "in 2 attempts" in shown

@@ -44,7 +44,7 @@ def test_simulation_of_the_winning_recipe_on_64_ranks_has_its_numbers(capsys, tm
         "1,281,167 images: every image exactly once an epoch; every rank 40,064 images, 32 a step",
         # 2048 / (64 x 170) s; 62,557 x 2048 / (64 x 170) s = 11,775.4 s; 64 times as many GPU-seconds
         "time": "0.188 s a step at 64 x 170 images/s (resources.expected_images_per_second); 62,557 steps take "
-        "3:16:15 = 3.27 h, 209.3 GPU-hours; validation and checkpoints come on top",
+        "3 h 16 min, 209.3 GPU-hours; validation and checkpoints come on top",
         "checkpoints": "100 of 921.7 MB (95 in train, 5 in freeze_bn), 92.17 GB written in all; 100 validations",
         # 2 stages x 3 kept + the one being written; 7 x 921.70 + 3 x 461.35 MB
         "disk": "at most 7.84 GB at once: 7 checkpoints and 3 weight files of 461.3 MB; the index and evaluation's "

@@ -71,6 +71,10 @@ def test_every_way_is_shown_with_the_overrides_to_add(child, capsys):
         "compiled NCHW float32  120.0",
         "compiled NHWC float32  200.0",
     ]
+    assert shown.startswith("starting PyTorch and looking at this machine\n")
+    told = [line for line in shown.splitlines() if line.startswith("[")]
+    assert told[1] == "[2/4] measuring eager NHWC float32"
+    assert told[3] == "[4/4] measuring compiled NHWC float32, which is compiled first"
     assert shown.endswith(
         "fastest in float32: compiled NHWC float32, 2.50x as fast as the recipe's own way; add to the command:\n"
         "  execution.channels_last=true execution.compile=true\n"
@@ -133,6 +137,6 @@ def test_the_probe_itself_measures_the_demo(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tune, "_next", first_two)
     assert print_tuning(RECIPE, ["train.max_micro_batch=2"], again=False) == 0
     shown = capsys.readouterr().out
-    assert shown.startswith("senet_nano, 2 images of 32 px, on ")
+    assert shown.splitlines()[1].startswith("senet_nano, 2 images of 32 px, on ")
     assert all(float(line.split()[3]) > 0 for line in cells_of(shown)[:2])
     assert list(Path(tmp_path / "senet154" / "autotune").glob("*.json"))

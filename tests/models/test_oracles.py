@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -83,11 +84,74 @@ def _pooled_first(unit: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def osmr_cifar(module: str, **numbers: Any) -> Callable[[], nn.Module]:
-    """Its ResNet-164 has the stride in the 3x3 convolution, and is no oracle."""
+    """With the stride in the first convolution, as the authors have it, also where there are three."""
 
     def make() -> nn.Module:
         models: Any = pytest.importorskip(f"pytorchcv.models.{module}")
-        return with_global_pooling(getattr(models, f"get_{module}")(num_classes=CIFAR_CLASSES, **numbers))
+        network = with_global_pooling(getattr(models, f"get_{module}")(num_classes=CIFAR_CLASSES, **numbers))
+        unit: Any
+        for unit in network.modules():
+            if hasattr(unit, "conv3"):
+                unit.conv1.conv.stride, unit.conv2.conv.stride = unit.conv2.conv.stride, unit.conv1.conv.stride
+        return network
+
+    return make
+
+
+class LuaUnit(nn.Module):
+    """xgastaldi/shake-shake, models/shakeshakeblock.lua; pytorchcv has a ReLU behind the sum, and the identity so."""
+
+    def __init__(self, inner: int, outer: int, stride: int) -> None:
+        super().__init__()
+        sizes = ((inner, outer, 3, stride, 1), (outer, outer, 3, 1, 1))
+        parts = [(nn.ReLU(), nn.Conv2d(*size, bias=False), nn.BatchNorm2d(outer)) for _ in range(2) for size in sizes]
+        self.branches = nn.ModuleList(nn.Sequential(*first, *second) for first, second in (parts[:2], parts[2:]))
+        self.stride, halves = stride, 2 if inner != outer else 0
+        self.paths = nn.ModuleList(nn.Conv2d(inner, outer // 2, 1, bias=False) for _ in range(halves))
+        self.norm = nn.BatchNorm2d(outer) if halves else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = sum(0.5 * branch(x) for branch in self.branches)
+        if self.norm is None:
+            return x + y
+        maps = x.relu(), nn.functional.pad(x.relu(), (1, 0, 1, 0))[:, :, :-1, :-1]
+        halves = [path(one[:, :, :: self.stride, :: self.stride]) for path, one in zip(self.paths, maps, strict=True)]
+        return y + self.norm(torch.cat(halves, 1))
+
+
+class ResNeXtUnit(nn.Module):
+    """facebookresearch/ResNeXt, models/resnext.lua, with two branches."""
+
+    def __init__(self, inner: int, outer: int, stride: int) -> None:
+        super().__init__()
+
+        def conv(channels: int, kernel: int, stride: int = 1, groups: int = 1) -> tuple[nn.Module, nn.Module]:
+            return (
+                nn.Conv2d(channels, outer, kernel, stride, kernel // 2, groups=groups, bias=False),
+                nn.BatchNorm2d(outer),
+            )
+
+        self.branches = nn.ModuleList(
+            nn.Sequential(*conv(inner, 1), nn.ReLU(), *conv(outer, 3, stride, groups=4), nn.ReLU(), *conv(outer, 1))
+            for _ in range(2)
+        )
+        self.shortcut = nn.Sequential(*(conv(inner, 1, stride) if inner != outer else ()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.shortcut(x) + sum(0.5 * branch(x) for branch in self.branches)).relu()
+
+
+def shaken(unit: type[nn.Module], blocks: int, stem: tuple[nn.Module, ...], *widths: int) -> Callable[[], nn.Module]:
+    """A network of these units; the last ReLU changes nothing where they end with one."""
+
+    def make() -> nn.Module:
+        units = []
+        for stage, (inner, outer) in enumerate(itertools.pairwise(widths)):
+            stride = 2 if stage > 0 else 1
+            units += [unit(inner, outer, stride), *(unit(outer, outer, 1) for _ in range(1, blocks))]
+        first = nn.Conv2d(3, widths[0], 3, padding=1, bias=False), nn.BatchNorm2d(widths[0])
+        end = nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(widths[-1], CIFAR_CLASSES)
+        return nn.Sequential(*first, *stem, *units, *end)
 
     return make
 
@@ -111,7 +175,10 @@ ORACLES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any]]] = {
     "mobilenet_v1": (timm_mobilenet, {}),
     "shufflenet_v1_g3": (osmr_shufflenet, {}),
     "preresnet110": (osmr_cifar("preresnet_cifar", blocks=110, bottleneck=False), {}),
+    "preresnet164": (osmr_cifar("preresnet_cifar", blocks=164, bottleneck=True), {}),
     "wrn16_8": (osmr_cifar("wrn_cifar", blocks=16, width_factor=8), {}),
+    "shake_shake26_2x96d": (shaken(LuaUnit, 4, (), 16, 96, 192, 384), {}),
+    "shake_even29_2x4x64d": (shaken(ResNeXtUnit, 3, (nn.ReLU(),), 64, 256, 512, 1024), {}),
 }
 WITH_GRADIENTS = (
     "se_resnet50",
@@ -121,8 +188,10 @@ WITH_GRADIENTS = (
     "mobilenet_v1",
     "shufflenet_v1_g3",
     "wrn16_8",
+    "shake_shake26_2x96d",
+    "shake_even29_2x4x64d",
 )
-"""One of each family."""
+"""One of each family, and both of the last."""
 
 
 def both(name: str) -> tuple[nn.Module, nn.Module]:
@@ -145,7 +214,7 @@ def both(name: str) -> tuple[nn.Module, nn.Module]:
 def test_outputs_and_gradients_are_those_of_an_independent_implementation(name: str) -> None:
     ours, theirs = both(name)
     # At 96 px the last map of this one is a single pixel, of which no batch norm has statistics.
-    size = 160 if name == "inception_resnet_v2" else 96
+    size = 160 if name == "inception_resnet_v2" else 32 if name.startswith("shake") else 96
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
         assert relative_error(ours.eval()(images), theirs.eval()(images)) < 1e-4

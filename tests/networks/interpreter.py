@@ -33,6 +33,8 @@ _PLAIN: dict[str, Callable[..., torch.Tensor]] = {
     "concat": lambda *maps: torch.cat(maps, 1),
     "add": lambda one, other: one + other,
     "scale": lambda one, other: one * other,
+    "shake_mix": lambda one, other: (one + other) / 2,
+    "shift": lambda x: F.pad(x[:, :, :-1, :-1], (1, 0, 1, 0)),
 }
 
 

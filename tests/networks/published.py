@@ -53,6 +53,8 @@ TABLES: dict[str, tuple[str, dict[str, Any]]] = {
     "CIFAR10-WRN-16-8": ("wrn16_8", {}),
     "SE-CIFAR10-WRN-16-8": ("se_wrn16_8", {}),
     "CIFAR100-WRN-16-8": ("wrn16_8", {}),
+    "CIFAR10-ShakeShake-26-2x96d": ("shake_shake26_2x96d", {}),
+    "SE-CIFAR10-ShakeShake-26-2x96d": ("se_shake_shake26_2x96d", {}),
     **{f"ablation-{name}": ("se_resnet50", {"bias": False, **se}) for name, se in _ABLATIONS.items()},
 }
 """Files by name, with the network and the block that they describe."""
@@ -179,6 +181,22 @@ def _of_preresnet(name: str) -> str:
     return f"layer{stage}.{int(number) - 1}.{inner}"
 
 
+def _of_shake(name: str) -> str:
+    """Its three ReLUs of one map are ours once; its subsampling is the stride of our convolution behind it."""
+    ends = {"conv0": "layer0.conv", "conv0/bn": "layer0.bn", "relu_last": "relu", **_ENDS}
+    if name in ends:
+        return ends[name]
+    stage, number, rest = re.fullmatch(r"stage(\d)_(\d+)[_/]?(.*)", name).groups()
+    unit = f"layer{stage}.{int(number) - 1}"
+    if branch := re.fullmatch(r"b(\d)/conv(\d)(?:/(bn))?(?:/(relu))?", rest):
+        return f"{unit}.branch{branch[1]}.{int(branch[2]) - 1}.{branch[4] or branch[3] or 'conv'}"
+    parts = dict.fromkeys(("b1/relu1", "b2/relu1", "sc_relu"), "relu")
+    parts |= {"mix": "mixing", "": "sum", "sc_cat": "downsample.concat", "sc_bn": "downsample.bn"}
+    parts |= {"sc_path1": "relu", "sc_path2": "downsample.path2.0"}
+    parts |= {"sc_conv1": "downsample.path1.0", "sc_conv2": "downsample.path2.1"}
+    return f"{unit}.{_GATES.get(rest) or parts[rest]}"
+
+
 NAMES: dict[str, Callable[[str], str]] = {
     "resnet": _of_resnet,
     "bn_inception": _of_bn_inception,
@@ -187,6 +205,7 @@ NAMES: dict[str, Callable[[str], str]] = {
     "mobilenet": _of_mobilenet,
     "shufflenet": _of_shufflenet,
     "preresnet": _of_preresnet,
+    "shake": _of_shake,
 }
 """Our name of a layer of theirs, by family."""
 
@@ -199,6 +218,16 @@ def classes_of(table: str) -> int:
 
 def read_published(folder: Path, table: str) -> Iterator[Layer]:
     """Yield the rows of a table as ours would be: names, kinds, inputs and numbers, without costs."""
+    seen: set[str] = set()
+    for layer in _rows(folder, table):
+        if layer.name not in seen:
+            yield layer
+        seen.add(layer.name)
+
+
+def _rows(folder: Path, table: str) -> Iterator[Layer]:
+    """Yield every row. Of a subsampling there remains the shift before it: the convolution behind it has its stride."""
+    subsampled: dict[str, int] = {}
     family = NETWORKS[TABLES[table][0]].family
     ours = NAMES[family]
     with (folder / f"{table}.csv").open(newline="") as file:
@@ -210,6 +239,11 @@ def read_published(folder: Path, table: str) -> Iterator[Layer]:
                 if text and name not in ("name", "kind", "inputs")
             }
             fields = {"in_channels": 0, "out_channels": 0} | numbers
+            if subsampling := re.fullmatch(r"subsample_s(\d)_offset\d(_zero_pad)?", row["kind"]):
+                subsampled[row["name"]] = int(subsampling[1])
+                row["kind"], fields["out_size"] = "shift", 0
+            elif row["inputs"] in subsampled:
+                fields["stride"] = subsampled[row["inputs"]]
             yield Layer(ours(row["name"]), row["kind"], inputs, **fields)
 
 

@@ -35,6 +35,7 @@ from tests.evaluation.ensemble_members import write_scores
 from tests.sealed import seal_part
 
 HOSTILE = "<script>alert('x')</script> & \"co\""
+NAMES = {1: HOSTILE, 2: "柴犬, 秋田犬", 3: "كلب", 4: "कुत्ता"}
 STEPS_PER_EPOCH = 10
 CROP = {"resize_px": 32, "crop_px": 32}
 
@@ -104,7 +105,7 @@ def _prepare(part: Part, config: Config, folder: Path, num_val: int) -> tuple[li
         pixels = generator.integers(0, 256, (60, 80, 3), np.uint8)
         Image.fromarray(pixels).save(root / f"{number}.jpg")
     classes = [
-        ImageClass(label, f"n{label:08d}", HOSTILE if label == 1 else f"word {label}, other word", None)
+        ImageClass(label, f"n{label:08d}", NAMES.get(label, f"word {label}, other word"), None)
         for label in range(config.model.reckoned_classes)
     ]
     num_images = max(num_val, config.model.reckoned_classes)

@@ -41,7 +41,6 @@ def test_the_stage_leaves_the_page_the_plots_and_the_tables(folder: Path) -> Non
         "plots/loss.png",
         "plots/lr.png",
         "plots/validation.png",
-        "plots/worst_classes.png",
         "report.html",
         "tables.json",
     ]

@@ -28,7 +28,7 @@ def test_every_result_key_is_read_by_a_stage(tmp_path: Path, monkeypatch: pytest
     padded = {"augmentation": {"crop": "padded", "padding_px": 6, "rotation_degrees": 0.0}}
     for number, choices in enumerate(({}, plateau | padded)):
         run, data = tmp_path / f"run{number}", {"shards": str(tmp_path / "shards"), "val_fraction": 0.3}
-        config = small_recipe(tmp_path, data=data, **choices)
+        config = small_recipe(tmp_path, data=data, report={"activations": True}, **choices)
         write_run_config(run, config)
         for stage in STAGES:
             assert runner.run_stage(stage.name, config, run, STAGES) == EXIT_DONE

@@ -1,6 +1,7 @@
 """How every command ends: a sentence and an exit code of the contract, or a traceback."""
 
 import errno
+import os
 import subprocess
 import sys
 
@@ -41,17 +42,14 @@ def test_ctrl_c_ends_silently(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_closed_pipe_ends_silently() -> None:
+@pytest.mark.parametrize("flush", [True, False])
+def test_a_closed_pipe_ends_silently(flush: bool) -> None:
     code = (
         "import sys; from pipeline.store.answer import answered\n"
-        "def command():\n"
-        "    while True: print('line', flush=True)\n"
-        "sys.exit(answered(command))"
+        f"sys.exit(answered(lambda: print('line', flush={flush}) or 0))"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.readline()
-        process.stdout.close()
-        assert process.stderr.read() == b""
-    assert process.returncode == EXIT_FAILED
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        done = subprocess.run([sys.executable, "-c", code], stdout=pipe, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (EXIT_FAILED, b"")

@@ -18,13 +18,13 @@ def test_a_stage_that_comes_back_tells_at_its_start_and_only_once() -> None:
 
 def test_a_first_attempt_tells_with_its_first_checkpoint() -> None:
     told = notes(None, {"kind": "train"}, *({"kind": "checkpoint", "seconds": float(took)} for took in (30, 7)))
-    assert told == [("info", "a checkpoint takes 30.0 s, the warning comes 60 s before the end")]
+    assert told == [("info", "a checkpoint takes 30 s, the warning comes 60 s before the end")]
 
 
 def test_what_does_not_fit_is_a_warning_that_says_what_would() -> None:
     ((level, text),) = notes(31.0)
     assert level == "warning"
-    assert "a checkpoint takes 31.0 s" in text
+    assert "a checkpoint takes 31 s" in text
     assert text.endswith("raise warning_seconds of the profile to at least 62")
 
 

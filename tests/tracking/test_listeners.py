@@ -68,14 +68,6 @@ def test_everybody_hears_and_last_words_are_shown(tmp_path: Path, capsys: pytest
     assert capsys.readouterr().out == "train  hello\nwarning  a last word\n"
 
 
-def test_how_to_upload_is_said_once_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for stage in ("train", "evaluate", "report"):
-        listen(tracked(tmp_path, stage))
-    said = capsys.readouterr().out
-    assert said.count("wandb sync") == 1
-    assert f"to upload: wandb sync {tmp_path}/wandb/offline-run-*\n" in said
-
-
 def test_wandb_can_be_switched_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listen(tracked(tmp_path), wandb="disabled")
     assert MIRRORS == []
@@ -87,4 +79,4 @@ def test_a_warning_too_short_for_a_checkpoint_is_told_at_the_start(
 ) -> None:
     monkeypatch.setenv("SENET154_WARNING_SECONDS", "10")
     listen(tracked(tmp_path, checkpoint_seconds=31.0), wandb="disabled")
-    assert "a checkpoint takes 31.0 s, the warning comes 10 s before the end" in capsys.readouterr().out
+    assert "a checkpoint takes 31 s, the warning comes 10 s before the end" in capsys.readouterr().out

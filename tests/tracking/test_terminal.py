@@ -53,7 +53,7 @@ def test_training_progress_has_epoch_step_loss_rate_and_time_left() -> None:
     display(TRAIN)
     display(progress(68, text="epoch 3.00"))
     assert stream.getvalue().splitlines()[-1] == (
-        "train  epoch 3.00  step 68/225  loss 0.912  lr 0.0871  412 images/s  ETA 0:02:37"
+        "train  epoch 3.00  step 68/225  loss 0.912  lr 0.0871  412 images/s  ETA 2 min 37 s"
     )
 
 
@@ -87,7 +87,7 @@ def test_other_events_are_never_held_back() -> None:
     display(VALIDATION)
     display(WARNING)
     assert stream.getvalue().splitlines()[1:] == [
-        "validation  epoch 3  top-1 error 4.17 %  top-5 error 0.28 %",
+        "validation  epoch 3.0  top-1 error 4.17 %  top-5 error 0.28 %",
         "warning  a file is broken",
     ]
 
@@ -101,10 +101,10 @@ def test_each_thing_that_is_counted_has_its_own_clock() -> None:
         clock.now += 20
         display(progress(50, 100, "images", 50.0, plan))
     assert stream.getvalue().splitlines() == [
-        "evaluate  center224  image 0/100  50 images/s",
-        "evaluate  center224  image 50/100  50 images/s  ETA 0:00:20",
-        "evaluate  10crop  image 0/100  50 images/s",
-        "evaluate  10crop  image 50/100  50 images/s  ETA 0:00:20",
+        "evaluate  center224  image 0/100  50.0 images/s",
+        "evaluate  center224  image 50/100  50.0 images/s  ETA 20 s",
+        "evaluate  10crop  image 0/100  50.0 images/s",
+        "evaluate  10crop  image 50/100  50.0 images/s  ETA 20 s",
     ]
 
 
@@ -114,7 +114,7 @@ def test_time_left_counts_from_where_this_attempt_began() -> None:
     display(progress(200))
     clock.now += 10
     display(progress(205))
-    assert stream.getvalue().splitlines()[-1].endswith("ETA 0:00:40")
+    assert stream.getvalue().splitlines()[-1].endswith("ETA 40 s")
 
 
 def test_plain_lines_are_whole_and_without_control_characters() -> None:
@@ -144,7 +144,7 @@ def test_the_bar_gives_way_on_a_narrow_terminal_but_rate_and_time_left_stay() ->
     display(TRAIN)
     display(progress(68))
     last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", stream.getvalue()).split("\r")[-1]
-    assert "412 images/s  ETA 0:02:37" in last
+    assert "412 images/s  ETA 2 min 37 s" in last
     assert "━" in last
     display.close()
 
@@ -201,8 +201,8 @@ def run_on_a_terminal(script: str) -> str:
 
 def test_a_real_terminal_shows_a_bar_with_rate_and_time_left_and_lines_above_it() -> None:
     output = run_on_a_terminal(SCRIPT)
-    assert re.search(r"━.*epoch 1\.60  step 8/20  loss 1\.000  lr 0\.1  412 images/s  ETA 0:00:12", output)
+    assert re.search(r"━.*epoch 1\.60  step 8/20  loss 1\.000  lr 0\.1  412 images/s  ETA 12 s", output)
     assert "warning  look here" in output
-    assert output.rstrip().endswith("ETA 0:00:10"), "the bar's last state stays as a line"
+    assert output.rstrip().endswith("ETA 10 s"), "the bar's last state stays as a line"
     assert "\x1b[?25l" in output
     assert output.rindex("\x1b[?25h") > output.rindex("\x1b[?25l"), "the cursor is given back"

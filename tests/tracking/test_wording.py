@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.tracking.wording import clock_time, describe, duration, rate, rough_time
+from pipeline.tracking.wording import describe, duration, errors, rate
 
 
 @pytest.mark.parametrize(
@@ -12,7 +12,7 @@ from pipeline.tracking.wording import clock_time, describe, duration, rate, roug
     [
         (
             {"kind": "validation", "epoch": 3.0, "top1_error_percent": 4.1666, "top5_error_percent": 0.28},
-            "validation  epoch 3  top-1 error 4.17 %  top-5 error 0.28 %",
+            "validation  epoch 3.0  top-1 error 4.17 %  top-5 error 0.28 %",
         ),
         (
             {
@@ -24,7 +24,7 @@ from pipeline.tracking.wording import clock_time, describe, duration, rate, roug
                 "top5_error_percent": 3.5,
                 "seconds": 3725.4,
             },
-            "evaluation  10crop  50,000 images  10 crops  top-1 error 17.00 %  top-5 error 3.50 %  1:02:05",
+            "evaluation  10crop  50,000 images  10 crops  top-1 error 17.00 %  top-5 error 3.50 %  1 h 2 min",
         ),
         (
             {"kind": "checkpoint", "global_step": 1250, "path": "x/step-00001250", "seconds": 4.13},
@@ -40,25 +40,25 @@ def test_events_read_as_short_lines_with_units(event: dict[str, Any], line: str 
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0:00:00"), (31.4, "0:00:31"), (59.6, "0:01:00"), (3725, "1:02:05"), (2 * 86400 + 3 * 3600 + 4, "2d 3:00:04")],
+    ("value", "text"),
+    [(1412.3, "1,412 passes/s"), (99.96, "100 passes/s"), (41.24, "41.2 passes/s"), (0.5, "0.50 passes/s")],
 )
-def test_times_are_hours_minutes_and_seconds(seconds: float, text: str) -> None:
-    assert clock_time(seconds) == text
+def test_a_rate_has_three_digits_however_small(value: float, text: str) -> None:
+    assert rate(value, "pass") == text
 
 
-def test_short_durations_have_a_decimal() -> None:
-    assert (duration(3.14), duration(61)) == ("3.1 s", "0:01:01")
-
-
-def test_rates_have_decimals_only_where_they_are_small() -> None:
-    assert (rate(1412.3, "image"), rate(0.5, "step")) == ("1,412 images/s", "0.50 steps/s")
+def test_errors_of_few_images_are_counts_too_as_one_image_moves_the_percent() -> None:
+    figures = {"top1_error_percent": 0.278552, "top5_error_percent": 0.0}
+    assert errors({**figures, "images": 359}) == ["top-1 error 0.28 % (1 of 359)", "top-5 error 0.00 % (0 of 359)"]
+    assert errors({**figures, "images": 50_000}) == errors(figures) == ["top-1 error 0.28 %", "top-5 error 0.00 %"]
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0, "0 s"),
+        (0, "0.0 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
         (29.4, "29 s"),
         (59.6, "1 min"),
         (90, "1 min 30 s"),
@@ -68,5 +68,5 @@ def test_rates_have_decimals_only_where_they_are_small() -> None:
         (753_628, "8 d 17 h"),
     ],
 )
-def test_an_estimate_has_no_more_than_two_units(seconds: float, text: str) -> None:
-    assert rough_time(seconds) == text
+def test_a_duration_has_no_more_than_two_units(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

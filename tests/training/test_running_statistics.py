@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from pipeline.models.weights import read_weights, save_weights
 from pipeline.training.batching import split_batch
 from pipeline.training.running_statistics import average_running_statistics, recompute_running_statistics
 from tests.data.indexing import index_files, write_pictures
-from tests.processes import finish, fork_context
+from tests.processes import finish, fork_context, free_port
 from tests.recipes import small_recipe
 
 RECOMPUTE = {"freeze_bn": {"statistics": "recompute", "statistics_images": 30}}
@@ -68,9 +67,7 @@ def test_recomputed_statistics_are_the_mean_over_the_next_micro_batches(tmp_path
 
 
 def test_running_statistics_are_averaged_over_all_ranks_and_frozen_ones_are_not(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     processes = [fork_context().Process(target=_average, args=(rank, port, tmp_path), daemon=True) for rank in range(3)]
     for process in processes:
         process.start()

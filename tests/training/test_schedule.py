@@ -28,6 +28,36 @@ def test_warm_up_rises_by_equal_steps_and_ends_at_the_full_rate() -> None:
     assert rate.at(20) == 1.0
 
 
+def test_the_schedule_of_resnet_110_is_its_papers_to_the_step() -> None:
+    """A rate of 0.01 for 400 iterations, then 0.1, divided by 10 after 32,000 and 48,000 iterations."""
+    cifar = StreamOrder(num_images=50_000, global_batch=128, seed=0)
+    in_steps = ScheduleConfig(drop_steps=(32_000, 48_000), warmup_steps=400, warmup_lr=0.01)
+    in_epochs = ScheduleConfig(drop_epochs=(81.92, 122.88), warmup_epochs=1.024, warmup_lr=0.01)
+    expected = {0: 0.01, 399: 0.01, 400: 0.1, 31_999: 0.1, 32_000: 0.01, 47_999: 0.01, 48_000: 0.001, 64_000: 0.001}
+    for schedule in (in_steps, in_epochs):
+        rate = LearningRate(schedule, 0.1, cifar, 164)
+        assert {step: rate.at(step) for step in expected} == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_warm_up_in_steps_is_the_one_of_as_many_epochs() -> None:
+    for kind in ("step", "cosine"):
+        epochs, steps = (
+            LearningRate(ScheduleConfig(kind=kind, **length), 1.0, SMALL, 10)
+            for length in ({"warmup_epochs": 2.0}, {"warmup_steps": 20})
+        )
+        assert [epochs.at(step) for step in range(100)] == [steps.at(step) for step in range(100)]
+
+
+def test_the_cosine_is_shake_shakes_and_pytorchs_step_by_step() -> None:
+    rate = LearningRate(ScheduleConfig(kind="cosine"), 0.2, SMALL, 18)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.2)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=180)
+    for step in range(180):
+        assert rate.at(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        theirs.step()
+
+
 def test_cosine_falls_from_the_full_rate_to_almost_nothing() -> None:
     rate = LearningRate(ScheduleConfig(kind="cosine", warmup_epochs=1.0), 0.5, SMALL, 11)
     assert rate.at(10) == 0.5

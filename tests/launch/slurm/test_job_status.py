@@ -31,14 +31,14 @@ SILENT = JobAttempt("11", 1, 2.0, "1: step-7")
             QueuedJob("11", "RUNNING", "n[1-2]", "1:33", "30:00"),
             [SILENT],
             "running",
-            "job 11 on n[1-2], 1:33 of 30:00",
+            "job 11 on n[1-2], 1 min 33 s of 30 min",
         ),
         (
             StageState("running", "pid 7 on n1"),
             QueuedJob("11", "RUNNING", "n[1-2]", "1:33", "30:00"),
             [FIRST, SILENT],
             "running",
-            "job 11 on n[1-2], 1:33 of 30:00\ninterrupted once; the last time: stopped after step 7",
+            "job 11 on n[1-2], 1 min 33 s of 30 min\ninterrupted once; the last time: stopped after step 7",
         ),
         (
             StageState("stopped", "stopped after step 7"),
@@ -101,7 +101,7 @@ def test_a_job_that_launch_cancelled_says_so():
 def test_attempts_of_earlier_jobs_are_not_counted():
     earlier = dataclasses.replace(FIRST, job="5")
     found = with_job(WAITING, RECORD, QueuedJob("11", "RUNNING", "n1", "0:01", "30:00"), [earlier, SILENT], {})
-    assert found.detail == "job 11 on n1, 0:01 of 30:00"
+    assert found.detail == "job 11 on n1, 1.0 s of 30 min"
 
 
 def test_only_a_stage_that_was_submitted_has_the_state_of_a_job(tmp_path, monkeypatch):

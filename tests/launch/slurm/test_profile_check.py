@@ -68,9 +68,9 @@ def test_a_batch_that_falls_into_single_images_is_warned_of(tmp_path):
         (
             ["expected_images_per_second=0.1", "every_epochs=1"],
             {"train": {"nodes": 2}},
-            "p.yaml: stages.train.minutes: 60 min less 60 s of warning are shorter than the 2:02:40 from one "
-            "checkpoint to the next (23 steps of 64 images at 2 x 0.1 images/s, resources.expected_images_per_second); "
-            "give more minutes, or set checkpoint.every_steps to at most 11",
+            "p.yaml: stages.train.minutes: 60 min less 60 s of warning are shorter than the 2 h 3 min from one "
+            "checkpoint to the next (23 steps of 64 images at 2 x 0.10 images/s "
+            "(resources.expected_images_per_second)); give more minutes, or set checkpoint.every_steps to at most 11",
         ),
     ],
 )

@@ -15,7 +15,7 @@ from launch.slurm import scheduler
 from launch.slurm.ensemble import member_requests
 from launch.slurm.jobs import JobRecord, read_jobs, write_jobs
 from launch.slurm.logs import follow_file
-from launch.slurm.scheduler import QueuedJob
+from launch.slurm.scheduler import JobRefused, QueuedJob
 from launch.slurm.submission import SubmitRequest
 from pipeline.config.reader import load_config, read_run_config
 from pipeline.ground.errors import UserError
@@ -102,7 +102,7 @@ def test_each_stage_waits_for_those_it_reads(queue, run, capsys):
     shown = capsys.readouterr().out
     waits_for = f"prepare ({ids['prepare']}), build ({ids['build']})"
     assert re.search(
-        rf"^train +{ids['train']} +submitted +2 +0 +0:30:00 +{re.escape(waits_for)}$", shown, re.MULTILINE
+        rf"^train +{ids['train']} +submitted +2 +0 +30 min +{re.escape(waits_for)}$", shown, re.MULTILINE
     ), shown
     assert f"-m launch status {run}\n" in shown
     assert f"-m launch logs {run} train -f\n" in shown
@@ -212,8 +212,42 @@ def test_accepted_changes_submit_jobs_with_the_keys_of_the_weights_that_are_ther
     assert latest == {name: stage.key for name, stage in placed(run).items()}
 
 
-def test_a_dry_run_prints_every_script_and_touches_nothing(queue, run, capsys):
-    assert submit(run, "--dry-run") == 0
+def test_a_dry_run_prints_the_jobs_the_batch_and_what_is_missing_and_touches_nothing(queue, run, capsys, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    # An option's value would swallow the key behind it.
+    assert submit(run, "data.dataset=folder", "--dry-run", "data.root=/nowhere") == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"^train +to submit +main +2 +0 +30 min +prepare, build$", shown, re.MULTILINE), shown
+    assert "train: 2 nodes x 2 tasks: global batch 64 = 4 processes x 16 images" in shown
+    assert "warning: on this machine `run` would refuse: data.root: must be" in shown
+    assert "warning: sbatch is no command of this machine; submit on the cluster's login node" in shown
+    assert "#!/bin/bash" not in shown
+    assert not run.exists()
+    assert queue.jobs == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        ("invalid partition specified: main", "2: partition: SLURM refuses the job of prepare (given main)"),
+        ("Invalid qos specification", "1: qos: SLURM refuses the job of prepare (not given)"),
+        ("Requested node configuration is not available", "6: stages.prepare: SLURM refuses the job of prepare"),
+    ],
+)
+def test_a_job_that_slurm_refuses_is_answered_with_the_line_of_the_profile(
+    queue, run, capsys, monkeypatch, words, answer
+):
+    def refuse(script: Path) -> None:
+        raise JobRefused(f"sbatch: error: {words}")
+
+    monkeypatch.setattr(scheduler, "check", refuse)
+    assert submit(run) == 2
+    assert capsys.readouterr().err == f"{PROFILE}:{answer}: sbatch: error: {words}\n"
+    assert read_jobs(run) == []
+
+
+def test_a_dry_run_prints_every_script_if_asked_to(queue, run, capsys):
+    assert submit(run, "--dry-run=scripts") == 0
     shown = capsys.readouterr().out
     active = [stage for stage in STAGES if stage.is_active(load_config(REPOSITORY / "configs" / "demo.yaml"))]
     assert shown.count("#!/bin/bash\n") == len(active)

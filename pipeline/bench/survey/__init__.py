@@ -1,1 +1,0 @@
-"""Measurements of a GPU that precede any optimisation for it. Needs torch, triton and timm."""

@@ -1,0 +1,133 @@
+"""The paper's Figures 6 and 7 from measured gates."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from launch.__main__ import main
+from pipeline.config.reader import write_run_config
+from pipeline.evaluation.gates import BlockGates
+from pipeline.ground.errors import EXIT_DONE, EXIT_USER_ERROR, UserError
+from pipeline.reporting.gates import Gates, gate_figure, read_gates
+from pipeline.reporting.page import render_report
+from pipeline.running.stage import parts_of, place_stages
+from pipeline.store.file import write_json
+from stages import STAGES
+from tests.reporting.example_run import make_config, make_run, read_record
+from tests.sealed import seal_part
+
+PAPERS = ("n01443537", "n02110958", "n03954731", "n09246464")
+STAGE_BLOCKS = {2: 3, 3: 4, 4: 6, 5: 3}
+"""Blocks of each stage of SE-ResNet-50."""
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def measured(folder: Path, classes: Sequence[str] = PAPERS, blocks: dict[int, int] | None = None) -> Gates:
+    """Gates as the stage leaves them, of blocks with 60 channels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(3)
+    found = []
+    for stage, count in (blocks or STAGE_BLOCKS).items():
+        for number in range(1, count + 1):
+            mean, std = (generator.random((len(classes), 60), np.float32) / np.float32(part) for part in (1, 9))
+            label = f"SE_{stage}_{number}"
+            found.append(BlockGates(label, label, stage, 450, mean, std, mean.mean(0), std.mean(0), 1.25, 7.5))
+    np.savez(folder / "gates.npz", allow_pickle=False, **{k: v for each in found for k, v in each.arrays().items()})
+    last = [block.label for block in found if block.stage == found[-1].stage]
+    errors = {"as trained": {"top1_error_percent": 20.0}, "with fixed gates": {"top1_error_percent": 20.25}}
+    figures = {
+        "plan": "center224",
+        "images": 200,
+        "near": 0.05,
+        "classes": [{"folder": folder, "words": f"{folder} words, other", "images": 50} for folder in classes],
+        "blocks": [block.summary() for block in found],
+        "left_out": {
+            "blocks": last,
+            "parameters": 450 * len(last),
+            "parameters_of_all_blocks": 450 * len(found),
+            "errors": errors,
+        },
+    }
+    write_json(folder / "gates.json", figures)
+    return read_gates(folder)
+
+
+def test_the_paper_s_blocks_and_classes_are_shown_if_they_are_there(tmp_path: Path) -> None:
+    gates = measured(tmp_path, ("n00000001", *PAPERS))
+    assert gates.choose_blocks() == ["SE_2_3", "SE_3_4", "SE_4_6", "SE_5_1", "SE_5_2", "SE_5_3"]
+    assert gates.choose_classes(6) == [1, 2, 3, 4]
+    assert gates.choose_classes(7) == [1, 3]
+
+
+def test_other_images_show_evenly_spaced_classes_and_any_are_found_by_name(tmp_path: Path) -> None:
+    gates = measured(tmp_path, [f"class{number}" for number in range(10)], {1: 2, 2: 1})
+    assert gates.choose_blocks() == ["SE_1_2", "SE_2_1"]
+    assert gates.choose_classes(6) == [0, 2, 5, 7]
+    assert gates.choose_classes(6, ["class9", "class3 words"]) == [9, 3]
+    assert gates.choose_blocks(["SE_1_1"]) == ["SE_1_1"]
+    with pytest.raises(UserError, match=r"--classes: there is no class of these images 'pug' \(there are: class0"):
+        gates.choose_classes(6, ["pug"])
+    with pytest.raises(UserError, match=r"--blocks: there is no block of this network 'SE_5_1' \(there are: SE_1_1, "):
+        gates.choose_blocks(["SE_5_1"])
+
+
+def test_a_figure_has_a_line_for_each_class_and_all_images_through_50_channels(tmp_path: Path) -> None:
+    gates = measured(tmp_path)
+    blocks = gates.choose_blocks()
+    drawing = ET.fromstring(gate_figure(gates, 6, blocks, gates.choose_classes(6)))
+    panels = [group for group in drawing.iter(f"{SVG}g")]
+    assert [panel[0].text for panel in panels] == blocks
+    for panel, block in zip(panels, blocks, strict=True):
+        lines = [path for path in panel.iter(f"{SVG}path") if str(path.get("class")).startswith("line")]
+        assert len(lines) == len(PAPERS) + 1
+        points = np.array([point.split() for point in str(lines[1].get("d"))[1:].split("L")], float)
+        assert points.shape == (50, 2)
+        channels = np.arange(50) * 60 // 50
+        np.testing.assert_allclose(points[:, 0], 250 * channels / 60, atol=0.06)
+        np.testing.assert_allclose(1 - points[:, 1] / 130, gates.curve(block, 1, "mean")[channels], atol=1e-3)
+
+
+def test_figure_7_has_a_band_of_one_standard_deviation(tmp_path: Path) -> None:
+    gates = measured(tmp_path)
+    drawing = ET.fromstring(gate_figure(gates, 7, ["SE_2_3"], [0]))
+    band = next(path for path in drawing.iter(f"{SVG}path") if path.get("class") == "band")
+    points = np.array([point.split() for point in str(band.get("d"))[1:-1].split("L")], float)
+    upper = np.clip(gates.curve("SE_2_3", 0, "mean") + gates.curve("SE_2_3", 0, "std"), 0, 1)
+    np.testing.assert_allclose(1 - points[:50, 1] / 130, upper[np.arange(50) * 60 // 50], atol=1e-3)
+
+
+def test_the_report_shows_gates_if_they_were_measured(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    record = read_record(config, make_run(tmp_path, config))
+    assert 'id="gates"' not in render_report(record, ()).html
+    gates = measured(tmp_path / "gates", ["<script>", "b", "c"])
+    page = render_report(dataclasses.replace(record, gates=gates), ()).html
+    assert 'id="gates"' in page
+    assert "<script" not in page
+    assert "Without SE_5_1, SE_5_2, SE_5_3, 1,350 parameters less (19 % of all blocks" in page
+    assert re.search(r"top-1 error 20.00 % -&gt; 20.25 %", page)
+
+
+def test_figures_are_drawn_of_a_run_and_refused_with_the_command_that_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "run"
+    write_run_config(run, make_config(tmp_path))
+    assert main(["figure", "6", str(run)]) == EXIT_USER_ERROR
+    assert "its gates are not measured; if its network has blocks, measure them: " in capsys.readouterr().err
+    config = make_config(tmp_path, report={"activations": True})
+    write_run_config(run, config)
+    part = parts_of(place_stages(config, run, STAGES))["activations"]
+    measured(part.directory)
+    seal_part(part, ["gates.npz", "gates.json"])
+    assert main(["figure", "7", str(run), "--classes", PAPERS[1], "--blocks", "SE_5_2"]) == EXIT_DONE
+    assert f"{PAPERS[1]} words" in (tmp_path / "figure7.svg").read_text()
+    assert re.search(r"SE_5_2 +60 +0\.\d{4} +0\.\d{4} +1\.25 +7\.50", capsys.readouterr().out)
