@@ -6,7 +6,6 @@ import dataclasses
 import math
 from typing import Literal
 
-from pipeline.config.crop_plan import CropPlan
 from pipeline.config.training import ScheduleConfig
 from pipeline.ground.counting import counted
 from pipeline.paper.statements import contest_network, statements
@@ -151,9 +150,9 @@ def _batch_norms(record: RunRecord) -> dict[str, Did]:
 
 def _evaluation(record: RunRecord) -> dict[str, Did]:
     plans = record.config.evaluate.plans
-    of224 = [plan for plan in plans if center_crop(plan) == (256, 224)]
-    of320 = sorted({size[0] for plan in plans if (size := center_crop(plan)) is not None and size[1] == 320})
-    several = [plan.name for plan in plans if center_crop(plan) is None]
+    of224 = [plan for plan in plans if plan.center_crop == (256, 224)]
+    of320 = sorted({size[0] for plan in plans if (size := plan.center_crop) is not None and size[1] == 320})
+    several = [plan.name for plan in plans if plan.center_crop is None]
     resized = ", ".join(map(str, of320))
     networks = len({member["weights_sha256"] for member in record.fusion["members"] if member["weight"] > 0})
     return {
@@ -162,15 +161,6 @@ def _evaluation(record: RunRecord) -> dict[str, Did]:
         "multicrop": (", ".join(several) or "not evaluated", True),
         "ensemble": ("one network" if networks == 1 else f"{networks} networks", networks > 1),
     }
-
-
-def center_crop(plan: CropPlan) -> tuple[int, int] | None:
-    """Return shorter side and crop of a plan of one unmirrored centre crop, or None for any other plan."""
-    if len(plan.crops) != 1:
-        return None
-    group = plan.crops[0]
-    is_central = group.positions == ("center",) and not group.squares and not group.mirror
-    return (group.resize_px, group.crop_px) if group.crop_px is not None and is_central else None
 
 
 def _epochs(number: float) -> str:

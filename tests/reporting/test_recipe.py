@@ -5,7 +5,7 @@ from pathlib import Path
 from pipeline.config.crop_plan import CropGroup, CropPlan, builtin_plan
 from pipeline.config.reader import load_config
 from pipeline.paper.statements import statements
-from pipeline.reporting.recipe import RecipeRow, center_crop, compare_recipe
+from pipeline.reporting.recipe import RecipeRow, compare_recipe
 from pipeline.reporting.results import describe_crops
 from tests.conftest import REPOSITORY
 from tests.reporting.example_run import make_config, make_run, read_record
@@ -55,10 +55,10 @@ def test_every_statement_of_the_paper_has_one_row(tmp_path: Path) -> None:
 
 
 def test_a_centre_crop_is_one_crop_from_the_centre() -> None:
-    assert center_crop(builtin_plan("center224")) == (256, 224)
-    assert center_crop(builtin_plan("10crop")) is None
+    assert builtin_plan("center224").center_crop == (256, 224)
+    assert builtin_plan("10crop").center_crop is None
     mirrored = CropPlan(name="m", crops=(CropGroup(resize_px=256, crop_px=224, mirror=True),))
-    assert center_crop(mirrored) is None
+    assert mirrored.center_crop is None
 
 
 def test_crops_are_described_in_words() -> None:
