@@ -32,6 +32,7 @@ from launch.slurm.profile_check import with_profile
 from launch.state import last_checkpoint, stage_state
 from launch.sweep import read_sweep
 from launch.sweep_plan import print_sweep
+from launch.uploads import describe_uploads
 from pipeline.config.schema import Config
 from pipeline.data.order import StreamOrder
 from pipeline.evaluation.expansion import count_crops
@@ -84,7 +85,9 @@ def _print_run(recipe: Path, run: Path, config: Config, profile: Path | None, si
         stages.add_row(name, *_state(stage, placed))
     say(f"{recipe} in {run}\n")
     show(stages)
+    mode, uploads = describe_uploads(config, placed)
     if rows := [*_figures(config, placed, split), *_evaluation(config, placed)]:
+        rows += [] if mode == "disabled" else [("W&B", uploads)]
         figures = table("", "")
         figures.show_header = False
         for row in rows:
