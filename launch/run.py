@@ -6,18 +6,16 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import os
-import signal
-import time
 from pathlib import Path
 
-from launch.child import Supervisor, stage_command, stage_environment
+from launch.child import Supervisor
 from launch.console import complain, say
 from launch.engine import check_engine
 from launch.gpu import advise, count_visible_gpus
 from launch.inputs import advise_on_sizes, check_initial_checkpoint, check_inputs
 from launch.job_graph import Stages, choose_stages
 from launch.recipe_options import recipe_words
+from launch.stage_run import run_stage
 from launch.status import show_sweep
 from launch.summary import print_results
 from launch.sweep import read_sweep, set_up_runs
@@ -28,14 +26,12 @@ from pipeline.config.schema import Config
 from pipeline.config.section import Kind
 from pipeline.config.sweep import Member
 from pipeline.ground.cores import count_cores
-from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, StopRequested, UserError
+from pipeline.ground.errors import EXIT_DONE, EXIT_STOPPED, UserError
 from pipeline.ground.interpreter import command_line
-from pipeline.running.attempts import NOT_SAVED, Outcome, read_outcome, read_records
 from pipeline.running.named_weights import new_choices
-from pipeline.running.stage import Part, PlacedStage, place_stages
-from pipeline.store.lock import DirectoryBusy, busy_message, in_turn, lock_holder
+from pipeline.running.stage import Part, place_stages
+from pipeline.store.lock import DirectoryBusy, busy_message, lock_holder
 from pipeline.store.seal import BrokenSeal, read_seal
-from pipeline.tracking.wording import duration
 from pipeline.training.batching import split_batch, warn_of_few_images
 from stages import STAGES
 
@@ -160,7 +156,7 @@ def _run(this: _Run, supervisor: Supervisor, failed: dict[str, int]) -> int:
             complain(f"stopped on {supervisor.stop_reason} before stage {name}")
             return EXIT_STOPPED
         say(f"{header}: {stage.stage.summary}")
-        code = _run_stage(header, stage, this.directory, this.config, supervisor)
+        code = run_stage(header, stage, this.directory, this.config, supervisor)
         if code != EXIT_DONE:
             failed[stage.key] = code
             return code
@@ -207,63 +203,6 @@ def _check_part(part: Part) -> None:
     holder = lock_holder(part.directory)
     if holder is not None and not part.is_shared:
         raise DirectoryBusy(busy_message(part.directory, holder))
-
-
-def _run_stage(header: str, stage: PlacedStage, run: Path, config: Config, supervisor: Supervisor) -> int:
-    """Run one stage to its end, report its outcome, and return its code."""
-    processes = config.resources.processes if stage.stage.is_distributed else 1
-    records = {part.directory: len(read_records(part.directory)) for part in stage.parts}
-    started = time.monotonic()
-    if stage.current.is_shared:
-        try:
-            with in_turn(stage.directory, supervisor.stop, lambda text: say(f"{header}: {text}")):
-                pass
-        except StopRequested as stopped:
-            complain(f"{header}: {stopped}")
-            return EXIT_STOPPED
-        if stage.is_done:
-            say(f"{header}: done by another process")
-            return EXIT_DONE
-    code = supervisor.run(stage_command(stage.name, run, processes), stage_environment(os.environ, processes))
-    took = duration(time.monotonic() - started)
-    if stage.is_done:
-        say(f"{header}: done in {took}")
-        return EXIT_DONE
-    noted = read_outcome(stage.directory, after=records[stage.directory])
-    ending = _ending(stage, code, supervisor, noted, is_group=processes > 1)
-    if ending.exit_code == EXIT_STOPPED:
-        complain(f"{header}: stopped after {took}")
-    else:
-        complain(f"{header}: failed after {took}; {ending.message or f'its directory is {stage.directory}'}")
-    return ending.exit_code
-
-
-@dataclasses.dataclass(frozen=True)
-class _Ending:
-    """How an unfinished stage ended."""
-
-    exit_code: int
-    message: str = ""
-    """Message to print; empty if the stage's last line was it."""
-
-
-def _ending(stage: PlacedStage, code: int, supervisor: Supervisor, noted: Outcome | None, *, is_group: bool) -> _Ending:
-    """Return the outcome recorded by the stage, or else that of its process."""
-    if supervisor.has_killed:
-        return _Ending(EXIT_FAILED, NOT_SAVED)
-    if noted is not None:
-        # Of several processes each prints something, and one's error is another's consequence: say which came first.
-        return _Ending(noted.exit_code, f"rank {noted.rank}: {noted.message}" if is_group else "")
-    if not stage.directory.exists():
-        return _Ending(EXIT_USER_ERROR, f"{stage.directory}: this folder was removed while the stage ran")
-    if supervisor.stop_reason is not None:
-        return _Ending(EXIT_STOPPED)
-    if code == EXIT_USER_ERROR:
-        return _Ending(code)
-    if code < 0:
-        name = signal.Signals(-code).name
-        return _Ending(EXIT_FAILED, f"its process was killed by {name}" + " (out of memory?)" * (name == "SIGKILL"))
-    return _Ending(EXIT_FAILED, f"it ended with code {code} and left no message" if is_group else "")
 
 
 def _ended(code: int, request: RunRequest, supervisor: Supervisor) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +66,16 @@ class _Status:
     states: Mapping[str, StageState]
 
     @classmethod
-    def of(cls, run: Path) -> _Status:
-        """Read it. Raises UserError if `run` is no run directory of this version."""
-        config = read_run_config(run)
-        placed = place_stages(config, run, STAGES)
-        jobs = jobs_of(run, placed)
-        states = {name: jobs.with_job(stage, stage_state(stage, placed)) for name, stage in placed.items()}
-        return cls(config, placed, jobs, states)
+    def of(cls, runs: Iterable[Path]) -> dict[Path, _Status]:
+        """Read those of runs. Raises UserError if one is no run directory of this version."""
+        configs = {run: read_run_config(run) for run in runs}
+        placed = {run: place_stages(config, run, STAGES) for run, config in configs.items()}
+        found = {}
+        for run, jobs in jobs_of(placed).items():
+            stages = placed[run]
+            states = {name: jobs.with_job(stage, stage_state(stage, stages)) for name, stage in stages.items()}
+            found[run] = cls(configs[run], stages, jobs, states)
+        return found
 
     @property
     def is_done(self) -> bool:
@@ -92,7 +95,7 @@ def show_status(run: Path, before: str = "") -> bool:
     """
     if members_of(run):
         return show_sweep(run, before)
-    status = _Status.of(run)
+    status = _Status.of([run])[run]
     rows = table("stage", "state", "")
     for name, state in status.states.items():
         rows.add_row(name, _condition(state), _detail(status.placed[name], state, status.config, status.placed))
@@ -112,22 +115,26 @@ def show_status(run: Path, before: str = "") -> bool:
 
 def show_sweep(folder: Path, before: str = "") -> bool:
     """Print a line for each run of a sweep: its errors, or the stage that it is at. Returns whether all is done."""
-    runs = {run.name: _Status.of(run) for run in members_of(folder) if (run / RUN_CONFIG).is_file()}
+    members = members_of(folder)
+    runs = _Status.of(run for run in members if (run / RUN_CONFIG).is_file())
     rows = table("run", "stage", "state", "")
-    for name, status in runs.items():
+    for run, status in runs.items():
         if status.is_done:
-            rows.add_row(name, "", "done", ", ".join(errors(next(iter(status.states["fuse"].metrics.values())))))
+            rows.add_row(run.name, "", "done", ", ".join(errors(next(iter(status.states["fuse"].metrics.values())))))
             continue
-        stage, state = next(
-            (status.placed[each], state) for each, state in status.states.items() if state.condition != "done"
+        name, state = next((name, state) for name, state in status.states.items() if state.condition != "done")
+        rows.add_row(
+            run.name, name, _condition(state), _detail(status.placed[name], state, status.config, status.placed)
         )
-        rows.add_row(name, stage.name, _condition(state), _detail(stage, state, status.config, status.placed))
     print(before, end="")
     done = sum(status.is_done for status in runs.values())
-    say(f"the sweep in {folder}: {done} of {counted(len(members_of(folder)), 'run')} done\n")
+    say(f"the sweep in {folder}: {done} of {counted(len(members), 'run')} done\n")
     show(rows)
-    _print_problem(next(iter(runs.values())).jobs)
-    return done == len(members_of(folder))
+    for status in [*runs.values()][:1]:
+        _print_problem(status.jobs)
+    if done < len(members) and not any(status.is_at_work for status in runs.values()):
+        say("\nto go on: the same command again, or any of its runs by itself")
+    return done == len(members)
 
 
 def _print_problem(jobs: RunJobs) -> None:

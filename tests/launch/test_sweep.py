@@ -140,7 +140,9 @@ def test_a_stopped_sweep_ends_with_75_before_the_next_run(
     assert "run 2 of 4" not in out
     assert err.splitlines()[-1].startswith("to go on: ")
     assert main(["status", str(tmp_path / "runs")]) == 0
-    shown = lines(capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert out.endswith("to go on: the same command again, or any of its runs by itself\n")
+    shown = lines(out)
     assert shown["batch8-seed1"].startswith("train stopped, resumable")
     assert shown["batch8-seed2"].startswith("build to run"), shown
 
