@@ -11,7 +11,8 @@ from pipeline.config.training import ScheduleConfig
 from pipeline.ground.counting import counted
 from pipeline.paper.statements import Statement, row_of, statements
 from pipeline.paper.tables import Row, read_table, table_names
-from pipeline.reporting.record import TRAINING_STAGES, RunRecord
+from pipeline.reporting.finished_run import TRAINING_STAGES
+from pipeline.reporting.record import RunRecord
 
 Verdict = Literal["same", "differs", "open"]
 Did = tuple[str, Any]
