@@ -87,7 +87,7 @@ def test_tables_without_runs_print_the_papers_figures_and_what_a_run_would_cost(
                 assert figure is None or figure in text
     line = next(line for line in printed(capsys, "table2").splitlines() if line.startswith("SE-ResNet-50 "))
     assert line.split()[1:4] == ["23.29", "/", "6.62"]
-    assert "table2_se_resnet50" in line
+    assert " configs/paper/table2_se_resnet50.yaml " in line
     assert re.search(r"28,088,024 +3.86 +2.97 EFLOP, 8 h 15 min$", line)
 
 
