@@ -16,7 +16,8 @@ import scipy.special
 
 from launch.__main__ import main
 from launch.paper_table import recipe_of
-from pipeline.config.reader import write_run_config
+from pipeline.config.network import ModelConfig
+from pipeline.config.reader import load_members, write_run_config
 from pipeline.ground.errors import EXIT_DONE, EXIT_USER_ERROR
 from pipeline.models.tracing import variant_table
 from pipeline.networks.layers import VARIANTS
@@ -182,7 +183,12 @@ def test_costs_of_the_ablations_are_traced() -> None:
     assert VARIANTS.read_text() == variant_table()
 
 
-@pytest.mark.parametrize("name", ["table2", "table3", "table4", "table5", "table8", "table9"])
-def test_each_of_our_rows_has_its_recipe(name: str) -> None:
+@pytest.mark.parametrize("name", table_names())
+def test_each_of_our_rows_has_a_recipe_that_trains_its_network(name: str) -> None:
     for row in read_table(name).rows:
-        assert (recipe_of(row) is not None) == (row.model is not None), row.name
+        path = recipe_of(row)
+        assert (path is not None) == (row.model is not None), row.name
+        if path is not None:
+            trained = {member.config.model.title: member.config for member in load_members(path)}
+            assert ModelConfig.of_row(row).title in trained, row.name
+            assert len({member.config.seed for member in load_members(path)}) == row.seeds
