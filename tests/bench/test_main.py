@@ -153,7 +153,7 @@ def test_checkpoint_compares_the_stall_and_the_steps_beside_it_and_leaves_nothin
     alone, beside = record["comparisons"]
     assert [comparison["ratio_of"] for comparison in (alone, beside)] == ["stall ms", "s added"]
     assert names(alone, "peer") == names(beside, "peer") == ["torch.save, flushed and renamed"]
-    assert beside["title"] == "20 steps of 2 images of 64 px, with one checkpoint in them"
+    assert beside["title"] == "20 steps of 2 images of 32 px, with one checkpoint in them"
     for contestant in alone["contestants"]:
         assert contestant["s until on disk"]["median"] > 0
     for contestant in beside["contestants"]:
