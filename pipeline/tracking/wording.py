@@ -76,7 +76,7 @@ def percentage(percent: float, images: int | None) -> str:
 
 
 def errors(figures: Mapping[str, Any]) -> list[str]:
-    """Return a field for each error among the figures of an event or a stage; of few classes there is no top-5 error."""
+    """Return a field for each error among the figures of an event or a stage; few classes have no top-5 error."""
     images = figures.get("images")
     fields = [
         f"top-{k} error {percentage(figures[f'top{k}_error_percent'], images)}"

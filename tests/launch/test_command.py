@@ -83,7 +83,7 @@ def test_further_recipes_and_seeds_make_an_ensemble():
         (["run", "dmo"], "argument CONFIG: dmo: no such recipe (did you mean demo?)"),
         (
             ["plan", "qqq"],
-            "argument CONFIG: qqq: no such recipe (there are: cifar10, cifar10_archive, demo, ",
+            "argument CONFIG: qqq: no such recipe (there are: cifar10, cifar10_archive, ",
         ),
         (["submit", "demo", "cfar10", "--profile", "p.yaml"], "cfar10: no such recipe (did you mean cifar10?)"),
         (["status", "runs/demo", "--speed=1"], "unrecognized arguments: --speed=1"),
