@@ -22,6 +22,7 @@ from pipeline.reporting.calibration import calibrate, calibration_plot
 from pipeline.reporting.class_errors import class_plots, worst_classes
 from pipeline.reporting.confusion import confusions
 from pipeline.reporting.cost_accuracy import cost_accuracy_plots
+from pipeline.reporting.crop_drawing import crop_drawing
 from pipeline.reporting.finished_run import TRAINING_STAGES
 from pipeline.reporting.gates import gate_section
 from pipeline.reporting.pictures import thumbnail
@@ -63,6 +64,7 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
         "sections": sections(record),
         "why_incomparable": why_incomparable(record),
         "results": rows,
+        "drawings": drawings(record),
         "present_classes": record.results["plans"][0].get("present_classes"),
         "has_top5": has_top5,
         "paper": {"citation": citation(), "contest": contest()},
@@ -158,6 +160,12 @@ def paper_tables(record: RunRecord, rows: tuple[ResultRow, ...]) -> list[dict[st
         own = [row for row in rows if row.paper is not None and row.paper.source.startswith(f"{table.source},")]
         found.append({"source": table.source, "caption": table.caption, "rows": marked, "own": own})
     return found
+
+
+def drawings(record: RunRecord) -> dict[str, Markup]:
+    """Return the crops of each plan in an image of the median size."""
+    width, height = (round(statistics.median(sizes.tolist())) for sizes in (record.val.widths, record.val.heights))
+    return {plan.name: Markup(crop_drawing(plan, width, height)) for plan in record.config.evaluate.plans}
 
 
 def mistakes(record: RunRecord) -> list[dict[str, Any]]:
