@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from pipeline.reporting.plots import Palette, Plot, legend_above
+from pipeline.reporting.plots import PALETTE, Plot, legend_above
 from pipeline.reporting.results import ResultRow
 
 
@@ -34,12 +34,10 @@ def _rate(row: ResultRow) -> float:
     return row.images / row.seconds
 
 
-def _errors_over(
-    rows: Sequence[ResultRow], cost: Callable[[ResultRow], float], label: str
-) -> Callable[[Axes, Palette], None]:
-    def draw(axes: Axes, palette: Palette) -> None:
+def _errors_over(rows: Sequence[ResultRow], cost: Callable[[ResultRow], float], label: str) -> Callable[[Axes], None]:
+    def draw(axes: Axes) -> None:
         places = [cost(row) for row in rows]
-        for k, color, marker in ((1, palette.line, "o"), (5, palette.accent, "s")):
+        for k, color, marker in ((1, PALETTE.line, "o"), (5, PALETTE.accent, "s")):
             errors = [getattr(row, f"top{k}_error_percent") for row in rows]
             if None not in errors:
                 axes.plot(places, errors, marker, color=color, markersize=4, label=f"top-{k}")
@@ -50,7 +48,7 @@ def _errors_over(
                 xytext=(5, 5),
                 textcoords="offset points",
                 fontsize=8,
-                color=palette.muted,
+                color=PALETTE.muted,
                 parse_math=False,
             )
         axes.set_xscale("log")
@@ -61,6 +59,6 @@ def _errors_over(
         axes.set_ylim(bottom=0)
         axes.set_xlabel(label)
         axes.set_ylabel("validation error, %")
-        legend_above(axes, palette)
+        legend_above(axes)
 
     return draw

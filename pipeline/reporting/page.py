@@ -20,7 +20,7 @@ from pipeline.paper.statements import contest
 from pipeline.paper.tables import citation, read_table, rows_of
 from pipeline.reporting.calibration import calibrate, calibration_plot
 from pipeline.reporting.class_errors import class_plots, worst_classes
-from pipeline.reporting.confusion import confusions
+from pipeline.reporting.confusion import confusion_matrix, confusions
 from pipeline.reporting.cost_accuracy import cost_accuracy_plots
 from pipeline.reporting.crop_drawing import crop_drawing
 from pipeline.reporting.finished_run import TRAINING_STAGES
@@ -76,6 +76,7 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
         "calibrations": calibrations,
         "fusion": record.fusion,
         "confusions": describe_confusions(record),
+        "matrix": confusion_matrix(record.rankings[rows[0].plan], len(record.val.classes)),
         "run_plots": [_picture(plot) for plot in beside],
         **gate_section(record.gates),
         "worst_classes": worst_classes(record.class_errors),
