@@ -54,7 +54,8 @@ setup: $(READY)
 docs: $(DOCS_READY)
 	rm -rf build/docs && mkdir build/docs
 	cp --recursive --parents README.md C* LICENSE configs docs launch pipeline slurm stages tests build/docs
-	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --config-file docs/mkdocs.yml
+	cp docs/mkdocs.yml build
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --config-file build/mkdocs.yml
 
 lock: COMPILE = $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
   --custom-compile-command 'make lock'

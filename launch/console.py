@@ -51,5 +51,7 @@ def show(renderable: RenderableType) -> None:
 
 
 def byte_size(count: float) -> str:
-    """Format bytes as `921.7 MB` or `2.77 GB`."""
-    return f"{count / 1e9:,.2f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+    """Format bytes as `7.2 kB`, `921.7 MB` or `2.77 GB`."""
+    if count >= 1e9:
+        return f"{count / 1e9:,.2f} GB"
+    return f"{count / 1e6:,.1f} MB" if count >= 1e5 else f"{count / 1e3:,.1f} kB"

@@ -33,6 +33,7 @@ from launch.simulation import print_simulation
 from launch.slurm.profile import load_profile
 from launch.slurm.profile_check import check_profile, training_world_size
 from launch.state import last_checkpoint, stage_state
+from launch.uploads import describe_uploads
 from pipeline.config.schema import Config
 from pipeline.data.order import StreamOrder
 from pipeline.evaluation.expansion import count_crops
@@ -63,7 +64,9 @@ def print_plan(
         stages.add_row(name, *_state(stage, placed))
     say(f"{recipe} in {run}\n")
     show(stages)
+    mode, uploads = describe_uploads(config, placed)
     if rows := [*_figures(config, placed, split), *_evaluation(config, placed)]:
+        rows += [] if mode == "disabled" else [("W&B", uploads)]
         figures = table("", "")
         figures.show_header = False
         for row in rows:

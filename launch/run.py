@@ -19,6 +19,7 @@ from launch.job_graph import Stages, choose_stages
 from launch.recipe import read_recipe
 from launch.run_directory import default_run, set_up
 from launch.summary import print_results
+from launch.uploads import describe_uploads
 from pipeline.config.identity import leaves
 from pipeline.config.overrides import describe_overrides
 from pipeline.config.schema import Config
@@ -137,6 +138,9 @@ def _advise(config: Config, chosen: Stages) -> None:
     """Say what is allowed and probably not meant."""
     processes = config.resources.processes
     advice = [advise_on_sizes(config, chosen)]
+    mode, uploads = describe_uploads(config, chosen)
+    if mode == "online" and not all(stage.is_done for stage in chosen.values()):
+        advice.append(f"Weights & Biases: {uploads}")
     if any(stage.stage.is_distributed and not stage.is_done for stage in chosen.values()):
         advice.append(advise(processes, count_visible_gpus(), count_cores()))
     if "train" in chosen and not chosen["train"].is_done:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from pipeline.config.section import OPERATION, Natural, PositiveFloat, PositiveInt, Section
+from pipeline.config.section import OPERATION, Names, Natural, PositiveFloat, PositiveInt, Section
+
+_LONGEST_TAG = 64
 
 
 class LoaderConfig(Section):
@@ -70,6 +72,19 @@ class TrackingConfig(Section):
     """Loss, rate and speed are recorded after every so many steps."""
     upload_scores: bool = True
     """Whether score files are uploaded to Weights & Biases: for ImageNet 100 MB for each crop plan."""
+    upload_weights: bool = False
+    """Whether the trained weights are uploaded too, an artifact with the aliases latest and best; `plan` says how
+    large."""
+    tags: Names = ()
+    """Tags of the run in Weights & Biases, beside the names of its network and dataset."""
+
+    @field_validator("tags")
+    @classmethod
+    def _as_the_server_takes_them(cls, tags: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [tag for tag in tags if not 1 <= len(tag) <= _LONGEST_TAG]
+        if wrong:
+            raise ValueError(f"must be of 1 to {_LONGEST_TAG} characters each (given {wrong[0]!r})")
+        return tags
 
 
 class ResourcesConfig(Section):

@@ -38,7 +38,7 @@ class ContestOrder:
 def contest_order(index: ImageIndex, num_images: int) -> ContestOrder:
     """Return the order, without positions unless the index is the contest's split of `num_images` and complete."""
     if index.dataset != "imagenet":
-        return ContestOrder(None, f"no contest files: the images are {index.dataset}, not the contest's")
+        return ContestOrder(None, f"no contest files: data.dataset is {index.dataset}, not imagenet")
     numbers = [image_number(index.split, name) for name in index.names]
     if sorted(number or 0 for number in numbers) != list(range(1, num_images + 1)):
         return ContestOrder(

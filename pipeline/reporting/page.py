@@ -56,6 +56,7 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
     calibrations = {name: calibrate(ranking) for name, ranking in record.rankings.items()}
     curves, costs, classes = training_plots(record), cost_accuracy_plots(rows), class_plots(record.class_errors)
     diagrams = [calibration_plot(name, calibrations[name]) for name in (rows[0].plan, FUSED_PLAN)]
+    found = mistakes(record)
     beside = () if record.comparison is None else validation_plot(record.comparison)
     context = {
         "record": record,
@@ -81,7 +82,7 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
         **gate_section(record.gates),
         "worst_classes": worst_classes(record.class_errors),
         "class_plots": [_picture(plot) for plot in classes],
-        "mistakes": mistakes(record),
+        "mistakes": found,
         "data": {split: describe_images(index) for split, index in record.indexes.items()},
         "findings": record.findings[:_SHOWN_FINDINGS],
         "finding_counts": count_findings(record.findings),
@@ -92,7 +93,7 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
     return Report(
         html=_environment().get_template("page.html").render(context),
         plots={f"{plot.name}.png": plot.png() for plot in (*curves, *costs, *diagrams, *classes, *beside)},
-        tables=report_tables(record, rows, calibrations),
+        tables=report_tables(record, rows, calibrations, found),
     )
 
 

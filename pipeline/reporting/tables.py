@@ -19,13 +19,18 @@ Table = dict[str, list[Any]]
 
 
 def report_tables(
-    record: RunRecord, rows: Sequence[ResultRow], calibrations: Mapping[str, Calibration]
+    record: RunRecord,
+    rows: Sequence[ResultRow],
+    calibrations: Mapping[str, Calibration],
+    mistakes: Sequence[Mapping[str, Any]],
 ) -> dict[str, Table]:
-    """Return results, members of the fusion and predictions, each as {"columns": [...], "rows": [[...], ...]}."""
+    """Return results, members of the fusion, predictions and the surest mistakes, each as {"columns": [...], "rows":
+    [[...], ...]}."""
     return {
         "results": results_table(rows, calibrations),
         "ensemble": ensemble_table(record.fusion),
         "predictions": predictions_table(record),
+        "mistakes": mistakes_table(mistakes),
     }
 
 
@@ -68,6 +73,21 @@ def ensemble_table(fusion: Mapping[str, Any]) -> Table:
         errors = [member["alone"][k]["percent"] if k in member["alone"] else None for k in ("top1", "top5")]
         gains = [gain[k]["percent"] if gain and k in gain else None for k in ("top1", "top5")]
         rows.append([member["name"], member["weight"], *errors, *gains])
+    return {"columns": columns, "rows": rows}
+
+
+def mistakes_table(mistakes: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the surest mistakes, each with its picture as a data: URI, or None if the image is gone."""
+    columns = ["picture", "true", "predicted", "percent", "image"]
+    rows = [
+        [
+            found["picture"],
+            *(found[name].words or found[name].folder for name in ("true", "predicted")),
+            round(found["percent"], 2),
+            found["path"].encode("utf-8", "backslashreplace").decode(),
+        ]
+        for found in mistakes
+    ]
     return {"columns": columns, "rows": rows}
 
 

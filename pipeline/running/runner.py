@@ -33,6 +33,7 @@ from pipeline.ground.ranks import Ranks, read_ranks
 from pipeline.ground.stop import StopFlag
 from pipeline.running.attempts import NOT_SAVED, Outcome, note_end, note_start
 from pipeline.running.context import StageContext, StageResult
+from pipeline.running.named_weights import BEST, find_weights
 from pipeline.running.provenance import collect_provenance, git_state
 from pipeline.running.stage import Part, PlacedStage, Stage, parts_of, place_stages
 from pipeline.store.file import explain, remove_leftovers
@@ -158,7 +159,7 @@ def _tracked(
     part: Part, stage: Stage, config: Config, run: Path, inputs: Mapping[str, Path], seals: Mapping[str, Seal]
 ) -> Tracked:
     steps = [seal.about["metrics"].get("global_step", 0) for seal in seals.values()]
-    newest = newest_sealed(part.directory / CHECKPOINTS)
+    newest, git = newest_sealed(part.directory / CHECKPOINTS), git_state(SOURCE)
     return Tracked(
         stage=stage.name,
         part=part.name,
@@ -166,11 +167,23 @@ def _tracked(
         inputs=inputs,
         run=run,
         name=run.absolute().name,
-        config={**config.model_dump(mode="json"), "git": git_state(SOURCE)},
+        config={**config.model_dump(mode="json"), "git": git},
+        tags=(config.model.name, config.data.dataset, *config.tracking.tags),
+        commit=None if git is None else git["commit"],
+        weights=_trained_weights(run) if config.tracking.upload_weights and not stage.is_training else {},
         trained_steps=max(steps, default=0),
         is_distributed=stage.is_distributed,
         checkpoint_seconds=None if newest is None else newest[1].about["seconds"],
     )
+
+
+def _trained_weights(run: Path) -> dict[str, Path]:
+    """Return the weights that the run has trained, as far as they are there yet; W&B calls the last one `latest`."""
+    found = {}
+    for alias, name in (("best", run / BEST), ("latest", run)):
+        with contextlib.suppress(UserError):
+            found[alias] = find_weights(str(name), "tracking.upload_weights")
+    return found
 
 
 def _seal(part: Part, stage: Stage, result: StageResult) -> None:

@@ -12,9 +12,9 @@ from pipeline.config.operations import TrackingConfig
 from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, StopRequested, UserError
 from pipeline.tracking.events import Listener
 from pipeline.tracking.grace import GraceCheck, grace_seconds
-from pipeline.tracking.terminal import open_display
+from pipeline.tracking.terminal import Display, PlainDisplay, open_display
 from pipeline.tracking.tracked import Tracked
-from pipeline.tracking.wandb_mirror import WandbMirror
+from pipeline.tracking.wandb_mirror import CONSOLE, WandbMirror
 from pipeline.tracking.wandb_mode import choose_mode
 
 
@@ -25,18 +25,21 @@ def listening(settings: TrackingConfig, tracked: Tracked) -> Iterator[tuple[List
     No listener ever raises into the stage. W&B gets the exit code with which the stage is about to end, and reads its
     results from the seal that is in its directory by then.
     """
-    display = open_display(tracked.stage, sys.stdout)
+    mode = choose_mode(settings.wandb)
+    displays: list[Display] = [open_display(tracked.stage, sys.stdout)]
+    with contextlib.suppress(OSError):  # information stops nothing
+        displays += [] if mode == "disabled" else [PlainDisplay(tracked.stage, (tracked.directory / CONSOLE).open("w"))]
 
     def note(text: str, level: str = "warning") -> None:
-        display({"kind": "note", "time": round(time.time(), 3), "level": level, "text": text})
+        for display in displays:
+            display({"kind": "note", "time": round(time.time(), 3), "level": level, "text": text})
 
     warning_seconds = grace_seconds(os.environ)
     grace = () if warning_seconds is None else (GraceCheck(tracked.checkpoint_seconds, warning_seconds, note),)
-    mode = choose_mode(settings.wandb)
     mirror = None if mode == "disabled" else WandbMirror(settings, tracked, mode, note)
     exit_code = EXIT_FAILED
     try:
-        yield (display, *grace)
+        yield (*displays, *grace)
         exit_code = EXIT_DONE
     except UserError:
         exit_code = EXIT_USER_ERROR
@@ -45,6 +48,8 @@ def listening(settings: TrackingConfig, tracked: Tracked) -> Iterator[tuple[List
         exit_code = EXIT_STOPPED
         raise
     finally:
+        for display in displays[1:]:
+            display.close()
         if mirror is not None:
             mirror.close(exit_code)
-        display.close()
+        displays[0].close()

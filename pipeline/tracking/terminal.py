@@ -21,6 +21,7 @@ from pipeline.tracking.wording import describe, describe_training, duration, rat
 Clock = Callable[[], float]
 
 _NARROWEST_BAR = 8
+_LEFT = "ETA "
 
 
 def open_display(stage: str, stream: TextIO, clock: Clock = time.monotonic) -> Display:
@@ -68,8 +69,9 @@ class Display(abc.ABC):
                 self._attempt(lambda: self._print(line, "yellow" if is_warning else ""))
 
     def close(self) -> None:
-        """Show the pending progress and release the terminal."""
+        """Show the pending progress, which has no time left now, and release the terminal."""
         with self._lock:
+            self._fields = self._fields and [field for field in self._fields if not field.startswith(_LEFT)]
             self._attempt(self._end_progress)
 
     def _attempt(self, show: Callable[[], None]) -> None:
@@ -94,7 +96,7 @@ class Display(abc.ABC):
             self._draw(event)
 
     def _describe_progress(self, event: Event, count: _Count) -> list[str]:
-        """Return stage, text, progress, rate, and the time left (or at the end, taken).
+        """Return stage, text, progress, rate and the time left.
 
         The time left comes from the clock alone, over everything since the first report: so it includes work between
         the steps, such as validation and saving.
@@ -106,10 +108,8 @@ class Display(abc.ABC):
         elif event["rate"] is not None:
             fields.append(rate(event["rate"], unit))
         seconds, counted = self._clock() - count.first_time, done - count.first_done
-        if done >= total:
-            fields.append(f"took {duration(seconds)}")
-        elif counted:
-            fields.append(f"ETA {duration(seconds / counted * (total - done))}")
+        if counted and done < total:
+            fields.append(f"{_LEFT}{duration(seconds / counted * (total - done))}")
         return fields
 
     def _end_progress(self) -> None:

@@ -30,6 +30,12 @@ class Tracked:
     """Step of the weights that the stage reads, for results without a step of their own."""
     is_distributed: bool
     """Whether the load of the machine is recorded."""
+    tags: tuple[str, ...]
+    """Tags of the W&B run when it begins; later ones are its owner's."""
+    commit: str | None
+    """Git commit of this program, or None outside a checkout."""
+    weights: Mapping[str, Path]
+    """Weight files to upload by alias, `latest` and `best`: those of the training that the stage reads."""
     checkpoint_seconds: float | None
     """Duration of the stage's newest checkpoint, or None if it has none."""
     pid: int = dataclasses.field(default_factory=os.getpid)
@@ -45,4 +51,5 @@ class Tracked:
         fields = json.loads(text)
         inputs = {part: Path(directory) for part, directory in fields["inputs"].items()}
         paths = {"directory": Path(fields["directory"]), "run": Path(fields["run"]), "inputs": inputs}
-        return cls(**{**fields, **paths})
+        weights = {alias: Path(file) for alias, file in fields["weights"].items()}
+        return cls(**{**fields, **paths, "weights": weights, "tags": tuple(fields["tags"])})

@@ -28,10 +28,12 @@ TABLES = "tables.json"
 """A stage's tables for W&B: {name: {"columns": [...], "rows": [[...], ...]}}."""
 SCORES = "scores-*"
 """A stage's scores and their descriptions."""
+CONSOLE = "console.log"
+"""The lines that a stage's present attempt has shown, as in a pipe."""
 CLOSE_SECONDS = 30.0
-"""Longest wait for W&B at the end of a stage, without score files."""
+"""Longest wait for W&B at the end of a stage, without scores and weights."""
 _UPLOAD_BYTES_PER_SECOND = 5e6
-"""Lowest assumed rate of uploads of score files."""
+"""Lowest assumed rate of uploads of scores and weights."""
 
 Warn = Callable[[str], None]
 
@@ -43,7 +45,7 @@ class WandbMirror:
         """Start the process; `warn` shows one line to the user and may be called from another thread."""
         self._warn = warn
         self._process: subprocess.Popen[str] | None = None
-        self._scores = tracked.directory if settings.upload_scores else None
+        self._settings, self._tracked = settings, tracked
         try:
             self._process = _start_process(mode, settings.model_dump_json(), tracked.to_json())
         except (OSError, ValueError) as error:
@@ -60,9 +62,11 @@ class WandbMirror:
         if self._process is None:
             return
         seconds = CLOSE_SECONDS
-        if self._scores is not None and exit_code == EXIT_DONE:
+        if exit_code == EXIT_DONE:
+            scores = self._tracked.directory.glob(SCORES) if self._settings.upload_scores else ()
             with contextlib.suppress(OSError):
-                seconds += sum(path.stat().st_size for path in self._scores.glob(SCORES)) / _UPLOAD_BYTES_PER_SECOND
+                uploaded = sum(path.stat().st_size for path in (*scores, *self._tracked.weights.values()))
+                seconds += uploaded / _UPLOAD_BYTES_PER_SECOND
         try:
             self._process.communicate(json.dumps({"exit_code": exit_code, "seconds": seconds}) + "\n", seconds)
         except subprocess.TimeoutExpired:

@@ -13,6 +13,7 @@ results of prepare and build, which read no other stage, mean nothing alone: the
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import select
@@ -21,14 +22,14 @@ import subprocess
 import sys
 import threading
 import time
-from typing import IO
+from typing import IO, TextIO
 
 from pipeline.config.operations import TrackingConfig
 from pipeline.store.journal import JournalTail
 from pipeline.store.lock import DirectoryBusy, exclusive
 from pipeline.tracking.events import EVENTS
 from pipeline.tracking.tracked import Tracked
-from pipeline.tracking.wandb_mirror import CLOSE_SECONDS
+from pipeline.tracking.wandb_mirror import CLOSE_SECONDS, CONSOLE
 from pipeline.tracking.wandb_mode import Mode
 from pipeline.tracking.wandb_run import WandbRun
 from pipeline.tracking.wandb_state import read_state
@@ -119,16 +120,28 @@ def _mirror(settings: TrackingConfig, tracked: Tracked, mode: Mode, end: StageEn
         with contextlib.suppress(DirectoryBusy), exclusive(folder):
             run = WandbRun(settings, tracked, mode)
             tail = JournalTail(tracked.directory / EVENTS)
-            has_ended = False
-            while not has_ended:
-                has_ended = end.wait()
-                run.send(tracked.directory, tail.read())
-            run.send_results(tracked.part, tracked.directory, with_files=True)
+            with _open_console(tracked) as console:
+                has_ended = False
+                while not has_ended:
+                    has_ended = end.wait()
+                    run.send(tracked.directory, tail.read())
+                    # The client takes what this process prints for the run's console.
+                    print(console.read(), end="")
+            run.send_results(tracked.part, tracked.directory)
+            run.send_files(tracked.part, tracked.directory)
             run.finish(end.exit_code)
             return True
         end.wait()
         time.sleep(_LOOK_SECONDS)
     return False
+
+
+def _open_console(tracked: Tracked) -> TextIO:
+    """Open the lines that the stage shows; there are none if they could not be written."""
+    try:
+        return (tracked.directory / CONSOLE).open(errors="replace")
+    except OSError:
+        return io.StringIO()
 
 
 def _start_again_offline(arguments: list[str], end: StageEnd, warnings: IO[str]) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import io
 import json
 import os
 import re
@@ -17,7 +19,7 @@ from pipeline.tracking.events import Event, read_events
 from pipeline.tracking.tracked import Tracked
 from pipeline.tracking.wandb_mirror import SCORES, TABLES
 from pipeline.tracking.wandb_mode import Mode
-from pipeline.tracking.wandb_state import RESULTS, read_state, write_state
+from pipeline.tracking.wandb_state import FILES, RESULTS, WEIGHTS, read_state, write_state
 
 _INIT_SECONDS = 12.0
 """Longest wait for a server before a stage is logged offline; the client's own limit is 90 s."""
@@ -44,6 +46,36 @@ def results_of(part: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def media_of(directory: Path, files: Iterable[str]) -> dict[str, Any]:
+    """Return what W&B can show of a stage's files: pages, pictures and tables, by name without suffix.
+
+    A cell of a table that is a data: URI becomes a picture.
+    """
+    import wandb
+
+    media: dict[str, Any] = {}
+    for name in files:
+        path = directory / name
+        if path.suffix == ".html":
+            media[path.stem] = wandb.Html(str(path), inject=False)
+        elif path.suffix == ".png":
+            media[name.removesuffix(".png")] = wandb.Image(str(path))
+    if TABLES in files:
+        for name, table in json.loads((directory / TABLES).read_text()).items():
+            rows = [[_picture(cell) for cell in row] for row in table["rows"]]
+            media[name] = wandb.Table(columns=table["columns"], data=rows)
+    return media
+
+
+def _picture(cell: Any) -> Any:
+    if not (isinstance(cell, str) and cell.startswith("data:image/")):
+        return cell
+    import wandb
+    from PIL import Image
+
+    return wandb.Image(Image.open(io.BytesIO(base64.b64decode(cell.partition(",")[2]))))
+
+
 class WandbRun:
     """The run in W&B, open for one attempt of a stage. Raises wandb.Error if the server cannot be reached."""
 
@@ -58,8 +90,9 @@ class WandbRun:
         self._run.define_metric("*", step_metric="global_step")
         # `wandb sync` gives the run the summary of the last file alone.
         self._run.summary.update(self._state.summary)
-        self._state.url = self._run.url or self._state.url
-        if mode == "offline":
+        if mode == "online":
+            self._state.url = self._run.url or self._state.url
+        else:
             self._state.open_fragment = str(Path(self._run.dir).parent.relative_to(tracked.run))
             self._state.sent_before = copy.deepcopy(self._state.sent)
         write_state(tracked.run, self._state)
@@ -79,13 +112,8 @@ class WandbRun:
         for row in rows:
             self._run.log(row)
 
-    def send_results(self, part: str, directory: Path, with_files: bool = False) -> None:
-        """Send the results in a finished stage's seal, once; with its tables and scores if `with_files` is set.
-
-        Score files become an artifact; offline it refers to the files themselves until it is uploaded.
-        """
-        import wandb
-
+    def send_results(self, part: str, directory: Path) -> None:
+        """Send the results in a finished stage's seal, once."""
         seal = read_seal(directory, "stage")
         if seal is None or not self._state.take(directory, RESULTS):
             return
@@ -93,17 +121,36 @@ class WandbRun:
         self._state.summary |= results
         write_state(self._tracked.run, self._state)
         self._run.summary.update(results)
-        if with_files and TABLES in seal.files:
-            for name, table in json.loads((directory / TABLES).read_text()).items():
-                self._run.log({name: wandb.Table(columns=table["columns"], data=table["rows"])})
-        scores = [name for name in seal.files if Path(name).match(SCORES)]
-        if with_files and scores and self._settings.upload_scores:
-            name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{self._tracked.name}-{part}-scores")
-            artifact = wandb.Artifact(name[-_LONGEST_NAME:], type="scores")
-            for name in scores:
-                # A finished stage's files never change, so the client need not copy them first.
-                artifact.add_file(str(directory / name), policy="immutable", skip_cache=True)
-            self._run.log_artifact(artifact)
+
+    def send_files(self, part: str, directory: Path) -> None:
+        """Send a finished stage's page, plots and tables, its scores and the weights that it was made with, once.
+
+        Scores and weights become artifacts; offline these refer to the files themselves until they are uploaded.
+        """
+        seal = read_seal(directory, "stage")
+        if seal is None or not self._state.take(directory, FILES):
+            return
+        write_state(self._tracked.run, self._state)
+        for name, value in media_of(directory, seal.files).items():
+            self._run.log({"global_step": self._tracked.trained_steps, name: value})
+        scores = {name: directory / name for name in seal.files if Path(name).match(SCORES)}
+        if scores and self._settings.upload_scores:
+            self._send_artifact(f"{part}-scores", "scores", scores, "latest")
+        for alias, file in self._tracked.weights.items():
+            place = Path(str(file.relative_to(self._tracked.run)).replace("/", "-"))
+            if self._state.take(place, {**WEIGHTS, "plan": alias}):
+                write_state(self._tracked.run, self._state)
+                self._send_artifact("weights", "model", {"weights.safetensors": file}, alias)
+
+    def _send_artifact(self, suffix: str, kind: str, files: Mapping[str, Path], alias: str) -> None:
+        import wandb
+
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "-", f"{self._tracked.name}-{suffix}")
+        artifact = wandb.Artifact(name[-_LONGEST_NAME:], type=kind)
+        for own_name, file in files.items():
+            # A finished stage's files never change, so the client need not copy them first.
+            artifact.add_file(str(file), own_name, policy="immutable", skip_cache=True)
+        self._run.log_artifact(artifact, aliases=[alias])
 
     def finish(self, exit_code: int) -> None:
         """Wait until everything is uploaded, or (offline) on disk."""
@@ -124,8 +171,13 @@ class WandbRun:
         settings = wandb.Settings(
             init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", _INIT_SECONDS)),
             silent=True,
-            console="off",
-            disable_git=True,
+            console="wrap",
+            # Each attempt adds a file; a single one would be overwritten.
+            console_multipart=True,
+            # Of our source, not of the folder that this runs in; without its address, which may hold a password.
+            git_commit=tracked.commit,
+            git_remote_url="",
+            disable_git=tracked.commit is None,
             disable_code=True,
             x_disable_stats=not tracked.is_distributed,
             x_stats_pid=tracked.pid,
@@ -139,6 +191,7 @@ class WandbRun:
             id=self._state.id,
             resume="allow",
             config=dict(tracked.config),
+            tags=tracked.tags if self._state.is_new else None,
             settings=settings,
         )
 

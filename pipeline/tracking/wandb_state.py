@@ -15,7 +15,11 @@ from pipeline.tracking.events import Event
 STATE = "wandb.json"
 RESULTS: Event = {"kind": "results"}
 """Represents the results in a stage's seal."""
-_KINDS = ("train", "validation", "evaluation", "results")
+FILES: Event = {"kind": "files"}
+"""Represents its files."""
+WEIGHTS: Event = {"kind": "weights"}
+"""Represents a weight file; its `plan` is the alias."""
+_KINDS = ("train", "validation", "evaluation", "results", "files", "weights")
 
 Sent = dict[str, dict[str, int]]
 
@@ -39,6 +43,11 @@ class State:
         """Return whether W&B gets events of this kind, and has neither this one nor one of a later step."""
         sent = self.sent.get(directory.name, {}).get(_name(event), 0)
         return event["kind"] in _KINDS and bool(_step(event) > sent)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether W&B has nothing of the run yet."""
+        return not self.sent
 
     def take(self, directory: Path, event: Event) -> bool:
         """Count the event as sent. Returns whether W&B lacked it."""

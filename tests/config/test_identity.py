@@ -24,6 +24,7 @@ OPERATIONS = {
     "loader.hw_decoder_load", "loader.preallocate_px",
     "checkpoint.every_epochs", "checkpoint.every_steps", "checkpoint.keep_last", "checkpoint.keep_best",
     "tracking.wandb", "tracking.project", "tracking.entity", "tracking.log_every_steps", "tracking.upload_scores",
+    "tracking.upload_weights", "tracking.tags",
     "resources.processes", "resources.expected_images_per_second", "resources.collective_timeout_seconds",
 }  # fmt: skip
 CHECKS = {"model.expect.parameters", "model.expect.gmacs", "model.expect.image_size_px", "model.expect.layer_table"}

@@ -174,6 +174,7 @@ def test_every_section_forbids_unknown_keys_and_wrong_types():
         (["nesterov=true", "momentum=0"], "optim.nesterov: needs a momentum (given optim.momentum 0)"),
         (["dropout=.nan"], "model.dropout: must be a finite number (given .nan)"),
         (["std=[1, .inf, 1]"], "input.std[1]: must be a finite number (given .inf)"),
+        (["tags=[good, '']"], "tracking.tags: must be of 1 to 64 characters each (given '')"),
         (["drop_epochs=[0]"], "schedule.drop_epochs[0]: must be greater than 0 (given 0)"),
     ],
 )

@@ -196,7 +196,7 @@ def test_chosen_weights_are_not_judged_on_the_images_they_were_chosen_on(tmp_pat
 
 def test_no_contest_files_for_other_images_or_some_of_them(tmp_path: Path) -> None:
     for name, count, note in (
-        ("folder", NUM_IMAGES, "no contest files: the images are folder, not the contest's"),
+        ("folder", NUM_IMAGES, "no contest files: data.dataset is folder, not imagenet"),
         ("imagenet", NUM_IMAGES - 8, "no contest files: they need a line for each of the 120 val images, and .* 112"),
     ):
         place = tmp_path / f"{name}-{count}"

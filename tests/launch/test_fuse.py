@@ -42,7 +42,7 @@ def test_score_files_are_fused_into_a_new_folder_with_a_table(
         assert f"{member['alone']['top1']['percent']:.2f} %" in shown
     error = figures["errors"]["top1"]
     assert f"top-1 {error['low']:.2f} to {error['high']:.2f} %" in shown
-    assert "no contest files: the images are folder, not the contest's" in shown
+    assert "no contest files: data.dataset is folder, not imagenet" in shown
     assert sorted(path.name for path in out.iterdir()) == ["fused.json", "scores-fused.npy", "scores-fused.seal.json"]
     assert str(figures["disagreement_percent"][0][1])[:4] in shown
 

@@ -204,6 +204,23 @@ def test_a_missing_engine_is_a_warning_of_one_line(capsys, tmp_path, monkeypatch
     assert "warning:" not in plan_rows(capsys, CONFIGS / "demo.yaml", [], tmp_path / "other")
 
 
+def test_what_wandb_gets_is_said_with_its_size_before_it_is_uploaded(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    overrides = [f"data.root={tmp_path / 'none'}"]
+    recipe = CONFIGS / "senet154_8gpu.yaml"
+    assert plan_rows(capsys, recipe, [*overrides, "plans=[center224, 10crop]", "upload_weights=true"], tmp_path)[
+        "W&B"
+    ] == (
+        "offline, project senet154: curves, console, report, scores of 2 crop plans and their fusion (each 100.0 MB), "
+        "weights, last and best (each 461.3 MB)"
+    )
+    assert plan_rows(capsys, recipe, [*overrides, "upload_scores=false"], tmp_path)["W&B"] == (
+        "offline, project senet154: curves, console, report"
+    )
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert "W&B" not in plan_rows(capsys, recipe, overrides, tmp_path)
+
+
 def test_measured_speed_replaces_the_expected_one_and_done_steps_are_taken_off(capsys, tmp_path):
     overrides = ["processes=1", "epochs=10", "train.frozen_epochs=2", "global_batch=64"]
     config = load_config(CONFIGS / "demo.yaml", overrides)

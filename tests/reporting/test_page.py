@@ -321,6 +321,9 @@ def test_tables_for_wandb_have_plain_values(report: Report, record: RunRecord) -
     assert len(predictions) == len(record.val)
     ranking = record.rankings["center32"]
     assert [row[4] == 1 for row in predictions] == (ranking.ranks == 0).tolist()
+    mistakes = report.tables["mistakes"]["rows"]
+    assert len(mistakes) == len(record.results["plans"][0]["mistakes"])
+    assert all(row[0].startswith("data:image/jpeg;base64,") for row in mistakes)
     for name, found in report.tables.items():
         assert {len(row) for row in found["rows"]} == {len(found["columns"])}, name
     json.dumps(report.tables, allow_nan=False)
@@ -334,7 +337,7 @@ def test_the_ensemble_is_told_with_its_members(record: RunRecord, report: Report
         alone = member["alone"]["top1"]
         assert f"{member['name']} {member['weight']:.3f} {alone['percent']:.2f}" in text
     assert f"{record.fusion['disagreement_percent'][0][1]:.2f}" in text
-    assert "There are no contest files: the images are folder, not the contest's." in text
+    assert "There are no contest files: data.dataset is folder, not imagenet." in text
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -38,6 +38,9 @@ def tracked(run: Path, part: str = "train", **fields: Any) -> Tracked:
             "config": {"optim": {"lr": 0.1}},
             "trained_steps": 0,
             "is_distributed": False,
+            "tags": (),
+            "commit": None,
+            "weights": {},
             "checkpoint_seconds": None,
             **fields,
         }

@@ -10,6 +10,7 @@ from pipeline.ground.errors import StopRequested, TrainingDiverged, UserError
 from pipeline.tracking import listeners as listeners_module
 from pipeline.tracking.listeners import listening
 from pipeline.tracking.tracked import Tracked
+from pipeline.tracking.wandb_mirror import CONSOLE
 from tests.tracking.stages import tracked
 
 
@@ -65,6 +66,15 @@ def test_wandb_is_told_how_the_stage_ends(tmp_path: Path, error: BaseException, 
 def test_everybody_hears_and_last_words_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listen(tracked(tmp_path))
     assert MIRRORS[0].exit_codes == [0]
+    assert capsys.readouterr().out == "train  hello\nwarning  a last word\n"
+    assert (tracked(tmp_path).directory / CONSOLE).read_text() == "train  hello\nwarning  a last word\n"
+    listen(tracked(tmp_path))
+    assert (tracked(tmp_path).directory / CONSOLE).read_text().count("hello") == 1, "of this attempt alone"
+
+
+def test_a_console_log_that_cannot_be_written_stops_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tracked(tmp_path).directory / CONSOLE).mkdir()
+    listen(tracked(tmp_path))
     assert capsys.readouterr().out == "train  hello\nwarning  a last word\n"
 
 

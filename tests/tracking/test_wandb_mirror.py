@@ -21,7 +21,7 @@ from pipeline.tracking.tracked import Tracked
 from pipeline.tracking.wandb_mirror import TABLES, WandbMirror
 from pipeline.tracking.wandb_mode import Mode
 from pipeline.tracking.wandb_run import metrics_of, results_of
-from pipeline.tracking.wandb_state import STATE
+from pipeline.tracking.wandb_state import STATE, offline_files
 from tests.conftest import REPOSITORY
 from tests.tracking.stages import SETTINGS, evaluate, live, seal, tracked, train, train_fields
 from tests.tracking.wandb_file import (
@@ -124,9 +124,10 @@ def test_all_stages_of_a_run_directory_are_one_run_which_the_command_that_is_tol
     with serving() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.address)
         monkeypatch.setenv("WANDB_API_KEY", KEY)
-        program, pieces_of_run = Path(sys.executable).with_name("wandb"), list(run.glob("wandb/offline-run-*"))
-        command: list[str | Path] = [program, "sync", "--yes", *pieces_of_run]
+        assert len(offline_files(run)) == 4
+        command: list[str | Path] = [sys.executable, "-m", "wandb", "sync", *run.glob("wandb/offline-run-*")]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
+        assert offline_files(run) == [], "the client marks what it has uploaded"
     check_uploaded(server, state_of(run)["id"])
 
 

@@ -52,6 +52,11 @@ def read_artifacts(path: Path) -> list[wandb_internal_pb2.ArtifactRecord]:
     return [record.artifact for record in read_records(path) if record.WhichOneof("record_type") == "artifact"]
 
 
+def read_console(path: Path) -> str:
+    """What the process printed."""
+    return "".join(record.output_raw.line for record in read_records(path) if record.HasField("output_raw"))
+
+
 def read_run(path: Path) -> wandb_internal_pb2.RunRecord:
     """The run's description."""
     return next(record.run for record in read_records(path) if record.WhichOneof("record_type") == "run")
