@@ -78,6 +78,10 @@ def _do(arguments: argparse.Namespace) -> int:
             from launch.networks import print_networks
 
             return print_networks(as_page=arguments.markdown)
+        case "table":
+            from launch.paper_table import print_table
+
+            return print_table(arguments.name, arguments.runs, arguments.format)
         case "figure":
             from launch.figure import draw_figure
 

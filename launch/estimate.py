@@ -21,7 +21,7 @@ from pipeline.tracking.wording import rate
 from pipeline.training.initial_checkpoint import initial_step
 
 NO_RATE = "unknown; resources.expected_images_per_second is not set and nothing was measured in this run yet"
-_PUBLISHED_IMAGES = {"imagenet": 1_281_167, "digits": 1_438, "cifar10": 50_000, "cifar100": 50_000}
+PUBLISHED_IMAGES = {"imagenet": 1_281_167, "digits": 1_438, "cifar10": 50_000, "cifar100": 50_000}
 _PUBLISHED_EVALUATED = {"val": 50_000, "test": 100_000}
 _CIFAR_EVALUATED = 10_000
 _RECENT_EVENTS = 50
@@ -77,7 +77,7 @@ def training_images(config: Config, placed: Mapping[str, PlacedStage]) -> Images
     part = parts_of(placed).get("prepare-train")
     if part is not None and part.is_done:
         return _indexed(part.directory)
-    count = _PUBLISHED_IMAGES.get(config.data.dataset)
+    count = PUBLISHED_IMAGES.get(config.data.dataset)
     if count is None:
         return Images(None, "unknown until prepare is done")
     return Images(count, "as published; prepare is to check it")

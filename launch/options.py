@@ -158,6 +158,16 @@ def _add_networks(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--markdown", action="store_true", help="as the page docs/networks.md")
 
 
+def _add_table(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", metavar="NAME", help="as table2 or table14 (default: the list of all)")
+    parser.add_argument(
+        "runs", nargs="*", type=Path, metavar="RUN", help="run directories, or directories of runs as of a sweep"
+    )
+    parser.add_argument(
+        "--format", choices=("terminal", "markdown", "csv", "html"), default="terminal", help="(default: terminal)"
+    )
+
+
 def _add_figure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("number", type=int, choices=(6, 7), help="6: the mean gate of classes; 7: with its deviation")
     _add_directory(parser)
@@ -213,6 +223,7 @@ _COMMANDS = {
     "predict": (_add_predict, "say what a network sees in images; no run, needs torch"),
     "fuse": (_add_fuse, "fuse the scores of runs or score files into those of an ensemble"),
     "score": (_add_score, "score a file of predictions as the contest's devkit does"),
+    "table": (_add_table, "print a table of the paper beside what runs have measured, or list all tables and figures"),
     "figure": (_add_figure, "draw the paper's Figure 6 or 7, the gates of the blocks, from a run"),
     "weights": (add_actions, "use weights that others trained, and ours elsewhere; needs torch"),
     "tune": (add_tune, "measure, for two minutes at most, which way to train is fastest on this machine"),

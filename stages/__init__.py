@@ -66,7 +66,7 @@ def _fused_files(config: Config, split: str | None, run: Path) -> tuple[str, ...
 
 
 def _compared_files(config: Config, split: str | None, run: Path) -> tuple[str, ...]:
-    return () if config.report.compare is None else (str(evaluate_directory(Path(config.report.compare))),)
+    return tuple(str(evaluate_directory(Path(run))) for run in config.report.compare)
 
 
 def _measures_gates(config: Config) -> bool:

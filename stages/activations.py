@@ -91,7 +91,8 @@ def _pass(
             labels = each.labels.to(collective.device, non_blocking=True)
             if sums is not None:
                 sums.labels = labels
-            ranked = label_ranks(scorer.log_probabilities(each.crops), labels)
+            # Rounded as evaluate's scores are, so that its errors are these.
+            ranked = label_ranks(scorer.log_probabilities(each.crops).half(), labels)
             errors += torch.stack(((ranked >= 1).sum(), (ranked >= 5).sum()))
             progress.add(len(labels))
             if context.stop.is_set:

@@ -88,6 +88,13 @@ class CropPlan(Section):
     """Groups of crops, all of which are averaged."""
 
     @property
+    def center_crop(self) -> tuple[int, int] | None:
+        """Shorter side and crop of one unmirrored crop from the centre, or None for any other plan."""
+        group = self.crops[0]
+        is_central = self.is_one_crop and group.positions == ("center",) and not group.squares
+        return (group.resize_px, group.crop_px) if group.crop_px is not None and is_central else None
+
+    @property
     def is_one_crop(self) -> bool:
         """Whether it is one crop of each image, not mirrored."""
         group = self.crops[0]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.config.crop_plan import CropPlan, Plan, builtin_plan
-from pipeline.config.section import IS_PATH, OPERATION, PositiveInt, Section, as_tuple
+from pipeline.config.section import IS_PATH, OPERATION, Names, PositiveInt, Section, as_names, as_tuple
 
 EvaluatedSplit = Literal["val", "test"]
 
@@ -15,8 +15,9 @@ EvaluatedSplit = Literal["val", "test"]
 class ReportConfig(Section):
     """The report."""
 
-    compare: Annotated[str | None, OPERATION, IS_PATH] = None
-    """Another run, evaluated on the same images: the report then compares the errors class by class."""
+    compare: Annotated[Names, OPERATION, IS_PATH, BeforeValidator(as_names)] = ()
+    """Another run, or several, evaluated on the same images: the report then shows all side by side, with errors,
+    recipes and classes."""
     activations: Annotated[bool, OPERATION] = False
     """Whether the report shows the gates of the squeeze-and-excitation blocks over the validation images (the paper's
     Figures 6 and 7). The stage `activations` then measures them, in two more passes over the images. Without effect on

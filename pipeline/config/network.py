@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pipeline.config.section import CHECK, IS_PATH, OPERATION, PositiveFloat, PositiveInt, Section, as_tuple
 from pipeline.ground.errors import UserError
 from pipeline.networks.registry import NETWORKS, Integration, SEBlock, block_of, network_problem, spelled
+from pipeline.paper.tables import Row
 
 if TYPE_CHECKING:
     NetworkName = str
@@ -133,6 +134,11 @@ class ModelConfig(Section):
         metadata = self.metadata()
         stride, block = metadata.get("stride_in_3x3", "false"), metadata.get("se", "default")
         return {"name": self.name, "stride_in_3x3": stride, "se": block}
+
+    @classmethod
+    def of_row(cls, row: Row) -> Self:
+        """Return the network of a row of the paper that is ours, with ImageNet's number of classes."""
+        return cls.model_validate({"name": row.model, "num_classes": _IMAGENET_CLASSES, "se": row.block})
 
     @classmethod
     def described(cls, metadata: Mapping[str, str], num_classes: int, place: str) -> Self:

@@ -29,6 +29,11 @@ def as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
 
 
+def as_names(value: object) -> object:
+    """Convert one name, or none, to a tuple of names."""
+    return () if value is None else (value,) if isinstance(value, str) else value
+
+
 def expanded(value: object) -> object:
     """Return a path with `~` and `$HOME`, or any other variable that is set, replaced."""
     if isinstance(value, tuple | list):

@@ -42,11 +42,15 @@ class Boxes:
         """Return the same rectangles with their places counted from the corners of others."""
         return Boxes(self.tops - others.tops, self.lefts - others.lefts, self.heights, self.widths)
 
-    def mask(self, rows: slice, size_px: int) -> npt.NDArray[np.bool_]:
-        """Return which pixels of squares of that size lie in some of the rectangles: (N, S, S)."""
+    def take(self, rows: slice) -> Boxes:
+        """Return some of the rectangles."""
+        return Boxes(self.tops[rows], self.lefts[rows], self.heights[rows], self.widths[rows])
+
+    def mask(self, size_px: int) -> npt.NDArray[np.bool_]:
+        """Return which pixels of squares of that size lie in the rectangles: (N, S, S)."""
         pixels = np.arange(size_px)
         in_rows, in_columns = (
-            (pixels >= firsts[rows, None]) & (pixels < (firsts + sides)[rows, None])
+            (pixels >= firsts[:, None]) & (pixels < (firsts + sides)[:, None])
             for firsts, sides in ((self.tops, self.heights), (self.lefts, self.widths))
         )
         return in_rows[:, :, None] & in_columns[:, None, :]
@@ -84,12 +88,13 @@ class Sampling:
 
     def hidden(self, rows: slice, size_px: int) -> torch.Tensor | None:
         """Return the pixels of the network's input that are zero, (N, 1, S, S) bool. Returns None if none is."""
-        hidden = None if self.cut is None else self.cut.mask(rows, size_px)
+        # Of these rows alone: a loader plans a hundred thousand images at once, and asks for a batch at a time.
+        hidden = None if self.cut is None else self.cut.take(rows).mask(size_px)
         if self.padding == "zero":
             assert self.resized is not None, "padded crops have places"
-            heights, widths = self.decoded.heights, self.decoded.widths
-            lefts = np.where(self.mirrored, size_px + self.resized.lefts - widths, -self.resized.lefts)
-            outside = ~Boxes(-self.resized.tops, lefts, heights, widths).mask(rows, size_px)
+            inside, square = self.decoded.take(rows), self.resized.take(rows)
+            lefts = np.where(self.mirrored[rows], size_px + square.lefts - inside.widths, -square.lefts)
+            outside = ~Boxes(-square.tops, lefts, inside.heights, inside.widths).mask(size_px)
             hidden = outside if hidden is None else hidden | outside
         return None if hidden is None else torch.from_numpy(hidden[:, None])
 

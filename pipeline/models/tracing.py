@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from pipeline.config.network import ModelConfig
 from pipeline.models import create_model
 from pipeline.models.network import Network
 from pipeline.models.shake import Mixing
-from pipeline.networks.layers import IMAGES, TABLES, TRACED_CLASSES, Layer, Pair, write_table
+from pipeline.networks.layers import IMAGES, TABLES, TRACED_CLASSES, VARIANTS, Cost, Layer, Pair, write_table
 from pipeline.networks.registry import NETWORKS
+from pipeline.paper.tables import read_table, table_names
 
 _BATCH = 2
 _FUNCTIONS = {"add": "sum", "iadd": "sum", "mul": "scale", "cat": "concat"}
@@ -201,11 +203,25 @@ def _side(shape: Sequence[int]) -> int:
 
 
 def main() -> None:
-    """Write the table of every network of the registry."""
+    """Write the table of every network of the registry, and the costs of the paper's variants."""
     for name, network in NETWORKS.items():
         with torch.device("meta"):
             model = create_model(name, TRACED_CLASSES)
         write_table(trace_layers(model, network.image_size_px), TABLES / f"{name}.csv")
+    VARIANTS.write_text(variant_table())
+
+
+def variant_table() -> str:
+    """Return the costs of the networks of the paper's ablations as CSV."""
+    rows = (row for name in table_names() for row in read_table(name).rows if isinstance(row.block, Mapping))
+    networks = {network.title: network for network in map(ModelConfig.of_row, rows)}
+    lines = ["network,parameters,macs"]
+    for title, network in networks.items():
+        with torch.device("meta"):
+            model = create_model(network.name, TRACED_CLASSES, se=network.block)
+        cost = Cost.of(trace_layers(model, NETWORKS[network.name].image_size_px))
+        lines.append(f'"{title}",{cost.parameters},{cost.macs}')
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ IMAGES = "images"
 """Name of the network's input among the inputs of layers."""
 TRACED_CLASSES = 1000
 TABLES = Path(__file__).with_name("tables")
+VARIANTS = Path(__file__).with_name("variants.csv")
+"""Costs of ResNet-50 with the blocks of the paper's ablations."""
 _INDEX_BYTES = 8
 
 Pair = int | tuple[int, int]
@@ -104,6 +106,13 @@ def layer_table(name: str, num_classes: int = TRACED_CLASSES, image_size_px: int
     if size != NETWORKS[name].image_size_px:
         layers = _resized(layers, size)
     return layers if num_classes == TRACED_CLASSES else (*layers[:-1], _with_outputs(layers[-1], num_classes))
+
+
+def variant_cost(title: str) -> tuple[int, float]:
+    """Return parameters and GMAC of a network of the paper's ablations, by its title, as `ModelConfig` has it."""
+    with VARIANTS.open(newline="") as file:
+        row = next(row for row in csv.DictReader(file) if row["network"] == title)
+    return int(row["parameters"]), int(row["macs"]) / 1e9
 
 
 def norms_of_convolutions(layers: Layers) -> dict[str, Layer]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,16 @@ class Errors:
 
 @dataclasses.dataclass(frozen=True)
 class Statement:
-    """The paper's statement about one item of the recipe."""
+    """The paper's statement about one item of a recipe."""
 
     id: str
     item: str
-    says: str | None
+    says: str | None = None
     """None if the paper says nothing."""
-    source: str
+    source: str = ""
     """Its place in the paper, or the nearest passage if the paper says nothing."""
+    values: tuple[Any, ...] = ()
+    """What agrees with it; none if it gives nothing to compare, as "less aggressive"."""
 
 
 def contest() -> dict[str, Any]:
@@ -38,15 +41,17 @@ def contest() -> dict[str, Any]:
     return found
 
 
-def statements(section: str) -> tuple[Statement, ...]:
-    """Return the paper's statements on "training" or "evaluation"."""
-    fields = [field.name for field in dataclasses.fields(Statement)]
-    return tuple(Statement(**{name: row[name] for name in fields}) for row in _read("recipe.json")[section])
-
-
-def contest_network() -> str:
-    """Return the name of the network whose training the statements are about."""
-    return next(str(row["model"]) for row in _read("recipe.json")["training"] if row["id"] == "network")
+def statements(tables: Collection[str]) -> tuple[Statement, ...]:
+    """Return the statements about the networks of these tables; about the contest's if none is known."""
+    content = _read("recipe.json")
+    recipes = content["recipes"]
+    says = next((recipe for recipe in recipes if set(recipe["tables"]) & set(tables)), recipes[0])["says"]
+    found = []
+    for name, item in content["items"].items():
+        if (said := says.get(name, {})) is not None:  # null: this recipe has no such item
+            values = tuple(tuple(value) if isinstance(value, list) else value for value in said.get("values", ()))
+            found.append(Statement(name, item, said.get("says"), said.get("source", ""), values))
+    return tuple(found)
 
 
 def row_of(model: str) -> Row | None:

@@ -28,7 +28,7 @@ _STEP = (_WIDTH + 56, _HEIGHT + 62)
 """From one panel to the next, in pixels."""
 _STYLE = """
 .gates { --gate-text: #1c2128; --gate-grid: #e3e9f0; --gate-0: #0b62c4; --gate-1: #b54708; --gate-2: #1a7f4b;
-  --gate-3: #8250df; font: 12px system-ui, sans-serif; }
+  --gate-3: #8250df; font: 12px system-ui, sans-serif; min-width: 42rem; }
 @media (prefers-color-scheme: dark) { .gates { --gate-text: #dfe4ea; --gate-grid: #303843; --gate-0: #6cb2ff;
   --gate-1: #ffab6b; --gate-2: #63c58f; --gate-3: #c8a6ff; } }
 @media print { .gates { --gate-text: #000; --gate-grid: #ccc; --gate-0: #0b62c4; --gate-1: #b54708; --gate-2: #1a7f4b;

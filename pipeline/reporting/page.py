@@ -22,12 +22,14 @@ from pipeline.reporting.calibration import calibrate, calibration_plot
 from pipeline.reporting.class_errors import class_plots, worst_classes
 from pipeline.reporting.confusion import confusions
 from pipeline.reporting.cost_accuracy import cost_accuracy_plots
+from pipeline.reporting.finished_run import TRAINING_STAGES
 from pipeline.reporting.gates import gate_section
 from pipeline.reporting.pictures import thumbnail
 from pipeline.reporting.plots import Plot
 from pipeline.reporting.recipe import compare_recipe
-from pipeline.reporting.record import TRAINING_STAGES, RunRecord
+from pipeline.reporting.record import RunRecord
 from pipeline.reporting.results import ResultRow, result_rows
+from pipeline.reporting.side_by_side import validation_plot
 from pipeline.reporting.tables import report_tables
 from pipeline.reporting.training_curves import training_plots
 from pipeline.tracking.wording import duration
@@ -54,6 +56,7 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
     curves, costs, classes = training_plots(record), cost_accuracy_plots(rows), class_plots(record.class_errors)
     diagrams = [calibration_plot(name, calibrations[name]) for name in (rows[0].plan, FUSED_PLAN)]
     found = mistakes(record)
+    beside = () if record.comparison is None else validation_plot(record.comparison)
     context = {
         "record": record,
         "config": record.config,
@@ -72,7 +75,7 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
         "calibrations": calibrations,
         "fusion": record.fusion,
         "confusions": describe_confusions(record),
-        "comparison": record.comparison,
+        "run_plots": [_picture(plot) for plot in beside],
         **gate_section(record.gates),
         "worst_classes": worst_classes(record.class_errors),
         "class_plots": [_picture(plot) for plot in classes],
@@ -86,7 +89,7 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
     }
     return Report(
         html=_environment().get_template("page.html").render(context),
-        plots={f"{plot.name}.png": plot.png() for plot in (*curves, *costs, *diagrams, *classes)},
+        plots={f"{plot.name}.png": plot.png() for plot in (*curves, *costs, *diagrams, *classes, *beside)},
         tables=report_tables(record, rows, calibrations, found),
     )
 
@@ -116,7 +119,7 @@ def sections(record: RunRecord) -> dict[str, str]:
     """
     results, paper = {"results": "Results"}, {"paper": "The paper"}
     own = {
-        "changes": "Changes",
+        "comparison": "Other runs",
         "classes": "Classes",
         "confusions": "Confusions",
         "mistakes": "Mistakes",
@@ -128,7 +131,7 @@ def sections(record: RunRecord) -> dict[str, str]:
     }
     made = {"data": "Data", "network": "Network", "time": "Time", "provenance": "Provenance"}
     present = {
-        "changes": record.comparison is not None,
+        "comparison": record.comparison is not None,
         "training": bool(record.train_events),
         "gates": record.gates is not None,
         "network": record.network is not None,

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
-from pipeline.config.crop_plan import CropPlan
+from pipeline.config.network import ModelConfig
 from pipeline.config.training import ScheduleConfig
 from pipeline.ground.counting import counted
-from pipeline.paper.statements import contest_network, statements
-from pipeline.reporting.record import TRAINING_STAGES, RunRecord
+from pipeline.paper.statements import Statement, row_of, statements
+from pipeline.paper.tables import Row, read_table, table_names
+from pipeline.reporting.finished_run import TRAINING_STAGES
+from pipeline.reporting.record import RunRecord
 
 Verdict = Literal["same", "differs", "open"]
-Did = tuple[str, bool]
-"""The run's choice, and whether it is the paper's (ignored if the paper has none)."""
+Did = tuple[str, Any]
+"""The run's choice, and the value of it to compare with the paper's."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,15 +32,41 @@ class RecipeRow:
 
 
 def compare_recipe(record: RunRecord) -> tuple[RecipeRow, ...]:
-    """Return all rows; without those of training if the run evaluated weights that it did not train."""
+    """Return all rows; without those of training if the run evaluated weights that it did not train.
+
+    The paper's side is that of the table which has the run's network; the contest's if there is none.
+    """
     done = {**(_training(record) if record.is_trained else {}), **_evaluation(record)}
-    said = (*(statements("training") if record.is_trained else ()), *statements("evaluation"))
+    model = record.config.model
+    found = {name: row for name in table_names() for row in read_table(name).rows if _is_of(row, model)}
     rows = []
-    for statement in said:
-        run, agrees = done[statement.id]
-        verdict: Verdict = "open" if statement.says is None else "same" if agrees else "differs"
-        rows.append(RecipeRow(statement.item, statement.says, statement.source, run, verdict))
+    for statement in statements(found):
+        if statement.id not in done or (statement.id == "reduction" and found and model.block is None):
+            continue
+        if statement.id == "network" and statement.says is None:
+            name, row = next(iter(found.items()))
+            statement = dataclasses.replace(
+                statement, says=row.name, source=read_table(name).source, values=(model.title,)
+            )
+        run, value = done[statement.id]
+        rows.append(RecipeRow(statement.item, statement.says, statement.source, run, _verdict(statement, value)))
     return tuple(rows)
+
+
+def _is_of(row: Row, model: ModelConfig) -> bool:
+    return row.model is not None and ModelConfig.of_row(row).title == model.title
+
+
+def _verdict(statement: Statement, value: Any) -> Verdict:
+    if not statement.values:
+        return "open"
+    return "same" if any(_agrees(said, value) for said in statement.values) else "differs"
+
+
+def _agrees(said: Any, value: Any) -> bool:
+    if isinstance(said, tuple) and isinstance(value, tuple):
+        return len(said) == len(value) and all(map(_agrees, said, value))
+    return math.isclose(said, value) if isinstance(said, float) and isinstance(value, float) else bool(said == value)
 
 
 def _training(record: RunRecord) -> dict[str, Did]:
@@ -51,11 +79,11 @@ def _network(record: RunRecord) -> dict[str, Did]:
     block = "no block" if model.block is None else f"{model.block.reduction}"
     counted = f"{record.network['parameters'] / 1e6:.1f} M parameters" if record.network else f"{classes:,} classes"
     return {
-        "network": (f"{model.title}, {counted}", model.title == contest_network()),
-        "reduction": (block, model.block is not None and model.block.reduction == 16),
-        "dropout": (f"{model.dropped_share:g}", model.dropped_share == 0.2),
-        "initialisation": ("He et al., normal, fan-in", True),
-        "data": (f"{dataset}: {images:,}, {classes:,} classes", dataset == "imagenet"),
+        "network": (f"{model.title}, {counted}", model.title),
+        "reduction": (block, None if model.block is None else model.block.reduction),
+        "dropout": (f"{model.dropped_share:g}", model.dropped_share),
+        "initialisation": ("He et al., normal, fan-in", "He et al."),
+        "data": (f"{dataset}: {images:,}, {classes:,} classes", dataset),
     }
 
 
@@ -67,32 +95,31 @@ def _augmentation(record: RunRecord) -> dict[str, Did]:
     size = config.train.image_size_px
     area = f"{100 * augmentation.area[0]:g} to {100 * augmentation.area[1]:g} %"
     low, high = (_aspect(value) for value in augmentation.aspect)
-    as_the_paper = augmentation.area == (0.08, 1.0) and math.isclose(augmentation.aspect[0], 3 / 4)
     divided = config.input.std != (1.0, 1.0, 1.0)
     crop = f"{area} of the area, aspect {low} to {high}, {_DRAWN[augmentation.aspect_draw]}"
+    shape: tuple[Any, ...] = ("resized", *augmentation.area, *augmentation.aspect, augmentation.cutout_px)
     interpolation = f"{augmentation.interpolation}, antialiased"
     if augmentation.crop == "padded":
         crop = f"{size} px of the image and {augmentation.padding_px} px around it ({augmentation.padding})"
+        shape = ("padded", augmentation.padding_px, augmentation.padding, augmentation.cutout_px)
         interpolation = "none, since nothing is resized"
     if augmentation.cutout_px:
         crop += f"; a square of {augmentation.cutout_px} px left out (Cutout)"
     return {
-        "image_size": (f"{size} px", size in (224, 320)),
-        "crop": (
-            crop,
-            as_the_paper
-            and math.isclose(augmentation.aspect[1], 4 / 3)
-            and (augmentation.crop, augmentation.cutout_px) == ("resized", 0),
-        ),
+        "image_size": (f"{size} px", size),
+        "crop": (crop, shape),
         "flip": ("yes" if augmentation.flip else "no", augmentation.flip),
         "rotation": (
             _plus_minus(augmentation.rotation_degrees, f"°, {augmentation.rotate.replace('_', ' the ')}"),
-            augmentation.rotation_degrees == 10,
+            augmentation.rotation_degrees,
         ),
-        "pixel_jitter": (_plus_minus(augmentation.pixel_jitter, " of 255"), augmentation.pixel_jitter == 20),
-        "normalisation": ("mean subtraction" + (" and division by the deviation" if divided else ""), not divided),
-        "interpolation": (interpolation, True),
-        "sampling": ("each image once an epoch", True),
+        "pixel_jitter": (_plus_minus(augmentation.pixel_jitter, " of 255"), augmentation.pixel_jitter),
+        "normalisation": (
+            "mean subtraction" + (" and division by the deviation" if divided else ""),
+            "mean" + divided * " and deviation",
+        ),
+        "interpolation": (interpolation, augmentation.interpolation),
+        "sampling": ("each image once an epoch", None),
     }
 
 
@@ -104,16 +131,16 @@ def _optimisation(record: RunRecord) -> dict[str, Did]:
     plateau = f"times {schedule.drop_factor:g} where the validation loss has settled"
     batch, smoothing = config.train.global_batch, config.train.label_smoothing
     return {
-        "optimiser": (f"synchronous SGD, momentum {optim.momentum:g}", optim.momentum == 0.9),
-        "nesterov": ("yes" if optim.nesterov else "no", True),
-        "global_batch": (f"{batch:,}", batch == 2048),
-        "lr": (f"{optim.lr:g}", optim.lr == 1.0),
-        "epochs": (f"{record.epochs:,}", True),
-        "schedule": ({"cosine": "cosine", "plateau": plateau}.get(schedule.kind, step), True),
-        "warmup": (_warmup(schedule), True),
-        "weight_decay": (f"{optim.weight_decay:g}", True),
-        "decay": ("all parameters" if optim.decay == "all" else "all but batch norms and biases", True),
-        "label_smoothing": (f"{smoothing:g}" if smoothing else "none", smoothing == 0.1),
+        "optimiser": (f"synchronous SGD, momentum {optim.momentum:g}", optim.momentum),
+        "nesterov": ("yes" if optim.nesterov else "no", optim.nesterov),
+        "global_batch": (f"{batch:,}", batch),
+        "lr": (f"{optim.lr:g}", optim.lr),
+        "epochs": (f"{record.epochs:,}", record.epochs),
+        "schedule": ({"cosine": "cosine", "plateau": plateau}.get(schedule.kind, step), schedule.kind),
+        "warmup": (_warmup(schedule), None),
+        "weight_decay": (f"{optim.weight_decay:g}", optim.weight_decay),
+        "decay": ("all parameters" if optim.decay == "all" else "all but batch norms and biases", optim.decay),
+        "label_smoothing": (f"{smoothing:g}" if smoothing else "none", smoothing),
     }
 
 
@@ -140,37 +167,30 @@ def _batch_norms(record: RunRecord) -> dict[str, Did]:
     layout = ", channels-last" if config.execution.channels_last else ""
     compiled = ", compiled" if config.execution.compile else ""
     return {
-        "bn_freeze": (scope, bool(epochs) and frozen.scope == "statistics_and_affine"),
-        "bn_freeze_epochs": ("the last " + _epochs(epochs) if epochs else "none", True),
-        "bn_momentum": (f"{config.model.bn_momentum:g} for the newest batch", True),
-        "bn_batch": (f"{micro_batch:,}", True),
-        "hardware": (f"{world_size:,}", world_size == 64),
-        "precision": (f"{config.execution.precision}{layout}{compiled}", True),
+        "bn_freeze": (scope, frozen.scope if epochs else None),
+        "bn_freeze_epochs": ("the last " + _epochs(epochs) if epochs else "none", epochs),
+        "bn_momentum": (f"{config.model.bn_momentum:g} for the newest batch", config.model.bn_momentum),
+        "bn_batch": (f"{micro_batch:,}", micro_batch),
+        "hardware": (f"{world_size:,}", world_size),
+        "precision": (f"{config.execution.precision}{layout}{compiled}", None),
     }
 
 
 def _evaluation(record: RunRecord) -> dict[str, Did]:
     plans = record.config.evaluate.plans
-    of224 = [plan for plan in plans if center_crop(plan) == (256, 224)]
-    of320 = sorted({size[0] for plan in plans if (size := center_crop(plan)) is not None and size[1] == 320})
-    several = [plan.name for plan in plans if center_crop(plan) is None]
+    row = row_of(record.config.model.name)
+    resize_px, crop_px = row.crop if row is not None and row.crop is not None else (256, 224)
+    is_there = any(plan.center_crop == (resize_px, crop_px) for plan in plans)
+    of320 = sorted({size[0] for plan in plans if (size := plan.center_crop) is not None and size[1] == 320})
+    several = [plan.name for plan in plans if plan.center_crop is None]
     resized = ", ".join(map(str, of320))
     networks = len({member["weights_sha256"] for member in record.fusion["members"] if member["weight"] > 0})
     return {
-        "center224": ("the same" if of224 else "not evaluated", bool(of224)),
-        "center320": (f"centre 320 px of {resized} px" if of320 else "not evaluated", True),
-        "multicrop": (", ".join(several) or "not evaluated", True),
+        "center224": (f"centre {crop_px} px of {resize_px} px" if is_there else "not evaluated", is_there),
+        "center320": (f"centre 320 px of {resized} px" if of320 else "not evaluated", None),
+        "multicrop": (", ".join(several) or "not evaluated", None),
         "ensemble": ("one network" if networks == 1 else f"{networks} networks", networks > 1),
     }
-
-
-def center_crop(plan: CropPlan) -> tuple[int, int] | None:
-    """Return shorter side and crop of a plan of one unmirrored centre crop, or None for any other plan."""
-    if len(plan.crops) != 1:
-        return None
-    group = plan.crops[0]
-    is_central = group.positions == ("center",) and not group.squares and not group.mirror
-    return (group.resize_px, group.crop_px) if group.crop_px is not None and is_central else None
 
 
 def _epochs(number: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,13 @@ from pipeline.evaluation.members import FUSION
 from pipeline.evaluation.metrics import Ranking, rank_scores
 from pipeline.evaluation.scores import read_scores
 from pipeline.paper.statements import has_errors
-from pipeline.reporting.class_changes import Comparison, compare
-from pipeline.reporting.class_errors import ClassErrors, read_class_errors
+from pipeline.reporting.class_errors import ClassErrors
+from pipeline.reporting.finished_run import TRAINING_STAGES, FinishedRun
 from pipeline.reporting.gates import Gates, read_gates
+from pipeline.reporting.side_by_side import SideBySide, side_by_side
 from pipeline.running.attempts import Attempt, read_attempts
 from pipeline.store.seal import Seal
-from pipeline.tracking.events import Event, read_events
-
-TRAINING_STAGES = ("train", "freeze_bn")
+from pipeline.tracking.events import Event
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +67,8 @@ class RunRecord:
     """Rankings by crop plan, and that of the fusion."""
     class_errors: tuple[ClassErrors, ...]
     """Under the first crop plan, in label order."""
-    comparison: Comparison | None
-    """Comparison with the run that `report.compare` names."""
+    comparison: SideBySide | None
+    """This run beside those that `report.compare` names."""
     gates: Gates | None
     """What `activations` measured, if `report.activations` asked for it."""
 
@@ -113,34 +112,30 @@ def read_run_record(
     inputs: Mapping[str, Path],
     seals: Mapping[str, Seal],
     indexes: Mapping[str, ImageIndex],
-    compared: Path | None = None,
+    others: Sequence[FinishedRun] = (),
 ) -> RunRecord:
     """Read the directories of the report stage's inputs. `indexes` are those of the splits among them.
 
-    `compared` is the directory of the evaluation of the run that `report.compare` names. Raises UserError if its
-    classes or images are others, or if a score file is unusable.
+    `others` are the runs that `report.compare` names. Raises UserError if their classes or images are others, or if a
+    score file is unusable.
     """
-    results = json.loads((inputs["evaluate"] / "results.json").read_text())
-    scores = {plan["name"]: inputs["evaluate"] / plan["scores"]["file"] for plan in results["plans"]}
-    scores[FUSED_PLAN] = inputs["fuse"] / f"scores-{FUSED_PLAN}.npy"
-    first = results["plans"][0]
-    class_errors = read_class_errors(inputs["evaluate"] / first["per_class"])
-    comparison = None
-    if compared is not None and config.report.compare is not None:
-        comparison = compare(Path(config.report.compare), compared, inputs["evaluate"])
+    own = FinishedRun("this run", config, inputs)
+    scores = {plan: own.scores(plan) for plan in own.plans}
+    scores[FUSED_PLAN] = read_scores(inputs["fuse"] / f"scores-{FUSED_PLAN}.npy")
+    rankings = {plan: rank_scores(found.array, indexes["val"].labels) for plan, found in scores.items()}
     return RunRecord(
         config=config,
         stages={name: _read_stage(name, directory, seals[name]) for name, directory in inputs.items()},
         indexes=indexes,
         findings=tuple(found for split in indexes for found in read_findings(inputs[f"prepare-{split}"])),
         network=json.loads((inputs["build"] / "summary.json").read_text()) if "build" in inputs else None,
-        train_events=_training_events(inputs, "train"),
-        validation_events=_training_events(inputs, "validation"),
-        results=results,
+        train_events=own.training_events("train"),
+        validation_events=own.training_events("validation"),
+        results=own.results,
         fusion=json.loads((inputs["fuse"] / FUSION).read_text()),
-        rankings={name: rank_scores(read_scores(path).array, indexes["val"].labels) for name, path in scores.items()},
-        class_errors=class_errors,
-        comparison=comparison,
+        rankings=rankings,
+        class_errors=own.class_errors(next(iter(own.plans))),
+        comparison=side_by_side((own, *others), rankings) if others else None,
         gates=read_gates(inputs["activations"]) if "activations" in inputs else None,
     )
 
@@ -148,13 +143,3 @@ def read_run_record(
 def _read_stage(name: str, directory: Path, seal: Seal) -> StageRecord:
     about, attempts = seal.about, tuple(read_attempts(directory))
     return StageRecord(name, about["key"], about["metrics"], about["provenance"], attempts)
-
-
-def _training_events(inputs: Mapping[str, Path], kind: str) -> tuple[Event, ...]:
-    """Events of both training stages in order, each with its stage."""
-    return tuple(
-        {**event, "stage": name}
-        for name in TRAINING_STAGES
-        if name in inputs
-        for event in read_events(inputs[name], kind)
-    )

@@ -10,7 +10,6 @@ from pipeline.evaluation.bootstrap import Interval, wilson
 from pipeline.evaluation.ensemble import FUSED_PLAN
 from pipeline.networks.registry import NETWORKS
 from pipeline.paper.statements import Errors, find_errors
-from pipeline.reporting.recipe import center_crop
 from pipeline.reporting.record import RunRecord
 
 
@@ -90,7 +89,7 @@ def _row(record: RunRecord, plan: CropPlan, result: dict[str, Any]) -> ResultRow
 
 
 def _paper_errors(record: RunRecord, plan: CropPlan) -> Errors | None:
-    crop = center_crop(plan)
+    crop = plan.center_crop
     if not record.is_comparable or crop is None:
         return None
     # Foreign weights are taken to be trained at the network's own size, as the published ones are.

@@ -8,7 +8,6 @@ from matplotlib.axes import Axes
 
 from pipeline.paper.statements import Errors, find_errors
 from pipeline.reporting.plots import Palette, Plot, legend_above
-from pipeline.reporting.recipe import center_crop
 from pipeline.reporting.record import RunRecord
 from pipeline.tracking.events import Event
 
@@ -69,7 +68,7 @@ def _validation(record: RunRecord) -> Plot:
 
 
 def _paper_errors(record: RunRecord) -> Errors | None:
-    crop = center_crop(record.config.train.validation)
+    crop = record.config.train.validation.center_crop
     if crop is None or not record.is_comparable:
         return None
     return find_errors(record.config.model.name, record.config.train.image_size_px, *crop)

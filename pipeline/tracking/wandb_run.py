@@ -70,9 +70,8 @@ def media_of(directory: Path, files: Iterable[str]) -> dict[str, Any]:
 def _picture(cell: Any) -> Any:
     if not (isinstance(cell, str) and cell.startswith("data:image/")):
         return cell
-    from PIL import Image
-
     import wandb
+    from PIL import Image
 
     return wandb.Image(Image.open(io.BytesIO(base64.b64decode(cell.partition(",")[2]))))
 

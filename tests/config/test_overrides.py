@@ -64,6 +64,11 @@ def test_every_path_of_a_list_is_expanded_and_other_text_is_not(write, monkeypat
     assert (config.fuse.scores, config.tracking.project) == (("/home/me/a", "b"), "$HOME")
 
 
+def test_one_run_to_compare_with_is_a_list_of_one(write):
+    for given, names in (("runs/a", ("runs/a",)), ("[runs/a, b]", ("runs/a", "b")), ("null", ()), ("[]", ())):
+        assert load_config(write(), [f"report.compare={given}"]).report.compare == names
+
+
 @pytest.mark.parametrize(
     ("override", "meant"),
     [

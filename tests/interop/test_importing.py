@@ -96,8 +96,8 @@ def test_another_network_is_refused_with_the_nearest(tmp_path):
     path = saved(tmp_path / "w.pth", tensors)
     message = (
         f"{path}: another network: it has 6 convolutions, of which 2 are also in shake_even_nano, the nearest; it "
-        "holds 6, the first: stage.0.weight (64, 64, 1, 1), stage.1.weight (64, 64, 1, 1), stage.2.weight (64, 64, 1, 1); "
-        f"what can be converted is {', '.join(NETWORKS)}"
+        "holds 6, the first: stage.0.weight (64, 64, 1, 1), stage.1.weight (64, 64, 1, 1), "
+        f"stage.2.weight (64, 64, 1, 1); what can be converted is {', '.join(NETWORKS)}"
     )
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         read_foreign(path, None)

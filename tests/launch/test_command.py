@@ -96,7 +96,7 @@ def test_further_recipes_and_seeds_make_an_ensemble():
         (["status", "runs/demo", "--watch", "0"], "--watch: must be a number of seconds, at most a day (given 0)"),
         (["logs", "runs/demo"], "required: STAGE"),
         (["train", "a.yaml"], "invalid choice: 'train'"),
-        ([], "required: {plan,run,check,submit,status,logs,cancel,predict,fuse,score,figure,"),
+        ([], "required: {plan,run,check,submit,status,logs,cancel,predict,fuse,score,table,figure,"),
     ],
 )
 def test_wrong_command_lines_end_with_2_and_a_message(argv, message, capsys):

@@ -159,7 +159,8 @@ def _train(part: Part, config: Config, folder: Path, num_val: int) -> tuple[list
             errors = {"top1_error_percent": 50 / epoch, "top5_error_percent": 10 / epoch}
             log.write("validation", global_step=step, epoch=epoch, loss=1 / epoch, images=60, **errors)
     log.close()
-    return [], {"global_step": step, "images_per_second": 400.0, "world_size": 1, "micro_batch": 32, "accumulation": 2}
+    metrics = {"images_per_second": 400.0, "world_size": 1, "micro_batch": 32, "accumulation": 2}
+    return [], {"global_step": step, "epochs": config.train.epochs, **metrics}
 
 
 def _evaluate(part: Part, config: Config, folder: Path, num_val: int) -> tuple[list[str], dict[str, Any]]:

@@ -16,7 +16,6 @@ from PIL import Image
 
 from pipeline.config.schema import Config
 from pipeline.data.places import Source
-from pipeline.reporting.class_changes import ClassChange, Comparison
 from pipeline.reporting.confusion import confusions
 from pipeline.reporting.page import Report, render_report
 from pipeline.reporting.plots import Plot
@@ -357,18 +356,3 @@ def test_the_cost_of_every_plan_is_told(record: RunRecord, report: Report) -> No
     assert "Process-seconds" in text
     on_gpu = dataclasses.replace(record, results={**record.results, "device": "NVIDIA H100"})
     assert "GPU-seconds" in Elements(render_report(on_gpu, ORDER).html).text
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_classes_are_compared_with_another_run(record: RunRecord, tmp_path: Path) -> None:
-    better = tuple(
-        dataclasses.replace(row, top1_errors=row.top1_errors - (row.label == 2)) for row in record.class_errors
-    )
-    changes = tuple(ClassChange(now, other) for now, other in zip(better, record.class_errors, strict=True))
-    comparison = Comparison("runs/other", "center32", changes[2:3], (), 5, 6)
-    page = Elements(render_report(dataclasses.replace(record, comparison=comparison), ORDER).html)
-    now, percents = changes[2].now, [row.top1_error_percent for row in (changes[2].other, changes[2].now)]
-    assert "beside those of runs/other, in percent; 5 of 6 classes" in page.text
-    shown = f"{percents[0]:.2f} {percents[1]:.2f} {changes[2].percent:+.2f}"
-    assert f"{now.words} {now.images} {shown}" in page.text
-    assert "changes" in page.ids

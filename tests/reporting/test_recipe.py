@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from pipeline.config.crop_plan import CropGroup, CropPlan, builtin_plan
 from pipeline.config.reader import load_config
 from pipeline.paper.statements import statements
-from pipeline.reporting.recipe import RecipeRow, center_crop, compare_recipe
+from pipeline.reporting.recipe import RecipeRow, compare_recipe
 from pipeline.reporting.results import describe_crops
 from tests.conftest import REPOSITORY
 from tests.reporting.example_run import make_config, make_run, read_record
@@ -50,15 +52,43 @@ def test_the_contest_recipe_differs_only_where_it_says_so(tmp_path: Path) -> Non
 
 
 def test_every_statement_of_the_paper_has_one_row(tmp_path: Path) -> None:
-    items = [statement.item for section in ("training", "evaluation") for statement in statements(section)]
-    assert list(rows_of(tmp_path)) == items
+    assert list(rows_of(tmp_path)) == [statement.item for statement in statements(())]
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "differing"),
+    [
+        ("table2_resnet50", "ResNet-50", {"Normalisation"}),
+        ("table2_se_inception_resnet_v2", "SE-Inception-ResNet-v2", {"Normalisation"}),
+        ("table3_se_mobilenet_v1", "SE-MobileNet", {"Normalisation"}),
+        ("table4_se_preresnet110", "SE-ResNet-110", set()),
+        (
+            "table5_shake_even29_2x4x64d",
+            "Shake-Even 29 2\N{MULTIPLICATION SIGN}4\N{MULTIPLICATION SIGN}64d + Cutout",
+            set(),
+        ),
+    ],
+)
+def test_the_recipe_of_a_network_is_compared_with_what_the_paper_says_of_it(
+    tmp_path: Path, name: str, network: str, differing: set[str]
+) -> None:
+    """Recipes divide by the deviation, and the example has images of its own and a world size of one."""
+    recipe = load_config(REPOSITORY / "configs" / "paper" / f"{name}.yaml", [f"data.root={tmp_path / 'images'}"])
+    rows = rows_of(tmp_path, **recipe.model_dump(exclude={"name", "tracking", "data"}))
+    assert (rows["Network"].paper, rows["Network"].verdict) == (network, "same")
+    assert {item for item, row in rows.items() if row.verdict == "differs"} - {
+        "Training images",
+        "World size",
+    } == differing
+    assert "Networks in the contest entry" not in rows
+    assert ("Reduction ratio r" in rows) == name.partition("_")[2].startswith("se_")
 
 
 def test_a_centre_crop_is_one_crop_from_the_centre() -> None:
-    assert center_crop(builtin_plan("center224")) == (256, 224)
-    assert center_crop(builtin_plan("10crop")) is None
+    assert builtin_plan("center224").center_crop == (256, 224)
+    assert builtin_plan("10crop").center_crop is None
     mirrored = CropPlan(name="m", crops=(CropGroup(resize_px=256, crop_px=224, mirror=True),))
-    assert center_crop(mirrored) is None
+    assert mirrored.center_crop is None
 
 
 def test_crops_are_described_in_words() -> None:

@@ -22,7 +22,15 @@ from pipeline.models.weights import load_weights, save_weights
 from pipeline.running.runner import run_stage
 from pipeline.running.stage import place_stages
 from stages import STAGES
-from tests.evaluation.small_run import CENTER, NUM_CLASSES, NUM_IMAGES, make_config, make_run, read_index
+from tests.evaluation.small_run import (
+    CENTER,
+    NUM_CLASSES,
+    NUM_IMAGES,
+    evaluate_directory,
+    make_config,
+    make_run,
+    read_index,
+)
 from tests.processes import run_stage_to_end
 
 pytestmark = pytest.mark.processes
@@ -101,6 +109,18 @@ def test_gates_are_those_of_forward_hooks_in_a_plain_loop(folder: Path, measured
         np.testing.assert_allclose(arrays[f"{label}/std_of_all"], gates.std(0), atol=1e-5)
         assert block["between_classes"] == pytest.approx(arrays[f"{label}/mean"].std(0).mean(), rel=1e-5)
         assert block["nearly_1_percent"] == pytest.approx(100 * (abs(gates - 1) <= 0.05).mean(), abs=0.02)
+
+
+@pytest.mark.slow
+def test_errors_as_trained_are_those_of_the_evaluation(folder: Path, measured: dict[int, Path]) -> None:
+    run = folder / "world-1"
+    run_stage_to_end(run, "evaluate")
+    results = json.loads((evaluate_directory(run, make_config(folder)) / "results.json").read_text())
+    (plan,) = (plan for plan in results["plans"] if plan["name"] == CENTER.name)
+    names = json.loads((measured[1] / "gates.json").read_text())
+    errors = names["left_out"]["errors"]["as trained"]
+    assert errors == {name: plan[name] for name in ("top1_error_percent", "top5_error_percent")}
+    assert names["left_out"]["blocks"] == ["SE_4_1"]
 
 
 def test_gates_that_are_no_numbers_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

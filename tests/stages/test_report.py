@@ -62,15 +62,27 @@ def test_the_stage_writes_nowhere_but_into_its_directory(folder: Path, tmp_path:
     }
 
 
-def test_the_run_to_compare_with_is_read_and_is_in_the_key(tmp_path: Path) -> None:
+def test_the_runs_to_compare_with_are_read_and_are_in_the_key(tmp_path: Path) -> None:
     run = make_run(tmp_path, make_config(tmp_path))
-    config = make_config(tmp_path, report={"compare": str(run)})
+    other = make_run(tmp_path / "other", make_config(tmp_path / "other", seed=7))
+    alone, of_one, of_list, of_two = (
+        place_stages(make_config(tmp_path, report=given), run, STAGES)["report"].key
+        for given in ({}, {"compare": str(run)}, {"compare": [str(run)]}, {"compare": [str(run), str(other)]})
+    )
+    assert len({alone, of_one, of_two}) == 3
+    assert of_one == of_list
+    config = make_config(tmp_path, report={"compare": [str(run), str(other)]})
     placed = place_stages(config, run, STAGES)
-    assert placed["report"].key != placed_report(tmp_path, run).key
     directory = tmp_path / "report"
     with stage_context("report", config, run, directory) as context:
-        report.run(context)
-    assert "6 of 6 classes have as many errors in both" in (directory / "report.html").read_text()
+        done = report.run(context)
+    page = (directory / "report.html").read_text()
+    assert "plots/runs.png" in done.outputs
+    assert f">1: {run}<" in page
+    assert f">2: {other}<" in page
+    assert "6 of 6 classes have as many top-1 errors in all runs under center32." in page
+    assert page.count('<tr><th scope="row"><code>') == 1, "the key that differs"
+    assert '<code>seed</code></th><td class="words"><code>2017</code></td>' in page
     table = placed["evaluate"].directory / "per-class-center32.tsv"
     table.write_text(table.read_text().replace("n00000000", "n00000009"))
     with (

@@ -1,9 +1,8 @@
-"""The loader of training alone: where it decodes, with how many threads, and how far ahead."""
+"""The loader of training alone: where it decodes, with how many threads, how many images at once, how far ahead."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import subprocess
 import time
 from collections.abc import Iterator
@@ -31,12 +30,19 @@ def measure_loading(scope: Scope) -> Iterator[dict[str, Any]]:
         yield {**settings, **figures_or_error(lambda settings=settings: _figures(scope, index, settings))}  # type: ignore[misc]
 
 
-def _settings(scope: Scope) -> Iterator[dict[str, Any]]:
-    on_gpu = scope.device != "cpu"
-    few = max(1, scope.threads // 4)
-    for decode, threads in itertools.product(("gpu", "cpu") if on_gpu else ("cpu",), (scope.threads, few)):
-        yield {"decode": decode, "threads": threads, "prefetch": 2}
-    yield {"decode": "gpu" if on_gpu else "cpu", "threads": scope.threads, "prefetch": 8}
+def _settings(scope: Scope) -> list[dict[str, Any]]:
+    """Return the sections: the default one, and what differs from it in one key."""
+    base: dict[str, Any] = {"decode": "cpu", "threads": scope.threads}
+    varied: list[dict[str, Any]] = [
+        {},
+        {"threads": max(1, scope.threads // 4)},
+        {"decode_batch": scope.batch},
+        {"prefetch_images": scope.large_batch},
+    ]
+    if scope.device != "cpu":
+        base["decode"] = "gpu"
+        varied += [{"hw_decoder_load": 0.0}, {"hw_decoder_load": 0.65}, {"fancy_upsampling": True}, {"decode": "cpu"}]
+    return [{**base, **settings} for settings in varied]
 
 
 def _figures(scope: Scope, index: ImageIndex, settings: dict[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from pipeline.bench.gpu import resuming
+from pipeline.bench.gpu.loading import _settings
 from pipeline.bench.gpu.rows import ROWS, run_row
 from pipeline.bench.gpu.scope import Scope
 from pipeline.bench.gpu.steps import fastest
+from pipeline.config.operations import LoaderConfig
 from tests.engines.cpu_graphs import capture
 
 pytestmark = pytest.mark.slow
@@ -47,14 +49,21 @@ def test_decoding_is_compared_byte_for_byte(toy: Scope) -> None:
         assert row["images/s"] > 0
 
 
-def test_loading_varies_threads_and_depth(toy: Scope) -> None:
+def test_loading_varies_one_key_of_the_section_at_a_time(toy: Scope) -> None:
     rows = figures_of("loading", toy)
-    assert [(row["decode"], row["threads"], row["prefetch"]) for row in rows] == [
-        ("cpu", 2, 2),
-        ("cpu", 1, 2),
-        ("cpu", 2, 8),
-    ]
-    assert all(row["images/s"] > 0 and row["CPU ms an image"] > 0 for row in rows)
+    base = {"decode": "cpu", "threads": 2}
+    for row, varied in zip(rows, ({}, {"threads": 1}, {"decode_batch": 4}, {"prefetch_images": 8}), strict=True):
+        assert row.items() >= {**base, **varied}.items()
+        assert row["images/s"] > 0
+        assert row["CPU ms an image"] > 0
+
+
+def test_loading_varies_what_concerns_a_gpu_where_there_is_one(toy: Scope) -> None:
+    settings = _settings(dataclasses.replace(toy, device="cuda"))
+    assert [each["decode"] for each in settings].count("cpu") == 1
+    assert {each.get("hw_decoder_load") for each in settings} == {None, 0.0, 0.65}
+    for each in settings:
+        LoaderConfig.model_validate(each)
 
 
 def test_the_recipes_step_is_measured_eager_and_with_graphs_that_prove_themselves(
