@@ -16,6 +16,7 @@ from launch.command import parse
 from launch.slurm.profile import load_profile
 from pipeline.bench.__main__ import main as measure
 from pipeline.config.reader import load_config
+from pipeline.paper.tables import table_names
 from pipeline.running.stage import Stage
 from stages import STAGES
 from tests.conftest import REPOSITORY
@@ -191,6 +192,13 @@ def test_the_documents_order_the_packages_as_the_test_of_imports_does():
     assert [name.strip().removeprefix("pipeline.") for name in line.split(">")] == order
     drawing = re.findall(r"^ *([a-z]+)/  ", (REPOSITORY / "docs" / "architecture.md").read_text(), re.MULTILINE)
     assert [name for name in drawing if name not in ("pipeline", "slurm")] == order
+
+
+def test_every_table_of_the_paper_is_among_what_was_reproduced_or_not():
+    text = (REPOSITORY / "docs" / "results.md").read_text().partition("## The target")[0]
+    ranges = re.findall(r"^\| Tables? (\d+)(?: (?:and|to) (\d+))?|; Table (\d+)", text, re.MULTILINE)
+    named = {n for first, last, other in ranges for n in range(int(first or other), int(last or first or other) + 1)}
+    assert {f"table{number}" for number in named - {1}} == set(table_names())
 
 
 def test_the_citation_is_of_the_newest_release():
