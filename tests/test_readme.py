@@ -15,6 +15,7 @@ from launch.__main__ import main
 from launch.command import parse
 from launch.slurm.profile import load_profile
 from pipeline.bench.__main__ import main as measure
+from pipeline.config.keys import all_keys
 from pipeline.config.reader import load_config
 from pipeline.paper.tables import table_names
 from pipeline.running.stage import Stage
@@ -112,6 +113,15 @@ def test_the_site_has_every_document():
     site = (REPOSITORY / "docs" / "mkdocs.yml").read_text()
     pages = re.findall(r": ([\w/]+\.md)$", site, re.MULTILINE)
     assert sorted(pages) == sorted(str(document.relative_to(REPOSITORY)) for document in DOCUMENTS)
+
+
+def test_keys_that_are_named_exist():
+    keys = all_keys()
+    sections = "|".join({key.partition(".")[0] for key in keys if "." in key})
+    text = "\n".join(document.read_text() for document in DOCUMENTS if document.name != "CHANGELOG.md")
+    of_version_0_1 = {"data.mean", "data.std", "freeze_bn.last_epochs"}
+    for name in set(re.findall(rf"`((?:{sections})\.(?!html)[a-z_0-9.]+)", text)) - of_version_0_1:
+        assert name in keys or any(key.startswith(f"{name}.") for key in keys), name
 
 
 def test_make_targets_that_are_named_exist(text):
