@@ -16,7 +16,7 @@ from launch.command import parse
 from launch.slurm.profile import load_profile
 from pipeline.bench.__main__ import main as measure
 from pipeline.config.keys import all_keys
-from pipeline.config.reader import load_config
+from pipeline.config.reader import load_members
 from pipeline.paper.tables import table_names
 from pipeline.running.stage import Stage
 from stages import STAGES
@@ -142,7 +142,7 @@ def test_launch_commands_are_understood(text):
             load_profile(REPOSITORY / parsed.profile)
         if parsed.command in ("plan", "run", "submit") and (REPOSITORY / parsed.config).is_file():
             overrides = [override for override in parsed.overrides if "..." not in override]
-            load_config(REPOSITORY / parsed.config, overrides)
+            load_members(REPOSITORY / parsed.config, overrides)
 
 
 def test_commands_that_touch_nothing_answer(text, tmp_path, monkeypatch, capsys):

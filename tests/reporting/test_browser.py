@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipeline.running.stage import part_names
 from stages import STAGES
 from tests.browser import DARK, browse, find_chromium, screenshot
 from tests.reporting.example_run import make_config, make_run, read_record
+from tests.reporting.measured_gates import measured
 
 # Only in the copy that tests look into: the report itself has no script, and a policy that would stop one. The copy is
 # seen through a frame, since a window cannot be narrower than 500 px.
@@ -55,7 +57,7 @@ def chromium() -> str:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     config = make_config(folder)
-    record = read_record(config, make_run(folder, config))
+    record = dataclasses.replace(read_record(config, make_run(folder, config)), gates=measured(folder / "gates"))
     path = folder / "report.html"
     path.write_text(render_report(record, tuple(name for stage in STAGES for name in part_names(stage))).html)
     return path
