@@ -36,9 +36,8 @@ def _do(arguments: argparse.Namespace) -> int:
         case "plan":
             from launch.plan import print_plan
 
-            return print_plan(
-                arguments.config, arguments.overrides, arguments.run, arguments.profile, arguments.simulate
-            )
+            given = ("config", "overrides", "run", "profile", "simulate", "other_configs", "seeds")
+            return print_plan(*(getattr(arguments, name) for name in given))
         case "status":
             from launch.status import print_status, watch_status
 
@@ -95,10 +94,10 @@ def _do(arguments: argparse.Namespace) -> int:
 
             return check_profile_on_cluster(arguments.profile, arguments.run)
         case "submit":
-            from launch.slurm.ensemble import submit_runs
             from launch.slurm.submission import SubmitRequest
+            from launch.slurm.submit import submit_runs
 
-            return submit_runs(SubmitRequest.of(arguments), arguments.other_configs, arguments.seeds)
+            return submit_runs(SubmitRequest.of(arguments))
         case _:
             from launch.run import RunRequest, run_stages
 

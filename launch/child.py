@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline.ground.cores import count_cores
 from pipeline.ground.interpreter import module_environment
+from pipeline.ground.stop import StopFlag
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 _SECONDS_TO_SAVE = 300
@@ -44,12 +45,16 @@ class Supervisor:
     """Runs one child at a time, and forwards requests to stop to it."""
 
     def __init__(self) -> None:
-        self.stop_reason: str | None = None
-        """The signal that asked to stop, or None."""
+        self.stop = StopFlag()
         self.has_killed = False
         """Whether a second Ctrl-C has ended the child without saving."""
         self._child: subprocess.Popen[bytes] | None = None
         self._has_told = False
+
+    @property
+    def stop_reason(self) -> str | None:
+        """The signal that asked to stop, or None."""
+        return self.stop.reason
 
     def install(self) -> None:
         """Install handlers, except for signals that were already ignored (nohup, `&`)."""
@@ -73,7 +78,7 @@ class Supervisor:
 
     def _on_signal(self, number: int, frame: types.FrameType | None) -> None:
         if self.stop_reason is None:
-            self.stop_reason = signal.Signals(number).name
+            self.stop.reason = signal.Signals(number).name
             again = "; Ctrl-C again ends it without saving" if number == signal.SIGINT else ""
             _write(f"\nstopping on {self.stop_reason}: the running stage saves its work first{again}\n")
             self._tell()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 from launch.options import build_parser
 from launch.recipe_options import find_recipe
 from pipeline.ground.interpreter import program_words
 
-_WITH_RECIPE = ("plan", "run", "submit", "tune")
+_WITH_SWEEPS = ("plan", "run", "submit")
+_WITH_RECIPE = (*_WITH_SWEEPS, "tune")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -26,16 +28,22 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         # argparse ends a list of positional arguments at the first option between them.
         arguments.overrides += [word for word in rest if not word.startswith("-")]
         rest = [word for word in rest if word.startswith("-")]
-    if arguments.command == "submit":
+    if arguments.command in _WITH_SWEEPS:
         words = arguments.overrides
+        recipes = [word for word in words if "=" not in word and (Path(word).exists() or not _is_folder(word))]
         try:
-            arguments.other_configs = [find_recipe(word) for word in words if "=" not in word]
+            arguments.other_configs = [find_recipe(word) for word in recipes]
         except argparse.ArgumentTypeError as error:
             parser.error(str(error))
-        arguments.overrides = [word for word in words if "=" in word]
+        arguments.overrides = [word for word in words if word not in recipes]
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return arguments
+
+
+def _is_folder(word: str) -> bool:
+    """Return whether a path is probably meant for the images, not for a recipe."""
+    return "/" in word and Path(word).suffix not in (".yaml", ".yml")
 
 
 def _key_hint(option: str, following: Sequence[str]) -> str | None:

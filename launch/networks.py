@@ -85,7 +85,7 @@ def networks_page() -> str:
 def _recipes() -> dict[str, str]:
     """Return a recipe of each network, by its name: the first that is named after it, or else the first."""
     folder = packaged_folder("configs")
-    models = {path: load_config(path).model for path in sorted(folder.rglob("*.yaml"))}
+    models = {path: load_config(path, ["sweep=null"]).model for path in sorted(folder.rglob("*.yaml"))}
     found: dict[str, str] = {}
     for path, model in sorted(models.items(), key=lambda item: item[1].name not in item[0].stem):
         if model.se == "default":

@@ -26,6 +26,9 @@ _EPILOG = """examples:
   {program} fuse runs/first runs/second/evaluate-*/scores-10crop.npy --select greedy --out fused
   {program} score fused/submission-2012.txt --truth ILSVRC2012_validation_ground_truth.txt
 
+  {program} table table2 runs/baseline runs/with_block
+  {program} figure 6 runs/with_block
+
   {program} predict senet154.safetensors photos/
   {program} weights import senet154-c7b49a05.pth senet154.safetensors
 

@@ -90,7 +90,7 @@ def _cells(paper: Table, lines: Sequence[Line]) -> Cells:
         "AP": lambda line: line.row.ap or "",
         "GFLOPs": lambda line: line.row.gflops or "",
         "M parameters": lambda line: line.row.parameters or "",
-        "recipe": lambda line: line.row.recipe if line.row.recipe and recipe_of(line.row) else "",
+        "recipe": lambda line: _recipe(line.row),
         "measured with": lambda line: line.setting,
         "runs": lambda line: str(line.runs) if line.runs else "",
         "top-1, %": lambda line: _figure(line.top1),
@@ -103,6 +103,11 @@ def _cells(paper: Table, lines: Sequence[Line]) -> Cells:
     texts = {name: [text(line) for line in lines] for name, text in columns.items()}
     kept = {name: cells for name, cells in texts.items() if any(cells)}
     return [tuple(kept), *zip(*kept.values(), strict=True)]
+
+
+def _recipe(row: Row) -> str:
+    path = recipe_of(row)
+    return "" if path is None else str(path.relative_to(packaged_folder("configs").parent))
 
 
 def _has_sizes(paper: Table) -> bool:
@@ -176,7 +181,7 @@ def _raw(line: Line) -> dict[str, object]:
         "paper_top5_error_percent": top5,
         "paper_gflops": row.gflops,
         "paper_parameters_millions": row.parameters,
-        "recipe": row.recipe,
+        "recipe": _recipe(row),
         "setting": line.setting,
         "runs": line.runs,
         "top1_error_percent": line.top1.mean if line.top1 else None,

@@ -27,12 +27,11 @@ from launch.estimate import (
 )
 from launch.inputs import advise_on_sizes, check_initial_checkpoint, check_inputs
 from launch.job_graph import Stages
-from launch.recipe import read_recipe
-from launch.run_directory import default_run
 from launch.simulation import print_simulation
-from launch.slurm.profile import load_profile
-from launch.slurm.profile_check import check_profile, training_world_size
+from launch.slurm.profile_check import with_profile
 from launch.state import last_checkpoint, stage_state
+from launch.sweep import read_sweep
+from launch.sweep_plan import print_sweep
 from launch.uploads import describe_uploads
 from pipeline.config.schema import Config
 from pipeline.data.order import StreamOrder
@@ -48,16 +47,38 @@ Row = tuple[str, str]
 
 
 def print_plan(
-    recipe: Path, overrides: Sequence[str], run: Path | None, profile: Path | None = None, simulate: bool = False
+    recipe: Path,
+    overrides: Sequence[str],
+    run: Path | None,
+    profile: Path | None = None,
+    simulate: bool = False,
+    others: Sequence[Path] = (),
+    seeds: Sequence[int] = (),
 ) -> int:
-    """Print the plan, with the world size of the profile if one is given. Returns the exit code."""
-    config = read_recipe(recipe, overrides)
+    """Print the plan of a run or a sweep, with the world size of the profile if one is given. Returns the exit code."""
+    sweep = read_sweep((recipe, *others), overrides, run, seeds)
+    if sweep.is_single:
+        return _print_run(recipe, sweep.folder, sweep.members[0].config, profile, simulate)
+    if simulate:
+        raise UserError(f"--simulate: takes a single run (given a sweep of {len(sweep.members)}); add sweep=null")
+    runs = []
+    for member in sweep.members:
+        check_initial_checkpoint(member.config)
+        placed = place_stages(member.config, sweep.run_of(member), STAGES)
+        config = member.config if profile is None else with_profile(member.config, profile, placed)
+        runs.append((member.name, config, placed))
+    say(f"{recipe} in {sweep.folder}, a sweep of {len(runs)} runs\n")
+    print_sweep(runs)
+    warn_of_refusal([(config, placed) for _, config, placed in runs])
+    return EXIT_DONE
+
+
+def _print_run(recipe: Path, run: Path, config: Config, profile: Path | None, simulate: bool) -> int:
     check_initial_checkpoint(config)
-    run = run or default_run(config)
     changes = describe_changes(run, config)
     placed = place_stages(config, run, STAGES)
     if profile is not None:
-        config = _with_profile(config, profile, placed)
+        config = with_profile(config, profile, placed)
     split = split_batch(config.train.global_batch, config.resources.processes, config.train.max_micro_batch)
     stages = table("stage", "state", "directory", "why")
     for name, stage in placed.items():
@@ -78,29 +99,24 @@ def print_plan(
         say(f"\n{changes.note if changes.refusal is None else refusal}")
     if (warning := advise_on_sizes(config, placed)) is not None:
         say(f"\n{warning}")
-    warn_of_refusal(config, placed)
+    warn_of_refusal([(config, placed)])
     return print_simulation(config, placed) if simulate else EXIT_DONE
 
 
-def warn_of_refusal(config: Config, placed: Stages) -> None:
+def warn_of_refusal(runs: Sequence[tuple[Config, Stages]]) -> None:
     """Print a line if `run` would refuse here because images, weights or a package are missing.
 
     No error, since the plan may be for another machine.
     """
-    for check in (check_inputs, check_engine):
-        try:
-            check(config, placed)
-        except UserError as error:
-            say(f"\nwarning: on this machine `run` would refuse: {' '.join(str(error).split())}")
-
-
-def _with_profile(config: Config, path: Path, placed: Stages) -> Config:
-    """Return the recipe with the world size of the profile. Raises UserError if they are incompatible."""
-    profile = load_profile(path)
-    undone = {name: stage for name, stage in placed.items() if not stage.is_done}
-    check_profile(config, profile, path, undone, placed)
-    resources = config.resources.model_copy(update={"processes": training_world_size(config, profile, placed)})
-    return config.model_copy(update={"resources": resources})
+    said: dict[str, None] = {}
+    for config, placed in runs:
+        for check in (check_inputs, check_engine):
+            try:
+                check(config, placed)
+            except UserError as error:
+                said[" ".join(str(error).split())] = None
+    for text in said:
+        say(f"\nwarning: on this machine `run` would refuse: {text}")
 
 
 def _state(stage: PlacedStage, placed: Stages) -> tuple[str, str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
 from launch.packaged import find_file, packaged_folder
@@ -12,17 +13,24 @@ from launch.packaged import find_file, packaged_folder
 def find_recipe(text: str) -> Path:
     """Return the path of a recipe that is named by its path, or as one of the folder `configs`, here or of the source.
 
-    Raises ArgumentTypeError if a name without folder and suffix is none of these, or the path is a folder's.
+    Raises ArgumentTypeError if a name without suffix is none of these or several, or the path is a folder's.
     """
-    path = Path(text)
+    path, folders = Path(text), (packaged_folder("configs"), Path("configs"))
+    found = {
+        str(file.relative_to(folder).with_suffix("")): file for folder in folders for file in folder.rglob("*.yaml")
+    }
+    if text in found and not path.is_file():
+        return found[text]
     if path.name != text or path.suffix or path.is_file():
         if path.is_dir():
             raise argparse.ArgumentTypeError(
                 f"must be a recipe (given the folder {text}; that of the images is data.root={text}, behind the recipe)"
             )
         return find_file(text)
-    folders = (packaged_folder("configs"), Path("configs"))
-    found = {file.stem: file for folder in folders for file in folder.rglob("*.yaml")}
+    same = [name for name in found if Path(name).name == text]
+    if len(same) > 1:
+        raise argparse.ArgumentTypeError(f"{text}: several recipes have this name; write one of {', '.join(same)}")
+    found |= {Path(name).name: file for name, file in found.items()}
     if text not in found:
         close = difflib.get_close_matches(text, found, n=1)
         some = [name for name, path in found.items() if path.parent in folders]
@@ -71,13 +79,6 @@ def add_submit(parser: argparse.ArgumentParser) -> None:
     )
     _add_choice(parser)
     parser.add_argument(
-        "--seeds",
-        type=_whole_numbers,
-        default=[],
-        metavar="N,N...",
-        help="an ensemble: the same stages for each seed, in a directory each, as job arrays. So do several CONFIGs",
-    )
-    parser.add_argument(
         "--dry-run",
         choices=("table", "scripts"),
         metavar="scripts",
@@ -108,7 +109,14 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     _add_overridden(parser)
     parser.add_argument(
-        "--run", type=Path, metavar="DIR", help="the run directory (default: runs/<name of the recipe>)"
+        "--run", type=Path, metavar="DIR", help="the directory of the run or sweep (default: runs/<name of the recipe>)"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=_whole_numbers,
+        default=[],
+        metavar="N,N...",
+        help="a sweep: a run for each seed, in a directory each, as with sweep.seed=[N,N...]. So do several CONFIGs",
     )
 
 
@@ -128,3 +136,8 @@ def _whole_numbers(text: str) -> list[int]:
         return [int(word) for word in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be whole numbers with commas between them (given {text})") from None
+
+
+def recipe_words(config: Path, others: Sequence[Path], seeds: Sequence[int]) -> tuple[str, ...]:
+    """Return recipes and seeds as words of a command line."""
+    return (*map(str, (config, *others)), *(("--seeds", ",".join(map(str, seeds))) if seeds else ()))

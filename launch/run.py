@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
-import os
-import signal
-import time
 from pathlib import Path
 
-from launch.child import Supervisor, stage_command, stage_environment
+from launch.child import Supervisor
 from launch.console import complain, say
 from launch.engine import check_engine
 from launch.gpu import advise, count_visible_gpus
 from launch.inputs import advise_on_sizes, check_initial_checkpoint, check_inputs
 from launch.job_graph import Stages, choose_stages
-from launch.recipe import read_recipe
-from launch.run_directory import default_run, set_up
+from launch.recipe_options import recipe_words
+from launch.stage_run import run_stage
+from launch.status import show_sweep
 from launch.summary import print_results
+from launch.sweep import read_sweep, set_up_runs
 from launch.uploads import describe_uploads
 from pipeline.config.identity import leaves
 from pipeline.config.overrides import describe_overrides
 from pipeline.config.schema import Config
 from pipeline.config.section import Kind
+from pipeline.config.sweep import Member
 from pipeline.ground.cores import count_cores
-from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, UserError
+from pipeline.ground.errors import EXIT_DONE, EXIT_STOPPED, UserError
 from pipeline.ground.interpreter import command_line
-from pipeline.running.attempts import NOT_SAVED, Outcome, read_outcome, read_records
 from pipeline.running.named_weights import new_choices
-from pipeline.running.stage import Part, PlacedStage, place_stages
+from pipeline.running.stage import Part, place_stages
 from pipeline.store.lock import DirectoryBusy, busy_message, lock_holder
 from pipeline.store.seal import BrokenSeal, read_seal
-from pipeline.tracking.wording import duration
 from pipeline.training.batching import split_batch, warn_of_few_images
 from stages import STAGES
 
@@ -43,6 +42,8 @@ class RunRequest:
 
     config: Path
     overrides: tuple[str, ...] = ()
+    other_configs: tuple[Path, ...] = ()
+    seeds: tuple[int, ...] = ()
     run: Path | None = None
     only: str | None = None
     first: str | None = None
@@ -53,7 +54,8 @@ class RunRequest:
     def of(cls, arguments: argparse.Namespace) -> RunRequest:
         """Build the request from the parsed arguments."""
         fields = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(cls)}
-        return cls(**{**fields, "overrides": tuple(arguments.overrides)})
+        lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+        return cls(**{**fields, **lists})
 
     def all_overrides(self) -> list[str]:
         """Return the given overrides and those of the options."""
@@ -63,60 +65,101 @@ class RunRequest:
         return [*self.overrides, *checkpoint]
 
     def recipe(self) -> tuple[str, ...]:
-        """Return the part of the command line that names recipe and run directory, without the choice of stages."""
+        """Return the part of the command line that names recipes and run directory, without the choice of stages."""
+        recipes = recipe_words(self.config, self.other_configs, self.seeds)
         run = () if self.run is None else ("--run", str(self.run))
         checkpoint = () if self.from_checkpoint is None else ("--from-checkpoint", self.from_checkpoint)
-        return (str(self.config), *self.overrides, *run, *checkpoint)
+        return (*recipes, *self.overrides, *run, *checkpoint)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """One run of the command line."""
+
+    name: str
+    """That of a sweep's member, or empty."""
+    directory: Path
+    config: Config
+    placed: Stages
+    chosen: Stages
 
 
 def run_stages(request: RunRequest) -> int:
-    """Set the run up and run the chosen stages. Returns the exit code of the contract."""
-    config = read_recipe(request.config, request.all_overrides())
-    check_initial_checkpoint(config)
-    run = request.run or default_run(config)
-    with new_choices(run, wanted=request.accept_changes):
-        placed = place_stages(config, run, STAGES)
-        chosen = choose_stages(placed, request.only, request.first, request.recipe())
-        _check(config, chosen)
-        set_up(run, config, chosen.values(), request.accept_changes)
-    _advise(config, chosen)
-    if all(stage.is_done for stage in chosen.values()):
-        _say_nothing_to_do(request, config, run, chosen)
-    elif (code := _run_chosen(request, config, run, placed, chosen)) != EXIT_DONE:
-        return code
-    if all(stage.is_done for stage in placed.values()):
-        print_results(run, placed)
+    """Set up the run, or those of a sweep, and run the chosen stages of one after another.
+
+    Returns the exit code of the contract; of a sweep, that of the first member that failed, since the others go on.
+    """
+    sweep = read_sweep((request.config, *request.other_configs), request.all_overrides(), request.run, request.seeds)
+    with contextlib.ExitStack() as choices:
+        runs = [_place(request, member, sweep.run_of(member), choices) for member in sweep.members]
+        set_up_runs(sweep, ((each.directory, each.config, each.chosen) for each in runs), request.accept_changes)
+    _advise(runs[0].config, runs[0].chosen)
+    supervisor = Supervisor()
+    supervisor.install()
+    failed: dict[str, int] = {}
+    for number, each in enumerate(runs, start=1):
+        if not sweep.is_single:
+            say(f"\n{each.name}: run {number} of {len(runs)}")
+        if all(stage.is_done for stage in each.chosen.values()):
+            _say_nothing_to_do(request, each)
+            code = EXIT_DONE
+        else:
+            code = _run(each, supervisor, failed)
+        if code == EXIT_STOPPED or supervisor.has_killed:
+            return _ended(code, request, supervisor)
+        if sweep.is_single and all(stage.is_done for stage in each.placed.values()):
+            print_results(each.directory, each.placed)
+    if not sweep.is_single:
+        show_sweep(sweep.folder)
+    if failed:
+        return _ended(next(iter(failed.values())), request, supervisor)
     return EXIT_DONE
 
 
-def _say_nothing_to_do(request: RunRequest, config: Config, run: Path, chosen: Stages) -> None:
-    """Say that the chosen stages are done, and which overrides therefore have no effect."""
-    say(f"nothing to do: {', '.join(chosen)} {'is' if len(chosen) == 1 else 'are'} done in {run}")
+def _place(request: RunRequest, member: Member, run: Path, choices: contextlib.ExitStack) -> _Run:
+    """Place and check the stages of one run. Raises UserError as `_check` does."""
+    config = member.config
+    check_initial_checkpoint(config)
+    choices.enter_context(new_choices(run, wanted=request.accept_changes))
+    placed = place_stages(config, run, STAGES)
+    chosen = choose_stages(placed, request.only, request.first, request.recipe())
+    _check(config, chosen)
+    return _Run(member.name, run, config, placed, chosen)
+
+
+def _say_nothing_to_do(request: RunRequest, this: _Run) -> None:
+    """Say that the chosen stages are done, and which overrides of a single run therefore have no effect."""
+    say(f"nothing to do: {', '.join(this.chosen)} {'is' if len(this.chosen) == 1 else 'are'} done in {this.directory}")
     results = {leaf.name for leaf in leaves() if leaf.kind is Kind.RESULT}
-    idle = [line for line in describe_overrides(config, request.overrides) if line.partition(" = ")[0] not in results]
-    if idle:
-        again = dataclasses.replace(request, run=run.with_name(f"{run.name}-again"))
+    lines = [] if this.name else describe_overrides(this.config, request.overrides)
+    if idle := [line for line in lines if line.partition(" = ")[0] not in results]:
+        again = dataclasses.replace(request, run=this.directory.with_name(f"{this.directory.name}-again"))
         say(f"without effect on what is done, since no result depends on it: {', '.join(idle)}")
         say(f"to do it all once more, in a run of its own: {command_line('run', *again.recipe())}")
 
 
-def _run_chosen(request: RunRequest, config: Config, run: Path, placed: Stages, chosen: Stages) -> int:
-    """Run what is not done of the chosen stages. Returns the exit code of the contract."""
-    supervisor = Supervisor()
-    supervisor.install()
-    order = list(placed)
-    for name, stage in chosen.items():
+def _run(this: _Run, supervisor: Supervisor, failed: dict[str, int]) -> int:
+    """Run the chosen stages of one run and print its results. Returns its exit code.
+
+    `failed` are keys of stages that have failed, which are not tried again for another run, and their exit codes.
+    """
+    order = list(this.placed)
+    for name, stage in this.chosen.items():
         header = f"[{order.index(name) + 1}/{len(order)}] {name}"
         if stage.is_done:
             say(f"{header}: already done in {stage.directory}")
             continue
+        if stage.key in failed:
+            complain(f"{header}: has failed before, as part of another run")
+            return failed[stage.key]
         if supervisor.stop_reason is not None:
             complain(f"stopped on {supervisor.stop_reason} before stage {name}")
-            return _ended(EXIT_STOPPED, request, supervisor)
+            return EXIT_STOPPED
         say(f"{header}: {stage.stage.summary}")
-        code = _run_stage(header, stage, run, config, supervisor)
+        code = run_stage(header, stage, this.directory, this.config, supervisor)
         if code != EXIT_DONE:
-            return _ended(code, request, supervisor)
+            failed[stage.key] = code
+            return code
     return EXIT_DONE
 
 
@@ -156,57 +199,10 @@ def _check_part(part: Part) -> None:
         if read_seal(part.directory, "stage") is not None:
             return
     except BrokenSeal as error:
-        raise UserError(f"{error}\ndelete {part.directory} and run the same command again") from error
+        raise UserError(f"{error}\ndelete {part.place} and run the same command again") from error
     holder = lock_holder(part.directory)
-    if holder is not None:
+    if holder is not None and not part.is_shared:
         raise DirectoryBusy(busy_message(part.directory, holder))
-
-
-def _run_stage(header: str, stage: PlacedStage, run: Path, config: Config, supervisor: Supervisor) -> int:
-    """Run one stage to its end, report its outcome, and return its code."""
-    processes = config.resources.processes if stage.stage.is_distributed else 1
-    records = {part.directory: len(read_records(part.directory)) for part in stage.parts}
-    started = time.monotonic()
-    code = supervisor.run(stage_command(stage.name, run, processes), stage_environment(os.environ, processes))
-    took = duration(time.monotonic() - started)
-    if stage.is_done:
-        say(f"{header}: done in {took}")
-        return EXIT_DONE
-    noted = read_outcome(stage.directory, after=records[stage.directory])
-    ending = _ending(stage, code, supervisor, noted, is_group=processes > 1)
-    if ending.exit_code == EXIT_STOPPED:
-        complain(f"{header}: stopped after {took}")
-    else:
-        complain(f"{header}: failed after {took}; {ending.message or f'its directory is {stage.directory}'}")
-    return ending.exit_code
-
-
-@dataclasses.dataclass(frozen=True)
-class _Ending:
-    """How an unfinished stage ended."""
-
-    exit_code: int
-    message: str = ""
-    """Message to print; empty if the stage's last line was it."""
-
-
-def _ending(stage: PlacedStage, code: int, supervisor: Supervisor, noted: Outcome | None, *, is_group: bool) -> _Ending:
-    """Return the outcome recorded by the stage, or else that of its process."""
-    if supervisor.has_killed:
-        return _Ending(EXIT_FAILED, NOT_SAVED)
-    if noted is not None:
-        # Of several processes each prints something, and one's error is another's consequence: say which came first.
-        return _Ending(noted.exit_code, f"rank {noted.rank}: {noted.message}" if is_group else "")
-    if not stage.directory.exists():
-        return _Ending(EXIT_USER_ERROR, f"{stage.directory}: this folder was removed while the stage ran")
-    if supervisor.stop_reason is not None:
-        return _Ending(EXIT_STOPPED)
-    if code == EXIT_USER_ERROR:
-        return _Ending(code)
-    if code < 0:
-        name = signal.Signals(-code).name
-        return _Ending(EXIT_FAILED, f"its process was killed by {name}" + " (out of memory?)" * (name == "SIGKILL"))
-    return _Ending(EXIT_FAILED, f"it ended with code {code} and left no message" if is_group else "")
 
 
 def _ended(code: int, request: RunRequest, supervisor: Supervisor) -> int:

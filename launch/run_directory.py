@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from launch.changes import describe_changes, stage_records
+from launch.changes import Changes, describe_changes, stage_records
 from launch.console import byte_size, say
 from launch.estimate import checkpoint_bytes, kept_checkpoints
 from pipeline.config.reader import write_run_config
 from pipeline.config.schema import Config
+from pipeline.config.sweep import is_member
 from pipeline.ground.errors import UserError
 from pipeline.running.named_files import record_files
 from pipeline.running.named_weights import keep_weights
 from pipeline.running.provenance import PROVENANCE, collect_provenance
-from pipeline.running.stage import PlacedStage, place_stages
+from pipeline.running.stage import PlacedStage, parts_of, place_stages
 from pipeline.store.file import replacing, write_json
 from stages import STAGES
 
@@ -27,18 +29,25 @@ def default_run(config: Config) -> Path:
     return Path("runs") / (config.name if run_id is None else f"{config.name}-{run_id}")
 
 
-def set_up(run: Path, config: Config, stages: Iterable[PlacedStage], accept_changes: bool) -> None:
-    """Write the resolved config, the digests of the files that it names, and the provenance.
-
-    `stages` are those that are about to be made. Raises UserError if the run has work of another recipe and the changes
-    are not accepted, if it was made by version 0.1, or if it cannot be written or is too large for the disk.
-    """
+def refuse_changes(run: Path, config: Config, accept_changes: bool) -> Changes | None:
+    """Compare the recipe with the run's last one. Raises UserError if the run has work of another recipe and the
+    changes are not accepted, or if it was made by version 0.1."""
     changes = describe_changes(run, config)
     if changes is not None and changes.refusal is not None and not accept_changes:
         raise UserError(
             f"{changes.refusal}\ngive another --run DIR to keep both runs, or --accept-changes to go on in this one"
         )
-    _check_writable(run)
+    return changes
+
+
+def set_up(run: Path, config: Config, stages: Iterable[PlacedStage], accept_changes: bool) -> None:
+    """Write the resolved config, the digests of the files that it names, and the provenance; link a sweep's stages.
+
+    `stages` are those that are about to be made. Raises UserError as `refuse_changes` does, or if the run cannot be
+    written or is too large for the disk.
+    """
+    changes = refuse_changes(run, config, accept_changes)
+    check_writable(run)
     _check_space(run, config, stages)
     if changes is not None and changes.note is not None:
         say(changes.note)
@@ -49,6 +58,16 @@ def set_up(run: Path, config: Config, stages: Iterable[PlacedStage], accept_chan
     record_files(_named_files(placed.values(), config, run), run)
     write_json(run / PROVENANCE, collect_provenance() | {"stages": stage_records(placed)})
     write_run_config(run, config)
+    if is_member(run):
+        for part in parts_of(placed).values():
+            _share(part.directory)
+
+
+def _share(directory: Path) -> None:
+    """Make a stage's directory a link to the one beside its run: in a sweep, members with the same key meet there."""
+    (directory.parent.parent / directory.name).mkdir(exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        directory.symlink_to(Path("..") / directory.name)
 
 
 def _named_files(stages: Iterable[PlacedStage], config: Config, run: Path) -> list[Path]:
@@ -56,7 +75,8 @@ def _named_files(stages: Iterable[PlacedStage], config: Config, run: Path) -> li
     return [Path(path) for stage, split in parts for path in stage.files(config, split, run)]
 
 
-def _check_writable(run: Path) -> None:
+def check_writable(run: Path) -> None:
+    """Make a directory if it is not there. Raises UserError if it cannot be made or written."""
     try:
         run.mkdir(parents=True, exist_ok=True)
         with replacing(run / "writable") as probe:

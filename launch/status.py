@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from launch.state import StageState, last_checkpoint, stage_state
 from launch.summary import print_results
 from pipeline.config.reader import RUN_CONFIG, read_run_config
 from pipeline.config.schema import Config
+from pipeline.config.sweep import members_of
 from pipeline.ground.counting import counted
 from pipeline.ground.errors import EXIT_DONE
 from pipeline.ground.interpreter import command_line
@@ -40,13 +42,13 @@ _METRICS: dict[str, Callable[[Any], str]] = {
 
 
 def print_status(run: Path) -> int:
-    """Print the state of each stage. Returns the exit code."""
+    """Print the state of each stage, or of each run of a sweep. Returns the exit code."""
     show_status(run)
     return EXIT_DONE
 
 
 def watch_status(run: Path, seconds: float) -> int:
-    """Print the status repeatedly until the run is done. Returns the exit code."""
+    """Print the status repeatedly until all is done. Returns the exit code."""
     while True:
         if show_status(run, _CLEAR_SCREEN if sys.stdout.isatty() else ""):
             return EXIT_DONE
@@ -54,31 +56,90 @@ def watch_status(run: Path, seconds: float) -> int:
         time.sleep(seconds)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Status:
+    """The stages of a run, and their states."""
+
+    config: Config
+    placed: Mapping[str, PlacedStage]
+    jobs: RunJobs
+    states: Mapping[str, StageState]
+
+    @classmethod
+    def of(cls, runs: Iterable[Path]) -> dict[Path, _Status]:
+        """Read those of runs. Raises UserError if one is no run directory of this version."""
+        configs = {run: read_run_config(run) for run in runs}
+        placed = {run: place_stages(config, run, STAGES) for run, config in configs.items()}
+        found = {}
+        for run, jobs in jobs_of(placed).items():
+            stages = placed[run]
+            states = {name: jobs.with_job(stage, stage_state(stage, stages)) for name, stage in stages.items()}
+            found[run] = cls(configs[run], stages, jobs, states)
+        return found
+
+    @property
+    def is_done(self) -> bool:
+        """Whether every stage is done."""
+        return all(state.condition == "done" for state in self.states.values())
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether a process runs or a job is queued."""
+        return self.jobs.is_alive or any(state.condition == "running" for state in self.states.values())
+
+
 def show_status(run: Path, before: str = "") -> bool:
-    """Print the state of each stage, after `before`. Returns whether all is done.
+    """Print the state of each stage, or of each run of a sweep, after `before`. Returns whether all is done.
 
     Raises UserError if `run` is no run directory of this version.
     """
-    config = read_run_config(run)
-    placed = place_stages(config, run, STAGES)
-    jobs = jobs_of(run, placed)
-    states = {name: jobs.with_job(stage, stage_state(stage, placed)) for name, stage in placed.items()}
+    if members_of(run):
+        return show_sweep(run, before)
+    status = _Status.of([run])[run]
     rows = table("stage", "state", "")
-    for name, state in states.items():
-        rows.add_row(name, _condition(state), _detail(placed[name], state, config, placed))
+    for name, state in status.states.items():
+        rows.add_row(name, _condition(state), _detail(status.placed[name], state, status.config, status.placed))
     print(before, end="")
-    say(f"{config.name} in {run}\n")
+    say(f"{status.config.name} in {run}\n")
     show(rows)
     if (link := read_link(run)) is not None:
         say(f"\nWeights & Biases: {link}")
+    _print_problem(status.jobs)
+    if status.is_done:
+        print_results(run, status.placed)
+        return True
+    if not status.is_at_work:
+        say(f"\nto go on: {_way_on(run, status.jobs)}")
+    return False
+
+
+def show_sweep(folder: Path, before: str = "") -> bool:
+    """Print a line for each run of a sweep: its errors, or the stage that it is at. Returns whether all is done."""
+    members = members_of(folder)
+    runs = _Status.of(run for run in members if (run / RUN_CONFIG).is_file())
+    rows = table("run", "stage", "state", "")
+    for run, status in runs.items():
+        if status.is_done:
+            rows.add_row(run.name, "", "done", ", ".join(errors(next(iter(status.states["fuse"].metrics.values())))))
+            continue
+        name, state = next((name, state) for name, state in status.states.items() if state.condition != "done")
+        rows.add_row(
+            run.name, name, _condition(state), _detail(status.placed[name], state, status.config, status.placed)
+        )
+    print(before, end="")
+    done = sum(status.is_done for status in runs.values())
+    say(f"the sweep in {folder}: {done} of {counted(len(members), 'run')} done\n")
+    show(rows)
+    for status in [*runs.values()][:1]:
+        _print_problem(status.jobs)
+    if done < len(members) and not any(status.is_at_work for status in runs.values()):
+        say("\nto go on: the same command again, or any of its runs by itself")
+    return done == len(members)
+
+
+def _print_problem(jobs: RunJobs) -> None:
     if jobs.problem is not None:
         say(f"\nwhat is queued is not known: {jobs.problem}")
-    if all(state.condition == "done" for state in states.values()):
-        print_results(run, placed)
-        return True
-    if not jobs.is_alive and not any(state.condition == "running" for state in states.values()):
-        say(f"\nto go on: {_way_on(run, jobs)}")
-    return False
 
 
 def _way_on(run: Path, jobs: RunJobs) -> str:

@@ -51,7 +51,8 @@ def run(context: StageContext) -> StageResult:
         preprocessing=trained.preprocessing,
         index=trained.index,
     )
-    siblings = sorted(place for place in context.directory.parent.glob("evaluate-*") if place != context.directory)
+    own = context.part.place
+    siblings = sorted(place for place in own.parent.glob("evaluate-*") if place != own)
     scorings = [
         PlanScoring(evaluated, plan, context.directory, siblings, collective, context.events, context.stop)
         for plan in config.evaluate.plans

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.reader import load_config
+from pipeline.config.reader import load_members
 from pipeline.networks.registry import NETWORKS
 from pipeline.running.stage import part_names
 from stages import STAGES
+from tests.config.pinned import RECIPES, named
 from tests.conftest import REPOSITORY
 
 SOURCES = sorted(path for package in ("pipeline", "stages", "launch") for path in (REPOSITORY / package).rglob("*.py"))
@@ -138,7 +139,7 @@ def test_submitting_takes_no_more_packages_than_the_installation_page_names():
     (line,) = re.findall(r"submit/bin/python -m pip install (.*)", (REPOSITORY / "docs" / "install.md").read_text())
     code = """
 import importlib, importlib.metadata, sys
-importlib.import_module("launch.slurm.ensemble")
+importlib.import_module("launch.slurm.submit")
 importlib.import_module("launch.slurm.check")
 roots = {name.partition(".")[0] for name in sys.modules}
 places = importlib.metadata.packages_distributions()
@@ -175,9 +176,9 @@ def test_every_declared_stage_has_a_module_that_runs_it(stage):
     assert list(inspect.signature(run).parameters) == ["context"]
 
 
-@pytest.mark.parametrize("recipe", sorted((REPOSITORY / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", RECIPES, ids=named)
 def test_a_stage_reads_only_stages_declared_before_it(recipe):
-    config = load_config(recipe)
+    config = load_members(recipe)[0].config
     before = set()
     for stage in STAGES:
         assert set(stage.inputs(config)) <= before

@@ -15,7 +15,9 @@ from launch.__main__ import main
 from launch.command import parse
 from launch.slurm.profile import load_profile
 from pipeline.bench.__main__ import main as measure
-from pipeline.config.reader import load_config
+from pipeline.config.keys import all_keys
+from pipeline.config.reader import load_members
+from pipeline.paper.tables import table_names
 from pipeline.running.stage import Stage
 from stages import STAGES
 from tests.conftest import REPOSITORY
@@ -113,6 +115,15 @@ def test_the_site_has_every_document():
     assert sorted(pages) == sorted(str(document.relative_to(REPOSITORY)) for document in DOCUMENTS)
 
 
+def test_keys_that_are_named_exist():
+    keys = all_keys()
+    sections = "|".join({key.partition(".")[0] for key in keys if "." in key})
+    text = "\n".join(document.read_text() for document in DOCUMENTS if document.name != "CHANGELOG.md")
+    of_version_0_1 = {"data.mean", "data.std", "freeze_bn.last_epochs"}
+    for name in set(re.findall(rf"`((?:{sections})\.(?!html)[a-z_0-9.]+)", text)) - of_version_0_1:
+        assert name in keys or any(key.startswith(f"{name}.") for key in keys), name
+
+
 def test_make_targets_that_are_named_exist(text):
     targets = set(re.findall(r"^([a-z][a-z_-]*):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE))
     named = set(re.findall(r"`make ([a-z_-]+)", text)) | {
@@ -131,7 +142,7 @@ def test_launch_commands_are_understood(text):
             load_profile(REPOSITORY / parsed.profile)
         if parsed.command in ("plan", "run", "submit") and (REPOSITORY / parsed.config).is_file():
             overrides = [override for override in parsed.overrides if "..." not in override]
-            load_config(REPOSITORY / parsed.config, overrides)
+            load_members(REPOSITORY / parsed.config, overrides)
 
 
 def test_commands_that_touch_nothing_answer(text, tmp_path, monkeypatch, capsys):
@@ -191,6 +202,13 @@ def test_the_documents_order_the_packages_as_the_test_of_imports_does():
     assert [name.strip().removeprefix("pipeline.") for name in line.split(">")] == order
     drawing = re.findall(r"^ *([a-z]+)/  ", (REPOSITORY / "docs" / "architecture.md").read_text(), re.MULTILINE)
     assert [name for name in drawing if name not in ("pipeline", "slurm")] == order
+
+
+def test_every_table_of_the_paper_is_among_what_was_reproduced_or_not():
+    text = (REPOSITORY / "docs" / "results.md").read_text().partition("## The target")[0]
+    ranges = re.findall(r"^\| Tables? (\d+)(?: (?:and|to) (\d+))?|; Table (\d+)", text, re.MULTILINE)
+    named = {n for first, last, other in ranges for n in range(int(first or other), int(last or first or other) + 1)}
+    assert {f"table{number}" for number in named - {1}} == set(table_names())
 
 
 def test_the_citation_is_of_the_newest_release():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -9,31 +10,49 @@ from launch.console import say
 from launch.slurm import scheduler
 from launch.slurm.jobs import read_jobs, write_jobs
 from pipeline.config.reader import RUN_CONFIG, read_run_config
+from pipeline.config.sweep import is_member, members_of
 from pipeline.ground.errors import EXIT_DONE
 from pipeline.ground.interpreter import command_line
 from pipeline.store.lock import exclusive
 
 
 def cancel_run(run: Path) -> int:
-    """Cancel all jobs of the run that are queued or running, last stage first. Returns the exit code of the contract.
+    """Cancel all jobs of a run, or of a sweep, that are queued or running, last stage first. Returns the exit code.
 
     A running stage receives a request to stop, and saves if the cluster's KillWait is long enough; earlier checkpoints
-    stay.
+    stay. Of a single member, jobs that others wait for too are left.
     """
-    read_run_config(run)
-    with exclusive(run):
-        jobs = read_jobs(run)
-        known = scheduler.look_up([record.job for record in jobs])
-        alive = [record for record in jobs if record.job in known and known[record.job].is_alive]
+    runs = [member for member in members_of(run) if (member / RUN_CONFIG).is_file()] or [run]
+    for each in runs:
+        read_run_config(each)
+    with contextlib.ExitStack() as locks:
+        for each in runs:
+            locks.enter_context(exclusive(each))
+        jobs = {each: read_jobs(each) for each in runs}
+        kept = _wanted_by_others(run)
+        wanted = {record.job: record for records in jobs.values() for record in records if record.job not in kept}
+        known = scheduler.look_up(wanted)
+        alive = {job: record for job, record in wanted.items() if job in known and known[job].is_alive}
         if not alive:
             say(f"{run}: no job of this run is queued or running")
             return EXIT_DONE
         # Recorded first: a job that ends now must not be taken for one that will be requeued.
-        write_jobs(
-            run, [dataclasses.replace(record, is_cancelled=record.is_cancelled or record in alive) for record in jobs]
-        )
-        scheduler.cancel([record.job for record in reversed(alive)])
-    for record in alive:
-        say(f"cancelled {record.stage} ({record.job}), which was {known[record.job].state.lower()}")
-    say(f"to go on: {command_line('submit', run / RUN_CONFIG, '--profile', alive[-1].profile, '--run', run)}")
+        for each, records in jobs.items():
+            ended = [dataclasses.replace(job, is_cancelled=job.is_cancelled or job.job in alive) for job in records]
+            write_jobs(each, ended)
+        scheduler.cancel([*reversed(alive)])
+    for job, record in alive.items():
+        say(f"cancelled {record.stage} ({job}), which was {known[job].state.lower()}")
+    if members_of(run):
+        say("to go on: submit the same sweep again, or single runs of it")
+    else:
+        say(f"to go on: {command_line('submit', run / RUN_CONFIG, '--profile', record.profile, '--run', run)}")
     return EXIT_DONE
+
+
+def _wanted_by_others(run: Path) -> set[str]:
+    """Return the jobs that are also those of other members of the run's sweep, which have not been cancelled."""
+    if not is_member(run):
+        return set()
+    others = [other for other in members_of(run.absolute().parent) if other.name != run.absolute().name]
+    return {job.job for other in others for job in read_jobs(other) if not job.is_cancelled}

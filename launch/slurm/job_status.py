@@ -45,16 +45,29 @@ class RunJobs:
         return with_job(state, record, self.known.get(record.job), read_job_attempts(stage), stage_of)
 
 
-def jobs_of(run: Path, stages: Mapping[str, PlacedStage]) -> RunJobs:
-    """Read the run's jobs and ask SLURM about those of unfinished stages."""
-    records = read_jobs(run)
-    unfinished = {name: stage for name, stage in stages.items() if not stage.is_done}
-    latest = [latest_job(records, name, stage.key) for name, stage in unfinished.items()]
+def jobs_of(runs: Mapping[Path, Mapping[str, PlacedStage]]) -> dict[Path, RunJobs]:
+    """Read the jobs of runs with these stages, and ask SLURM, once, about those of all unfinished stages."""
+    records = {run: read_jobs(run) for run in runs}
+    unfinished = {run: [stage for stage in stages.values() if not stage.is_done] for run, stages in runs.items()}
+    latest = {
+        run: {job.job for stage in stages if (job := latest_job(records[run], stage.name, stage.key)) is not None}
+        for run, stages in unfinished.items()
+    }
+    known: Mapping[str, QueuedJob] = {}
+    problem = None
     try:
-        known = scheduler.look_up([record.job for record in latest if record is not None])
+        known = scheduler.look_up(dict.fromkeys(job for jobs in latest.values() for job in sorted(jobs)))
     except UserError as error:
-        return RunJobs(records, {}, tuple(unfinished), str(error))
-    return RunJobs(records, known, tuple(unfinished))
+        problem = str(error)
+    return {
+        run: RunJobs(
+            records[run],
+            {job: known[job] for job in latest[run] if job in known},
+            [stage.name for stage in unfinished[run]],
+            problem,
+        )
+        for run in runs
+    }
 
 
 def with_job(

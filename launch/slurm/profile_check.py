@@ -6,7 +6,7 @@ from pathlib import Path
 
 from launch.estimate import stream_order, training_images, training_rate
 from launch.job_graph import Stages
-from launch.slurm.profile import Profile, Shape
+from launch.slurm.profile import Profile, Shape, load_profile
 from pipeline.config.schema import Config
 from pipeline.ground.errors import UserError
 from pipeline.tracking.wording import duration
@@ -40,6 +40,15 @@ def check_profile(config: Config, profile: Profile, path: Path, chosen: Stages, 
     if problems:
         raise UserError("\n".join(problems))
     return notes
+
+
+def with_profile(config: Config, path: Path, placed: Stages) -> Config:
+    """Return the recipe with the world size of the profile. Raises UserError if they are incompatible."""
+    profile = load_profile(path)
+    undone = {name: stage for name, stage in placed.items() if not stage.is_done}
+    check_profile(config, profile, path, undone, placed)
+    resources = config.resources.model_copy(update={"processes": training_world_size(config, profile, placed)})
+    return config.model_copy(update={"resources": resources})
 
 
 def training_world_size(config: Config, profile: Profile, placed: Stages) -> int:

@@ -19,10 +19,11 @@ from launch.slurm.scheduler import all_nodes_answer
 from pipeline.config.reader import read_run_config
 from pipeline.config.schema import Config
 from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, UserError
+from pipeline.ground.stop import StopFlag
 from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.store.answer import answered
 from pipeline.store.file import explain
-from pipeline.store.lock import DirectoryBusy, busy_message, lock_holder
+from pipeline.store.lock import DirectoryBusy, busy_message, in_turn, lock_holder
 from stages import STAGES
 
 
@@ -41,8 +42,11 @@ def _answer(arguments: argparse.Namespace, environment: Mapping[str, str]) -> in
 
 
 def _start(stage: PlacedStage, config: Config, job: str, environment: Mapping[str, str]) -> int:
-    """Record a new attempt; refuse it if another process is at work or too many attempts made no progress."""
+    """Record a new attempt; refuse it if too many made no progress or, but for a sweep, another process is at work."""
     for part in stage.parts:
+        if part.is_shared:  # what another run of the sweep is making will be found done
+            with in_turn(part.directory, StopFlag(), _say):
+                pass
         holder = None if part.is_done else lock_holder(part.directory)
         if holder is not None:
             raise DirectoryBusy(busy_message(part.directory, holder))

@@ -5,16 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 from pipeline.ground.errors import UserError
 from pipeline.ground.interpreter import LAUNCHER
 from pipeline.tracking.wording import duration
 
-Condition = Literal["afterok", "aftercorr"]
-"""aftercorr: each task of a job array waits for the task of the same number."""
 _FORMAT = "%i|%T|%N|%M|%l|%r"
 _ENDED = {
     "BOOT_FAIL",
@@ -68,17 +65,18 @@ class QueuedJob:
         return self.state not in _ENDED
 
 
-def submit(script: Path, after: Iterable[str], condition: Condition = "afterok") -> str:
-    """Queue a script after the jobs `after`, all of which must end well. Returns the job id."""
-    printed = _sbatch(*submit_options(after, condition), str(script))
+def submit(script: Path, after: Sequence[str], after_tasks: Sequence[str] = ()) -> str:
+    """Queue a script after the jobs `after`, all of which must end well, and each task after those of its number of
+    the arrays `after_tasks`. Returns the job id."""
+    printed = _sbatch(*submit_options(after, after_tasks), str(script))
     return printed.strip().partition(";")[0]
 
 
-def submit_options(after: Iterable[str], condition: Condition = "afterok") -> list[str]:
+def submit_options(after: Sequence[str], after_tasks: Sequence[str] = ()) -> list[str]:
     """Return options for sbatch; jobs whose dependency failed are cancelled."""
-    after = list(after)
-    dependency = [f"--dependency={condition}:{':'.join(after)}"] if after else []
-    return ["--parsable", "--kill-on-invalid-dep=yes", *dependency]
+    conditions = {"afterok": after, "aftercorr": after_tasks}
+    wanted = ",".join(f"{condition}:{':'.join(jobs)}" for condition, jobs in conditions.items() if jobs)
+    return ["--parsable", "--kill-on-invalid-dep=yes", *([f"--dependency={wanted}"] if wanted else [])]
 
 
 def check(script: Path) -> None:

@@ -34,8 +34,8 @@ class JobScript:
     """0: no warning."""
     requeue_on_failure: int
     source: Path = SOURCE
-    members: tuple[tuple[Path, str], ...] = ()
-    """Runs and keys of an ensemble: one task of a job array each, in place of `run` and `key`."""
+    tasks: Mapping[int, tuple[Path, str]] = dataclasses.field(default_factory=dict)
+    """Tasks of a job array by number, a run and a key each, in place of `run` and `key`."""
 
 
 def render(job: JobScript, template: str = "stage") -> str:
@@ -70,7 +70,7 @@ def options(job: JobScript) -> dict[str, str | None]:
         "cpus-per-task": shape.cpus_per_task,
         "gpus-per-node": shape.gpus_per_node or None,
         "mem": None if shape.memory_gb is None else f"{shape.memory_gb}G",
-        "array": f"0-{len(job.members) - 1}" if job.members else None,
+        "array": ",".join(map(str, job.tasks)) or None,
         "time": shape.minutes,
         "signal": f"B:USR2@{job.warning_seconds}" if job.warning_seconds else None,
     }
@@ -88,12 +88,12 @@ def _option(name: str, value: str | None) -> str:
 
 def _settings(job: JobScript) -> Mapping[str, str]:
     """Return the bash variables of the body, quoted."""
-    if job.members:
+    if job.tasks:
         # The index is the array task's number. The job id of an array's last task stands for the whole array.
         which = {
             "JOB": "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID",
-            "RUNS": _list(str(run) for run, _ in job.members),
-            "KEYS": _list(key for _, key in job.members),
+            "RUNS": _by_number({number: str(run) for number, (run, _) in job.tasks.items()}),
+            "KEYS": _by_number({number: key for number, (_, key) in job.tasks.items()}),
             "RUN": "${RUNS[$SLURM_ARRAY_TASK_ID]}",
             "KEY": "${KEYS[$SLURM_ARRAY_TASK_ID]}",
         }
@@ -111,6 +111,10 @@ def _settings(job: JobScript) -> Mapping[str, str]:
 
 def _list(words: Iterable[str]) -> str:
     return f"({' '.join(_quoted(word) for word in words)})"
+
+
+def _by_number(words: Mapping[int, str]) -> str:
+    return f"({' '.join(f'[{number}]={_quoted(word)}' for number, word in words.items())})"
 
 
 def _log_pattern(log: Path) -> str:

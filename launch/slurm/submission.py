@@ -11,8 +11,7 @@ from typing import Literal
 
 from launch.inputs import advise_on_sizes, check_initial_checkpoint
 from launch.job_graph import Stages, choose_stages
-from launch.recipe import read_recipe
-from launch.run_directory import default_run, set_up
+from launch.recipe_options import recipe_words
 from launch.slurm import scheduler
 from launch.slurm.jobs import JobRecord, log_path, read_jobs
 from launch.slurm.profile import Profile, load_profile
@@ -35,6 +34,8 @@ class SubmitRequest:
     config: Path
     profile: Path
     overrides: tuple[str, ...] = ()
+    other_configs: tuple[Path, ...] = ()
+    seeds: tuple[int, ...] = ()
     run: Path | None = None
     only: str | None = None
     first: str | None = None
@@ -45,12 +46,14 @@ class SubmitRequest:
     def of(cls, arguments: argparse.Namespace) -> SubmitRequest:
         """Build the request from the parsed arguments."""
         fields = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(cls)}
-        return cls(**{**fields, "overrides": tuple(arguments.overrides)})
+        lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+        return cls(**{**fields, **lists})
 
     def recipe(self) -> tuple[str, ...]:
         """Return the words of the command line, without those that choose stages."""
+        recipes = recipe_words(self.config, self.other_configs, self.seeds)
         run = () if self.run is None else ("--run", str(self.run))
-        return (str(self.config), "--profile", str(self.profile), *self.overrides, *run)
+        return (*recipes, "--profile", str(self.profile), *self.overrides, *run)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,14 +96,13 @@ class Submission:
             requeue_on_failure=profile.requeue_on_failure,
         )
 
-    def set_up(self) -> None:
-        """Write the run's config and provenance. Raises DirectoryBusy if a process works there, as that of `launch
-        run`."""
+    def check_idle(self) -> None:
+        """Check that no process works on what is missing. Raises DirectoryBusy if one does, as that of `launch run`,
+        except in a sweep, where the job will wait for it."""
         for part in (part for stage in self.missing.values() for part in stage.parts if not part.is_done):
             holder = lock_holder(part.directory)
-            if holder is not None:
+            if holder is not None and not part.is_shared:
                 raise DirectoryBusy(busy_message(part.directory, holder))
-        set_up(self.run, self.config, self.missing.values(), self.request.accept_changes)
 
     def check_still_so(self) -> None:
         """Check that the list of jobs is unchanged, under the run's lock. Raises UserError if another `submit` was
@@ -109,15 +111,13 @@ class Submission:
             raise UserError(f"{self.run}: another `submit` or `cancel` was at work at the same moment; try again")
 
 
-def prepare(request: SubmitRequest) -> Submission:
-    """Read and check everything, and ask SLURM for the run's jobs; a dry run does not ask.
+def prepare(request: SubmitRequest, config: Config, run: Path) -> Submission:
+    """Check everything of one run, and ask SLURM for its jobs; a dry run does not ask.
 
     Nothing is written; but if changes are accepted and no job is alive, the names of weights are resolved anew.
     """
-    config = read_recipe(request.config, request.overrides)
     check_initial_checkpoint(config)
     profile = load_profile(request.profile)
-    run = (request.run or default_run(config)).absolute()
     jobs = read_jobs(run)
     queued = [] if request.dry_run else _alive(jobs)
     # Before the keys are computed: those of the jobs must be those of the config that is written.

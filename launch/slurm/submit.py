@@ -1,132 +1,93 @@
-"""Queue the unfinished stages of a recipe on a SLURM cluster, each as a job after its inputs."""
+"""Queue the unfinished stages of a run or a sweep on a SLURM cluster, each as a job after its inputs."""
 
 from __future__ import annotations
 
-import shlex
-import shutil
+import contextlib
+import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
-from launch.console import say, show, table
-from launch.job_graph import Stages
-from launch.plan import warn_of_refusal
 from launch.slurm import scheduler
-from launch.slurm.jobs import JobRecord, latest_job, write_jobs, write_script
-from launch.slurm.profile import Shape, naming_line
-from launch.slurm.script import render
-from launch.slurm.submission import Submission
+from launch.slurm.batches import Batch, dependencies, job_id, plan_batches, waited_for, with_jobs_of_others
+from launch.slurm.jobs import JobRecord, write_jobs, write_script
+from launch.slurm.overview import print_dry_run, print_queued
+from launch.slurm.profile import naming_line
+from launch.slurm.script import JobScript, render
+from launch.slurm.submission import Submission, SubmitRequest, prepare
+from launch.sweep import read_sweep, set_up_runs
 from pipeline.ground.errors import EXIT_DONE
-from pipeline.ground.interpreter import command_line
 from pipeline.store.lock import exclusive
-from pipeline.tracking.wording import duration
 
 
-def submit(submission: Submission) -> int:
-    """Queue the missing jobs of one run, or print them. Returns the exit code of the contract."""
-    scripts = {name: render(submission.script(name)) for name in submission.missing}
-    if submission.request.dry_run:
-        print_dry_run(submission, scripts, "afterok")
+def submit_runs(request: SubmitRequest) -> int:
+    """Queue the missing jobs of a run or of all members of a sweep, or print them. Returns the exit code."""
+    sweep = read_sweep((request.config, *request.other_configs), request.overrides, request.run, request.seeds)
+    sweep = dataclasses.replace(sweep, folder=sweep.folder.absolute())
+    members = [prepare(request, member.config, sweep.run_of(member)) for member in sweep.members]
+    members = with_jobs_of_others(members)
+    batches = plan_batches(members)
+    scripts = [array_script(sweep.folder, members, batch) for batch in batches]
+    if request.dry_run:
+        print_dry_run(sweep, members, batches, scripts)
         return EXIT_DONE
-    jobs = list(submission.jobs)
-    if scripts:
-        submission.set_up()
-        with exclusive(submission.run):
-            submission.check_still_so()
-            jobs = _queue(submission, scripts)
-    _print_jobs(submission, jobs)
-    for note in submission.notes:
-        say(note)
-    if not scripts:
-        say("nothing new to submit")
-    print_advice(submission.run, submission.placed)
+    jobs = [[*member.jobs, *_adopted(member, members)] for member in members]
+    ids: list[str] = []
+    if batches:
+        for member in members:
+            member.check_idle()
+        set_up_runs(sweep, [(member.run, member.config, member.missing) for member in members], request.accept_changes)
+        with contextlib.ExitStack() as locks:
+            for member in members:
+                locks.enter_context(exclusive(member.run))
+                member.check_still_so()
+            ids = _queue(members, batches, scripts, jobs)
+    print_queued(sweep, members, batches, ids, jobs)
     return EXIT_DONE
 
 
-def _queue(submission: Submission, scripts: Mapping[str, str]) -> list[JobRecord]:
-    """Submit every script after the jobs it waits for; each is recorded before the next one is submitted."""
-    run, missing, jobs = submission.run, submission.missing, list(submission.jobs)
-    paths = {name: write_script(run, f"{name}-{missing[name].key}", text) for name, text in scripts.items()}
-    for name, path in paths.items():
+def _adopted(member: Submission, members: Sequence[Submission]) -> list[JobRecord]:
+    """Return the records of jobs queued for other members that this one waits for as well."""
+    own, wanted = {record.job for record in member.jobs}, {job.job for job in member.alive.values()}
+    found = {record.job: record for other in members for record in other.jobs if record.job in wanted - own}
+    return list(found.values())
+
+
+def array_script(folder: Path, members: Sequence[Submission], batch: Batch) -> JobScript:
+    """Return the script of a batch; that of a single job belongs to its run, that of an array to the sweep."""
+    script = members[batch.numbers[0]].script(batch.stage)
+    if not batch.is_array:
+        return script
+    tasks = {number: (members[number].run, members[number].placed[batch.stage].key) for number in batch.numbers}
+    log = folder / "jobs" / f"{batch.stage}-%A_%a.log"
+    return dataclasses.replace(script, run=folder, log=log, tasks=tasks)
+
+
+def _queue(
+    members: Sequence[Submission], batches: Sequence[Batch], scripts: Sequence[JobScript], jobs: list[list[JobRecord]]
+) -> list[str]:
+    """Submit every batch after those it waits for; each is recorded before the next one is submitted."""
+    paths = [_write(batch, script) for batch, script in zip(batches, scripts, strict=True)]
+    for batch, path in zip(batches, paths, strict=True):
         # All of them before any of them: half a job graph helps nobody.
-        with naming_line(submission.request.profile, name):
+        with naming_line(members[0].request.profile, batch.stage):
             scheduler.check(path)
-    ids = {name: job.job for name, job in submission.alive.items()}
-    for name, path in paths.items():
-        after = tuple(ids[before] for before in missing[name].inputs if before in ids)
-        ids[name] = scheduler.submit(path, after)
-        log = str(submission.script(name).log).replace("%j", ids[name])
-        profile = str(submission.request.profile)
-        jobs.append(JobRecord(name, missing[name].key, ids[name], profile, round(time.time(), 3), after, log))
-        write_jobs(run, jobs)
-    return jobs
+    ids: list[str] = []
+    for batch, path, script in zip(batches, paths, scripts, strict=True):
+        ids.append(scheduler.submit(path, *dependencies(batch, batches, ids)))
+        task_of = {members[number].placed[batch.stage].key: number for number in batch.numbers}
+        for member, known in zip(members, jobs, strict=True):
+            key = member.placed[batch.stage].key if batch.stage in member.missing else ""
+            if (number := task_of.get(key)) is None:
+                continue
+            job, waits_for = job_id(batch, ids[-1], number), waited_for(batch, batches, ids, number)
+            log = str(script.log).replace("%A_%a" if batch.is_array else "%j", job)
+            profile = str(member.request.profile)
+            known.append(JobRecord(batch.stage, key, job, profile, round(time.time(), 3), waits_for, log))
+            write_jobs(member.run, known)
+    return ids
 
 
-def print_dry_run(submission: Submission, scripts: Mapping[str, str], condition: scheduler.Condition) -> None:
-    """Print the jobs, the batches, and what is missing here for them; or the input of sbatch, if that is asked for."""
-    if not scripts:
-        say("nothing to submit: every stage is done")
-        return
-    if submission.request.dry_run == "scripts":
-        for name, text in scripts.items():
-            after = [f"<job of {before}>" for before in submission.placed[name].inputs if before in scripts]
-            say(f"# {'=' * 8} {name}: sbatch {' '.join(scheduler.submit_options(after, condition))}\n{text}")
-        return
-    rows = table("stage", "state", "partition", "nodes", "GPUs", "time limit", "waits for")
-    for name, stage in submission.chosen.items():
-        shape, waits_for = submission.profile.shapes()[name], [each for each in stage.inputs if each in scripts]
-        cells = ("to submit", shape.partition or "", *describe_size(shape), ", ".join(waits_for))
-        rows.add_row(name, *(cells if name in scripts else ("done",)))
-    show(rows)
-    say("")
-    for note in submission.notes:
-        say(note)
-    warn_of_refusal(submission.config, submission.chosen)
-    if shutil.which("sbatch") is None:
-        say("\nwarning: sbatch is no command of this machine; submit on the cluster's login node")
-    say("\nthe scripts: the same command with --dry-run=scripts")
-
-
-def _print_jobs(submission: Submission, jobs: list[JobRecord]) -> None:
-    rows = table("stage", "job", "state", "nodes", "GPUs", "time limit", "waits for")
-    stage_of = {job.job: job.stage for job in jobs if job.stage in submission.placed}
-    for name, stage in submission.chosen.items():
-        if stage.is_done:
-            rows.add_row(name, "", "done", "", "", "", "")
-            continue
-        record = latest_job(jobs, name, stage.key)
-        assert record is not None, f"{name} is neither done nor queued"
-        waits_for = ", ".join(
-            f"{stage_of[job]} ({job})" for job in record.waits_for if not submission.placed[stage_of[job]].is_done
-        )
-        queued = submission.alive.get(name)
-        if queued is None:
-            shape = submission.profile.shapes()[name]
-            rows.add_row(name, record.job, "submitted", *describe_size(shape), waits_for)
-        else:
-            rows.add_row(
-                name,
-                record.job,
-                f"already {queued.state.lower()}",
-                "",
-                "",
-                scheduler.spell_time(queued.limit),
-                waits_for,
-            )
-    show(rows)
-    say("")
-
-
-def describe_size(shape: Shape) -> tuple[str, str, str]:
-    """Return nodes, GPUs and time limit of a job, for a table."""
-    return str(shape.nodes), str(shape.nodes * shape.gpus_per_node), duration(60 * shape.minutes)
-
-
-def print_advice(run: Path, placed: Stages) -> None:
-    """Print the next commands for the user."""
-    longest = next((name for name, stage in placed.items() if stage.stage.is_training), list(placed)[-1])
-    shown = run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run
-    say(f"how far it is: {command_line('status', shown)}")
-    say(f"what a job prints: {command_line('logs', shown, longest, '-f')}")
-    say(f"end it: {command_line('cancel', shown)}")
-    say(f"scripts and logs: {shlex.quote(str(shown / 'jobs'))}")
+def _write(batch: Batch, script: JobScript) -> Path:
+    name = f"{batch.stage}-{batch.numbers[0]}" if batch.is_array else f"{batch.stage}-{script.key}"
+    return write_script(script.run, name, render(script))

@@ -96,7 +96,10 @@ def _evaluate(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Compa
 
 def _reading(arguments: argparse.Namespace, images: str) -> dict[str, Any]:
     """Return the settings of a benchmark that reads images."""
-    return {"images": images, "batch": arguments.batch, "workers": arguments.workers}
+    from pipeline.bench.pool_peer import KINDS, installed_pools
+
+    missing = ", ".join(kind for kind in KINDS if kind not in installed_pools()) or "none"
+    return {"images": images, "batch": arguments.batch, "workers": arguments.workers, "peers not installed": missing}
 
 
 def _cifar(arguments: argparse.Namespace) -> tuple[dict[str, Any], list[Comparison]]:

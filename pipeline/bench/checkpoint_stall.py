@@ -68,7 +68,7 @@ def compare_saving(
             while_training = [
                 dataclasses.replace(contestant, run=partial(training.run, contestant.run)) for contestant in contestants
             ]
-            beside = measure(while_training, rounds, progress=progress)
+            beside = measure(while_training, rounds, warm_up=0, progress=progress)
     title = f"saving {model}: {size / 1e6:,.0f} MB of weights and momentum, {collective.device}"
     return {"directory": str(directory or tempfile.gettempdir())}, [
         Comparison(title, (_STALL, figure(_ON_DISK), figure(_CPU)), tuple(alone)),
@@ -81,7 +81,7 @@ class _Training:
 
     def __init__(self, engine: Engine, model: str, device: torch.device) -> None:
         self._engine = engine
-        batch, size = (32, NETWORKS[model].image_size_px) if device.type == "cuda" else (2, 64)
+        batch, size = (32, NETWORKS[model].image_size_px) if device.type == "cuda" else (2, 32)
         self._images = torch.randn(batch, 3, size, size, device=device)
         self._text = f"{_STEPS} steps of {batch} images of {size} px"
 

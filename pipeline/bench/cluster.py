@@ -40,7 +40,7 @@ _NCCL_LEAST = 5.0
 _GLOO_LEAST = 0.05
 """GB/s: with NCCL, gloo carries only flags."""
 _OPEN_MOST = 10.0
-"""ms: sixteen threads then open 1,600 images a second."""
+"""ms: 64 threads then open 6,400 images a second."""
 _WRITE_LEAST = 100.0
 """MB/s: a checkpoint of 0.9 GB then takes 9 s, in the background."""
 _FILES = 32

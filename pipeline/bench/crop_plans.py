@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from pipeline.bench import loader_peer
+from pipeline.bench import loader_peer, pool_peer
 from pipeline.bench.measurement import Contestant, Work, measure
 from pipeline.bench.peer import import_peer
 from pipeline.bench.rounds import Comparison, per_unit
@@ -115,7 +115,17 @@ def _contestants(setting: _Setting) -> list[Contestant]:
         assert group.crop_px is not None
         loader = _torchvision(setting, loader_peer.ten_crop_transform(group.resize_px, group.crop_px))
         contestants.append(_peer("torchvision TenCrop, decoded once", setting, loader))
+        contestants += _pools(setting, lambda kind: pool_peer.load_five(kind, group.resize_px, group.crop_px or 0))
     return contestants
+
+
+def _pools(setting: _Setting, load: Callable[[str], pool_peer.Load]) -> list[Contestant]:
+    """Return pools of threads, which deliver bytes as ours does."""
+    sizes = {"batch": setting.batch, "workers": setting.workers}
+    return [
+        _peer(f"threads of {kind}", setting, pool_peer.PooledLoader(setting.index, load(kind), **sizes))
+        for kind in pool_peer.installed_pools()
+    ]
 
 
 def _centre_peers(setting: _Setting, group: CropGroup) -> list[Contestant]:
@@ -132,6 +142,7 @@ def _centre_peers(setting: _Setting, group: CropGroup) -> list[Contestant]:
     return [
         _peer("timm's loader", setting, timm),
         _peer("torchvision v2 + decode_jpeg", setting, torchvision),
+        *_pools(setting, lambda kind: pool_peer.load_centre(kind, group.resize_px, group.crop_px or 0)),
     ]
 
 
@@ -147,19 +158,31 @@ def _torchvision(setting: _Setting, transform: Any) -> Iterable[Any]:
 
 
 def _peer(name: str, setting: _Setting, loader: Iterable[Any]) -> Contestant:
-    """Return a loader of normalised floats, one group (N, 3, S, S) or several (N, V, 3, S, S), averaging
-    probabilities."""
+    """Return a loader of one group (N, 3, S, S) or several (N, V, 3, S, S), averaging probabilities.
+
+    Floats are normalised; bytes are not yet, and five crops of them not yet mirrored.
+    """
 
     def run() -> Work:
         count = 0
         for images, _ in loader:
             count += len(images)
             if setting.peer_model is not None:
-                crops = images.flatten(0, -4).to(setting.device).contiguous(memory_format=torch.channels_last)
+                crops = images.to(setting.device)
+                if images.dtype == torch.uint8:
+                    crops = normalised(crops if crops.ndim == 4 else torch.cat([crops, crops.flip(-1)], dim=1))
+                crops = crops.flatten(0, -4).contiguous(memory_format=torch.channels_last)
                 # In batches of the same size as ours.
                 logits = torch.cat([setting.peer_model(part) for part in crops.split(setting.batch)])
                 logits.softmax(1).view(len(images), -1, logits.shape[1]).mean(1)
         return Work(count)
+
+    mean, std = (
+        torch.tensor(each, device=setting.device).view(3, 1, 1) for each in (loader_peer.MEAN, loader_peer.STD)
+    )
+
+    def normalised(images: torch.Tensor) -> torch.Tensor:
+        return (images.float() / 255 - mean) / std
 
     return Contestant(name, "peer", run)
 
@@ -182,12 +205,14 @@ def _run_crop_by_crop(setting: _Setting) -> Work:
 
 
 def _score(setting: _Setting, plan: CropPlan, positions: npt.NDArray[np.int64]) -> None:
-    config = bench_config(threads=setting.workers)
+    crops = [seen.crop for seen in expand(plan)]
+    # What loader.decoder=auto takes of a whole split.
+    decoder = "threads" if len(crops) > 1 else "dali"
+    config = bench_config(threads=setting.workers, loader={"decoder": decoder})
     preprocessor = Preprocessor(config.input, config.augmentation, setting.device, channels_last=True)
     scorer = None
     if setting.model is not None:
         scorer = PlanScorer(setting.model, plan, config.execution, preprocessor, setting.device, setting.batch)
-    crops = [seen.crop for seen in expand(plan)]
     at_once = images_at_once(plan, setting.batch)
     loader = build_plan_loader(setting.index, positions, crops, at_once, config.loader, setting.device)
     with contextlib.closing(loader):

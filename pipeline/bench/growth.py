@@ -6,7 +6,7 @@ Each step runs in a process of its own. A step is linear if its time a row does 
 from __future__ import annotations
 
 import contextlib
-import os
+import json
 import shutil
 import subprocess
 import sys
@@ -30,6 +30,15 @@ from pipeline.tracking.events import EventLog, read_events
 
 _CPU, _PEAK = "CPU s", "peak MB"
 _A_ROW = Quantity("CPU us a row", lambda done: 1e6 * done.figures[_CPU] / done.units)
+
+_WATCHER = """
+import json, resource, subprocess, sys
+code = subprocess.run(sys.argv[1:], stdout=sys.stderr).returncode
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([code, used.ru_utime + used.ru_stime, used.ru_maxrss]))
+"""
+"""Between this process and a measured one, since Linux counts the memory of the process that starts another in the
+peak of that one."""
 
 Arguments = Callable[[Path, int], list[str]]
 """Returns the arguments of `python -m` for a run with so many rows."""
@@ -94,8 +103,7 @@ def finished_run(folder: Path) -> Path:
     run = folder / "run"
     short = ["train.epochs=2", "train.frozen_epochs=1", "schedule.warmup_epochs=0", "tracking.wandb=disabled"]
     for stage in ("prepare", "build", "train", "freeze_bn", "evaluate", "fuse"):
-        with _started(["launch", "run", "configs/demo.yaml", *short, "--run", str(run), "--only", stage]):
-            pass
+        _used_by(["launch", "run", "configs/demo.yaml", *short, "--run", str(run), "--only", stage])
     return run
 
 
@@ -174,29 +182,28 @@ def _open(run: Path, count: int) -> None:
 
 
 def _round(arguments: Sequence[str], run: Path, count: int) -> Callable[[], Work]:
-    """Return a round: `python -m` with these arguments, and what it and its children used, as the system counts it."""
+    """Return a round: `python -m` with these arguments, and what it used."""
 
     def measured() -> Work:
         for directory in run.glob("report-*"):  # which is not written twice
             shutil.rmtree(directory)
-        with _started(arguments) as process:
-            _, status, used = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        return Work(count, {_CPU: used.ru_utime + used.ru_stime, _PEAK: used.ru_maxrss / 1e3})
+        cpu_seconds, peak_kb = _used_by(arguments)
+        return Work(count, {_CPU: cpu_seconds, _PEAK: peak_kb / 1e3})
 
     return measured
 
 
-@contextlib.contextmanager
-def _started(arguments: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Start `python -m` with these arguments. Raises RuntimeError with what it printed if it fails."""
-    with tempfile.TemporaryFile() as output:
-        command = [sys.executable, "-m", *arguments]
-        with subprocess.Popen(command, cwd=SOURCE, stdout=output, stderr=output) as process:
-            yield process
-        output.seek(0)
-        if process.returncode:
-            raise RuntimeError(f"{' '.join(arguments[:3])} ended with {process.returncode}: {output.read().decode()}")
+def _used_by(arguments: Sequence[str]) -> tuple[float, int]:
+    """Run `python -m` with these arguments. Returns CPU seconds and peak memory, in kB, of it and its children.
+
+    Raises RuntimeError with what it printed if it fails.
+    """
+    command = [sys.executable, "-S", "-c", _WATCHER, sys.executable, "-m", *arguments]
+    done = subprocess.run(command, cwd=SOURCE, capture_output=True, text=True)
+    code, cpu_seconds, peak_kb = json.loads(done.stdout)
+    if code:
+        raise RuntimeError(f"{' '.join(arguments[:3])} ended with {code}: {done.stderr}")
+    return cpu_seconds, peak_kb
 
 
 _STEPS: dict[str, Callable[[Path, int], None]] = {"index": _index, "order": _order, "read": _read, "open": _open}

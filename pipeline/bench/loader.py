@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.bench import loader_peer
+from pipeline.bench import loader_peer, pool_peer
 from pipeline.bench.measurement import Contestant, Work, measure
 from pipeline.bench.rounds import Comparison, per_unit
 from pipeline.bench.setting import bench_config
@@ -34,7 +34,7 @@ def compare_loaders(
     batches.
 
     Ours delivers bytes, which are normalised on the device. Loaders commonly deliver normalised floats, and so do the
-    peers except in the row "bytes", and ours in the row "normalised here".
+    peers except in the rows "bytes", and ours in the row "normalised here".
     """
     training = [*_our_training(index, batch, workers), *_peer_training(index, batch, workers)]
     centre = [*_our_centre(index, batch, workers), *_peer_centre(index, batch, workers)]
@@ -47,8 +47,8 @@ def compare_loaders(
 def _our_training(index: ImageIndex, batch: int, workers: int) -> list[Contestant]:
     steps = len(index) // batch
 
-    def rounds_of(backend: str, normalise: bool) -> Callable[[], Work]:
-        config = bench_config(batch=batch, threads=workers, backend=backend)
+    def rounds_of(decoder: str, normalise: bool) -> Callable[[], Work]:
+        config = bench_config(batch=batch, threads=workers, loader={"decoder": decoder})
         preprocessor = Preprocessor(config.input, config.augmentation, _CPU, channels_last=True)
 
         def run() -> Work:
@@ -65,8 +65,8 @@ def _our_centre(index: ImageIndex, batch: int, workers: int) -> list[Contestant]
     crops = [seen.crop for seen in expand(builtin_plan("center224"))]
     positions = np.arange(len(index), dtype=np.int64)
 
-    def rounds_of(backend: str, normalise: bool) -> Callable[[], Work]:
-        config = bench_config(threads=workers, backend=backend)
+    def rounds_of(decoder: str, normalise: bool) -> Callable[[], Work]:
+        config = bench_config(threads=workers, loader={"decoder": decoder})
         preprocessor = Preprocessor(config.input, config.augmentation, _CPU, channels_last=True)
 
         def run() -> Work:
@@ -84,7 +84,7 @@ def _ours(rounds_of: Callable[[str, bool], Callable[[], Work]]) -> list[Contesta
     return [
         Contestant("ours (DALI)", "ours", rounds_of("dali", False)),
         Contestant("ours (DALI), normalised here", "other", rounds_of("dali", True)),
-        Contestant("our reference loader (torchvision)", "other", rounds_of("reference", False)),
+        Contestant("ours (threads of torchvision)", "other", rounds_of("threads", False)),
     ]
 
 
@@ -92,7 +92,8 @@ def _peer_training(index: ImageIndex, batch: int, workers: int) -> list[Contesta
     floats = loader_peer.training_transform(_SIZE_PX, normalise=True)
     bytes_only = loader_peer.training_transform(_SIZE_PX, normalise=False)
     timm = loader_peer.timm_loader(index, batch=batch, workers=workers, size_px=_SIZE_PX, is_training=True)
-    return _peers(index, batch, workers, floats, bytes_only, timm, shuffle=True)
+    pools = {kind: pool_peer.load_training(kind, _SIZE_PX) for kind in pool_peer.installed_pools()}
+    return _peers(index, batch, workers, floats, bytes_only, timm, pools, shuffle=True)
 
 
 def _peer_centre(index: ImageIndex, batch: int, workers: int) -> list[Contestant]:
@@ -101,11 +102,20 @@ def _peer_centre(index: ImageIndex, batch: int, workers: int) -> list[Contestant
     timm = loader_peer.timm_loader(
         index, batch=batch, workers=workers, size_px=_SIZE_PX, is_training=False, crop_share=_SIZE_PX / _RESIZE_PX
     )
-    return _peers(index, batch, workers, floats, bytes_only, timm, shuffle=False)
+    pools = {kind: pool_peer.load_centre(kind, _RESIZE_PX, _SIZE_PX) for kind in pool_peer.installed_pools()}
+    return _peers(index, batch, workers, floats, bytes_only, timm, pools, shuffle=False)
 
 
 def _peers(
-    index: ImageIndex, batch: int, workers: int, floats: Any, bytes_only: Any, timm: Any, *, shuffle: bool
+    index: ImageIndex,
+    batch: int,
+    workers: int,
+    floats: Any,
+    bytes_only: Any,
+    timm: Any,
+    pools: dict[str, pool_peer.Load],
+    *,
+    shuffle: bool,
 ) -> list[Contestant]:
     def loader(decode: loader_peer.Decode, transform: Any) -> Iterable[Any]:
         return loader_peer.torchvision_loader(index, decode, transform, batch=batch, workers=workers, shuffle=shuffle)
@@ -116,6 +126,10 @@ def _peers(
         _peer("torchvision v2 + decode_jpeg, bytes", loader(by_torchvision, bytes_only)),
         _peer("torchvision v2 + PIL", loader(by_pil, floats)),
         _peer("timm create_loader", timm),
+        *(
+            _peer(f"threads of {kind}, bytes", pool_peer.PooledLoader(index, load, batch=batch, workers=workers))
+            for kind, load in pools.items()
+        ),
     ]
 
 

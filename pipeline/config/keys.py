@@ -109,7 +109,7 @@ def explain_unknown(path: Sequence[int | str], schema: type[Section]) -> tuple[s
     if name in homes:
         return f"unknown key here (it belongs to {' or '.join(homes[name])})", None
     own = list(section.model_fields)
-    known = [*own, "extends"] if section is Config and name != "extends" else own
+    known = [*own, *({"extends", "sweep"} - {name})] if section is Config else own
     for close in get_close_matches(name, known, n=1, cutoff=_SIMILAR):
         return f"unknown key (did you mean '{close}'?)", close if close in own else None
     for close in get_close_matches(name, homes, n=1, cutoff=_SIMILAR):

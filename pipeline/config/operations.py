@@ -18,8 +18,8 @@ class LoaderConfig(Section):
     """reference is the torchvision loader that serves as the test oracle of DALI."""
     decoder: Annotated[Literal["auto", "dali", "threads"], OPERATION] = "auto"
     """What decodes on the CPU for backend dali, with the same pixels. dali: no more of an image than a training crop
-    needs. threads: torchvision in threads, which is faster for whole images. auto: dali for training, threads for
-    evaluations of 2,048 images or more."""
+    needs. threads: torchvision in threads. auto: dali, but threads where an evaluation takes several crops of 16,384
+    images or more."""
     threads: Annotated[PositiveInt, OPERATION] = 2
     """Decoding threads per process."""
     prefetch_images: Annotated[PositiveInt, OPERATION] = 1024

@@ -17,6 +17,8 @@ from pipeline.config.section import Section
 from pipeline.ground.errors import UserError
 
 _AS_GIVEN = object()
+_SWEPT = "sweep."
+"""Before a key: a list of its values, one for each member of a sweep."""
 
 
 def apply_overrides(root: Entry, overrides: Sequence[str], problems: list[Problem]) -> Entry:
@@ -38,9 +40,14 @@ def _apply(root: Entry, override: str, given: dict[str, Any], problems: list[Pro
             raise ValueError(f"must be key=value; for the folder of the images write {written}")
         if not equals or not key:
             raise ValueError("must be key=value, as in train.epochs=3")
-        key = resolve_short_key(key)
-        document = _parse(text, key)
-        for leaf, value in _leaves(key, document.root.plain()):
+        swept, key = key.startswith(_SWEPT), resolve_short_key(key.removeprefix(_SWEPT))
+        full = f"{_SWEPT}{key}" if swept else key
+        document = (
+            decode_document(text.encode(errors="surrogateescape"), COMMAND_LINE.source, full)
+            if swept
+            else _parse(text, key)
+        )
+        for leaf, value in _leaves(full, document.root.plain()):
             if given.setdefault(leaf, value) != value and value == value:  # a NaN differs from itself
                 key = leaf
                 raise ValueError(f"must be given once (given {_shown(given[leaf])} and {_shown(value)})")
@@ -53,7 +60,7 @@ def _apply(root: Entry, override: str, given: dict[str, Any], problems: list[Pro
         return root
     problems += document.problems
     entry = document.root
-    for name in reversed(key.split(".")):
+    for name in (key, "sweep") if swept else reversed(key.split(".")):
         entry = Entry({name: entry}, COMMAND_LINE, override)
     return merged(root, entry)
 
@@ -72,7 +79,10 @@ def describe_overrides(config: Config, overrides: Sequence[str]) -> list[str]:
     lines = {}
     for override in overrides:
         name, _, text = (part.strip() for part in override.partition("="))
-        key = resolve_short_key(name)
+        key = resolve_short_key(name.removeprefix(_SWEPT))
+        if name.startswith(_SWEPT) or key == "sweep":
+            lines[name] = f"{_SWEPT * (key != 'sweep')}{key} = {text}"
+            continue
         value: Any = config
         for part in key.split("."):
             if isinstance(value, Section):

@@ -18,6 +18,7 @@ from pipeline.config.overrides import apply_overrides
 from pipeline.config.problems import validated
 from pipeline.config.schema import Config
 from pipeline.config.section import expanded
+from pipeline.config.sweep import SECTION, Member, expand, members_of, refuse_equal
 from pipeline.ground.errors import UserError
 from pipeline.ground.interpreter import command_line
 from pipeline.store.file import naming, write_bytes
@@ -39,13 +40,38 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     A crop plan may be a YAML file of its own, named where the plan would stand: relative to the recipe, or in an
     override to the working directory. It becomes part of the config.
 
-    Raises UserError with every mistake, each as `file:line: key: what must hold (given ...)`.
+    Raises UserError with every mistake, each as `file:line: key: what must hold (given ...)`; also for a sweep.
+    """
+    first, *others = load_members(path, overrides)
+    if first.name:
+        raise UserError(
+            f"{path}: {SECTION}: a single run is wanted here, and this recipe is a sweep of {1 + len(others)}; add "
+            f"{SECTION}=null, and the values of one of them"
+        )
+    return first.config
+
+
+def load_members(path: Path, overrides: Sequence[str] = ()) -> list[Member]:
+    """Read a recipe as `load_config` does, and expand its section `sweep`: `{optim.lr: [0.1, 0.2], seed: [1, 2]}`.
+
+    An override may be `sweep.seed=[1,2]` too. Without a sweep the only member has no name. Raises UserError also if two
+    members differ in nothing that a result depends on.
     """
     files = _Files()
     root = apply_overrides(files.read_recipe(path, ()), overrides, files.problems)
     # Those named by the recipes are read already; the others were named on the command line.
     files.put_in_plans(root, Path())
-    return validated(Config, root, files.problems, files.read)
+    members: list[Member] = []
+    mistakes: dict[str, None] = {}
+    for name, values, tree in list(expand(root, files.problems)):
+        try:
+            members.append(Member(name, values, validated(Config, tree, files.problems, files.read)))
+        except UserError as error:
+            mistakes |= dict.fromkeys(str(error).splitlines())
+    if mistakes:
+        raise UserError("\n".join(mistakes))
+    refuse_equal(members)
+    return members
 
 
 def read_plan(path: Path) -> CropPlan:
@@ -76,6 +102,11 @@ def read_run_config(run: Path, overrides: Sequence[str] = ()) -> Config:
     refuse_old_run(run)
     path = run / RUN_CONFIG
     if not path.is_file():
+        if members := members_of(run):
+            raise UserError(
+                f"{run}: the directory of a sweep, and a single run is wanted here; name one of its "
+                f"{len(members)}, as {next(iter(members))}"
+            )
         raise UserError(
             f"{path}: must be there (this is not a run directory; "
             f"`{command_line('run', 'configs/RECIPE.yaml')}` sets one up and runs it)"
@@ -154,7 +185,10 @@ class _Files:
         if base.resolve() in [file.resolve() for file in above]:
             circle = " -> ".join(str(file) for file in (*above, base))
             raise UserError(f"{extends.place}: extends: must not lead back to a file that extends this one ({circle})")
-        return merged(self.read_recipe(base, above, f"{extends.place}: extends: "), root)
+        extended = self.read_recipe(base, above, f"{extends.place}: extends: ")
+        if SECTION in root.value:  # as of a list, nothing is taken from the one below
+            extended.value.pop(SECTION, None)
+        return merged(extended, root)
 
     def put_in_plans(self, root: Entry, folder: Path) -> None:
         """Replace each file name in the place of a crop plan, relative to `folder`, by the file's content."""

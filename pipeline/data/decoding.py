@@ -14,9 +14,9 @@ from pipeline.data.encoded import Reading
 from pipeline.data.sampling import Sampling
 from pipeline.ground.errors import UserError
 
-_FEWEST_FOR_THREADS = 2048
-"""Images of an evaluation from which `auto` uses threads: they save half a millisecond each, and the import of
-torchvision takes a second."""
+_FEWEST_FOR_THREADS = 16_384
+"""Images of an evaluation from which `auto` uses threads: they save a tenth of a millisecond each where several crops
+are taken, and the import of torchvision takes a second."""
 
 
 def decode_crops(reading: Reading, sampling: Sampling, device: torch.device) -> Iterator[torch.Tensor]:
@@ -37,8 +37,10 @@ def decode_plan(reading: Reading, crops: Sequence[Crop], device: torch.device) -
     if reading.is_in_memory:
         return in_memory.decode_plan(reading, crops, device)
     gpu, loader = decoding_gpu(reading.loader, device), reading.loader
-    is_long = loader.decoder == "auto" and len(reading.positions) >= _FEWEST_FOR_THREADS
-    if gpu is None and (is_long or loader.decoder == "threads" or loader.backend == "reference"):
+    is_long = len(crops) > 1 and len(reading.positions) >= _FEWEST_FOR_THREADS
+    if gpu is None and (
+        (is_long and loader.decoder == "auto") or loader.decoder == "threads" or loader.backend == "reference"
+    ):
         from pipeline.data import reference
 
         return reference.decode_plan(reading, crops)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from pipeline.evaluation.bootstrap import wilson
 from pipeline.evaluation.metrics import Ranking
-from pipeline.reporting.plots import Palette, Plot, legend_above
+from pipeline.reporting.plots import PALETTE, Plot, legend_above
 
 NUM_BINS = 15
 """As in Guo et al., "On Calibration of Modern Neural Networks", ICML 2017."""
@@ -66,26 +66,26 @@ def calibration_plot(name: str, calibration: Calibration) -> Plot:
     bins = calibration.bins
     images = sum(found.images for found in bins)
 
-    def draw(axes: Axes, palette: Palette) -> None:
+    def draw(axes: Axes) -> None:
         axes.bar(
             [(found.low + found.high) / 2 for found in bins],
             [found.images / images for found in bins],
             width=0.9 / NUM_BINS,
-            color=palette.shade,
+            color=PALETTE.shade,
             label="share of images",
         )
-        axes.plot([0, 1], [0, 1], color=palette.muted, linewidth=0.9, linestyle=(0, (4, 3)), label="as sure as right")
+        axes.plot([0, 1], [0, 1], color=PALETTE.muted, linewidth=0.9, linestyle=(0, (4, 3)), label="as sure as right")
         # No line joins the bins: one image is right or wrong, and its interval says how little that means.
         axes.vlines(
             [found.probability for found in bins],
             *zip(*(found.accuracy_interval for found in bins), strict=True),
-            color=palette.line,
+            color=PALETTE.line,
             linewidth=1,
         )
         axes.plot(
             [found.probability for found in bins],
             [found.accuracy for found in bins],
-            color=palette.line,
+            color=PALETTE.line,
             linestyle="none",
             marker="o",
             markersize=4,
@@ -95,7 +95,7 @@ def calibration_plot(name: str, calibration: Calibration) -> Plot:
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("probability of the first prediction")
         axes.set_ylabel("share that is right")
-        legend_above(axes, palette)
+        legend_above(axes)
 
     mean = sum(found.images * found.probability for found in bins) / max(1, images)
     right = sum(found.images * found.accuracy for found in bins) / max(1, images)

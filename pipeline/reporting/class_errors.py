@@ -11,7 +11,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
-from pipeline.reporting.plots import Palette, Plot, legend_above
+from pipeline.reporting.plots import PALETTE, Plot, legend_above
 
 NUM_WORST_CLASSES = 20
 
@@ -59,12 +59,12 @@ def class_plots(classes: Sequence[ClassErrors]) -> tuple[Plot, ...]:
     if len(errors) <= NUM_WORST_CLASSES:
         return ()
 
-    def draw(axes: Axes, palette: Palette) -> None:
-        axes.hist(errors, bins=[5.0 * edge for edge in range(21)], color=palette.line, rwidth=0.9)
-        axes.axvline(median, color=palette.accent, linewidth=1.2, linestyle=(0, (4, 3)), label="median")
+    def draw(axes: Axes) -> None:
+        axes.hist(errors, bins=[5.0 * edge for edge in range(21)], color=PALETTE.line, rwidth=0.9)
+        axes.axvline(median, color=PALETTE.accent, linewidth=1.2, linestyle=(0, (4, 3)), label="median")
         axes.set_xlabel("top-1 error of a class, %")
         axes.set_ylabel("classes")
-        legend_above(axes, palette)
+        legend_above(axes)
 
     median = statistics.median(errors)
     told = f"median {median:.1f} %, from {min(errors):.1f} to {max(errors):.1f} %"

@@ -9,6 +9,8 @@ import numpy as np
 from pipeline.evaluation.metrics import Ranking
 
 NUM_PAIRS = 12
+MOST_CLASSES = 20
+"""Number of classes up to which all confusions are shown."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,3 +39,13 @@ def confusions(ranking: Ranking) -> tuple[Confusion, ...]:
         label, predicted = found[pair].tolist()
         result.append(Confusion(label, predicted, int(counts[pair]), int(of_class[label]), int(surest)))
     return tuple(result)
+
+
+def confusion_matrix(ranking: Ranking, num_classes: int) -> list[list[int]] | None:
+    """Return the number of images by true and by predicted class; None of many classes."""
+    if num_classes > MOST_CLASSES:
+        return None
+    counts = np.zeros((num_classes, num_classes), np.int64)
+    np.add.at(counts, (ranking.labels, ranking.predicted), 1)
+    rows: list[list[int]] = counts.tolist()
+    return rows

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from pipeline.reporting.plots import Palette, Plot, legend_above
+from pipeline.reporting.plots import PALETTE, Plot, legend_above
 from pipeline.reporting.results import ResultRow
+
+_LINE, _LABEL = 0.07, 0.25
+"""Height of a label, as a share of the highest error, and its width, as one of the axis."""
 
 
 def cost_accuracy_plots(rows: Sequence[ResultRow]) -> tuple[Plot, ...]:
@@ -34,33 +38,47 @@ def _rate(row: ResultRow) -> float:
     return row.images / row.seconds
 
 
-def _errors_over(
-    rows: Sequence[ResultRow], cost: Callable[[ResultRow], float], label: str
-) -> Callable[[Axes, Palette], None]:
-    def draw(axes: Axes, palette: Palette) -> None:
+def _errors_over(rows: Sequence[ResultRow], cost: Callable[[ResultRow], float], label: str) -> Callable[[Axes], None]:
+    def draw(axes: Axes) -> None:
         places = [cost(row) for row in rows]
-        for k, color, marker in ((1, palette.line, "o"), (5, palette.accent, "s")):
+        for k, color, marker in ((1, PALETTE.line, "o"), (5, PALETTE.accent, "s")):
             errors = [getattr(row, f"top{k}_error_percent") for row in rows]
             if None not in errors:
                 axes.plot(places, errors, marker, color=color, markersize=4, label=f"top-{k}")
-        for row, place in zip(rows, places, strict=True):
+        labels = list(_labels(rows, places))
+        for row, place, height in labels:
             axes.annotate(
                 row.plan,
-                (place, row.top1_error_percent),
-                xytext=(5, 5),
+                (place, height),
+                xytext=(6, 0),
                 textcoords="offset points",
+                va="center",
                 fontsize=8,
-                color=palette.muted,
+                color=PALETTE.muted,
                 parse_math=False,
             )
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.margins(x=0.25, y=0.15)
-        axes.set_ylim(bottom=0)
+        axes.margins(x=0.25)
+        axes.set_ylim(0, 1.08 * max(height for _, _, height in labels) or 1)
         axes.set_xlabel(label)
         axes.set_ylabel("validation error, %")
-        legend_above(axes, palette)
+        legend_above(axes)
 
     return draw
+
+
+def _labels(rows: Sequence[ResultRow], places: Sequence[float]) -> Iterator[tuple[ResultRow, float, float]]:
+    """Yield each row with the place of its label, above those that are too near."""
+    line = _LINE * max(row.top1_error_percent for row in rows)
+    width = _LABEL * math.log(max(places) / min(places))
+    above: list[tuple[float, float]] = []
+    for row, place in sorted(zip(rows, places, strict=True), key=lambda pair: pair[0].top1_error_percent):
+        height = row.top1_error_percent
+        for other_place, other_height in above:
+            if abs(math.log(place / other_place)) <= width and height - other_height < line:
+                height = other_height + line
+        above.append((place, height))
+        yield row, place, height

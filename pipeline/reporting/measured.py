@@ -120,11 +120,13 @@ class Line:
 
 
 def read_runs(paths: Iterable[Path], stages: Sequence[Stage]) -> tuple[list[MeasuredRun], list[Path]]:
-    """Read the runs in run directories and directories of runs. Returns those evaluated, and the others' directories.
+    """Read the runs in run directories and directories of runs, each once. Returns those evaluated, and the others'
+    directories.
 
     Raises UserError if a path is neither.
     """
     measured, others = [], []
+    seen: set[Path] = set()
     for path in paths:
         runs = (
             [path] if (path / RUN_CONFIG).is_file() else [file.parent for file in sorted(path.glob(f"*/{RUN_CONFIG}"))]
@@ -132,6 +134,9 @@ def read_runs(paths: Iterable[Path], stages: Sequence[Stage]) -> tuple[list[Meas
         if not runs:
             raise UserError(f"{path}: neither a run directory nor a directory of runs (no {RUN_CONFIG} in it)")
         for run in runs:
+            if run.resolve() in seen:
+                continue
+            seen.add(run.resolve())
             found = _read_run(run, stages)
             if found is None:
                 others.append(run)

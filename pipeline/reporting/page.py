@@ -20,10 +20,12 @@ from pipeline.paper.statements import contest
 from pipeline.paper.tables import citation, read_table, rows_of
 from pipeline.reporting.calibration import calibrate, calibration_plot
 from pipeline.reporting.class_errors import class_plots, worst_classes
-from pipeline.reporting.confusion import confusions
+from pipeline.reporting.confusion import confusion_matrix, confusions
 from pipeline.reporting.cost_accuracy import cost_accuracy_plots
+from pipeline.reporting.crop_drawing import crop_drawing
 from pipeline.reporting.finished_run import TRAINING_STAGES
 from pipeline.reporting.gates import gate_section
+from pipeline.reporting.outline import describe_run, sections, why_incomparable
 from pipeline.reporting.pictures import thumbnail
 from pipeline.reporting.plots import Plot
 from pipeline.reporting.recipe import compare_recipe
@@ -64,6 +66,7 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
         "sections": sections(record),
         "why_incomparable": why_incomparable(record),
         "results": rows,
+        "drawings": drawings(record),
         "present_classes": record.results["plans"][0].get("present_classes"),
         "has_top5": has_top5,
         "paper": {"citation": citation(), "contest": contest()},
@@ -75,6 +78,7 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
         "calibrations": calibrations,
         "fusion": record.fusion,
         "confusions": describe_confusions(record),
+        "matrix": confusion_matrix(record.rankings[rows[0].plan], len(record.val.classes)),
         "run_plots": [_picture(plot) for plot in beside],
         **gate_section(record.gates),
         "worst_classes": worst_classes(record.class_errors),
@@ -94,61 +98,6 @@ def render_report(record: RunRecord, stage_order: tuple[str, ...]) -> Report:
     )
 
 
-def describe_run(record: RunRecord) -> str:
-    """Describe the run in one sentence."""
-    config, val = record.config, record.val
-    network: str = config.model.title
-    if record.network is not None:
-        network += f" ({record.network['parameters'] / 1e6:,.1f} M parameters)"
-    plans = len(record.results["plans"])
-    looked = f"{len(val):,} validation images under {plans} crop plan{'s' if plans > 1 else ''}"
-    if not record.is_trained:
-        return f"{network} with weights from a file, evaluated on {looked} of {val.dataset}."
-    trained, last = len(record.indexes["train"]), config.train.frozen_epochs
-    frozen = f", the last {last if last > 1 else 'one'} with frozen batch norms" if last else ""
-    return (
-        f"{network}, trained on {trained:,} images of {val.dataset} ({len(val.classes):,} classes, "
-        f"{config.train.image_size_px} px) for {record.epochs} epochs{frozen}; evaluated on {looked}."
-    )
-
-
-def sections(record: RunRecord) -> dict[str, str]:
-    """Return the page's sections in order, with their short titles: the files of the folder `sections`.
-
-    The paper comes second if this run can be compared with it, and after all results if it cannot.
-    """
-    results, paper = {"results": "Results"}, {"paper": "The paper"}
-    own = {
-        "comparison": "Other runs",
-        "classes": "Classes",
-        "confusions": "Confusions",
-        "mistakes": "Mistakes",
-        "calibration": "Calibration",
-        "training": "Training",
-        "gates": "Gates",
-        "cost": "Cost",
-        "ensemble": "Ensemble",
-    }
-    made = {"data": "Data", "network": "Network", "time": "Time", "provenance": "Provenance"}
-    present = {
-        "comparison": record.comparison is not None,
-        "training": bool(record.train_events),
-        "gates": record.gates is not None,
-        "network": record.network is not None,
-    }
-    ordered = results | paper | own | made if record.is_comparable else results | own | paper | made
-    return {name: title for name, title in ordered.items() if present.get(name, True)}
-
-
-def why_incomparable(record: RunRecord) -> str | None:
-    """Return why errors must not be compared with the paper's, or None if they may."""
-    if record.val.dataset != "imagenet":
-        return f"The images are {record.val.dataset}, not ImageNet: these errors say nothing about the paper's."
-    if not record.is_in_paper:
-        return f"The network is {record.config.model.title}: the paper has no numbers for it."
-    return None
-
-
 def paper_tables(record: RunRecord, rows: tuple[ResultRow, ...]) -> list[dict[str, Any]]:
     """Return the paper's tables about this run's network, its rows marked, and the results that belong beside them;
     those about the contest's network if there are none."""
@@ -159,6 +108,12 @@ def paper_tables(record: RunRecord, rows: tuple[ResultRow, ...]) -> list[dict[st
         own = [row for row in rows if row.paper is not None and row.paper.source.startswith(f"{table.source},")]
         found.append({"source": table.source, "caption": table.caption, "rows": marked, "own": own})
     return found
+
+
+def drawings(record: RunRecord) -> dict[str, Markup]:
+    """Return the crops of each plan in an image of the median size."""
+    width, height = (round(statistics.median(sizes.tolist())) for sizes in (record.val.widths, record.val.heights))
+    return {plan.name: Markup(crop_drawing(plan, width, height)) for plan in record.config.evaluate.plans}
 
 
 def mistakes(record: RunRecord) -> list[dict[str, Any]]:

@@ -14,8 +14,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 _DPI = 220
-_WIDTH_INCHES, _HEIGHT_INCHES = 4.6, 2.6
-"""As wide as a phone's screen, so that text of 9 points is not shrunk there."""
+_INCHES = (4.6, 2.6)
+"""Width and height. As wide as a phone's screen, so that text of 9 points is not shrunk there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Palette:
     shade: str
 
 
-LIGHT = Palette("#ffffff", "#1c2128", "#57606a", "#0b62c4", "#b54708", "#e3e9f0")
+PALETTE = Palette("#ffffff", "#1c2128", "#57606a", "#0b62c4", "#b54708", "#e3e9f0")
 _ON_PAGE = Palette("--page", "--text", "--muted", "--accent", "--differs", "--shade")
 """The variables of page.css, which know dark mode and print."""
 _OF_MATPLOTLIB = r'(?<=<g) id="[^"]+"| font-family: [^;]+;| transform="rotate\(-0 [^"]+"|(?<=\n) +'
@@ -45,8 +45,7 @@ class Plot:
     """Name of the file, without `.png`."""
     description: str
     """Caption, and the words for those who cannot see it."""
-    draw: Callable[[Axes, Palette], None]
-    height_inches: float = _HEIGHT_INCHES
+    draw: Callable[[Axes], None]
 
     def png(self) -> bytes:
         """Render the plot as a PNG file; the same data gives the same bytes."""
@@ -61,25 +60,25 @@ class Plot:
             FigureCanvasSVG(self._figure()).print_svg(content, metadata=no_metadata)
         size, drawing = re.findall(r'viewBox="([^"]+)".*?</style>\s*</defs>\s*(.+)', content.getvalue(), re.DOTALL)[0]
         for field in dataclasses.fields(Palette):
-            drawing = drawing.replace(getattr(LIGHT, field.name), f"var({getattr(_ON_PAGE, field.name)})")
+            drawing = drawing.replace(getattr(PALETTE, field.name), f"var({getattr(_ON_PAGE, field.name)})")
         drawing = re.sub(_OF_MATPLOTLIB, "", drawing)
         return f'<svg viewBox="{size}" role="img" aria-labelledby="plot-{self.name}">{drawing}'
 
     def _figure(self) -> Figure:
-        figure = Figure(figsize=(_WIDTH_INCHES, self.height_inches), dpi=_DPI, layout="constrained")
-        figure.set_facecolor(LIGHT.background)
+        figure = Figure(figsize=_INCHES, dpi=_DPI, layout="constrained")
+        figure.set_facecolor(PALETTE.background)
         axes = figure.add_subplot()
-        _style(axes, LIGHT)
-        self.draw(axes, LIGHT)
+        _style(axes)
+        self.draw(axes)
         return figure
 
 
-def legend_above(axes: Axes, palette: Palette) -> None:
+def legend_above(axes: Axes) -> None:
     """Add the legend in one row above the axes, where it hides no point."""
     axes.legend(
         frameon=False,
         fontsize=8,
-        labelcolor=palette.text,
+        labelcolor=PALETTE.text,
         loc="lower left",
         bbox_to_anchor=(0, 1),
         ncols=4,
@@ -89,14 +88,14 @@ def legend_above(axes: Axes, palette: Palette) -> None:
     )
 
 
-def _style(axes: Axes, palette: Palette) -> None:
-    axes.set_facecolor(palette.background)
-    axes.grid(True, color=palette.shade, linewidth=0.8)
+def _style(axes: Axes) -> None:
+    axes.set_facecolor(PALETTE.background)
+    axes.grid(True, color=PALETTE.shade, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(which="both", colors=palette.muted, labelcolor=palette.text, labelsize=9, length=0)
+    axes.tick_params(which="both", colors=PALETTE.muted, labelcolor=PALETTE.text, labelsize=9, length=0)
     for name in ("top", "right", "left"):
         axes.spines[name].set_visible(False)
-    axes.spines["bottom"].set_color(palette.muted)
+    axes.spines["bottom"].set_color(PALETTE.muted)
     for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set_color(palette.text)
+        label.set_color(PALETTE.text)
         label.set_fontsize(9)

@@ -19,7 +19,7 @@ from pipeline.evaluation.metrics import Ranking, rank_scores
 from pipeline.ground.errors import UserError
 from pipeline.reporting.class_errors import ClassErrors
 from pipeline.reporting.finished_run import FinishedRun
-from pipeline.reporting.plots import Palette, Plot, legend_above
+from pipeline.reporting.plots import PALETTE, Plot, legend_above
 from pipeline.tracking.events import Event
 
 NUM_CLASSES = 24
@@ -103,8 +103,8 @@ def validation_plot(runs: SideBySide) -> tuple[Plot, ...]:
     if len(curves) < 2:
         return ()
 
-    def draw(axes: Axes, palette: Palette) -> None:
-        colors = (palette.line, palette.accent, palette.text, palette.muted)
+    def draw(axes: Axes) -> None:
+        colors = (PALETTE.line, PALETTE.accent, PALETTE.text, PALETTE.muted)
         for number, (title, events, errors) in enumerate(curves):
             axes.plot(
                 [event["epoch"] for event in events],
@@ -117,7 +117,7 @@ def validation_plot(runs: SideBySide) -> tuple[Plot, ...]:
         axes.set_xlabel("epoch")
         axes.set_ylabel("top-1 validation error, %")
         axes.set_ylim(bottom=0)
-        legend_above(axes, palette)
+        legend_above(axes)
 
     told = "; ".join(
         f"{title} {errors[-1]:.2f} % at the end, {min(errors):.2f} % at best" for title, _, errors in curves

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from pipeline.paper.statements import Errors, find_errors
-from pipeline.reporting.plots import Palette, Plot, legend_above
+from pipeline.reporting.plots import PALETTE, Plot, legend_above
 from pipeline.reporting.record import RunRecord
 from pipeline.tracking.events import Event
 
@@ -25,10 +25,10 @@ def training_plots(record: RunRecord) -> tuple[Plot, ...]:
 
 
 def _curve(record: RunRecord, field: str, title: str, label: str, from_zero: bool = False) -> Plot:
-    def draw(axes: Axes, palette: Palette) -> None:
-        _shade_frozen(axes, palette, record)
+    def draw(axes: Axes) -> None:
+        _shade_frozen(axes, record)
         for events in _by_stage(record.train_events):
-            axes.plot(*_points(events, field), color=palette.line, linewidth=1.4)
+            axes.plot(*_points(events, field), color=PALETTE.line, linewidth=1.4)
         axes.set_ylabel(label)
         axes.set_xlabel("epoch")
         axes.set_xlim(0, record.train_events[-1]["epoch"])
@@ -47,21 +47,21 @@ def _validation(record: RunRecord) -> Plot:
         if (field := f"top{k}_error_percent") in record.validation_events[0]
     }
 
-    def draw(axes: Axes, palette: Palette) -> None:
-        _shade_frozen(axes, palette, record)
-        for k, color, marker in ((1, palette.line, "o"), (5, palette.accent, "s")):
+    def draw(axes: Axes) -> None:
+        _shade_frozen(axes, record)
+        for k, color, marker in ((1, PALETTE.line, "o"), (5, PALETTE.accent, "s")):
             if k in points:
                 axes.plot(*points[k], color=color, linewidth=1.4, marker=marker, markersize=3, label=f"top-{k}")
         paper = _paper_errors(record)
         if paper is not None:
             for value in (paper.top1_percent, paper.top5_percent):
-                axes.axhline(value, color=palette.muted, linewidth=0.9, linestyle=(0, (4, 3)))
-            axes.plot([], [], color=palette.muted, linewidth=0.9, linestyle=(0, (4, 3)), label="the paper's")
+                axes.axhline(value, color=PALETTE.muted, linewidth=0.9, linestyle=(0, (4, 3)))
+            axes.plot([], [], color=PALETTE.muted, linewidth=0.9, linestyle=(0, (4, 3)), label="the paper's")
         axes.set_ylabel("validation error, %")
         axes.set_xlabel("epoch")
         axes.set_xlim(0, record.train_events[-1]["epoch"])
         axes.set_ylim(bottom=0)
-        legend_above(axes, palette)
+        legend_above(axes)
 
     told = ", ".join(f"top-{k} {of[0]:.2f} % at first, {of[-1]:.2f} % at the end" for k, (_, of) in points.items())
     return Plot("validation", f"Error on the validation images by epoch: {told}", draw)
@@ -84,10 +84,10 @@ def _points(events: Sequence[Event], field: str) -> tuple[list[float], list[floa
     return [event["epoch"] for event in events], [event[field] for event in events]
 
 
-def _shade_frozen(axes: Axes, palette: Palette, record: RunRecord) -> None:
+def _shade_frozen(axes: Axes, record: RunRecord) -> None:
     begun = record.frozen_from_epoch
     if begun is not None:
-        axes.axvspan(begun, record.train_events[-1]["epoch"], color=palette.shade, linewidth=0, zorder=0)
+        axes.axvspan(begun, record.train_events[-1]["epoch"], color=PALETTE.shade, linewidth=0, zorder=0)
         axes.annotate(
             "batch norms frozen",
             (1.0, 1.0),
@@ -97,5 +97,5 @@ def _shade_frozen(axes: Axes, palette: Palette, record: RunRecord) -> None:
             ha="right",
             va="bottom",
             fontsize=8,
-            color=palette.muted,
+            color=PALETTE.muted,
         )

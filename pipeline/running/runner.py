@@ -37,7 +37,7 @@ from pipeline.running.named_weights import BEST, find_weights
 from pipeline.running.provenance import collect_provenance, git_state
 from pipeline.running.stage import Part, PlacedStage, Stage, parts_of, place_stages
 from pipeline.store.file import explain, remove_leftovers
-from pipeline.store.lock import DirectoryBusy, exclusive
+from pipeline.store.lock import DirectoryBusy, exclusive, in_turn
 from pipeline.store.seal import BrokenSeal, Seal, read_seal, seal_directory, verify_files
 from pipeline.tracking.events import EventLog
 from pipeline.tracking.listeners import listening
@@ -92,7 +92,10 @@ def _run(
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str((run / COMPILED).absolute()))
     with contextlib.ExitStack() as stack:
         if ranks.is_main:
-            stack.enter_context(exclusive(part.directory))
+            stack.enter_context(_turn(part, ranks, stop))
+            if part.is_done:
+                _say(ranks, f"{name}: done by another process in {part.place}")
+                return
             remove_leftovers(part.directory)
             note_start(part.directory, ranks)
             tracked = _tracked(part, stage, config, run, inputs, seals)
@@ -123,6 +126,13 @@ def _run(
             context.collective.close()
 
 
+def _turn(part: Part, ranks: Ranks, stop: StopFlag) -> contextlib.AbstractContextManager[None]:
+    """Hold the part's lock, in a sweep once it is free. For several processes the launcher waits, before they start."""
+    if part.is_shared and ranks.world_size == 1:
+        return in_turn(part.directory, stop, lambda text: _say(ranks, f"{part.name}: {text}"))
+    return exclusive(part.directory)
+
+
 def _sealed_inputs(placed: Mapping[str, PlacedStage], part: Part, run: Path, ranks: Ranks) -> dict[str, Seal]:
     """Return the seals of the input parts.
 
@@ -143,7 +153,9 @@ def _sealed_inputs(placed: Mapping[str, PlacedStage], part: Part, run: Path, ran
             if ranks.is_main:
                 verify_files(directory, seal)
         except BrokenSeal as error:
-            raise UserError(f"{error}\ndelete {directory} to run stage '{owners[name]}' again") from error
+            raise UserError(
+                f"{error}\ndelete {parts_of(placed)[name].place} to run stage '{owners[name]}' again"
+            ) from error
         for split, digest in seal.about["images"].items():
             known, other = images.setdefault(split, (digest, directory))
             if known != digest:
@@ -167,6 +179,7 @@ def _tracked(
         inputs=inputs,
         run=run,
         name=run.absolute().name,
+        group=part.place.parent.name if part.is_shared else None,
         config={**config.model_dump(mode="json"), "git": git},
         tags=(config.model.name, config.data.dataset, *config.tracking.tags),
         commit=None if git is None else git["commit"],

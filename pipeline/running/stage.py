@@ -92,6 +92,16 @@ class Part:
         """Whether the directory holds unfinished work."""
         return self.directory.exists() and not self.is_done
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether the directory is a sweep's, where others of its runs may be at work."""
+        return self.directory.is_symlink()
+
+    @property
+    def place(self) -> Path:
+        """The directory itself: that of a sweep if this run has but a link to it."""
+        return self.directory.resolve() if self.is_shared else self.directory
+
 
 @dataclasses.dataclass(frozen=True)
 class PlacedStage:

@@ -24,6 +24,8 @@ class Tracked:
     """The run directory, which is one W&B run."""
     name: str
     """Name of the W&B run."""
+    group: str | None
+    """Name of the sweep that the run belongs to, which is a group in W&B."""
     config: Mapping[str, Any]
     """The whole recipe and other facts about the run."""
     trained_steps: int

@@ -188,6 +188,7 @@ class WandbRun:
             project=self._settings.project,
             entity=self._settings.entity,
             name=tracked.name,
+            group=tracked.group,
             id=self._state.id,
             resume="allow",
             config=dict(tracked.config),

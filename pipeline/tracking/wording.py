@@ -76,12 +76,12 @@ def percentage(percent: float, images: int | None) -> str:
 
 
 def errors(figures: Mapping[str, Any]) -> list[str]:
-    """Return a field for each error among the figures of an event or a stage."""
+    """Return a field for each error among the figures of an event or a stage; few classes have no top-5 error."""
     images = figures.get("images")
     fields = [
         f"top-{k} error {percentage(figures[f'top{k}_error_percent'], images)}"
         for k in (1, 5)
-        if f"top{k}_error_percent" in figures
+        if figures.get(f"top{k}_error_percent") is not None
     ]
     if "restricted_top1_error_percent" in figures:
         among = f"among the {counted(figures['present_classes'], 'class')} present"

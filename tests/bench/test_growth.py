@@ -39,6 +39,9 @@ def test_every_step_is_measured_in_a_process_of_its_own(monkeypatch: pytest.Monk
         "status": ["300 lines"],
         "report, by lines": ["300 lines"],
     }
+    peaks = {title: measured.rounds[0].figures["peak MB"] for title, (measured,) in found.items()}
+    # A process's own: `plan` imports no torch, and this process does.
+    assert peaks["plan"] < peaks["order and crops of an epoch"]
     for (measured,) in found.values():
         (only,) = measured.rounds
         assert only.units in (200, 300)

@@ -19,6 +19,7 @@ from pipeline.bench.cell import Cell
 from pipeline.bench.cifar_inputs import noise, our_batches, plain_batches, torchvision_batches
 from pipeline.bench.crop_plans import images_per_round
 from pipeline.bench.measurement import Work
+from pipeline.bench.pool_peer import installed_pools
 from pipeline.bench.startup import cold_start, compare_answers, compare_first_steps
 from tests.conftest import REPOSITORY
 from tests.images import write_image_folders
@@ -56,6 +57,7 @@ def test_loader_compares_training_and_centre_crops_with_every_peer(images, tmp_p
             "torchvision v2 + decode_jpeg, bytes",
             "torchvision v2 + PIL",
             "timm create_loader",
+            *(f"threads of {kind}, bytes" for kind in installed_pools()),
         ]
         for contestant in comparison["contestants"]:
             (only,) = contestant["rounds"]
@@ -69,8 +71,9 @@ def test_loader_compares_training_and_centre_crops_with_every_peer(images, tmp_p
 def test_evaluate_compares_each_plan_with_what_others_can_do(images, tmp_path):
     record = run(tmp_path / "out.json", "evaluate", "--images", images, *TINY, "--plans", "center224", "10crop")
     peers = {comparison["title"]: names(comparison, "peer") for comparison in record["comparisons"]}
-    centre = ["timm's loader", "torchvision v2 + decode_jpeg"]
-    ten = ["decoded for every crop", "torchvision TenCrop, decoded once"]
+    pools = [f"threads of {kind}" for kind in installed_pools()]
+    centre = ["timm's loader", "torchvision v2 + decode_jpeg", *pools]
+    ten = ["decoded for every crop", "torchvision TenCrop, decoded once", *pools]
     assert peers == {
         "center224 (1 crop), reading alone, 8 images a round": centre,
         "center224 (1 crop), with senet_nano, 4 images a round": centre,
@@ -150,7 +153,7 @@ def test_checkpoint_compares_the_stall_and_the_steps_beside_it_and_leaves_nothin
     alone, beside = record["comparisons"]
     assert [comparison["ratio_of"] for comparison in (alone, beside)] == ["stall ms", "s added"]
     assert names(alone, "peer") == names(beside, "peer") == ["torch.save, flushed and renamed"]
-    assert beside["title"] == "20 steps of 2 images of 64 px, with one checkpoint in them"
+    assert beside["title"] == "20 steps of 2 images of 32 px, with one checkpoint in them"
     for contestant in alone["contestants"]:
         assert contestant["s until on disk"]["median"] > 0
     for contestant in beside["contestants"]:

@@ -220,32 +220,34 @@ def tamper(run: ClusterRun) -> Tampered:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ensemble:
-    """Two members by seed, as job arrays, one of which was asked to stop."""
+class Swept:
+    """Four members by seed and the batch of their evaluation; the training of the second seed was asked to stop."""
 
+    folder: ClusterRun
     members: list[ClusterRun]
     submitted: Answer
-    waiting: str
-    """The state of the stopped member's evaluation while its training was queued again."""
+    waiting: list[str]
+    """The states of the evaluations of the second seed while its training was queued again."""
     status: str
-    """Of the stopped member in the end."""
+    """Of the sweep in the end."""
 
 
-def train_two_seeds(run: ClusterRun) -> Ensemble:
-    """All stages for two seeds; the second one's training is asked to stop once."""
-    submitted = run.submit("--seeds", "1,2", "train.epochs=2", "schedule.drop_epochs=[1.5]")
+def sweep_four(run: ClusterRun) -> Swept:
+    """All stages for two seeds, each evaluated twice; the second one's training is asked to stop once."""
+    words = ("sweep.evaluate.batch=[8,16]", "--seeds", "1,2", "train.epochs=2", "schedule.drop_epochs=[1.5]")
+    submitted = run.submit(*words)
     assert submitted.code == 0, submitted.output
-    members = [run.member("seed1"), run.member("seed2")]
-    second = members[1]
+    members = [run.member(f"batch{batch}-seed{seed}") for seed in (1, 2) for batch in (8, 16)]
+    second = members[2]
     second.wait_for_step_after(second.wait_for_attempt("train", 1))
     with second.held("train"):
         run.cluster.command("scancel", "--batch", "--signal=USR2", second.job_id("train"))
     second.wait_for_restart("train", 1)
-    waiting = second.job("evaluate").state
+    waiting = [member.job("evaluate").state for member in members[2:]]
     for member in members:
         for stage in ("train", *member.stages_behind("train")):
             member.wait_for_state(stage, "COMPLETED")
-    return Ensemble(members, submitted, waiting, second.status())
+    return Swept(run, members, submitted, waiting, run.status())
 
 
 def evaluate_file(run: ClusterRun, prepared: Path) -> ClusterRun:

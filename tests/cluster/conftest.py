@@ -122,7 +122,7 @@ def futures(
     stories: dict[str, Callable[[], object]] = {
         "preempted": lambda: interrupt_training(new_run(nodes=2, tasks=2, constraint="n1|n2|n3")),
         "failed": lambda: attempts.fail_and_go_on(new_run(prepared, requeue_on_failure=1)),
-        "ensemble": lambda: attempts.train_two_seeds(new_run()),
+        "swept": lambda: attempts.sweep_four(new_run()),
         "stopped": stopped,
         "evaluated": lambda: attempts.evaluate_file(new_run(prepared, nodes=2), prepared),
         "without_progress": lambda: attempts.never_get_further(new_run(prepared, python=hanging)),
@@ -150,8 +150,8 @@ def failed(futures: Futures) -> attempts.Failed:
 
 
 @pytest.fixture(scope="session")
-def ensemble(futures: Futures) -> attempts.Ensemble:
-    result: attempts.Ensemble = futures["ensemble"].result()
+def swept(futures: Futures) -> attempts.Swept:
+    result: attempts.Swept = futures["swept"].result()
     return result
 
 

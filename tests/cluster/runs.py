@@ -62,7 +62,7 @@ class ClusterRun:
         return self
 
     def member(self, name: str) -> ClusterRun:
-        """The run of an ensemble's member, of which this is the folder."""
+        """The run of a sweep's member, of which this is the folder."""
         member = copy.copy(self)
         member.directory = self.directory / name
         return member

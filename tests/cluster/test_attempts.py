@@ -91,17 +91,22 @@ def test_a_run_directory_that_vanished_ends_its_job_and_can_be_submitted_again(t
     assert tampered.again.code == 0, tampered.again.output
 
 
-def test_an_ensemble_runs_to_its_end_and_a_member_that_is_stopped_comes_back_alone(ensemble: attempts.Ensemble) -> None:
-    first, second = ensemble.members
-    assert "members: seed1, seed2" in ensemble.submitted.output
-    assert [member.job("train").restarts for member in ensemble.members] == [0, 1]
-    assert ensemble.waiting == "PENDING"
-    for member in ensemble.members:
+def test_a_sweep_of_four_does_what_is_equal_once_and_a_training_that_is_stopped_comes_back(
+    swept: attempts.Swept,
+) -> None:
+    names = ["batch8-seed1", "batch16-seed1", "batch8-seed2", "batch16-seed2"]
+    assert f"members: {', '.join(names)}" in swept.submitted.output
+    ids = {stage: [member.job_id(stage) for member in swept.members] for stage in ("prepare", "train", "evaluate")}
+    assert {stage: len(set(jobs)) for stage, jobs in ids.items()} == {"prepare": 1, "train": 2, "evaluate": 4}
+    assert [member.job("train").restarts for member in swept.members] == [0, 0, 1, 1]
+    assert swept.waiting == ["PENDING", "PENDING"]
+    for member in swept.members:
         assert member.steps() == every_step_once(member)
         assert all(stage.is_done for stage in member.stages().values())
-    assert "in 2 attempts" in ensemble.status
-    weights = [member.seal("train").files["weights.safetensors"].sha256 for member in (first, second)]
-    assert weights[0] != weights[1]
+    assert "4 of 4 runs done" in swept.status
+    assert re.findall(r"^(\S+) +done +top-1 error", swept.status, re.MULTILINE) == names
+    weights = [member.seal("train").files["weights.safetensors"].sha256 for member in swept.members]
+    assert weights[0] == weights[1] != weights[2]
 
 
 def test_evaluation_alone_scores_a_weight_file_with_two_processes(evaluated: ClusterRun) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from launch.networks import networks_page
 from pipeline.config.documentation import key_page
-from pipeline.config.reader import load_config
+from pipeline.config.reader import load_members
+from pipeline.config.schema import Config
 from pipeline.running.stage import parts_of, place_stages
 from stages import STAGES
 from tests.conftest import REPOSITORY
@@ -20,11 +21,24 @@ from tests.glossary import glossary_page
 RECIPES = sorted((REPOSITORY / "configs").rglob("*.yaml"))
 
 
+def named(recipe: Path) -> str:
+    """The name of a recipe: of those for a small network, after their folder too."""
+    folder = recipe.parent.name
+    return f"{folder}_{recipe.stem}" if folder == "small" else recipe.stem
+
+
 def stage_keys() -> str:
-    """The key of every part, by recipe."""
-    placed = {path.stem: parts_of(place_stages(load_config(path), Path("run"), STAGES)) for path in RECIPES}
-    keys = {recipe: {name: part.key for name, part in parts.items()} for recipe, parts in placed.items()}
+    """The key of every part, by recipe; of the members of a sweep that of the training, by member."""
+    keys: dict[str, dict[str, str]] = {}
+    for path in RECIPES:
+        members = {member.name: keys_of(member.config) for member in load_members(path)}
+        keys[named(path)] = members.get("") or {name: parts["train"] for name, parts in members.items()}
     return json.dumps(keys, indent=1) + "\n"
+
+
+def keys_of(config: Config) -> dict[str, str]:
+    """The keys of a run's parts."""
+    return {name: part.key for name, part in parts_of(place_stages(config, Path("run"), STAGES)).items()}
 
 
 PINNED: dict[str, Callable[[], str]] = {

@@ -11,11 +11,11 @@ from pipeline.config import crop_plan
 from pipeline.config.crop_plan import CropGroup, CropPlan, builtin_names, builtin_plan
 from pipeline.config.document import decode_document
 from pipeline.config.problems import validated
-from pipeline.config.reader import config_differences, load_config, read_run_config, write_run_config
+from pipeline.config.reader import config_differences, load_config, load_members, read_run_config, write_run_config
 from pipeline.config.section import Section
 from pipeline.ground.errors import UserError
 from pipeline.ground.interpreter import command_line
-from tests.config.pinned import RECIPES
+from tests.config.pinned import RECIPES, named
 from tests.config.written import SMALL, mistakes
 
 REPOSITORY = Path(__file__).parents[2]
@@ -320,9 +320,9 @@ def test_unreadable_recipe_is_refused(write):
     assert mistakes(Path("loop.yaml")) == ["loop.yaml: too many levels of symbolic links"]
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECIPES, ids=named)
 def test_run_config_is_read_back_as_it_was(tmp_path, path):
-    config = load_config(path)
+    config = load_members(path)[-1].config
     write_run_config(tmp_path / "run", config)
     assert read_run_config(tmp_path / "run") == config
 

@@ -10,7 +10,7 @@ import pytest
 from pipeline.config.reader import config_differences, load_config
 from pipeline.networks.layers import Cost, layer_table
 from pipeline.paper.tables import read_table
-from tests.config.pinned import PINNED, RECIPES
+from tests.config.pinned import PINNED, RECIPES, named
 from tests.conftest import REPOSITORY
 
 
@@ -18,12 +18,12 @@ def recipe(name: str):
     return load_config(REPOSITORY / "configs" / f"{name}.yaml")
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECIPES, ids=named)
 def test_recipe_loads_and_is_named_like_its_file(path):
-    assert load_config(path).name == path.stem
+    assert load_config(path, ["sweep=null"]).name == named(path)
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECIPES, ids=named)
 def test_recipe_opens_with_source_hardware_time_expectation_and_command(path):
     header = path.read_text().split("\n\n")[0]
     assert all(line.startswith("#") for line in header.splitlines())

@@ -51,9 +51,19 @@ def test_what_stands_behind_options_is_answered_like_what_stands_before_them():
     assert parse(["submit", "a.yaml", "--profile", "p.yaml", "b.yaml"]).other_configs == [Path("b.yaml")]
 
 
-def test_further_recipes_and_seeds_make_an_ensemble():
+@pytest.mark.parametrize("command", ["plan", "run", "submit"])
+def test_further_recipes_and_seeds_make_a_sweep(command):
     arguments = parse(
-        ["submit", "a.yaml", "b.yaml", "epochs=1", "--profile", "p.yaml", "--seeds", "1,2", "processes=2"]
+        [
+            command,
+            "a.yaml",
+            "b.yaml",
+            "epochs=1",
+            *(["--profile", "p.yaml"] * (command != "run")),
+            "--seeds",
+            "1,2",
+            "processes=2",
+        ]
     )
     assert (arguments.config, arguments.other_configs) == (Path("a.yaml"), [Path("b.yaml")])
     assert (arguments.overrides, arguments.seeds) == (["epochs=1", "processes=2"], [1, 2])
@@ -83,7 +93,7 @@ def test_further_recipes_and_seeds_make_an_ensemble():
         (["run", "dmo"], "argument CONFIG: dmo: no such recipe (did you mean demo?)"),
         (
             ["plan", "qqq"],
-            "argument CONFIG: qqq: no such recipe (there are: cifar10, cifar10_archive, demo, ",
+            "argument CONFIG: qqq: no such recipe (there are: cifar10, cifar10_archive, ",
         ),
         (["submit", "demo", "cfar10", "--profile", "p.yaml"], "cfar10: no such recipe (did you mean cifar10?)"),
         (["status", "runs/demo", "--speed=1"], "unrecognized arguments: --speed=1"),

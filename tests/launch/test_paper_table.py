@@ -16,7 +16,8 @@ import scipy.special
 
 from launch.__main__ import main
 from launch.paper_table import recipe_of
-from pipeline.config.reader import write_run_config
+from pipeline.config.network import ModelConfig
+from pipeline.config.reader import load_members, write_run_config
 from pipeline.ground.errors import EXIT_DONE, EXIT_USER_ERROR
 from pipeline.models.tracing import variant_table
 from pipeline.networks.layers import VARIANTS
@@ -87,7 +88,7 @@ def test_tables_without_runs_print_the_papers_figures_and_what_a_run_would_cost(
                 assert figure is None or figure in text
     line = next(line for line in printed(capsys, "table2").splitlines() if line.startswith("SE-ResNet-50 "))
     assert line.split()[1:4] == ["23.29", "/", "6.62"]
-    assert "table2_se_resnet50" in line
+    assert " configs/paper/table2_se_resnet50.yaml " in line
     assert re.search(r"28,088,024 +3.86 +2.97 EFLOP, 8 h 15 min$", line)
 
 
@@ -101,7 +102,7 @@ def test_places365_and_coco_are_not_here_yet(capsys) -> None:
 
 
 def test_runs_of_a_sweep_are_compared_with_their_baseline_over_seeds(capsys, sweep: Path) -> None:
-    rows = rows_of(capsys, "table14", sweep)
+    rows = rows_of(capsys, "table14", sweep, sweep / "se-seed0")  # a run given twice counts once
     assert {name: row["runs"] for name, row in rows.items()} == {
         "without the block": "1",
         "SE": "2",
@@ -182,7 +183,12 @@ def test_costs_of_the_ablations_are_traced() -> None:
     assert VARIANTS.read_text() == variant_table()
 
 
-@pytest.mark.parametrize("name", ["table2", "table3", "table4", "table5", "table8", "table9"])
-def test_each_of_our_rows_has_its_recipe(name: str) -> None:
+@pytest.mark.parametrize("name", table_names())
+def test_each_of_our_rows_has_a_recipe_that_trains_its_network(name: str) -> None:
     for row in read_table(name).rows:
-        assert (recipe_of(row) is not None) == (row.model is not None), row.name
+        path = recipe_of(row)
+        assert (path is not None) == (row.model is not None), row.name
+        if path is not None:
+            trained = {member.config.model.title: member.config for member in load_members(path)}
+            assert ModelConfig.of_row(row).title in trained, row.name
+            assert len({member.config.seed for member in load_members(path)}) == row.seeds

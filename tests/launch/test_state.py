@@ -148,7 +148,10 @@ def test_status_shows_every_stage_and_the_command_that_goes_on(placed, tmp_path,
 
 
 def test_status_says_figures_in_words_with_units(placed, tmp_path, capsys):
-    finish(placed["train"], {"top1_error_percent": 1.391, "epochs": 8.01112, "images_per_second": 18_560.4})
+    finish(
+        placed["train"],
+        {"top1_error_percent": 1.391, "top5_error_percent": None, "epochs": 8.01112, "images_per_second": 18_560.4},
+    )
     assert print_status(tmp_path) == 0
     assert "8.0 epochs, 18,560 images/s, top-1 error 1.39 %\n" in capsys.readouterr().out
 

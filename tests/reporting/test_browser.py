@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -14,6 +15,7 @@ from pipeline.running.stage import part_names
 from stages import STAGES
 from tests.browser import DARK, browse, find_chromium, screenshot
 from tests.reporting.example_run import make_config, make_run, read_record
+from tests.reporting.measured_gates import measured
 
 # Only in the copy that tests look into: the report itself has no script, and a policy that would stop one. The copy is
 # seen through a frame, since a window cannot be narrower than 500 px.
@@ -29,6 +31,11 @@ addEventListener("load", () => {
     cut: all("section > *, header > *, .columns > *")
       .filter(element => element.getBoundingClientRect().right > innerWidth + 0.5).length,
     unaligned: all("td.number").filter(cell => getComputedStyle(cell).textAlign !== "right").length,
+    smallest: Math.min(...all(".plot text").map(text => {
+      const scale = text.getScreenCTM();
+      return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(scale.a, scale.b);
+    })),
+    written: getComputedStyle(document.querySelector(".plot text")).fill,
     background: getComputedStyle(document.body).backgroundColor,
     requests: performance.getEntriesByType("resource").filter(entry => !entry.name.startsWith("data:")).length,
   }, "*");
@@ -55,7 +62,7 @@ def chromium() -> str:
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     config = make_config(folder)
-    record = read_record(config, make_run(folder, config))
+    record = dataclasses.replace(read_record(config, make_run(folder, config)), gates=measured(folder / "gates"))
     path = folder / "report.html"
     path.write_text(render_report(record, tuple(name for stage in STAGES for name in part_names(stage))).html)
     return path
@@ -73,12 +80,13 @@ def facts_of(chromium: str, page: Path, folder: Path, width: int, *flags: str) -
     return dict(json.loads(found[1]))
 
 
-@pytest.mark.parametrize("width", [1280, 420])
+@pytest.mark.parametrize("width", [1280, 400])
 def test_nothing_is_cut_off_at_the_side(chromium: str, page: Path, tmp_path: Path, width: int) -> None:
     facts = facts_of(chromium, page, tmp_path, width)
     assert facts["width"] == width
     assert facts["page"] <= width, "the page scrolls sideways"
     assert facts["cut"] == 0
+    assert 8.5 < facts["smallest"] < 14, "text in the plots, in pixels"
 
 
 def test_every_image_is_shown_numbers_are_aligned_and_nothing_is_fetched(
@@ -90,9 +98,9 @@ def test_every_image_is_shown_numbers_are_aligned_and_nothing_is_fetched(
 
 
 def test_the_page_follows_the_readers_dark_mode(chromium: str, page: Path, tmp_path: Path) -> None:
-    light = facts_of(chromium, page, tmp_path, 1280)["background"]
-    dark = facts_of(chromium, page, tmp_path, 1280, DARK)["background"]
-    assert (light, dark) == ("rgb(255, 255, 255)", "rgb(21, 25, 31)")
+    light, dark = (facts_of(chromium, page, tmp_path, 1280, *flags) for flags in ((), (DARK,)))
+    assert (light["background"], dark["background"]) == ("rgb(255, 255, 255)", "rgb(21, 25, 31)")
+    assert (light["written"], dark["written"]) == ("rgb(28, 33, 40)", "rgb(223, 228, 234)"), "text in the plots"
 
 
 def test_the_browser_has_nothing_to_complain_about(chromium: str, page: Path, tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from matplotlib.figure import Figure
 
 from pipeline.evaluation.metrics import Ranking
 from pipeline.reporting.calibration import NUM_BINS, calibrate, calibration_plot
-from pipeline.reporting.plots import LIGHT
 
 
 def ranking(probability: list[float], is_right: list[bool]) -> Ranking:
@@ -36,7 +35,7 @@ def test_no_line_joins_the_bins_and_one_image_says_little() -> None:
     assert single.accuracy_interval == pytest.approx((0.21, 1.0), abs=0.01)
     assert many.accuracy_interval == pytest.approx((0.99, 1.0), abs=0.01)
     axes = Figure().add_subplot()
-    calibration_plot("c", calibration).draw(axes, LIGHT)
+    calibration_plot("c", calibration).draw(axes)
     joined = [np.asarray(line.get_xdata()).tolist() for line in axes.lines if line.get_linestyle() != "None"]
     assert joined == [[0, 1]], "the diagonal alone"
 

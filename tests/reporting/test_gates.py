@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,50 +12,16 @@ import pytest
 
 from launch.__main__ import main
 from pipeline.config.reader import write_run_config
-from pipeline.evaluation.gates import BlockGates
 from pipeline.ground.errors import EXIT_DONE, EXIT_USER_ERROR, UserError
-from pipeline.reporting.gates import Gates, gate_figure, read_gates
+from pipeline.reporting.gates import gate_figure
 from pipeline.reporting.page import render_report
 from pipeline.running.stage import parts_of, place_stages
-from pipeline.store.file import write_json
 from stages import STAGES
 from tests.reporting.example_run import make_config, make_run, read_record
+from tests.reporting.measured_gates import PAPERS, measured
 from tests.sealed import seal_part
 
-PAPERS = ("n01443537", "n02110958", "n03954731", "n09246464")
-STAGE_BLOCKS = {2: 3, 3: 4, 4: 6, 5: 3}
-"""Blocks of each stage of SE-ResNet-50."""
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-def measured(folder: Path, classes: Sequence[str] = PAPERS, blocks: dict[int, int] | None = None) -> Gates:
-    """Gates as the stage leaves them, of blocks with 60 channels."""
-    folder.mkdir(parents=True, exist_ok=True)
-    generator = np.random.default_rng(3)
-    found = []
-    for stage, count in (blocks or STAGE_BLOCKS).items():
-        for number in range(1, count + 1):
-            mean, std = (generator.random((len(classes), 60), np.float32) / np.float32(part) for part in (1, 9))
-            label = f"SE_{stage}_{number}"
-            found.append(BlockGates(label, label, stage, 450, mean, std, mean.mean(0), std.mean(0), 1.25, 7.5))
-    np.savez(folder / "gates.npz", allow_pickle=False, **{k: v for each in found for k, v in each.arrays().items()})
-    last = [block.label for block in found if block.stage == found[-1].stage]
-    errors = {"as trained": {"top1_error_percent": 20.0}, "with fixed gates": {"top1_error_percent": 20.25}}
-    figures = {
-        "plan": "center224",
-        "images": 200,
-        "near": 0.05,
-        "classes": [{"folder": folder, "words": f"{folder} words, other", "images": 50} for folder in classes],
-        "blocks": [block.summary() for block in found],
-        "left_out": {
-            "blocks": last,
-            "parameters": 450 * len(last),
-            "parameters_of_all_blocks": 450 * len(found),
-            "errors": errors,
-        },
-    }
-    write_json(folder / "gates.json", figures)
-    return read_gates(folder)
 
 
 def test_the_paper_s_blocks_and_classes_are_shown_if_they_are_there(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def tracked(run: Path, part: str = "train", **fields: Any) -> Tracked:
             "commit": None,
             "weights": {},
             "checkpoint_seconds": None,
+            "group": None,
             **fields,
         }
     )

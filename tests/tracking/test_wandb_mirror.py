@@ -67,11 +67,11 @@ def state_of(run: Path) -> dict[str, Any]:
 
 
 def test_a_run_has_its_name_config_and_metrics(run: Path) -> None:
-    attempt = live(tracked(run), range(1, 4), exit_code=75)
+    attempt = live(tracked(run, group="ablations"), range(1, 4), exit_code=75)
     assert attempt.warnings == []
     (path,) = fragments(run)
     described = read_run(path)
-    assert (described.run_group, described.job_type, described.display_name) == ("", "", "small")
+    assert (described.run_group, described.job_type, described.display_name) == ("ablations", "", "small")
     assert (described.run_id, described.project) == (state_of(run)["id"], "tests")
     config = {item.key: json.loads(item.value_json) for item in described.config.update}
     assert config["optim"] == {"lr": 0.1}

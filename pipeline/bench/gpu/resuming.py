@@ -80,6 +80,7 @@ def _trainer(scope: Scope, checkpoints: Path, start: Path | None) -> Trainer:
         image_size_px=size,
         threads=scope.threads,
         execution={"precision": scope.precisions[0]},
+        optim={"lr": 0.01},
         train={"epochs": never, "validate_every_epochs": never, "validation": plan.model_dump()},
         checkpoint={"every_epochs": never, "every_steps": scope.steps // 2, "keep_last": 2},
     )

@@ -44,8 +44,10 @@ def measure_gpu(out: Path, minutes: float, images: Path | None) -> int:
     """Measure this process's GPU in at most `minutes`, and write `gpu.json` and `gpu.md` into the folder `out`.
 
     `images` is a folder or tar of JPEG files; None: made ones. Returns the exit code: 1 if a row is not whole for
-    another reason than a package that is not installed. Raises UserError without a GPU.
+    another reason than a package that is not installed. Raises UserError without a GPU, and if `out` is a file.
     """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out: {out} is no folder; name one, or one that is yet to be made")
     if not torch.cuda.is_available():
         raise UserError("gpu: measures a CUDA device, and this machine shows none")
     with image_folder(images, write_pictures) as folder:

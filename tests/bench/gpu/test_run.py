@@ -115,6 +115,12 @@ def test_without_a_gpu_it_ends_with_one_clear_line(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_is_no_folder_for_what_it_leaves(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--out: .*/file is no folder; name one"):
+        measure_gpu(tmp_path / "file", 1, None)
+
+
 def test_with_torch_and_timm_alone_the_other_rows_are_named_by_what_they_lack(toy: Scope) -> None:
     """Those that need more say so; torch's own rows have their figures."""
     code = f"""

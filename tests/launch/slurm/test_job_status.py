@@ -115,7 +115,7 @@ def test_only_a_stage_that_was_submitted_has_the_state_of_a_job(tmp_path, monkey
         return {job: QueuedJob(job, "PENDING", reason="Resources") for job in jobs}
 
     monkeypatch.setattr(scheduler, "look_up", look_up)
-    jobs = jobs_of(tmp_path, placed)
+    jobs = jobs_of({tmp_path: placed})[tmp_path]
     assert asked == ["11"]
     assert (jobs.profile, jobs.is_alive) == ("p.yaml", True)
     assert jobs.with_job(train, WAITING) == StageState("queued", "job 11: Resources")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -223,6 +224,19 @@ def test_a_job_is_counted_under_the_name_that_its_own_script_gives_it(train):
     ask("start", train, job="11_3", SLURM_JOB_ID="14")
     ask("start", train, job="12", SLURM_ARRAY_JOB_ID="11", SLURM_ARRAY_TASK_ID="3")
     assert [attempt.job for attempt in read_job_attempts(train)] == ["11_3", "12"]
+
+
+def test_a_stage_that_another_run_of_the_sweep_works_on_is_waited_for(train, tmp_path, monkeypatch, capsys):
+    (tmp_path.parent / "shared").mkdir()
+    train.directory.symlink_to(tmp_path.parent / "shared")
+    (holder := exclusive(train.directory)).__enter__()
+    monkeypatch.setattr(
+        "pipeline.store.lock.time.sleep", lambda seconds: seconds > 1 and holder.__exit__(None, None, None)
+    )
+    assert ask("start", train) == EXIT_DONE
+    waiting, started = capsys.readouterr().out.splitlines()
+    assert f"waiting for pid {os.getpid()} on {os.uname().nodename}, at work in {train.directory}" in waiting
+    assert started.endswith(" train: job 12 on n[1-2]")
 
 
 def test_a_stage_that_another_process_works_on_is_left_alone(train, capsys):

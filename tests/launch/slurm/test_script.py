@@ -50,10 +50,10 @@ def gpu() -> JobScript:
 
 
 def array() -> JobScript:
-    """The same stage of two members of an ensemble."""
-    members = ((Path("/data/runs/e/seed1"), "0123456789"), (Path("/data/runs/e/seed 2"), "abcdef0123"))
+    """The same stage of two members of a sweep of four."""
+    tasks = {0: (Path("/data/runs/e/seed1"), "0123456789"), 2: (Path("/data/runs/e/seed 2"), "abcdef0123")}
     return dataclasses.replace(
-        CPU, run=Path("/data/runs/e"), log=Path("/data/runs/e/jobs/evaluate-%A_%a.log"), members=members
+        CPU, run=Path("/data/runs/e"), log=Path("/data/runs/e/jobs/evaluate-%A_%a.log"), tasks=tasks
     )
 
 
@@ -163,7 +163,7 @@ def test_no_name_is_read_as_anything_but_a_name(name):
     assert read_by_sbatch == [f"--job-name={name}-evaluate"]
 
 
-@pytest.mark.parametrize(("task", "run", "key"), [(0, "seed1", "0123456789"), (1, "seed 2", "abcdef0123")])
+@pytest.mark.parametrize(("task", "run", "key"), [(0, "seed1", "0123456789"), (2, "seed 2", "abcdef0123")])
 def test_a_task_of_an_array_takes_the_run_of_its_number(task, run, key):
     lines = [line for line in render(array()).splitlines() if line.startswith(("RUN", "KEY"))]
     command = "\n".join([f"SLURM_ARRAY_TASK_ID={task}", *lines, 'printf "%s|%s" "$RUN" "$KEY"'])

@@ -12,11 +12,9 @@ import pytest
 
 from launch.__main__ import main
 from launch.slurm import scheduler
-from launch.slurm.ensemble import member_requests
 from launch.slurm.jobs import JobRecord, read_jobs, write_jobs
 from launch.slurm.logs import follow_file
 from launch.slurm.scheduler import JobRefused, QueuedJob
-from launch.slurm.submission import SubmitRequest
 from pipeline.config.reader import load_config, read_run_config
 from pipeline.ground.errors import UserError
 from pipeline.running.provenance import collect_provenance
@@ -40,12 +38,12 @@ class Queue:
         for name in ("submit", "check", "cancel", "look_up"):
             monkeypatch.setattr(scheduler, name, getattr(self, name))
 
-    def submit(self, script: Path, after: Sequence[str], condition: str = "afterok") -> str:
+    def submit(self, script: Path, after: Sequence[str], after_tasks: Sequence[str] = ()) -> str:
         if self.refuses == len(self.jobs):
             raise UserError("sbatch: error: Job violates accounting/QOS policy")
         job = str(100 + len(self.jobs))
         self.jobs[job] = QueuedJob(job, "PENDING", reason="Dependency" if after else "Priority", limit="30:00")
-        self.after[job] = tuple(after)
+        self.after[job] = (*after, *after_tasks)
         return job
 
     def check(self, script: Path) -> None:
@@ -291,45 +289,59 @@ def test_after_cancel_all_is_submitted_anew_once_the_old_jobs_are_gone(queue, ru
     assert len(queue.jobs) == 2 * count
 
 
-def test_an_ensemble_is_a_job_array_a_stage_whose_tasks_wait_for_their_own_member_s(queue, run, capsys):
+def test_a_sweep_is_a_job_array_a_stage_whose_tasks_wait_for_their_own_member_s_and_all_for_what_is_equal(queue, run):
     assert submit(run, "--seeds", "1,2,3") == 0
     arrays = dict(zip(placed(run / "seed3"), queue.jobs, strict=True))
     assert queue.after[arrays["train"]] == (arrays["prepare"], arrays["build"])
     records = {job.stage: job for job in read_jobs(run / "seed3")}
-    assert {name: job.job for name, job in records.items()} == {name: f"{job}_2" for name, job in arrays.items()}
-    assert records["train"].waits_for == (f"{arrays['prepare']}_2", f"{arrays['build']}_2")
+    tasks = {name: job if name == "prepare" else f"{job}_2" for name, job in arrays.items()}
+    assert {name: job.job for name, job in records.items()} == tasks
+    assert records["train"].waits_for == (arrays["prepare"], f"{arrays['build']}_2")
     assert records["train"].log == str(run / "jobs" / f"train-{arrays['train']}_2.log")
     assert read_run_config(run / "seed3").seed == 3
-    script = (run / "jobs" / "train.sbatch").read_text()
-    assert "#SBATCH --array=0-2\n" in script
-    assert f"RUNS=({run}/seed1 {run}/seed2 {run}/seed3)\n" in script
+    script = (run / "jobs" / "train-0.sbatch").read_text()
+    assert "#SBATCH --array=0,1,2\n" in script
+    assert f"RUNS=([0]={run}/seed1 [1]={run}/seed2 [2]={run}/seed3)\n" in script
+    assert len(list((run / "seed1" / "jobs").glob("prepare-*.sbatch"))) == 1
 
 
-def test_members_that_stand_at_different_stages_get_jobs_of_their_own(queue, run):
+def test_tasks_that_wait_for_the_same_task_of_an_array_are_one_array(queue, run):
+    assert submit(run, "sweep.optim.lr=[0.1,0.2]", "--seeds", "1,2") == 0
+    records = {path.name: {job.stage: job for job in read_jobs(path)} for path in run.glob("lr*")}
+    first, second = (records[f"lr0.1-seed{seed}"]["build"].job for seed in (1, 2))
+    assert first.partition("_")[0] == second.partition("_")[0], "one array of two tasks"
+    assert [records[f"lr0.2-seed{seed}"]["build"].job for seed in (1, 2)] == [first, second]
+    for seed, build in ((1, first), (2, second)):
+        array, _ = (records[f"lr{lr}-seed{seed}"]["train"].job.partition("_")[0] for lr in (0.1, 0.2))
+        assert queue.after[array] == (records["lr0.1-seed1"]["prepare"].job, build)
+        evaluate = records[f"lr0.2-seed{seed}"]["evaluate"]
+        assert records[f"lr0.2-seed{seed}"]["freeze_bn"].job in evaluate.waits_for
+
+
+def test_submitting_a_sweep_again_queues_what_is_missing_behind_what_is_queued(queue, run):
     submit(run, "--seeds", "1,2")
-    queue.jobs.update(
-        {f"{job}_{task}": QueuedJob(f"{job}_{task}", "CANCELLED") for job in queue.jobs for task in (0, 1)}
-    )
-    finish(run / "seed1", "build")
-    names = list(placed(run / "seed1"))
+    before = {member: job_ids(run / member) for member in ("seed1", "seed2")}
+    jobs = set(before["seed1"].values()) | set(before["seed2"].values())
+    queue.jobs = {job: QueuedJob(job, "PENDING") for job in jobs}
+    queue.jobs[before["seed1"]["report"]] = QueuedJob(before["seed1"]["report"], "CANCELLED")
+    assert submit(run, "--seeds", "1,2,3") == 0
+    assert job_ids(run / "seed2") == before["seed2"]
+    assert job_ids(run / "seed3")["prepare"] == before["seed1"]["prepare"], "one key is one job"
+    again = read_jobs(run / "seed1")[-1]
+    assert (again.stage, "_" in again.job) == ("report", False), "one of its own"
+    assert before["seed1"]["fuse"] in again.waits_for
+
+
+def test_cancelling_a_member_leaves_the_jobs_that_others_wait_for_too(queue, run, capsys):
     submit(run, "--seeds", "1,2")
-    again = read_jobs(run / "seed1")[len(names) :]
-    assert [job.stage for job in again] == [name for name in names if name != "build"]
-    assert not [job.job for job in again if "_" in job.job], "no array"
-    assert len(read_jobs(run / "seed2")) == 2 * len(names)
-
-
-def test_members_are_named_by_what_tells_them_apart():
-    request = SubmitRequest(REPOSITORY / "configs" / "demo.yaml", Path("p.yaml"))
-    other = REPOSITORY / "configs" / "cifar10.yaml"
-    runs = [member.run for member in member_requests(request, Path("e"), [other], [1, 2])]
-    assert runs == [Path("e/demo-seed1"), Path("e/demo-seed2"), Path("e/cifar10-seed1"), Path("e/cifar10-seed2")]
-    assert [member.run for member in member_requests(request, Path("e"), [other], [])] == [
-        Path("e/demo"),
-        Path("e/cifar10"),
-    ]
-    with pytest.raises(UserError, match="e/seed1: two members of the ensemble would share this directory"):
-        member_requests(request, Path("e"), [], [1, 1])
+    jobs = {job for member in ("seed1", "seed2") for job in job_ids(run / member).values()}
+    queue.jobs = {job: QueuedJob(job, "PENDING") for job in jobs}
+    shared = job_ids(run / "seed1")["prepare"]
+    assert main(["cancel", str(run / "seed1")]) == 0
+    assert set(queue.cancelled) == set(job_ids(run / "seed1").values()) - {shared}
+    assert main(["cancel", str(run)]) == 0
+    assert set(queue.cancelled) == jobs
+    assert "to go on: submit the same sweep again, or single runs of it" in capsys.readouterr().out
 
 
 def test_logs_prints_what_the_latest_job_of_a_stage_printed(queue, run, capfd):
