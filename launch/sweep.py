@@ -54,10 +54,8 @@ def read_sweep(recipes: Sequence[Path], overrides: Sequence[str], run: Path | No
         return Sweep(folder, members)
     # What `run` makes of the recipe alone lies in runs/NAME.
     sweep = Sweep(run or Path("runs") / (f"{name}-sweep" if seeds or len(recipes) > 1 else name), members)
-    own = (
-        sweep.folder,
-        *(sweep.run_of(member) for member in members if sweep.run_of(member) not in members_of(sweep.folder)),
-    )
+    known = members_of(sweep.folder)
+    own = (sweep.folder, *(place for member in members if (place := sweep.run_of(member)) not in known))
     for directory in own:
         if (directory / RUN_CONFIG).exists():
             raise UserError(f"{directory}: a run of its own; give another --run DIR to the sweep")

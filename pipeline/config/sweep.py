@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import operator
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -159,11 +160,5 @@ def _results(config: Config) -> str:
     facts = identity(config, [name for name in Config.model_fields if name != "name"])
     for leaf in leaves():
         if IS_PATH in leaf.field.metadata and leaf.section != "data":
-            facts[leaf.name] = _value(config, leaf.name)
+            facts[leaf.name] = operator.attrgetter(leaf.name)(config)
     return json.dumps(facts, sort_keys=True)
-
-
-def _value(config: Any, name: str) -> Any:
-    for part in name.split("."):
-        config = getattr(config, part)
-    return config
