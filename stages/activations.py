@@ -44,7 +44,7 @@ def run(context: StageContext) -> StageResult:
         errors["with fixed gates"] = _pass(context, trained, model, f"without the gates of stage {last}")
     plan, blocks = context.config.evaluate.one_crop, list(gates.values())
     figures = {
-        "weights": {"path": str(trained.weights), "sha256": trained.weights_sha256},
+        "weights_sha256": trained.weights_sha256,
         "plan": plan.name,
         "images": len(index),
         "near": NEAR,

@@ -20,7 +20,7 @@ from pipeline.networks.registry import NETWORKS, SEBlock
 from pipeline.paper.tables import Row, Table
 from pipeline.running.attempts import read_attempts
 from pipeline.running.stage import Stage, place_stages
-from pipeline.store.seal import read_seal
+from pipeline.store.seal import BrokenSeal, read_seal
 
 _TRAINING = ("data", "input", "model", "augmentation", "optim", "schedule", "train", "freeze_bn", "execution")
 _STUDENTS_T = (
@@ -148,10 +148,13 @@ def read_runs(paths: Iterable[Path], stages: Sequence[Stage]) -> tuple[list[Meas
 def _read_run(run: Path, stages: Sequence[Stage]) -> MeasuredRun | None:
     config = read_run_config(run)
     placed = place_stages(config, run, stages)
-    seal = read_seal(placed["evaluate"].directory, "stage")
+    try:
+        seal = read_seal(placed["evaluate"].directory, "stage")
+        built = read_seal(placed["build"].directory, "stage") if "build" in placed else None
+    except BrokenSeal as error:
+        raise UserError(f"{error}\ndelete its directory and run that stage of {run} again") from error
     if seal is None or config.evaluate.split != "val":
         return None
-    built = read_seal(placed["build"].directory, "stage") if "build" in placed else None
     cost = (
         None if built is None else (int(built.about["metrics"]["parameters"]), float(built.about["metrics"]["gmacs"]))
     )

@@ -42,6 +42,7 @@ def recipe(images: Path, name: str) -> Config:
         schedule={"drop_epochs": []},
         train={"epochs": 4, "frozen_epochs": 1, "image_size_px": size, "validation": plan},
         evaluate={"plans": [plan]},
+        report={"activations": True},
     )
 
 
