@@ -13,6 +13,7 @@ from launch.console import say, show, table
 from launch.summary import judge_fusion
 from pipeline.config.crop_plan import Averaging
 from pipeline.config.fusion import FuseConfig
+from pipeline.config.sweep import members_of
 from pipeline.data.ilsvrc import read_ilsvrc2012
 from pipeline.evaluation.ensemble import fuse
 from pipeline.evaluation.members import find_index, find_scores, read_members
@@ -29,7 +30,7 @@ class FuseRequest:
     """The command line of `fuse`."""
 
     paths: Sequence[Path]
-    """Score files, folders of score files, and runs."""
+    """Score files, folders of score files, runs, and sweeps for all of their runs."""
     out: Path
     averaging: Averaging
     select: Literal["none", "greedy"]
@@ -51,7 +52,8 @@ def fuse_scores(request: FuseRequest) -> int:
     if out.exists():
         raise UserError(f"--out: {out} exists already, and nothing is overwritten; choose another folder")
     config = _settings(request)
-    members = read_members([path for place in request.paths for path in find_scores(place, evaluate_directory)])
+    places = [run for path in request.paths for run in members_of(path) or (path,)]
+    members = read_members([path for place in places for path in find_scores(place, evaluate_directory)])
     index, prepared = find_index(members, request.images)
     about = members[0].scores.description
     images_of = f"{about.images:,} {'validation' if about.split == 'val' else 'test'} images"

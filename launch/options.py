@@ -111,7 +111,11 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
 
 def _add_fuse(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "paths", nargs="+", type=Path, metavar="PATH", help="a score file, a folder of score files, or an evaluated run"
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="a score file, a folder of score files, an evaluated run or sweep",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the folder to make")
     parser.add_argument(

@@ -61,14 +61,18 @@ def print_plan(
         return _print_run(recipe, sweep.folder, sweep.members[0].config, profile, simulate)
     if simulate:
         raise UserError(f"--simulate: takes a single run (given a sweep of {len(sweep.members)}); add sweep=null")
-    runs = []
+    runs, refusals = [], []
     for member in sweep.members:
         check_initial_checkpoint(member.config)
+        changes = describe_changes(sweep.run_of(member), member.config)
+        refusals += [] if changes is None or changes.refusal is None else [changes.refusal]
         placed = place_stages(member.config, sweep.run_of(member), STAGES)
         config = member.config if profile is None else with_profile(member.config, profile, placed)
         runs.append((member.name, config, placed))
     say(f"{recipe} in {sweep.folder}, a sweep of {len(runs)} runs\n")
     print_sweep(runs)
+    if refusals:
+        say(f"\n{refusals[0]}\n`run` will want --accept-changes, for {counted(len(refusals), 'run')} in all")
     warn_of_refusal([(config, placed) for _, config, placed in runs])
     return EXIT_DONE
 

@@ -48,7 +48,7 @@ def set_up(run: Path, config: Config, stages: Iterable[PlacedStage], accept_chan
     """
     changes = refuse_changes(run, config, accept_changes)
     check_writable(run)
-    _check_space(run, config, stages)
+    check_space(run, [(config, stages)])
     if changes is not None and changes.note is not None:
         say(changes.note)
     placed = place_stages(config, run, STAGES)
@@ -86,17 +86,23 @@ def check_writable(run: Path) -> None:
         raise UserError(f"{run}: cannot be made or written ({error.strerror}); choose another --run DIR") from error
 
 
-def _check_space(run: Path, config: Config, stages: Iterable[PlacedStage]) -> None:
-    """Check that the remaining checkpoints have room on the disk, and one more while it is being written."""
-    needed = 0
-    for stage in stages:
-        if stage.stage.is_training and not stage.is_done:
-            taken = sum(file.stat().st_size for file in stage.directory.rglob("*") if file.is_file())
-            needed += max(0, (kept_checkpoints(config) + 1) * checkpoint_bytes(config) - taken)
-    free = shutil.disk_usage(run).free
-    if needed > free:
+def check_space(run: Path, stages_to_do: Iterable[tuple[Config, Iterable[PlacedStage]]]) -> None:
+    """Check that the remaining checkpoints have room on the disk, and one more of each training while it is written.
+
+    Raises UserError with the numbers. What several runs share counts once.
+    """
+    needed: dict[str, int] = {}
+    sizes = [(config, checkpoint_bytes(config), stages) for config, stages in stages_to_do]
+    for config, size, stages in sizes:
+        for stage in stages:
+            if stage.stage.is_training and not stage.is_done:
+                taken = sum(file.stat().st_size for file in stage.directory.rglob("*") if file.is_file())
+                needed[stage.key] = max(0, (kept_checkpoints(config) + 1) * size - taken)
+    total, free = sum(needed.values()), shutil.disk_usage(run).free
+    if total > free:
+        config, size, _ = sizes[0]
         raise UserError(
-            f"{run}: the checkpoints will need {byte_size(needed)} (each {byte_size(checkpoint_bytes(config))}, "
-            f"{kept_checkpoints(config)} kept by each training stage and one being written), and {byte_size(free)} "
-            "are free there; free some space, choose another --run DIR, or lower checkpoint.keep_last"
+            f"{run}: the checkpoints will need {byte_size(total)} (each {byte_size(size)}, {kept_checkpoints(config)} "
+            f"kept by each training stage and one being written), and {byte_size(free)} are free there; free some "
+            "space, choose another --run DIR, or lower checkpoint.keep_last"
         )

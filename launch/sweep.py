@@ -8,7 +8,7 @@ from pathlib import Path
 
 from launch.console import say
 from launch.job_graph import Stages
-from launch.run_directory import check_writable, default_run, refuse_changes, set_up
+from launch.run_directory import check_space, check_writable, default_run, refuse_changes, set_up
 from pipeline.config.overrides import describe_overrides
 from pipeline.config.reader import RUN_CONFIG, load_members
 from pipeline.config.schema import Config
@@ -71,6 +71,7 @@ def set_up_runs(sweep: Sweep, runs: Iterable[tuple[Path, Config, Stages]], accep
         refuse_changes(run, config, accept_changes)
     if not sweep.is_single:
         check_writable(sweep.folder)
+        check_space(sweep.folder, [(config, stages.values()) for _, config, stages in runs])
         write_sweep(sweep.folder, sweep.members)
     for run, config, stages in runs:
         set_up(run, config, stages.values(), accept_changes)

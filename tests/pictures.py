@@ -24,7 +24,7 @@ from tests.browser import DARK, find_chromium, screenshot
 from tests.conftest import REPOSITORY
 
 PICTURES = REPOSITORY / "docs" / "pictures"
-_WIDE, _NARROW, _ROWS = 100, 56, 32
+_WIDE, _NARROW, _ROWS = 112, 56, 32
 """Sizes of the terminals in characters."""
 _SCREEN = """<!DOCTYPE html><meta charset="utf-8"><style>{stylesheet}
 body {{ margin: 14px 18px; color: {foreground}; background: {background}; font: 14px/20px monospace; }}

@@ -56,6 +56,17 @@ def test_a_fusion_is_fused_again_without_naming_the_images(tmp_path: Path, membe
     assert weights == pytest.approx([2 / 3, 1 / 3], abs=1e-6)
 
 
+def test_a_sweep_is_fused_from_all_its_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index = make_index(tmp_path / "prepare-0", num_images=60)
+    for seed in (1, 2):
+        scores = make_scores(index.labels, 8, seed, 3.0)
+        write_scores(tmp_path / "sweep" / f"seed{seed}", "center", scores, index)
+    (tmp_path / "sweep" / "sweep.json").write_text('{"members": {"seed1": {"seed": 1}, "seed2": {"seed": 2}}}')
+    assert launch("fuse", tmp_path / "sweep", "--images", tmp_path, "--out", tmp_path / "out") == EXIT_DONE
+    names = [member["name"] for member in json.loads((tmp_path / "out" / "fused.json").read_text())["members"]]
+    assert names == ["seed1:center", "seed2:center"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -6,6 +6,7 @@ from __future__ import annotations
 import collections
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -177,6 +178,31 @@ def test_a_plan_of_a_sweep_counts_what_is_equal_once_and_prices_the_rest(
     assert not (tmp_path / "runs").exists()
     assert main(["plan", *words, "--simulate"]) == 2
     assert "--simulate: takes a single run (given a sweep of 4); add sweep=null" in capsys.readouterr().err
+
+
+def test_a_changed_sweep_is_refused_before_any_of_its_runs_is_touched(
+    shared: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seal_part(stages(shared.with_name("seed2"))["build"].current)
+    before = {path: path.read_bytes() for path in shared.parent.rglob("config.yaml")}
+    words = [str(recipe), "--seeds", "1,2", "--run", str(shared.parent), "model.bn_momentum=0.2"]
+    assert main(["plan", *words]) == 0
+    assert "`run` will want --accept-changes, for 1 run in all" in capsys.readouterr().out
+    assert main(["run", *words]) == 2
+    assert "model.bn_momentum: 0.1 -> 0.2" in capsys.readouterr().err
+    assert before == {path: path.read_bytes() for path in shared.parent.rglob("config.yaml")}
+
+
+def test_checkpoints_of_all_runs_must_have_room(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=40_000_000)
+    monkeypatch.setattr("launch.run_directory.shutil.disk_usage", lambda path: usage)
+    command = ["run", str(recipe), "checkpoint.keep_last=3", "--run", str(tmp_path / "runs")]
+    assert main([*command, "--seeds", "1,2"]) == 2
+    message = capsys.readouterr().err
+    assert f"{tmp_path / 'runs'}: the checkpoints will need 44.7 MB (each 4.5 MB, 4 kept" in message
+    assert "40.0 MB are free there" in message
 
 
 def test_a_directory_is_that_of_a_run_or_of_a_sweep(

@@ -98,9 +98,9 @@ def test_excluded_images_are_left_out_and_the_others_keep_their_numbers(tmp_path
 
 
 def run(config: Config, folder: Path, *names: str) -> None:
-    for stage in STAGES:
-        if not names or stage.name in names:
-            assert run_stage(stage.name, config, folder, STAGES) == EXIT_DONE, stage.name
+    for name in place_stages(config, folder, STAGES):
+        if not names or name in names:
+            assert run_stage(name, config, folder, STAGES) == EXIT_DONE, name
 
 
 @pytest.mark.parametrize("dataset", PER_CLASS)

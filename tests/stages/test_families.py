@@ -54,9 +54,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(config: Config, folder: Path, *names: str) -> None:
-    for stage in STAGES:
-        if not names or stage.name in names:
-            assert run_stage(stage.name, config, folder, STAGES) == EXIT_DONE, stage.name
+    for name in place_stages(config, folder, STAGES):
+        if not names or name in names:
+            assert run_stage(name, config, folder, STAGES) == EXIT_DONE, name
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -82,7 +82,7 @@ def test_the_runs_to_compare_with_are_read_and_are_in_the_key(tmp_path: Path) ->
     assert f">2: {other}<" in page
     assert "6 of 6 classes have as many top-1 errors in all runs under center32." in page
     assert page.count('<tr><th scope="row"><code>') == 1, "the key that differs"
-    assert '<code>seed</code></th><td class="words"><code>2017</code></td>' in page
+    assert '<code>seed</code></th><td class="name"><code>2017</code></td>' in page
     table = placed["evaluate"].directory / "per-class-center32.tsv"
     table.write_text(table.read_text().replace("n00000000", "n00000009"))
     with (
