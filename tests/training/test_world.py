@@ -63,6 +63,7 @@ def test_synchronised_batch_norms_see_the_images_of_all_processes() -> None:
 @pytest.mark.parametrize(
     ("loader", "told"),
     [
+        ({"decoder": "threads", "decode": "cpu"}, r"decoder dali [\d.]+ -> torchvision [\w.+]+"),
         ({"backend": "reference"}, r"decoder dali [\d.]+ -> torchvision [\w.+]+"),
         pytest.param(
             {"decode": "cpu"},
