@@ -134,9 +134,9 @@ def test_suggested_commands_name_the_python_that_runs_and_quote_what_must_be(mon
     ],
 )
 def test_a_variation_of_the_demo_has_a_run_of_its_own(variation, runs):
-    done = subprocess.run(
-        ["make", "-n", "demo", f"ARGS={variation}"], cwd=REPOSITORY, capture_output=True, text=True, check=True
-    )
+    command = ["make", "--no-print-directory", "-n", "demo", f"ARGS={variation}"]
+    outside = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    done = subprocess.run(command, cwd=REPOSITORY, env=outside, capture_output=True, text=True, check=True)
     command = shlex.split(done.stdout.splitlines()[-1])
     assert [word for before, word in itertools.pairwise(command) if before == "--run"] == runs
     assert command[-len(shlex.split(variation)) :] == shlex.split(variation)

@@ -320,7 +320,7 @@ def test_mistakes_of_the_user_end_with_2_and_a_message(arguments, message, capsy
 
 
 def test_a_batch_that_falls_into_single_images_is_warned_of_before_anything_is_done(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("launch.run._run_stage", lambda *_: 1)
+    monkeypatch.setattr("launch.run.run_stage", lambda *_: 1)
     assert main(["run", str(REPOSITORY / "configs" / "demo.yaml"), "global_batch=127", "--run", str(tmp_path)]) == 1
     before, started, _ = capsys.readouterr().out.partition("[1/7] prepare")
     assert started
