@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 from typing import TYPE_CHECKING
 
+from pipeline.ground.errors import UserError
 from pipeline.ground.printing import print_line
 
 if TYPE_CHECKING:
@@ -41,13 +43,18 @@ def show(renderable: RenderableType) -> None:
     """Print a table: as wide as the terminal, or as wide as it needs to be without one."""
     from rich.console import Console
 
-    console = Console(markup=False, highlight=False, emoji=False)
+    text = io.StringIO()  # rich fails half-way where standard output does
+    console = Console(file=text, force_terminal=sys.stdout.isatty(), markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = _PIPE_WIDTH
+    console.print(renderable)
     # Rich pads lines with blanks up to the width of their columns; logs do without.
-    with console.capture() as captured:
-        console.print(renderable)
-    print("\n".join(line.rstrip() for line in captured.get().splitlines()), flush=True)
+    try:
+        print("\n".join(line.rstrip() for line in text.getvalue().splitlines()), flush=True)
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        raise UserError(f"standard output: {error.strerror}") from error
 
 
 def byte_size(count: float) -> str:

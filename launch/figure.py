@@ -17,9 +17,13 @@ from stages import STAGES
 
 def draw_figure(number: int, run: Path, classes: Sequence[str], blocks: Sequence[str], out: Path | None) -> int:
     """Write the figure as SVG and print the figures of each block. Returns the exit code."""
+    out = out or run / f"figure{number}.svg"
+    if out.suffix != ".svg":
+        raise UserError(f"--out: must end in .svg (given {out})")
+    if not out.parent.is_dir():
+        raise UserError(f"--out: {out.parent} is no folder")
     gates = find_gates(run)
     figure = gate_figure(gates, number, gates.choose_blocks(blocks), gates.choose_classes(number, classes))
-    out = out or Path(f"figure{number}.svg")
     write_bytes(out, figure.encode())
     headings, *rows = gate_rows(gates)
     printed = table(*headings)

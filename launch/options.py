@@ -192,7 +192,7 @@ def _add_figure(parser: argparse.ArgumentParser) -> None:
         metavar="NAME,NAME...",
         help="as SE_5_2, the second block of stage 5 (default: the last of each stage, and three of the last stage)",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="the SVG file (default: figure6.svg or figure7.svg)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="SVG file (default: RUN/figure6.svg or figure7.svg)")
 
 
 def _add_directory(parser: argparse.ArgumentParser) -> None:

@@ -103,7 +103,7 @@ def read_document(path: Path, kind: str, named_by: str = "") -> Document:
         content = path.read_bytes()
     except OSError as error:
         is_missing = isinstance(error, FileNotFoundError)
-        names = sorted(file.name for file in path.parent.glob("*.y*ml")) if is_missing else []
+        names = sorted(file.name for file in path.parent.glob("[!.]*.y*ml")) if is_missing else []
         close = difflib.get_close_matches(path.name, names, n=1)
         near = f" (did you mean {path.with_name(close[0])}?)" if close else f" (there are: {', '.join(names)})"
         reason = str(error.strerror).lower() + (near if names else "")

@@ -36,8 +36,14 @@ def _curve(record: RunRecord, field: str, title: str, label: str, from_zero: boo
             axes.set_ylim(bottom=0)
 
     values = _points(record.train_events, field)[1]
-    told = f"{values[0]:.3g} at first, {values[-1]:.3g} at the end, between {min(values):.3g} and {max(values):.3g}"
+    first, last, low, high = map(_digits, (values[0], values[-1], min(values), max(values)))
+    told = f"{first} at first, {last} at the end, between {low} and {high}"
     return Plot(field, f"{title} by epoch: {told}", draw)
+
+
+def _digits(value: float) -> str:
+    """Format with three digits or more, and never as a power of ten from 1 on."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _validation(record: RunRecord) -> Plot:

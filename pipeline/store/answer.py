@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from pipeline.ground.errors import EXIT_FAILED, EXIT_USER_ERROR, StartAbandoned, StartFailed, UserError
+from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_USER_ERROR, StartAbandoned, StartFailed, UserError
 from pipeline.ground.printing import print_line
 from pipeline.store.file import explain
 
@@ -15,12 +15,19 @@ def answered(command: Callable[[], int], prefix: str = "") -> int:
     """Run a command and return its exit code, or that of the error that it ended with, which is printed in a sentence.
 
     `prefix` begins the sentence. An error that is neither the user's, the disk's nor that of a start keeps its
-    traceback. Ctrl-C and a closed pipe end silently.
+    traceback. Ctrl-C ends silently, and so does a pipe that its reader has closed: that is no failure of the command.
     """
+    code = _ended(command, prefix)
     try:
-        code = command()
         sys.stdout.flush()
-        return code
+    except BrokenPipeError:  # Python would complain when it closes it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _ended(command: Callable[[], int], prefix: str) -> int:
+    try:
+        return command()
     except UserError as error:
         print_line(f"{prefix}{error}", sys.stderr)
         return EXIT_USER_ERROR
@@ -29,9 +36,8 @@ def answered(command: Callable[[], int], prefix: str = "") -> int:
         return EXIT_FAILED
     except KeyboardInterrupt:
         return EXIT_FAILED
-    except BrokenPipeError:  # `... | head` has closed the pipe; Python would complain again when it closes stdout
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
+    except BrokenPipeError:
+        return EXIT_DONE
     except OSError as error:
         if (sentence := explain(error)) is None:
             raise

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from launch.command import parse
+from pipeline.ground.errors import EXIT_DONE, EXIT_USER_ERROR
 from pipeline.ground.interpreter import command_line, module_environment
 from tests.conftest import REPOSITORY
 
@@ -149,7 +150,14 @@ def test_a_reader_that_has_gone_is_no_traceback(words):
     with os.fdopen(write_end, "w") as pipe:
         command = [sys.executable, "-m", "launch", *words]
         done = subprocess.run(command, cwd=REPOSITORY, stdout=pipe, stderr=subprocess.PIPE, text=True)
-    assert done.stderr == ""
+    assert (done.returncode, done.stderr) == (EXIT_DONE, "")
+
+
+def test_a_table_that_could_not_be_written_is_no_success():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "launch", "networks"]
+        done = subprocess.run(command, cwd=REPOSITORY, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (EXIT_USER_ERROR, "standard output: No space left on device\n")
 
 
 def test_messages_and_help_begin_as_the_program_was_called(monkeypatch, capsys):

@@ -94,5 +94,8 @@ def test_figures_are_drawn_of_a_run_and_refused_with_the_command_that_measures(
     measured(part.directory)
     seal_part(part, ["gates.npz", "gates.json"])
     assert main(["figure", "7", str(run), "--classes", PAPERS[1], "--blocks", "SE_5_2"]) == EXIT_DONE
-    assert f"{PAPERS[1]} words" in (tmp_path / "figure7.svg").read_text()
+    assert f"{PAPERS[1]} words" in (run / "figure7.svg").read_text()
     assert re.search(r"SE_5_2 +60 +0\.\d{4} +0\.\d{4} +1\.25 +7\.50", capsys.readouterr().out)
+    for out, message in (("g.png", "must end in .svg"), ("none/g.svg", "none is no folder")):
+        assert main(["figure", "7", str(run), "--out", out]) == EXIT_USER_ERROR
+        assert message in capsys.readouterr().err
