@@ -1,8 +1,8 @@
 """DALI against torchvision, given the same crops: the difference is stated here, and bounded.
 
-On the CPU there is none, but of 1 for CMYK JPEGs. A graph that resizes as well, as on a GPU, agrees to rounding: at most 2 of 255 anywhere but
-in the outermost pixels of a crop, where the two weigh the antialiasing filter's missing neighbours differently, and
-less than 0.5 of 255 on average.
+On the CPU there is none, but 1 of 255 for CMYK JPEGs. A graph that resizes as well, as on a GPU, agrees to rounding: at
+most 2 of 255 anywhere but in the outermost pixels of a crop, where the two weigh the antialiasing filter's missing
+neighbours differently, and less than 0.5 of 255 on average.
 """
 
 from __future__ import annotations
