@@ -41,6 +41,7 @@ from pipeline.ground.errors import EXIT_DONE, UserError
 from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.tracking.wording import duration, rate
 from pipeline.training.batching import BatchSplit, describe_batch, split_batch, warn_of_few_images
+from pipeline.training.schedule import check_lengths
 from stages import STAGES
 
 Row = tuple[str, str]
@@ -152,6 +153,7 @@ def _figures(config: Config, placed: Stages, split: BatchSplit) -> list[Row]:
         rows.append(("", warning))
     if images.count is not None:
         order = stream_order(config, images.count)
+        check_lengths(config.schedule, order, config.train.epochs)
         spans = step_spans(config, order, placed)
         rows.append(("steps", _steps(config, placed, order, spans)))
         rows.append(("time", _time(config, placed, spans)))

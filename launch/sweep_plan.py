@@ -21,6 +21,7 @@ from pipeline.evaluation.expansion import count_crops
 from pipeline.ground.counting import counted
 from pipeline.running.stage import PlacedStage
 from pipeline.tracking.wording import duration
+from pipeline.training.schedule import check_lengths
 
 Run = tuple[str, Config, Stages]
 """Name, recipe and stages of a member."""
@@ -56,7 +57,9 @@ def _training(runs: Sequence[Run]) -> Iterator[str]:
         if images.count is None:
             yield f"training: the number of images is {images.source}"
             return
-        spans = step_spans(config, stream_order(config, images.count), placed)
+        order = stream_order(config, images.count)
+        check_lengths(config.schedule, order, config.train.epochs)
+        spans = step_spans(config, order, placed)
         left = sum(spans[name].last - spans[name].first - steps_done(placed[name], spans[name]) for name in names)
         measured = training_rate(config, placed) or next(iter(known), None)
         steps += left

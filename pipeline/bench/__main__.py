@@ -197,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
         "--directory", type=Path, metavar="DIR", help="where to write (default: the folder for temporary files)"
     )
     startup = names.add_parser("startup", help="from a command to the first step; imports")
-    growth = names.add_parser("growth", help="what grows with the images, or with a run's record: CPU time and memory")
+    growth = names.add_parser("growth", help="CPU time and memory that grow with the images, or with a run's record")
     growth.add_argument(
         "--images", type=_positive, nargs="+", default=[128_000, 1_281_167], metavar="N", help="sizes of the index"
     )
@@ -209,7 +209,7 @@ def _parser() -> argparse.ArgumentParser:
             "--rounds", type=_positive, default=_DEFAULT_ROUNDS, metavar="N", help=f"default: {_DEFAULT_ROUNDS}"
         )
         parser_of_rounds.add_argument("--out", type=Path, metavar="FILE", help="write every round to this JSON file")
-    gpu = names.add_parser("gpu", help="what there is to know about this GPU, in some minutes; code 1 if a row fails")
+    gpu = names.add_parser("gpu", help="measurements of this GPU, in some minutes; code 1 if a row fails")
     gpu.add_argument("--minutes", type=_positive, default=7, metavar="N", help="limit of it all (default: 7)")
     gpu.add_argument(
         "--out", type=Path, default=Path("gpu"), metavar="DIR", help="folder for gpu.json and gpu.md (default: gpu)"

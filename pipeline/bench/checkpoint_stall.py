@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from pipeline.bench.clock import synchronise
 from pipeline.bench.measurement import Contestant, Work, cpu_seconds, measure
 from pipeline.bench.rounds import Comparison, Quantity, figure
 from pipeline.bench.setting import bench_config
@@ -41,8 +42,8 @@ def compare_saving(
 ) -> tuple[dict[str, Any], list[Comparison]]:
     """Save weights and momentum of `model`, in a folder made in `directory` and removed afterwards.
 
-    The stall is the time until training may change its tensors again, including the trainer's check before saving. What
-    a checkpoint costs in all is the time that it adds to twenty steps, as it is written beside them.
+    The stall is the time until training may change its tensors again, including the trainer's check before saving. The
+    rest of its cost shows in the time that it adds to the steps behind it, as it is written beside them.
     Raises UserError if `directory` does not exist.
     """
     if directory is not None and not directory.is_dir():
@@ -58,7 +59,7 @@ def compare_saving(
         with contextlib.closing(
             BackgroundWriter(CheckpointStore(folder / "checkpoints", keep_last=1, keep_best=False))
         ) as writer:
-            ours = _Ours(writer, engine, NanGuard(collective))
+            ours = _Ours(writer, engine, NanGuard(collective), collective.device)
             plain = _TorchSave(folder / "plain.pt", engine)
             contestants = [
                 Contestant("ours", "ours", ours.run, ours.settle),
@@ -84,6 +85,7 @@ class _Training:
         batch, size = (32, NETWORKS[model].image_size_px) if device.type == "cuda" else (2, 32)
         self._images = torch.randn(batch, 3, size, size, device=device)
         self._text = f"{_STEPS} steps of {batch} images of {size} px"
+        self._seconds(lambda: None)  # cuDNN chooses its kernels
 
     def __str__(self) -> str:
         return self._text
@@ -100,17 +102,18 @@ class _Training:
             self._engine.step(0.0)
             if step == 0:
                 save()
-        _finish_copies()
+        synchronise(self._images.device)
         return time.perf_counter() - started
 
 
 class _Ours:
     """Saving as in the stages `train` and `freeze_bn`: check, copy, and write in the background with checksums."""
 
-    def __init__(self, writer: BackgroundWriter, engine: Engine, nan_guard: NanGuard) -> None:
+    def __init__(self, writer: BackgroundWriter, engine: Engine, nan_guard: NanGuard, device: torch.device) -> None:
         self._writer = writer
         self._engine = engine
         self._nan_guard = nan_guard
+        self._device = device
         self._step = 0
         self._started = self._cpu_before = 0.0
 
@@ -122,7 +125,8 @@ class _Ours:
         frozen_digest(self._engine.model)
         model, optimizer = self._engine.model.state_dict(), self._engine.state_dict()
         self._writer.start(TrainingState(self._step, model, optimizer, {}, None, {}, {}, 0, 0, {}), None)
-        _finish_copies()
+        # The next step's work is queued behind the copies, so they are part of the stall.
+        synchronise(self._device)
         return Work(1)
 
     def settle(self) -> dict[str, float]:
@@ -145,9 +149,3 @@ class _TorchSave:
         with replacing(self._path) as temporary:
             torch.save(content, temporary)
         return Work(1, {_ON_DISK: time.perf_counter() - started, _CPU: cpu_seconds() - cpu_before})
-
-
-def _finish_copies() -> None:
-    """Wait for the GPU: the next step's work is queued behind the copies, so they are part of the stall."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

@@ -18,6 +18,7 @@ from torch import nn
 
 from pipeline.bench.cell import Cell, all_cells
 from pipeline.bench.cifar_inputs import Batches, cifar_config, noise, our_batches, plain_batches, torchvision_batches
+from pipeline.bench.clock import synchronise
 from pipeline.bench.measurement import Contestant, Role, Work, measure
 from pipeline.bench.rounds import Comparison, per_unit
 from pipeline.bench.training_step import LEARNING_RATE, compile_whole
@@ -85,7 +86,7 @@ def _inputs(task: _Task) -> Iterator[Contestant]:
 def _reading(task: _Task, name: str, role: Role, batches: Batches) -> Contestant:
     def run() -> Work:
         count = sum(len(images) for images, _ in batches(_STEPS_ALONE))
-        _wait_for(task.device)
+        synchronise(task.device)
         return Work(count)
 
     return Contestant(name, role, run)
@@ -129,7 +130,7 @@ def _training(
         for images, labels in batches(steps):
             step(images.to(task.device), labels.to(task.device))
             count += len(images)
-        _wait_for(task.device)
+        synchronise(task.device)
         return Work(count)
 
     try:
@@ -172,8 +173,3 @@ def _plain_step(task: _Task, cell: Cell) -> Step:
         optimizer.zero_grad(set_to_none=True)
 
     return step
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()

@@ -109,7 +109,7 @@ def torchvision_batches(index: ImageIndex, batch: int, workers: int) -> Batches:
 
 
 class _Pictures(Dataset[tuple[torch.Tensor, int]]):
-    """What torchvision.datasets.CIFAR10 does with each image, and the transforms of its examples."""
+    """The images as torchvision.datasets.CIFAR10 yields them, with the transforms of its examples."""
 
     def __init__(self, index: ImageIndex) -> None:
         assert index.source is not None

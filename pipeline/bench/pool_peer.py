@@ -20,7 +20,7 @@ from pipeline.data.index import ImageIndex
 
 Array = npt.NDArray[np.uint8]
 Load = Callable[[bytes], torch.Tensor]
-"""Makes what the network gets, as bytes, from the content of a file: (3, S, S), or (5, 3, S, S)."""
+"""Makes the network's input, as bytes, from the content of a file: (3, S, S), or (5, 3, S, S)."""
 KINDS = ("torchvision", "simplejpeg", "opencv")
 _MODULES = {"simplejpeg": "simplejpeg", "opencv": "cv2"}
 

@@ -14,7 +14,6 @@ def bench_config(
     batch: int = 32,
     image_size_px: int = 224,
     threads: int = 2,
-    backend: str = "dali",
     **sections: Any,
 ) -> Config:
     """Return a complete config in which one step is one batch; everything else has its default.
@@ -28,7 +27,7 @@ def bench_config(
         "optim": {"lr": 0.05},
         "schedule": {"kind": "cosine"},
         "train": {"epochs": 1, "global_batch": batch, "max_micro_batch": batch, "image_size_px": image_size_px},
-        "loader": {"backend": backend, "threads": threads},
+        "loader": {"threads": threads},
     }
     for name, value in sections.items():
         own[name] = {**own[name], **value} if name in own else value

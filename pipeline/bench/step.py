@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from pipeline.bench.cell import Cell, all_cells
+from pipeline.bench.clock import synchronise
 from pipeline.bench.measurement import Contestant, Role, Work, measure
 from pipeline.bench.peer import import_peer
 from pipeline.bench.roofline import Peaks, measure_peaks, training_floor_seconds
@@ -102,7 +103,7 @@ def _compare_on_gpu(task: Task, peaks: Peaks, rounds: int, progress: Progress) -
         try:
             step = build_step()
             step()
-            torch.cuda.synchronize()
+            synchronise(task.device)
         except (UserError, RuntimeError) as error:
             left_out.append(f"\n{who}, {cell}, is left out: {str(error).partition(chr(10))[0]}")
         else:
@@ -169,10 +170,8 @@ def _contestant(task: Task, who: str, role: Role, cell: Cell, step: Step) -> Con
         before = _reset_peak() if on_gpu else 0
         for _ in range(steps):
             step()
-        if not on_gpu:
-            return Work(steps * task.batch)
-        torch.cuda.synchronize()
-        if cell.cuda_graphs:
+        synchronise(task.device)
+        if not on_gpu or cell.cuda_graphs:
             return Work(steps * task.batch)  # its memory was taken at the capture: a step has no peak
         return Work(steps * task.batch, {_MEMORY: (torch.cuda.max_memory_allocated() - before) / 1e9})
 

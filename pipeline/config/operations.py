@@ -17,9 +17,9 @@ class LoaderConfig(Section):
     backend: Literal["dali", "reference"] = "dali"
     """reference is the torchvision loader that serves as the test oracle of DALI."""
     decoder: Annotated[Literal["auto", "dali", "threads"], OPERATION] = "auto"
-    """What decodes on the CPU for backend dali, with the same pixels. dali: no more of an image than a training crop
-    needs. threads: torchvision in threads. auto: dali, but threads where an evaluation takes several crops of 16,384
-    images or more."""
+    """The decoder on the CPU for backend dali, with the same pixels (of CMYK JPEGs to 1 of 255). dali: no more of an
+    image than a training crop needs. threads: torchvision in threads. auto: dali, but threads where an evaluation takes
+    several crops of a split of 16,384 images or more."""
     threads: Annotated[PositiveInt, OPERATION] = 2
     """Decoding threads per process."""
     prefetch_images: Annotated[PositiveInt, OPERATION] = 1024

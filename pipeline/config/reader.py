@@ -18,7 +18,7 @@ from pipeline.config.overrides import apply_overrides
 from pipeline.config.problems import validated
 from pipeline.config.schema import Config
 from pipeline.config.section import expanded
-from pipeline.config.sweep import SECTION, Member, expand, members_of, refuse_equal
+from pipeline.config.sweep import SECTION, Member, expand, members_of, refuse_equal, without_set
 from pipeline.ground.errors import UserError
 from pipeline.ground.interpreter import command_line
 from pipeline.store.file import naming, write_bytes
@@ -188,20 +188,23 @@ class _Files:
         extended = self.read_recipe(base, above, f"{extends.place}: extends: ")
         if SECTION in root.value:  # as of a list, nothing is taken from the one below
             extended.value.pop(SECTION, None)
+        elif (sweep := extended.value.get(SECTION)) is not None and isinstance(sweep.value, dict):
+            extended.value[SECTION] = without_set(sweep, root, self.problems)
         return merged(extended, root)
 
     def put_in_plans(self, root: Entry, folder: Path) -> None:
         """Replace each file name in the place of a crop plan, relative to `folder`, by the file's content."""
-        for section, name in _PLAN_KEYS:
+        for section, name in (*_PLAN_KEYS, *((SECTION, ".".join(key)) for key in _PLAN_KEYS)):
             parent = root.value.get(section)
             entry = parent.value.get(name) if parent and isinstance(parent.value, dict) else None
-            if entry and isinstance(entry.value, list):
-                for number, item in enumerate(entry.value):
-                    entry.value[number] = self._plan(item, f"{section}.{name}[{number}]", folder)
-            elif entry:
+            if entry:
                 parent.value[name] = self._plan(entry, f"{section}.{name}", folder)
 
     def _plan(self, entry: Entry, key: str, folder: Path) -> Entry:
+        """Return the plan, or list of plans, with the files' content in the place of their names."""
+        if isinstance(entry.value, list):
+            items = [self._plan(item, f"{key}[{number}]", folder) for number, item in enumerate(entry.value)]
+            return Entry(items, entry.place, entry.text)
         if not isinstance(entry.value, str) or Path(entry.value).suffix not in (".yaml", ".yml"):
             return entry
         path = Path(os.path.normpath(folder / str(expanded(entry.value))))

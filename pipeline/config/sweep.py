@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.document import COMMAND_LINE, Entry, Place, Problem, merged
+from pipeline.config.document import COMMAND_LINE, Entry, Problem, merged
 from pipeline.config.identity import identity, leaves
 from pipeline.config.keys import all_keys, explain_unknown
 from pipeline.config.schema import Config
@@ -61,6 +61,26 @@ def expand(root: Entry, problems: list[Problem]) -> Iterator[tuple[str, dict[str
         yield label, {key: value.plain() for key, value in zip(axes, chosen, strict=True)}, tree
 
 
+def without_set(section: Entry, top: Entry, problems: list[Problem]) -> Entry:
+    """Return a sweep without the keys that `top`, which is laid over its recipe, sets to a value.
+
+    Appends to `problems` where `top` sets a part of what is swept as a whole.
+    """
+    left = {}
+    for key, values in section.value.items():
+        own = _setting(top, key)
+        if own is None:
+            left[key] = values
+        elif own.place == values.place:
+            problems.append(Problem(own.place, key, f"must be given once (given alone and as {SECTION}.{key})"))
+        elif isinstance(own.value, dict):
+            wrong = (
+                f"must not be set in part where {SECTION}.{key} ({values.place}) sets it whole; write the sweep anew"
+            )
+            problems.append(Problem(own.place, key, f"{wrong}, or {SECTION}=null"))
+    return Entry(left, section.place, section.text)
+
+
 def refuse_equal(members: Sequence[Member]) -> None:
     """Raise UserError naming two members that would share a directory or have the same results."""
     names: set[str] = set()
@@ -79,7 +99,7 @@ def refuse_equal(members: Sequence[Member]) -> None:
 
 def write_sweep(folder: Path, members: Sequence[Member]) -> None:
     """List the members in the directory of their sweep, after those that it has already."""
-    listed = {name: values for name, values in _listed(folder).items()}
+    listed = _listed(folder)
     write_json(folder / SWEEP, {"members": listed | {member.name: dict(member.values) for member in members}})
 
 
@@ -110,22 +130,35 @@ def _axes(section: Entry, root: Entry, problems: list[Problem]) -> dict[str, lis
     if not isinstance(section.value, dict):
         problems.append(Problem(section.place, SECTION, f"must be lists of values by key (given {section.text})"))
         return {}
-    axes = {}
+    axes: dict[str, Entry] = {}
     for key, entry in section.value.items():
         if (wrong := _problem(key, entry)) is not None:
             problems.append(Problem(entry.place, f"{SECTION}.{key}", wrong))
-        elif _place_of(root, key) != COMMAND_LINE:
-            axes[key] = entry.value
-        elif entry.place == COMMAND_LINE:
-            problems.append(Problem(COMMAND_LINE, key, f"must be given once (given alone and as {SECTION}.{key})"))
-    return axes
+        else:
+            axes[key] = entry
+    given = _on_command_line(root) or Entry({}, COMMAND_LINE, "")
+    left = without_set(Entry(axes, section.place, section.text), given, problems)
+    return {key: entry.value for key, entry in left.value.items()}
 
 
-def _place_of(root: Entry, key: str) -> Place | None:
-    entry: Entry | None = root
+def _on_command_line(entry: Entry) -> Entry | None:
+    """Return the part of a tree that was given there."""
+    if not isinstance(entry.value, dict):
+        return entry if entry.place == COMMAND_LINE else None
+    parts = {name: part for name, inner in entry.value.items() if (part := _on_command_line(inner)) is not None}
+    return Entry(parts, COMMAND_LINE, entry.text) if parts else None
+
+
+def _setting(root: Entry, key: str) -> Entry | None:
+    """Return what a tree sets `key` to, or null above it."""
+    entry = root
     for name in key.split("."):
-        entry = entry.value.get(name) if entry is not None and isinstance(entry.value, dict) else None
-    return None if entry is None else entry.place
+        if not isinstance(entry.value, dict):
+            return entry
+        if name not in entry.value:
+            return None
+        entry = entry.value[name]
+    return entry
 
 
 def _problem(key: str, entry: Entry) -> str | None:
@@ -144,15 +177,21 @@ def _nested(key: str, value: Entry) -> Entry:
 
 
 def _label(name: str, value: Any) -> str:
-    """Return a part of a member's name: `reduction2`, `integration_pre`, `stages2_3`, `se_none`."""
+    """Return a part of a member's name: `reduction2`, `integration_pre`, `stages2_3`, `se_none`; a crop plan's is its
+    own name."""
+    value = _plan_name(value)
     if isinstance(value, Mapping):
         return "-".join(_label(key, inner) for key, inner in value.items()) or name
-    items = value if isinstance(value, list) else [value]
+    items = [_plan_name(item) for item in value] if isinstance(value, list) else [value]
     words = "_".join(
         "none" if item is None else str(item).lower() if item is True or item is False else str(item) for item in items
     )
     words = re.sub(r"[^A-Za-z0-9_.-]+", "_", words).strip("_")
     return f"{name}{words}" if words[:1].isdigit() else f"{name}_{words}".rstrip("_")
+
+
+def _plan_name(value: Any) -> Any:
+    return value["name"] if isinstance(value, Mapping) and {"name", "crops"} <= value.keys() else value
 
 
 def _results(config: Config) -> str:

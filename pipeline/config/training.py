@@ -48,7 +48,7 @@ _OF_PLATEAU = ("patience", "threshold", "smallest_lr", "max_drops")
 
 
 class ScheduleConfig(Section):
-    """The learning rate over the run, as a function of the epoch (fractional, so it changes at every step)."""
+    """The learning rate over the run, as a function of the epoch, fractions included, or of the step."""
 
     kind: Literal["step", "cosine", "plateau"] = "step"
     """step: the rate falls at `drop_epochs`. cosine: it falls along half a cosine, to 0 at the end. plateau: it falls
@@ -57,7 +57,7 @@ class ScheduleConfig(Section):
     drop_epochs: Annotated[tuple[PositiveFloat, ...], BeforeValidator(as_tuple)] = ()
     """Epochs after which the rate is multiplied by drop_factor; kind step."""
     drop_steps: Annotated[tuple[PositiveInt, ...], BeforeValidator(as_tuple)] = ()
-    """The same, counted in optimizer steps."""
+    """Optimizer steps after which the rate is multiplied by drop_factor, in the place of `drop_epochs`."""
     drop_factor: Annotated[float, Field(gt=0, le=1)] = 0.1
     """What the rate is multiplied by at each drop."""
     patience: Natural = 10
@@ -73,7 +73,7 @@ class ScheduleConfig(Section):
     warmup_epochs: NonNegative = 0.0
     """Length of the linear warm-up from lr / steps of the warm-up to lr."""
     warmup_steps: Natural = 0
-    """The same, counted in optimizer steps."""
+    """Length of the warm-up in optimizer steps, in the place of `warmup_epochs`."""
     warmup_lr: PositiveFloat | None = None
     """The rate of the whole warm-up, which then does not rise; null: it is linear."""
 

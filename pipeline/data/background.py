@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -34,7 +35,7 @@ def run_ahead(source: Generator[Item], ahead: int, thread_name: str, stream: Sid
 
 
 class SideStream:
-    """A CUDA stream for the threads behind an iterator, and nothing on the CPU.
+    """The CUDA stream of a device for the threads behind all iterators, and nothing on the CPU.
 
     On the stream of the training, a batch that is decoded long before its turn would hold up the steps before it.
     """
@@ -42,7 +43,7 @@ class SideStream:
     def __init__(self, device: torch.device) -> None:
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._stream = _side_stream(device)
 
     def enter(self) -> None:
         """Make it the current stream of this thread."""
@@ -66,3 +67,9 @@ class SideStream:
     def _recorded(self, source: Iterator[Item]) -> Generator[tuple[Item, torch.cuda.Event | None]]:
         for item in source:
             yield item, None if self._stream is None else self._stream.record_event()
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for the whole process: what is freed on a stream is kept for that stream alone."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""The choice of what decodes: memory, DALI on a GPU or the CPU, or torchvision in threads."""
+"""Choice of the decoder: memory, DALI on a GPU or the CPU, or torchvision in threads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.data.sampling import Sampling
 from pipeline.ground.errors import UserError
 
 _FEWEST_FOR_THREADS = 16_384
-"""Images of an evaluation from which `auto` uses threads: they save a tenth of a millisecond each where several crops
+"""Images of a split from which `auto` uses threads: they save a tenth of a millisecond each where several crops
 are taken, and the import of torchvision takes a second."""
 
 
@@ -23,7 +23,7 @@ def decode_crops(reading: Reading, sampling: Sampling, device: torch.device) -> 
     """Yield training crops; see `pipeline.data.dali.decode_crops`."""
     if reading.is_in_memory:
         return in_memory.decode_crops(reading, sampling, device)
-    if trains_in_threads(reading.loader, device):
+    if decodes_in_threads(reading.loader, device):
         from pipeline.data import reference
 
         return reference.decode_crops(reading, sampling)
@@ -37,10 +37,9 @@ def decode_plan(reading: Reading, crops: Sequence[Crop], device: torch.device) -
     if reading.is_in_memory:
         return in_memory.decode_plan(reading, crops, device)
     gpu, loader = decoding_gpu(reading.loader, device), reading.loader
-    is_long = len(crops) > 1 and len(reading.positions) >= _FEWEST_FOR_THREADS
-    if gpu is None and (
-        (is_long and loader.decoder == "auto") or loader.decoder == "threads" or loader.backend == "reference"
-    ):
+    # Of the whole split, and not of this process's part or what is left of it: the two decoders' pixels may differ.
+    is_long = len(crops) > 1 and len(reading.index) >= _FEWEST_FOR_THREADS
+    if decodes_in_threads(loader, device) or (gpu is None and is_long and loader.decoder == "auto"):
         from pipeline.data import reference
 
         return reference.decode_plan(reading, crops)
@@ -49,17 +48,21 @@ def decode_plan(reading: Reading, crops: Sequence[Crop], device: torch.device) -
     return dali.decode_plan(reading, crops, gpu)
 
 
-def trains_in_threads(loader: LoaderConfig, device: torch.device) -> bool:
-    """Return whether torchvision decodes training images, and not DALI."""
+def decodes_in_threads(loader: LoaderConfig, device: torch.device) -> bool:
+    """Return whether torchvision decodes whatever there is to do: training images, too."""
     return loader.backend == "reference" or (loader.decoder == "threads" and decoding_gpu(loader, device) is None)
 
 
-def decoding_gpu(loader: LoaderConfig, device: torch.device) -> int | None:
-    """Return the number of the GPU to decode on, or None for the CPU. Raises UserError if there is no GPU to do it."""
+def check_decoder(loader: LoaderConfig, device: torch.device) -> None:
+    """Raise UserError if the images are to be decoded on a GPU and cannot be."""
     if loader.decode == "gpu" and loader.backend == "reference":
         raise UserError("loader.decode: the reference loader decodes on the CPU; use auto or cpu (given gpu)")
     if loader.decode == "gpu" and device.type != "cuda":
         raise UserError("loader.decode: no GPU is visible to this process; use auto or cpu (given gpu)")
+
+
+def decoding_gpu(loader: LoaderConfig, device: torch.device) -> int | None:
+    """Return the number of the GPU to decode on, or None for the CPU."""
     if loader.decode == "cpu" or loader.backend == "reference" or device.type != "cuda":
         return None
     return torch.cuda.current_device() if device.index is None else device.index

@@ -5,12 +5,12 @@ out of truncated and zero-tailed JPEGs without noticing, and takes 12 GB for one
 
 What the decoders make of odd files (DALI 2.4 CPU `decoders.image` and `decoders.image_slice` with
 `adjust_orientation=False`, torchvision 0.29 `decode_image` and Pillow 13, all to RGB; tests/data/test_inspection.py
-repeats it for every kind that is accepted):
+repeats it for every kind that is accepted; DALI rounds differently, by 1 of 255, where it says "to 1"):
 
     kind                                              DALI       torchvision   Pillow    here
     JPEG baseline or progressive, any subsampling     same       same          same      accepted
     JPEG grey                                         same       same          same      accepted, flag grey
-    JPEG CMYK or YCCK with Adobe's marker             same       same          same      accepted, flag cmyk
+    JPEG CMYK or YCCK with Adobe's marker             to 1       same          same      accepted, flag cmyk
     JPEG CMYK without Adobe's marker                  inverted   same          same      not_read_alike
     JPEG of several pictures (MPO)                    first      first         first     accepted, flag mpo
     JPEG, PNG, WebP with EXIF orientation             as stored  as stored     as stored accepted, flag exif_rotated

@@ -23,7 +23,7 @@ from pipeline.data.augmentation import check_sizes, draw_augmentation
 from pipeline.data.background import SideStream, run_ahead
 from pipeline.data.batch import Batch, CropImages, PlanBatch
 from pipeline.data.crop import Crop
-from pipeline.data.decoding import decode_crops, decode_plan, decoding_gpu
+from pipeline.data.decoding import check_decoder, decode_crops, decode_plan
 from pipeline.data.encoded import Reading
 from pipeline.data.index import ImageIndex
 from pipeline.data.order import StreamOrder
@@ -58,7 +58,7 @@ def build_train_loader(
     assert rest == 0, "the ranks must share the global batch equally"
     assert local_batch % micro_batch == 0, "micro-batches must be equal"
     check_sizes(config.augmentation, index.heights, index.widths, config.train.image_size_px)
-    decoding_gpu(config.loader, device)  # raises if there is none
+    check_decoder(config.loader, device)
     order = StreamOrder(len(index), config.train.global_batch, config.seed)
     return StreamLoader(index, config, order, ranks, device, micro_batch, first_step, last_step)
 
@@ -72,7 +72,7 @@ def build_plan_loader(
     device: torch.device,
 ) -> PlanLoader:
     """Build the loader of evaluation images: each position once, in order; the last batch may be smaller."""
-    decoding_gpu(loader, device)  # raises if there is none
+    check_decoder(loader, device)
     at_once = batch * max(1, loader.decode_batch // (batch * len(crops)))
     reading = Reading(index, positions, at_once, loader, compared=len(positions))
     return PlanLoader(reading, tuple(crops), batch, device)

@@ -1,4 +1,4 @@
-"""The same images by torchvision alone: the test oracle of DALI, and what is faster for whole images on the CPU.
+"""The same images by torchvision alone: the test oracle of DALI, and faster for whole images on the CPU.
 
 Decodes on the CPU, one image a thread at a time (torchvision releases the interpreter while it decodes).
 """

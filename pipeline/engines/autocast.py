@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -21,8 +21,9 @@ class AutocastNetwork(nn.Module):
     def __init__(
         self, network: nn.Module, execution: ExecutionConfig, device: torch.device, *, keeps_casts: bool = False
     ) -> None:
-        """If `keeps_casts`, each learning weight is cast once until `forget_casts`, which must follow every change of
-        the weights. Not for CUDA graphs, which must cast the current weights at each replay."""
+        """If `keeps_casts`, each learning weight is cast once until `forget_casts`, which must come between the last
+        pass before a change of the weights and the first after it. Not for CUDA graphs, which must cast the current
+        weights at each replay."""
         super().__init__()
         self.network = network
         self._dtype = getattr(torch, execution.precision)
@@ -38,7 +39,7 @@ class AutocastNetwork(nn.Module):
             # Autocast clears its cache when the outermost context ends; this one ends in `forget_casts`.
             torch.autocast_increment_nesting()
             self._is_keeping = True
-        with self._autocast():
+        with self.forgetting_on_error(), self._autocast():
             logits: torch.Tensor = self._runner[0](images)
         return logits.float()
 
@@ -48,6 +49,15 @@ class AutocastNetwork(nn.Module):
             self._is_keeping = False
             torch.autocast_decrement_nesting()
             torch.clear_autocast_cache()
+
+    @contextlib.contextmanager
+    def forgetting_on_error(self) -> Iterator[None]:
+        """Forget the casts if a pass fails: autocast's nesting is the whole process's, and no step will end it."""
+        try:
+            yield
+        except BaseException:
+            self.forget_casts()
+            raise
 
     def rebuilt(self, build: Callable[[nn.Module], nn.Module]) -> AutocastNetwork:
         """Return the same network run by `build(network)`, which is called under autocast."""

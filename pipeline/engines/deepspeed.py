@@ -85,7 +85,8 @@ class DeepSpeedEngine:
                 self._engine.optimizer.override_loss_scale(self._loss_scale.value)
             else:
                 loss = loss * self._loss_scale.value
-        self._engine.backward(loss, scale_wrt_gas=False)
+        with self._network.forgetting_on_error():
+            self._engine.backward(loss, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> None:
         """Take one SGD step; in float16 skip it, and lower the scale, if a gradient overflowed."""

@@ -101,14 +101,15 @@ class NativeEngine:
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add gradients, scaled in float16."""
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        with self._network.forgetting_on_error():
+            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def step(self, learning_rate: float) -> None:
         """Take one SGD step; in float16 skip it, and lower the scale, if a gradient overflowed."""
+        self._network.forget_casts()
         set_learning_rate(self._optimizer, learning_rate)
         self._scaler.step(self._optimizer)
         self._scaler.update()
-        self._network.forget_casts()
         self._clear_gradients()
 
     def synchronise_buffers(self) -> None:

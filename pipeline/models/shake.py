@@ -25,12 +25,11 @@ def build(
     widths: tuple[int, ...],
     blocks: tuple[int, ...],
     groups: int | None,
-    is_even: bool,
 ) -> Network:
     """Build a network; every stage but the first halves the map in its first unit.
 
     `stem`: the width of the first convolution. `widths`: channels of each stage, in the branches too. `groups`: of the
-    3x3 convolution in branches of 1x1, 3x3 and 1x1; None: branches of two 3x3 convolutions. `is_even`: see `Mixing`.
+    3x3 convolution in the branches of Shake-Even, of 1x1, 3x3 and 1x1; None: branches of two 3x3 convolutions.
     """
     parts: dict[str, nn.Module] = {"layer0": convolution(3, stem, 3, options, relu=False)}
     channels = stem
@@ -38,7 +37,7 @@ def build(
         units = parts[f"layer{stage}"] = nn.Sequential()
         for index in range(count):
             stride = 2 if stage > 1 and index == 0 else 1
-            units.append(ShakeUnit(channels, width, stride, groups, stage, Mixing(is_even=is_even), options))
+            units.append(ShakeUnit(channels, width, stride, groups, stage, options))
             channels = width
     parts["relu"] = nn.ReLU()
     return Network(parts | head(channels, options))
@@ -52,7 +51,7 @@ class Mixing(nn.Module):
     """
 
     weights: torch.Tensor | None = None
-    """(2, N): a and b of each image of the next batch; who trains sets them (`BranchWeights`)."""
+    """(2, N): a and b of each image of the next batch, set by `BranchWeights`."""
 
     def __init__(self, *, is_even: bool) -> None:
         super().__init__()
@@ -94,7 +93,6 @@ class ShakeUnit(Block):
         stride: int,
         groups: int | None,
         stage: int,
-        mixing: Mixing,
         options: Options,
     ) -> None:
         super().__init__()
@@ -111,7 +109,7 @@ class ShakeUnit(Block):
         # Not in place: what comes in may be the shortcut too, or the input of a CUDA graph.
         self.relu = nn.ReLU()
         self.branch1, self.branch2 = branch(), branch()
-        self.mixing = mixing
+        self.mixing = Mixing(is_even=groups is not None)
         self.se_module = options.se_module(stage, width)
         self.downsample: nn.Module | None = None
         if in_channels != width and groups is None:

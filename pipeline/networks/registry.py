@@ -180,7 +180,7 @@ def _shake() -> Iterator[NetworkRow]:
     )
     for name, stem, widths, blocks, groups, source in rows:
         numbers: dict[str, Any] = {"stem": stem, "widths": widths, "blocks": (blocks,) * len(widths)}
-        numbers |= {"groups": groups, "is_even": groups is not None}
+        numbers["groups"] = groups
         stages = tuple(range(1, 1 + len(widths)))
         yield NetworkRow(name, "shake", numbers, source, stages=stages, image_size_px=32)
 

@@ -7,6 +7,7 @@ import math
 
 from pipeline.config.training import ScheduleConfig
 from pipeline.data.order import StreamOrder
+from pipeline.ground.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,22 +19,28 @@ class LearningRate:
     order: StreamOrder
     epochs: int
 
+    def __post_init__(self) -> None:
+        check_lengths(self.schedule, self.order, self.epochs)
+
+    def is_warming_up(self, step: int) -> bool:
+        """Return whether step `step`, counted from 0, belongs to the warm-up."""
+        return float(self.order.epoch_of(step)) < self._warmup
+
     @property
-    def warmup(self) -> float:
-        """Length of the warm-up in epochs."""
+    def _warmup(self) -> float:
+        """Length in epochs."""
         return self.schedule.warmup_epochs or float(self.order.epoch_of(self.schedule.warmup_steps))
 
     def at(self, step: int, drops: int = 0) -> float:
         """Return the rate of step `step`, counted from 0, after `drops` drops of a plateau schedule.
 
-        Drops and the cosine follow the epoch of the step, fractions included, so the same recipe has the same schedule
-        at every batch size and number of images.
+        Drops and the cosine follow the epoch of the step, fractions included, so a recipe whose lengths are in epochs
+        has the same schedule at every batch size and number of images.
         """
-        epoch = float(self.order.epoch_of(step))
-        warmup = self.warmup
-        if epoch < warmup and self.schedule.warmup_lr is not None:
+        epoch, warmup = float(self.order.epoch_of(step)), self._warmup
+        if self.is_warming_up(step) and self.schedule.warmup_lr is not None:
             return self.schedule.warmup_lr
-        if epoch < warmup:
+        if self.is_warming_up(step):
             warmup_steps = warmup * self.order.num_images / self.order.global_batch
             return self.base * min(1.0, (step + 1) / warmup_steps)
         if self.schedule.kind == "plateau":
@@ -43,6 +50,20 @@ class LearningRate:
             drops += sum(step >= drop for drop in self.schedule.drop_steps)
             return self.base * self.schedule.drop_factor**drops
         return self.base * 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (self.epochs - warmup)))
+
+
+def check_lengths(schedule: ScheduleConfig, order: StreamOrder, epochs: int) -> None:
+    """Raise UserError if a length in steps reaches the end of training."""
+    end = order.steps_for(epochs)
+    within = f"the {end:,} steps of train.epochs = {epochs}"
+    if schedule.warmup_steps >= end:
+        raise UserError(f"schedule.warmup_steps: must be less than {within} (given {schedule.warmup_steps:,})")
+    if late := [step for step in schedule.drop_steps if step >= end]:
+        earlier = [step for step in schedule.drop_steps if step < end]
+        raise UserError(
+            f"schedule.drop_steps: must come before the end of {within} (given {late}); write "
+            f"schedule.drop_steps={earlier}, or when else the rate is to drop"
+        )
 
 
 @dataclasses.dataclass

@@ -229,7 +229,7 @@ class Trainer:
             del fields["top5_error_percent"]
         self._validations.add(fields)
         self._events.write("validation", **fields)
-        if self._phase.follows_plateau and fields["epoch"] >= self._learning_rate.warmup:
+        if self._phase.follows_plateau and not self._learning_rate.is_warming_up(self._global_step):
             self._follow_plateau(result.loss)
 
     def _follow_plateau(self, loss: float) -> None:

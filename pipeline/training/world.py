@@ -9,7 +9,7 @@ import torch
 
 from pipeline.config.operations import LoaderConfig
 from pipeline.config.schema import Config
-from pipeline.data.decoding import trains_in_threads
+from pipeline.data.decoding import decodes_in_threads
 from pipeline.ground.distributed import Collective
 from pipeline.training.batching import BatchSplit
 
@@ -51,7 +51,7 @@ def describe_change(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str | N
 
 def _decoder(loader: LoaderConfig, device: torch.device) -> dict[str, str]:
     """Return the decoding library with its version, and its device."""
-    if trains_in_threads(loader, device):
+    if decodes_in_threads(loader, device):
         import torchvision
 
         return {"decoder": f"torchvision {torchvision.__version__}", "decode": "cpu"}

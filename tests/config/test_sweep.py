@@ -93,6 +93,45 @@ def test_a_sweep_takes_nothing_from_that_of_the_recipe_it_extends(recipe: Path) 
     assert names(other) == names(recipe)
 
 
+def test_a_recipe_s_own_value_counts_and_not_the_sweep_that_it_extends(recipe: Path) -> None:
+    other = recipe.with_name("other.yaml")
+    other.write_text("extends: try.yaml\nmodel: {se: {reduction: 4}}\n")
+    assert names(other) == ["seed1", "seed2"]
+    assert {member.config.model.block.reduction for member in load_members(other)} == {4}
+    other.write_text("extends: try.yaml\nmodel: {se: null}\n")
+    assert names(other) == ["seed1", "seed2"]
+    assert names(recipe, "model.se=null") == ["seed1", "seed2"]
+
+
+def test_a_part_of_what_is_swept_as_a_whole_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, "sweep:\n  model.se: [{integration: pre}, {integration: post}]\n")
+    wrong = (
+        "model.se: must not be set in part where sweep.model.se (try.yaml:4) sets it whole; write the sweep anew, or "
+        "sweep=null"
+    )
+    for override in ("model.se.reduction=8", "model.se={reduction: 8}"):
+        assert mistakes(path, override) == [f"command line: {wrong}"]
+    other = path.with_name("other.yaml")
+    other.write_text("extends: try.yaml\nmodel:\n  se:\n    reduction: 8\n")
+    with pytest.raises(UserError) as raised:
+        load_members(other)
+    assert str(raised.value).replace(f"{tmp_path}/", "") == f"other.yaml:3: {wrong}"
+    assert names(path, "sweep=null", "model.se.reduction=8") == [""]
+
+
+def test_files_of_crop_plans_may_be_swept(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text("name: mine\ncrops:\n- {resize_px: 32, crop_px: 32}\n")
+    path = write(tmp_path, "sweep:\n  evaluate.plans: [[plan.yaml], [center32, plan.yaml]]\n")
+    members = load_members(path)
+    assert [member.name for member in members] == ["plans_mine", "plans_center32_mine"]
+    assert [plan.name for plan in members[1].config.evaluate.plans] == ["center32", "mine"]
+    assert names(path, f"sweep.evaluate.plans=[[{tmp_path}/plan.yaml]]") == ["plans_mine"]
+    assert names(write(tmp_path, "sweep: {train.validation: [plan.yaml, center32]}\n")) == [
+        "validation_mine",
+        "validation_center32",
+    ]
+
+
 def test_mistakes_in_a_sweep_are_told_with_their_places_all_at_once(tmp_path: Path) -> None:
     path = write(
         tmp_path, "sweep:\n  seed: 3\n  optim.weightdecay: [1]\n  name: [a]\n  optim.lr: []\n  train.epochs: [4, 0]\n"

@@ -117,7 +117,10 @@ def test_dali_reads_what_is_accepted_like_pillow(
     pipeline.build()
     (decoded,) = pipeline.run()
     for position, expected in enumerate(oracle):
-        np.testing.assert_array_equal(np.asarray(decoded.at(position)), expected, err_msg=files[position])
+        is_cmyk = "cmyk" in ACCEPTED[Path(files[position]).name][1]
+        np.testing.assert_allclose(
+            np.asarray(decoded.at(position)).astype(int), expected, rtol=0, atol=int(is_cmyk), err_msg=files[position]
+        )
 
 
 @pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")

@@ -557,26 +557,26 @@ def test_a_plan_loader_can_be_closed_or_begun_anew_half_way(index: ImageIndex) -
 
 
 @pytest.mark.parametrize(
-    ("decoder", "crops", "num_images", "by_threads"),
+    ("decoder", "crops", "fewest", "by_threads"),
     [
-        ("auto", CROPS, 4, False),
-        ("auto", CROPS, 5, True),
-        ("auto", CROPS[:1], 5, False),
-        ("dali", CROPS, 5, False),
-        ("threads", CROPS[:1], 4, True),
+        ("auto", CROPS, NUM_IMAGES + 1, False),
+        ("auto", CROPS, NUM_IMAGES, True),
+        ("auto", CROPS[:1], NUM_IMAGES, False),
+        ("dali", CROPS, NUM_IMAGES, False),
+        ("threads", CROPS[:1], NUM_IMAGES + 1, True),
     ],
 )
-def test_the_decoder_of_an_evaluation_is_chosen(
+def test_the_decoder_of_an_evaluation_is_chosen_by_its_split_and_not_by_the_part_that_is_read(
     index: ImageIndex,
     monkeypatch: pytest.MonkeyPatch,
     decoder: Any,
     crops: tuple[Crop, ...],
-    num_images: int,
+    fewest: int,
     by_threads: bool,
 ) -> None:
-    monkeypatch.setattr(decoding, "_FEWEST_FOR_THREADS", 5)
+    monkeypatch.setattr(decoding, "_FEWEST_FOR_THREADS", fewest)
     monkeypatch.setattr(dali if by_threads else reference, "decode_plan", fail)
-    assert list(build_plan_loader(index, np.arange(num_images), crops, 4, LoaderConfig(decoder=decoder), CPU))
+    assert list(build_plan_loader(index, np.arange(3), crops, 4, LoaderConfig(decoder=decoder), CPU))
 
 
 @pytest.mark.parametrize(("decoder", "other"), [("auto", reference), ("dali", reference), ("threads", dali)])

@@ -1,8 +1,8 @@
 """DALI against torchvision, given the same crops: the difference is stated here, and bounded.
 
-On the CPU there is none. A graph that resizes as well, as on a GPU, agrees to rounding: at most 2 of 255 anywhere but
-in the outermost pixels of a crop, where the two weigh the antialiasing filter's missing neighbours differently, and
-less than 0.5 of 255 on average.
+On the CPU there is none, but 1 of 255 for CMYK JPEGs. A graph that resizes as well, as on a GPU, agrees to rounding: at
+most 2 of 255 anywhere but in the outermost pixels of a crop, where the two weigh the antialiasing filter's missing
+neighbours differently, and less than 0.5 of 255 on average.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from pipeline.data.encoded import Reading
 from pipeline.data.index import ImageIndex
 from pipeline.data.sampling import Sampling, sample_crops
 from tests.data.indexing import index_files, picture, write_pictures
+from tests.data.odd_images import four_inks
 
 pytestmark = pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities:DeprecationWarning")
 
@@ -64,18 +65,20 @@ def require_alike(ours: torch.Tensor, theirs: torch.Tensor, mean: float = MEAN_D
     assert difference.max() <= EDGE_DIFFERENCE
 
 
-def require_training_crops_alike(index: ImageIndex, size_px: int, batch: int, epochs: int = 1, **keys: Any) -> None:
+def require_training_crops_alike(
+    index: ImageIndex, size_px: int, batch: int, epochs: int = 1, difference: int = 0, **keys: Any
+) -> None:
     """Of DALI in both ways, and torchvision."""
     positions = np.arange(len(index)).repeat(epochs)
     _, sampling = draw(index, positions, size_px, np.tile(np.arange(epochs), len(index)), **keys)
     request = read(index, positions, batch), sampling
     ours, graph = dali.decode_crops(*request, None), dali_graph.decode_crops(*request, None)
     for one, by_graph, theirs in zip(ours, graph, reference.decode_crops(*request), strict=True):
-        assert torch.equal(one, theirs)
-        require_alike(by_graph, theirs)
+        assert (one.int() - theirs.int()).abs().max() <= difference
+        require_alike(by_graph, theirs, MEAN_DIFFERENCE + difference)
 
 
-def require_crops_alike(index: ImageIndex, crops: tuple[Crop, ...], batch: int) -> None:
+def require_crops_alike(index: ImageIndex, crops: tuple[Crop, ...], batch: int, difference: int = 0) -> None:
     """Of DALI in both ways, and torchvision."""
     request = read(index, np.arange(len(index)), batch), crops
     ours, graph = dali.decode_plan(*request, None), dali_graph.decode_plan(*request, None)
@@ -84,8 +87,8 @@ def require_crops_alike(index: ImageIndex, crops: tuple[Crop, ...], batch: int) 
         by_graph: Any
         theirs: Any
         for one, by_graph, theirs in zip(*images, strict=True):
-            assert torch.equal(one, theirs)
-            require_alike(by_graph, theirs)
+            assert (one.int() - theirs.int()).abs().max() <= difference
+            require_alike(by_graph, theirs, MEAN_DIFFERENCE + difference)
 
 
 def require_same(ours: torch.Tensor, theirs: torch.Tensor) -> None:
@@ -157,7 +160,6 @@ def with_alpha(image: Image.Image, file: Path) -> None:
     "save",
     [
         lambda image, file: image.convert("L").save(file, "JPEG"),
-        lambda image, file: image.convert("CMYK").save(file, "JPEG"),
         lambda image, file: image.save(file, "JPEG", progressive=True, subsampling=0),
         lambda image, file: image.save(file, "JPEG", progressive=True, subsampling="4:2:0"),
         lambda image, file: image.save(file, "JPEG", subsampling="4:2:2"),
@@ -171,7 +173,7 @@ def with_alpha(image: Image.Image, file: Path) -> None:
         lambda image, file: image.crop((0, 0, 1, 1)).save(file, "JPEG"),
     ],
     ids=[
-        *("grey", "cmyk", "progressive", "progressive_420", "422", "exif_rotated", "png", "grey_png", "palette_png"),
+        *("grey", "progressive", "progressive_420", "422", "exif_rotated", "png", "grey_png", "palette_png"),
         *("alpha_png", "one_wide", "one_high", "one_pixel"),
     ],
 )
@@ -181,6 +183,14 @@ def test_unusual_images_agree(tmp_path: Path, save: Callable[[Image.Image, Path]
     index = index_files([file])
     require_training_crops_alike(index, size_px=48, batch=5, epochs=10)
     require_crops_alike(index, (Crop(40, 32, "center"), Crop(40, 32, "top_right")), batch=1)
+
+
+def test_images_of_four_inks_agree_to_1_of_255(tmp_path: Path) -> None:
+    file = tmp_path / "cmyk.JPEG"
+    four_inks(picture(90, 120, seed=4)).save(file, "JPEG")
+    index = index_files([file])
+    require_training_crops_alike(index, size_px=48, batch=5, epochs=10, difference=1)
+    require_crops_alike(index, (Crop(40, 32, "center"), Crop(40, 32, "top_right")), batch=1, difference=1)
 
 
 def test_all_loaders_ignore_the_exif_orientation(tmp_path: Path) -> None:

@@ -97,3 +97,30 @@ def test_a_pass_without_gradients_cuts_no_weight_off_from_them() -> None:
         engine.forward(torch.ones(2, 3, SIZE, SIZE))
     engine.backward(engine.forward(torch.ones(2, 3, SIZE, SIZE)).logsumexp(1).mean())
     assert all(parameter.grad is not None for parameter in engine.model.parameters())
+    engine.step(0.0)  # ends its casts
+
+
+@pytest.mark.parametrize("failing", ["forward", "backward", "step"])
+def test_a_failure_leaves_no_casts_to_whoever_comes_after_it(failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for lack of memory: the cache of autocast is the whole process's."""
+
+    def fail(*given: object, **keys: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    engine = narrow_engine()
+    owner, name = {
+        "forward": (nn.functional, "linear"),
+        "backward": (torch.Tensor, "backward"),
+        "step": (torch.optim.SGD, "step"),
+    }[failing]
+    with monkeypatch.context() as patch, pytest.raises(torch.OutOfMemoryError):
+        patch.setattr(owner, name, fail)
+        take_step(engine, 0)
+    other, images = nn.Linear(4, 2), torch.ones(3, 4)
+    outputs = []
+    for factor in (1, 2):
+        with torch.no_grad():
+            other.weight.mul_(factor)
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs.append(other(images).detach())
+    assert not torch.equal(*outputs)

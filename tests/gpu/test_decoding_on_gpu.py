@@ -12,13 +12,14 @@ import torch
 
 from pipeline.config.operations import LoaderConfig
 from pipeline.data import loaders
+from pipeline.data.background import SideStream, run_ahead
 from pipeline.data.batch import Batch
 from pipeline.data.crop import Crop
 from pipeline.data.index import ImageIndex
 from pipeline.data.loaders import PlanLoader, StreamLoader, build_plan_loader, build_train_loader
 from pipeline.ground.ranks import Ranks
 from tests.data.indexing import index_files
-from tests.data.odd_images import encode, picture
+from tests.data.odd_images import encode, four_inks, picture
 from tests.recipes import small_recipe
 
 pytestmark = [
@@ -34,7 +35,7 @@ KINDS = {
     "422": lambda seed: encode(picture(375, 500, seed), "JPEG", quality=90, subsampling="4:2:2"),
     "444": lambda seed: encode(picture(500, 333, seed), "JPEG", quality=95, subsampling="4:4:4"),
     "grey": lambda seed: encode(picture(500, 375, seed).convert("L"), "JPEG", quality=90),
-    "cmyk": lambda seed: encode(picture(500, 375, seed).convert("CMYK"), "JPEG", quality=90),
+    "cmyk": lambda seed: encode(four_inks(picture(500, 375, seed)), "JPEG", quality=90),
     "progressive": lambda seed: encode(picture(500, 375, seed), "JPEG", quality=90, progressive=True),
     "large": lambda seed: encode(picture(4000, 3000, seed), "JPEG", quality=90),
     "tiny": lambda seed: encode(picture(40, 31, seed), "JPEG", quality=90),
@@ -116,6 +117,14 @@ def test_two_pipelines_at_once_yield_what_each_yields_alone(index: ImageIndex) -
     for one, other in zip(crops_alone, crops_together, strict=True):
         for images, others in zip(one.crops, other.crops, strict=True):
             assert all(torch.equal(image, same) for image, same in zip(images, others, strict=True))
+
+
+def test_what_one_loader_has_freed_on_its_stream_serves_the_next() -> None:
+    streams = []
+    for _ in range(2):
+        side = SideStream(DEVICE)
+        streams += run_ahead((torch.cuda.current_stream(DEVICE) for _ in range(1)), 1, "test", side)
+    assert streams[0] == streams[1] != torch.cuda.current_stream(DEVICE)
 
 
 def test_a_new_segment_begins_where_the_last_one_has_ended(index: ImageIndex, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -262,6 +262,13 @@ def test_schedule_in_one_line(tmp_path, schedule, expected):
     assert describe_schedule(small_recipe(tmp_path, schedule=schedule)) == expected
 
 
+@pytest.mark.parametrize("sweep", [[], ["sweep.seed=[1, 2]"]])
+def test_plan_refuses_lengths_in_steps_beyond_the_end_of_training(tmp_path: Path, sweep: list[str]) -> None:
+    steps = ["warmup_epochs=0", "warmup_steps=70000", *sweep]
+    with pytest.raises(UserError, match=r"schedule.warmup_steps: must be less than the 62,557 steps of train.epochs"):
+        print_plan(CONFIGS / "senet154_ilsvrc2017.yaml", steps, tmp_path / "run")
+
+
 def test_overrides_are_told_in_full_before_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     print_plan(CONFIGS / "demo.yaml", ["epochs=90", "lr=0.1"], tmp_path / "run")
     assert capsys.readouterr().out.startswith("train.epochs = 90\noptim.lr = 0.1\n")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 
 from pipeline.config.training import ScheduleConfig
 from pipeline.data.order import StreamOrder
+from pipeline.ground.errors import UserError
 from pipeline.training.schedule import LearningRate, Plateau
 
 IMAGENET = StreamOrder(num_images=1_281_167, global_batch=2048, seed=0)
@@ -46,6 +48,33 @@ def test_a_warm_up_in_steps_is_the_one_of_as_many_epochs() -> None:
             for length in ({"warmup_epochs": 2.0}, {"warmup_steps": 20})
         )
         assert [epochs.at(step) for step in range(100)] == [steps.at(step) for step in range(100)]
+
+
+def test_a_warm_up_in_steps_ends_after_exactly_so_many() -> None:
+    for steps in (1, 390, 391, 626, 1000):
+        rate = LearningRate(ScheduleConfig(warmup_steps=steps), 1.0, IMAGENET, 100)
+        assert [rate.is_warming_up(step) for step in (steps - 1, steps, steps + 1)] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "message"),
+    [
+        (
+            {"warmup_steps": 100},
+            "schedule.warmup_steps: must be less than the 100 steps of train.epochs = 10 (given 100)",
+        ),
+        (
+            {"drop_steps": (50, 100, 200)},
+            "schedule.drop_steps: must come before the end of the 100 steps of train.epochs = 10 (given [100, 200]); "
+            "write schedule.drop_steps=[50], or when else the rate is to drop",
+        ),
+    ],
+)
+def test_lengths_in_steps_beyond_the_end_of_training_are_refused(lengths: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        LearningRate(ScheduleConfig(**lengths), 1.0, SMALL, 10)
+    assert str(raised.value) == message
+    LearningRate(ScheduleConfig(warmup_steps=99, drop_steps=(99,)), 1.0, SMALL, 10)
 
 
 def test_the_cosine_is_shake_shakes_and_pytorchs_step_by_step() -> None:

@@ -17,18 +17,18 @@ def measure_rates(scope: Scope) -> Iterator[dict[str, Any]]:
     """Yield the peaks, the lower bound that they set to a training step, and the rates of transfers."""
     device = scope.torch_device
     peaks = measure_peaks(device, scope.matrix, scope.copied_bytes)
-    yield {"what": "matrix product, bfloat16", "TFLOP/s": peaks.flops_per_second / 1e12}
-    yield {"what": "copy on the device", "GB/s": peaks.bytes_per_second / 1e9}
+    yield {"rate": "matrix product, bfloat16", "TFLOP/s": peaks.flops_per_second / 1e12}
+    yield {"rate": "copy on the device", "GB/s": peaks.bytes_per_second / 1e9}
     layers = layer_table(scope.model, scope.num_classes, scope.image_size_px)
     for batch in (scope.batch, scope.large_batch):
         floor = training_floor_seconds(layers, batch, peaks)
-        yield {"what": "roofline of a training step", "batch": batch, "images/s": batch / floor}
+        yield {"rate": "roofline of a training step", "batch": batch, "images/s": batch / floor}
     on_device = torch.empty(scope.copied_bytes // 8, device=device, dtype=torch.uint8)
     for is_pinned in (True, False):
         if is_pinned and device.type != "cuda":
             continue
         on_host = torch.empty(on_device.shape, dtype=torch.uint8, pin_memory=is_pinned)
-        for what, target, source in (("to the device", on_device, on_host), ("from the device", on_host, on_device)):
+        for way, target, source in (("to the device", on_device, on_host), ("from the device", on_host, on_device)):
             seconds = time_work(lambda pair=(target, source): pair[0].copy_(pair[1]), device).median  # type: ignore[misc]
             kind = "pinned" if is_pinned else "pageable"
-            yield {"what": f"{what}, {kind} memory", "GB/s": on_device.nbytes / seconds / 1e9}
+            yield {"rate": f"{way}, {kind} memory", "GB/s": on_device.nbytes / seconds / 1e9}

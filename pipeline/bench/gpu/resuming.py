@@ -90,7 +90,6 @@ def _trainer(scope: Scope, checkpoints: Path, start: Path | None) -> Trainer:
         model.load_state_dict(dict(state.model))
     collective = Collective(Ranks(), timeout_seconds=60)
     engine = create_engine(model, config, collective)
-    engine.warm_up((scope.batch, 3, size, size))
     trainer = Trainer(
         config,
         index,
@@ -103,6 +102,7 @@ def _trainer(scope: Scope, checkpoints: Path, start: Path | None) -> Trainer:
         EventLog(None),
         StopFlag(),
     )
+    engine.warm_up((scope.batch, 3, size, size))
     if state is not None and start is not None:
         engine.load_state_dict(state.optimizer)
         trainer.resume(state, start)

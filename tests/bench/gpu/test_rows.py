@@ -30,7 +30,7 @@ def figures_of(name: str, scope: Scope) -> list[dict[str, Any]]:
 
 def test_rates_of_matrices_copies_and_transfers(toy: Scope) -> None:
     rows = figures_of("rates", toy)
-    assert [row["what"] for row in rows] == [
+    assert [row["rate"] for row in rows] == [
         "matrix product, bfloat16",
         "copy on the device",
         "roofline of a training step",
