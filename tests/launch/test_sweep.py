@@ -4,6 +4,7 @@ launcher in the test's process."""
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import re
 import shutil
@@ -17,11 +18,13 @@ import pytest
 from launch import run as launch_run
 from launch.__main__ import main
 from launch.child import Supervisor
+from launch.stage_run import run_stage
 from launch.sweep import read_sweep, set_up_runs
 from pipeline.config.operations import TrackingConfig
 from pipeline.config.reader import read_run_config, write_run_config
+from pipeline.ground.ranks import Ranks
 from pipeline.running import runner
-from pipeline.running.attempts import read_attempts
+from pipeline.running.attempts import note_start, read_attempts
 from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.store.lock import exclusive
 from pipeline.store.seal import is_sealed
@@ -275,6 +278,38 @@ def test_a_stage_that_another_run_of_the_sweep_makes_is_waited_for_and_then_foun
     )
     assert out.splitlines()[-1] == f"build: done by another process in {build.directory.resolve()}"
     assert len(read_attempts(build.directory)) == 1
+
+
+def test_processes_that_another_run_of_the_sweep_overtakes_wait_again(
+    shared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The launcher's wait is over before its processes have the lock."""
+    placed = stages(shared)
+    for part in (*placed["prepare"].parts, *placed["build"].parts):
+        seal_part(part)
+    train, codes = placed["train"], list[int | None]()
+    train.directory.mkdir(exist_ok=True)
+
+    class Overtaken(Supervisor):
+        def run(self, command: list[str], environment: object) -> int:
+            assert "pipeline.running.torchrun" in command
+            holder.enter_context(exclusive(train.directory))
+            note_start(train.directory, Ranks())
+            codes.extend(finish(start_stage(shared, "train", world_size=2, ranks=[0])))
+            return 1  # torchrun's, whatever its processes say
+
+    def done_by_the_other() -> None:
+        seal_part(train.current)
+        holder.close()
+
+    in_the_meantime(monkeypatch, done_by_the_other)
+    config = read_run_config(shared, ["resources.processes=2"])
+    with contextlib.ExitStack() as holder:
+        assert run_stage("train", train, shared, config, Overtaken()) == 0
+    assert codes == [2]
+    waiting, done = capsys.readouterr().out.splitlines()
+    assert waiting.startswith("train: waiting for pid ")
+    assert done == "train: done by another process"
 
 
 def test_a_stop_ends_the_waiting_for_another_run_of_the_sweep_with_75(
