@@ -57,7 +57,8 @@ def _was_overtaken(stage: PlacedStage, known: int) -> bool:
     """
     if not stage.current.is_shared or lock_holder(stage.directory) is None:
         return False
-    return sum(record["kind"] == "start" for record in read_records(stage.directory)[known:]) <= 1
+    started = [record for record in read_records(stage.directory)[known:] if record["kind"] == "start"]
+    return len(started) <= 1
 
 
 @dataclasses.dataclass(frozen=True)
