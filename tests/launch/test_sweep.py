@@ -22,6 +22,7 @@ from launch.stage_run import run_stage
 from launch.sweep import read_sweep, set_up_runs
 from pipeline.config.operations import TrackingConfig
 from pipeline.config.reader import read_run_config, write_run_config
+from pipeline.config.sweep import members_of, write_sweep
 from pipeline.ground.ranks import Ranks
 from pipeline.running import runner
 from pipeline.running.attempts import note_start, read_attempts
@@ -321,6 +322,20 @@ def test_a_stop_ends_the_waiting_for_another_run_of_the_sweep_with_75(
         assert runner.run_stage("build", read_run_config(shared), shared, STAGES) == 75
         assert main(["run", str(shared / "config.yaml"), "--run", str(shared)]) == 75
     assert "build: stopped by SIGTERM while waiting" in capsys.readouterr().err
+
+
+def test_two_launches_list_the_members_of_both(shared: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = shared.parent
+    third, fourth = (read_sweep([recipe], [], folder, [seed]) for seed in (3, 4))
+    (holder := exclusive(folder)).__enter__()
+
+    def listed_by_the_other() -> None:
+        write_sweep(folder, third.members)
+        holder.__exit__(None, None, None)
+
+    in_the_meantime(monkeypatch, listed_by_the_other)
+    set_up_runs(fourth, [], accept_changes=False)
+    assert [run.name for run in members_of(folder)] == ["seed1", "seed2", "seed3", "seed4"]
 
 
 def test_a_sweep_is_a_group_in_w_and_b(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
