@@ -32,8 +32,9 @@ def submit_runs(request: SubmitRequest) -> int:
         print_dry_run(sweep, members, batches, scripts)
         return EXIT_DONE
     jobs = [[*member.jobs, *_adopted(member, members)] for member in members]
+    grown = [(member, known) for member, known in zip(members, jobs, strict=True) if len(known) > len(member.jobs)]
     ids: list[str] = []
-    if batches:
+    if batches or grown:
         for member in members:
             member.check_idle()
         set_up_runs(sweep, [(member.run, member.config, member.missing) for member in members], request.accept_changes)
@@ -41,6 +42,8 @@ def submit_runs(request: SubmitRequest) -> int:
             for member in members:
                 locks.enter_context(exclusive(member.run))
                 member.check_still_so()
+            for member, known in grown:
+                write_jobs(member.run, known)
             ids = _queue(members, batches, scripts, jobs)
     print_queued(sweep, members, batches, ids, jobs)
     return EXIT_DONE
