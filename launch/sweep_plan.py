@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from launch.console import say, show, table
 from launch.estimate import (
     NO_RATE,
+    Rate,
     depends_on_validation,
     evaluated_images,
     step_spans,
@@ -50,7 +51,11 @@ def _training(runs: Sequence[Run]) -> Iterator[str]:
     steps, seconds, process_hours, rates = 0, 0.0, 0.0, set[str]()
     bound = "about"
     trainings = list(_distinct(runs, lambda stage: stage.stage.is_training))
-    known = [found for _, config, placed in runs if (found := training_rate(config, placed)) is not None]
+    known: dict[str, Rate] = {}
+    for name, config, placed in runs:
+        if config.model.title not in known and (rate := training_rate(config, placed, name)) is not None:
+            known[config.model.title] = rate
+    unknown = set[str]()
     for names, config, placed in trainings:
         images = training_images(config, placed)
         if images.count is None:
@@ -58,10 +63,12 @@ def _training(runs: Sequence[Run]) -> Iterator[str]:
             return
         spans = step_spans(config, stream_order(config, images.count), placed)
         left = sum(spans[name].last - spans[name].first - steps_done(placed[name], spans[name]) for name in names)
-        measured = training_rate(config, placed) or next(iter(known), None)
+        measured = known.get(config.model.title)
         steps += left
         bound = "at most" if depends_on_validation(config, placed) else bound
-        if measured is not None:
+        if measured is None:
+            unknown.add(config.model.title)
+        else:
             took = left * config.train.global_batch / measured.images_per_second
             process_hours += took / 3600
             seconds += took / config.resources.processes
@@ -74,6 +81,8 @@ def _training(runs: Sequence[Run]) -> Iterator[str]:
             f"{bound} {duration(seconds)} one after another, {process_hours:,.4g} process hours, at "
             f"{' and '.join(sorted(rates))}; validation and checkpoints come on top"
         )
+        if unknown:
+            yield f"not in it: {', '.join(sorted(unknown))}, of which no run has measured its rate"
     else:
         yield f"time: {NO_RATE}"
 

@@ -29,7 +29,7 @@ from pipeline.running.attempts import note_start, read_attempts
 from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.store.lock import exclusive
 from pipeline.store.seal import is_sealed
-from pipeline.tracking.events import Listener, read_events
+from pipeline.tracking.events import EventLog, Listener, read_events
 from pipeline.tracking.listeners import listening
 from pipeline.tracking.tracked import Tracked
 from stages import STAGES
@@ -182,6 +182,29 @@ def test_a_plan_of_a_sweep_counts_what_is_equal_once_and_prices_the_rest(
     assert not (tmp_path / "runs").exists()
     assert main(["plan", *words, "--simulate"]) == 2
     assert "--simulate: takes a single run (given a sweep of 4); add sweep=null" in capsys.readouterr().err
+
+
+def test_a_plan_takes_the_rate_of_a_run_of_the_same_network_and_names_it(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(recipe), "sweep.model.name=[se_resnet_nano,resnet_nano]", "--seeds", "1,2"]
+    words += ["data.dataset=digits", "data.root=null", "model.num_classes=10"]
+    folder = tmp_path / "runs"
+    sweep = read_sweep([recipe], words[1:2] + words[4:], folder, [1, 2])
+    first = next(member for member in sweep.members if member.config.model.name == "resnet_nano")
+    run = sweep.run_of(first)
+    write_run_config(run, first.config)
+    train = place_stages(first.config, run, STAGES)["train"].directory
+    train.mkdir()
+    note_start(train, Ranks())
+    with contextlib.closing(EventLog(train)) as events:
+        events.write("train", global_step=1, epoch=0.1, images_per_second=160.0)
+    write_sweep(folder, sweep.members)
+    capsys.readouterr()
+    assert main(["plan", *words, "--run", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert f"at 1 x 160 images/s (measured in {first.name}'s train); validation" in out
+    assert "not in it: se_resnet_nano, of which no run has measured its rate\n" in out
 
 
 def test_a_changed_sweep_is_refused_before_any_of_its_runs_is_touched(
