@@ -36,6 +36,7 @@ class Queue:
         self.after: dict[str, tuple[str, ...]] = {}
         self.cancelled: list[str] = []
         self.refuses: int | None = None
+        self.asked = 0
         for name in ("submit", "check", "cancel", "look_up"):
             monkeypatch.setattr(scheduler, name, getattr(self, name))
 
@@ -55,6 +56,7 @@ class Queue:
         self.jobs.update({job: QueuedJob(job, "CANCELLED") for job in jobs})
 
     def look_up(self, jobs: Sequence[str]) -> dict[str, QueuedJob]:
+        self.asked += 1
         return {job: self.jobs[job] for job in jobs if job in self.jobs}
 
 
@@ -328,6 +330,7 @@ def test_submitting_a_sweep_again_queues_what_is_missing_behind_what_is_queued(q
     assert submit(run, "--seeds", "1,2,3") == 0
     assert job_ids(run / "seed2") == before["seed2"]
     assert job_ids(run / "seed3")["prepare"] == before["seed1"]["prepare"], "one key is one job"
+    assert queue.asked == 2, "once for all members, at each submit"
     again = read_jobs(run / "seed1")[-1]
     assert (again.stage, "_" in again.job) == ("report", False), "one of its own"
     assert before["seed1"]["fuse"] in again.waits_for
