@@ -26,6 +26,8 @@ from stages import STAGES
 Format = Literal["terminal", "markdown", "csv", "html"]
 Cells = list[tuple[str, ...]]
 """The headings, then a tuple for each line."""
+_TEXTS = ("name", "title", "command", "state", "row", "recipe", "measured with", "to the baseline", "cost")
+"""Columns that are no numbers."""
 _BACKWARD = 3
 """Multiply-adds of a training step, for each of its forward pass."""
 _FLOPS = 1e14
@@ -226,7 +228,7 @@ def _print_cells(cells: Cells, form: Format, caption: str, notes: Sequence[str])
         )
     else:
         say(f"{caption}\n")
-        printed = table(*cells[0])
+        printed = table(*cells[0], numbers=[place for place, name in enumerate(cells[0]) if name not in _TEXTS])
         for row in cells[1:]:
             printed.add_row(*row)
         show(printed)

@@ -1,4 +1,4 @@
-"""The plan of a sweep: its runs, what of their stages is equal and so done once, and what is left to pay for."""
+"""The plan of a sweep: its runs, the stages that several share and that are done once, and the cost of the rest."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def print_sweep(runs: Sequence[Run]) -> None:
         rows.add_row(name, config.model.title, ", ".join(left) or "nothing")
     show(rows)
     say("")
-    stages = table("stage", "in so many runs", "to be done once each", "of these done")
+    stages = table("stage", "in so many runs", "to be done once each", "of these done", numbers=range(1, 4))
     for name in dict.fromkeys(name for _, _, placed in runs for name in placed):
         every = [placed[name] for _, _, placed in runs if name in placed]
         distinct = {stage.key: stage for stage in every}

@@ -47,7 +47,7 @@ _COLORS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Gates:
-    """What the stage `activations` has written."""
+    """The result of the stage `activations`."""
 
     directory: Path
     figures: Mapping[str, Any]
@@ -118,7 +118,7 @@ def gate_figure(gates: Gates, number: int, blocks: Sequence[str], classes: Seque
 
 
 def gate_section(gates: Gates | None) -> dict[str, Any]:
-    """Return what the report's section is filled with; it has none if no gates were measured."""
+    """Return the values of the report's section; it has none if no gates were measured."""
     if gates is None:
         return {"gates": None}
     figures = {n: gate_figure(gates, n, gates.choose_blocks(), gates.choose_classes(n)) for n in (6, 7)}
@@ -218,7 +218,7 @@ def gate_rows(gates: Gates) -> list[tuple[str, ...]]:
 
 
 def leaving_out(gates: Gates) -> str:
-    """Return what it would cost to do without the gates of the last stage, in a sentence."""
+    """Return the cost of doing without the gates of the last stage, in a sentence."""
     left, near = gates.figures["left_out"], gates.figures["left_out"]["errors"]
     share = 100 * left["parameters"] / left["parameters_of_all_blocks"]
     errors = ", ".join(

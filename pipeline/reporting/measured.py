@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pipeline.config.crop_plan import CropPlan
 from pipeline.config.differences import differing_keys
 from pipeline.config.network import ModelConfig
+from pipeline.ground.intervals import NORMAL_QUANTILE
 from pipeline.networks.layers import TRACED_CLASSES, Cost, layer_table, variant_cost
 from pipeline.paper.tables import Row, Table
 from pipeline.reporting.measured_run import MeasuredRun
@@ -21,7 +22,6 @@ _STUDENTS_T = (
     2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
 )  # fmt: skip
 """Its 97.5 % quantile, from one degree of freedom on; with more it is nearly the normal distribution's."""
-_NORMAL = 1.96
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,7 +173,7 @@ def _compared(lines: Sequence[Line]) -> list[Line]:
             uncertainty = None
             if degrees:
                 error = math.sqrt(squares / degrees * (1 / line.runs + 1 / baseline.runs))
-                uncertainty = error * (_STUDENTS_T[degrees - 1] if degrees <= len(_STUDENTS_T) else _NORMAL)
+                uncertainty = error * (_STUDENTS_T[degrees - 1] if degrees <= len(_STUDENTS_T) else NORMAL_QUANTILE)
             line = dataclasses.replace(line, difference=line.top1.mean - baseline.top1.mean, uncertainty=uncertainty)
         compared.append(line)
     return compared
