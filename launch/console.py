@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import sys
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from pipeline.ground.errors import UserError
@@ -29,13 +30,14 @@ def complain(text: str) -> None:
         print_line(text, sys.stderr)
 
 
-def table(*columns: str) -> Table:
-    """Return an empty table; text too wide for a terminal is folded, never truncated."""
+def table(*columns: str, numbers: Collection[int] = ()) -> Table:
+    """Return an empty table, with the columns at the places `numbers` to the right; text too wide for a terminal is
+    folded, never truncated."""
     from rich.table import Table
 
     result = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    for column in columns:
-        result.add_column(column, overflow="fold")
+    for place, column in enumerate(columns):
+        result.add_column(column, overflow="fold", justify="right" if place in numbers else "left")
     return result
 
 

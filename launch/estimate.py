@@ -130,8 +130,9 @@ def train_events(directory: Path) -> list[Event]:
     return [event for event in read_last_events(directory) if event["kind"] == "train"]
 
 
-def training_rate(config: Config, placed: Mapping[str, PlacedStage]) -> Rate | None:
-    """Return the throughput that the run itself measured last, or else the recipe's expectation, or None."""
+def training_rate(config: Config, placed: Mapping[str, PlacedStage], run: str = "this run") -> Rate | None:
+    """Return the throughput that the run itself, called `run`, measured last, or else the recipe's expectation, or
+    None."""
     for name, stage in reversed(list(placed.items())):
         if not stage.stage.is_training:
             continue
@@ -141,7 +142,7 @@ def training_rate(config: Config, placed: Mapping[str, PlacedStage]) -> Rate | N
         if measured:
             own = [event["images_per_second"] for event in events if event["time"] >= measured[-1].start]
             speed = statistics.median(own[-_RECENT_EVENTS:]) / measured[-1].world_size
-            return Rate(speed, f"measured in this run's {name}")
+            return Rate(speed, f"measured in {run}'s {name}")
     expected = config.resources.expected_images_per_second
     return None if expected is None else Rate(expected, "resources.expected_images_per_second")
 

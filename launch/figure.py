@@ -26,9 +26,7 @@ def draw_figure(number: int, run: Path, classes: Sequence[str], blocks: Sequence
     figure = gate_figure(gates, number, gates.choose_blocks(blocks), gates.choose_classes(number, classes))
     write_bytes(out, figure.encode())
     headings, *rows = gate_rows(gates)
-    printed = table(*headings)
-    for column in printed.columns[1:]:
-        column.justify = "right"
+    printed = table(*headings, numbers=range(1, len(headings)))
     for row in rows:
         printed.add_row(*row)
     show(printed)

@@ -76,9 +76,7 @@ def print_fusion(figures: Mapping[str, Any]) -> None:
     tops = tuple(figures.get("errors", ()))
     names = [f"top-{k[3:]}" for k in tops]
     columns = ["member", "weight", *(f"{name} error" for name in names), *(f"gain, {name}" for name in names)]
-    rows = table(*(columns if has_errors else columns[:2]))
-    for column in rows.columns[1:]:
-        column.justify = "right"
+    rows = table(*(columns if has_errors else columns[:2]), numbers=range(1, len(columns)))
     for member in members:
         cells = [f"{member['alone'][k]['percent']:.2f} %" for k in tops] if has_errors else []
         if has_errors:
@@ -109,9 +107,8 @@ def print_fusion(figures: Mapping[str, Any]) -> None:
 
 def _print_disagreement(figures: Mapping[str, Any]) -> None:
     members = figures["members"]
-    rows = table("first prediction differs, % of images", *(str(number) for number in range(1, len(members) + 1)))
-    for column in rows.columns[1:]:
-        column.justify = "right"
+    numbers = range(1, len(members) + 1)
+    rows = table("first prediction differs, % of images", *map(str, numbers), numbers=numbers)
     for number, (member, shares) in enumerate(zip(members, figures["disagreement_percent"], strict=True), start=1):
         rows.add_row(f"{number} {member['name']}", *(f"{share:.2f}" for share in shares))
     say("")

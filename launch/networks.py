@@ -60,9 +60,7 @@ def print_networks(*, as_page: bool) -> int:
     if as_page:
         print(networks_page(), end="")
         return EXIT_DONE
-    networks = table(*COLUMNS)
-    for column in networks.columns[1:-1]:
-        column.justify = "right"
+    networks = table(*COLUMNS, numbers=range(1, len(COLUMNS) - 1))
     for row in network_rows():
         networks.add_row(*row)
     show(networks)

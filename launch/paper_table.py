@@ -18,13 +18,16 @@ from pipeline.ground.counting import counted
 from pipeline.ground.errors import EXIT_DONE, UserError
 from pipeline.ground.interpreter import command_line
 from pipeline.paper.tables import Row, Table, citation, contents, read_table, table_names
-from pipeline.reporting.measured import Figure, Line, MeasuredRun, lines_of, network_cost, read_runs, rows_of
+from pipeline.reporting.measured import Figure, Line, lines_of, network_cost, rows_of
+from pipeline.reporting.measured_run import MeasuredRun, read_runs
 from pipeline.tracking.wording import duration
 from stages import STAGES
 
 Format = Literal["terminal", "markdown", "csv", "html"]
 Cells = list[tuple[str, ...]]
 """The headings, then a tuple for each line."""
+_TEXTS = ("name", "title", "command", "state", "row", "recipe", "measured with", "to the baseline", "cost")
+"""Columns that are no numbers."""
 _BACKWARD = 3
 """Multiply-adds of a training step, for each of its forward pass."""
 _FLOPS = 1e14
@@ -60,7 +63,7 @@ def _print_contents(form: Format) -> int:
         )
         for each in contents()
     ]
-    cells: Cells = [("name", "what", "command", "state"), *rows]
+    cells: Cells = [("name", "title", "command", "state"), *rows]
     if form == "csv":
         _print_csv([dict(zip(cells[0], row, strict=True)) for row in rows])
         return EXIT_DONE
@@ -163,7 +166,12 @@ def _notes(paper: Table, lines: Sequence[Line], measured: Sequence[MeasuredRun],
             "Cost of rows not run: operations of forward and backward passes, two to a multiply-add, and the time of "
             f"one run at {_FLOPS / 1e12:.0f} TFLOP/s."
         )
-    unplaced = [run for run in measured if not any(run.of_row(paper, row) for row in rows_of(paper, measured))]
+    notes += [
+        f"{run.directory}: the same training as {first.directory}, and not counted again"
+        for line in lines
+        for run, first in line.repeated
+    ]
+    unplaced = [run for run in measured if not any(run.plan_of(paper, row) for row in rows_of(paper, measured))]
     notes += [
         f"{run.directory}: no row of this table ({run.config.model.title}, {run.config.data.dataset})"
         for run in unplaced
@@ -220,7 +228,7 @@ def _print_cells(cells: Cells, form: Format, caption: str, notes: Sequence[str])
         )
     else:
         say(f"{caption}\n")
-        printed = table(*cells[0])
+        printed = table(*cells[0], numbers=[place for place, name in enumerate(cells[0]) if name not in _TEXTS])
         for row in cells[1:]:
             printed.add_row(*row)
         show(printed)

@@ -82,8 +82,7 @@ def predict(request: PredictRequest) -> int:
 
 
 def _print(found: dict[str, Any]) -> None:
-    rows = table(found["image"], "class", "")
-    rows.columns[0].justify = "right"
+    rows = table(found["image"], "class", "", numbers=[0])
     for one in found["predictions"]:
         percent = 0.0 if one["probability"] is None else 100 * one["probability"]
         rows.add_row(f"{percent:.2f} %", one["words"], one["class"] if one["class"] != one["words"] else "")

@@ -36,9 +36,7 @@ def score_file(path: Path, truth: Path, blacklist: Path | None, form: Form | Non
     columns = ["predictions", "flat error"]
     if errors.without_blacklisted is not None:
         columns.append(f"without the {errors.num_blacklisted:,} blacklisted (not the contest's figure)")
-    rows = table(*columns)
-    for column in rows.columns:
-        column.justify = "right"
+    rows = table(*columns, numbers=range(len(columns)))
     for number, error in enumerate(errors.all_images):
         cells = [str(number + 1), f"{100 * error:.3f} %"]
         if errors.without_blacklisted is not None:

@@ -14,26 +14,29 @@ from pipeline.config.schema import Config
 from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_USER_ERROR, StopRequested
 from pipeline.running.attempts import NOT_SAVED, Outcome, read_outcome, read_records
 from pipeline.running.stage import PlacedStage
-from pipeline.store.lock import in_turn
+from pipeline.store.lock import in_turn, lock_holder
 from pipeline.tracking.wording import duration
 
 
 def run_stage(header: str, stage: PlacedStage, run: Path, config: Config, supervisor: Supervisor) -> int:
     """Run one stage to its end, report its outcome, and return its code."""
     processes = config.resources.processes if stage.stage.is_distributed else 1
-    records = {part.directory: len(read_records(part.directory)) for part in stage.parts}
-    started = time.monotonic()
-    if stage.current.is_shared:
-        try:
-            with in_turn(stage.directory, supervisor.stop, lambda text: say(f"{header}: {text}")):
-                pass
-        except StopRequested as stopped:
-            complain(f"{header}: {stopped}")
-            return EXIT_STOPPED
-        if stage.is_done:
-            say(f"{header}: done by another process")
-            return EXIT_DONE
-    code = supervisor.run(stage_command(stage.name, run, processes), stage_environment(os.environ, processes))
+    while True:
+        if stage.current.is_shared:
+            try:
+                with in_turn(stage.directory, supervisor.stop, lambda text: say(f"{header}: {text}")):
+                    pass
+            except StopRequested as stopped:
+                complain(f"{header}: {stopped}")
+                return EXIT_STOPPED
+            if stage.is_done:
+                say(f"{header}: done by another process")
+                return EXIT_DONE
+        records = {part.directory: len(read_records(part.directory)) for part in stage.parts}
+        started = time.monotonic()
+        code = supervisor.run(stage_command(stage.name, run, processes), stage_environment(os.environ, processes))
+        if supervisor.stop_reason is not None or not _was_overtaken(stage, records[stage.directory]):
+            break
     took = duration(time.monotonic() - started)
     if stage.is_done:
         say(f"{header}: done in {took}")
@@ -45,6 +48,17 @@ def run_stage(header: str, stage: PlacedStage, run: Path, config: Config, superv
     else:
         complain(f"{header}: failed after {took}; {ending.message or f'its directory is {stage.directory}'}")
     return ending.exit_code
+
+
+def _was_overtaken(stage: PlacedStage, known: int) -> bool:
+    """Return whether another run of the sweep took the lock before these processes, so that they were refused.
+
+    Otherwise their own start is recorded too, after the `known` lines.
+    """
+    if not stage.current.is_shared or lock_holder(stage.directory) is None:
+        return False
+    started = [record for record in read_records(stage.directory)[known:] if record["kind"] == "start"]
+    return len(started) <= 1
 
 
 @dataclasses.dataclass(frozen=True)

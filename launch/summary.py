@@ -15,6 +15,7 @@ from pipeline.evaluation.members import FUSION
 from pipeline.ground.counting import counted
 from pipeline.ground.errors import UserError
 from pipeline.ground.interpreter import typed
+from pipeline.ground.intervals import NORMAL_QUANTILE
 from pipeline.running.stage import PlacedStage
 from pipeline.store.seal import BrokenSeal, read_seal
 from pipeline.tracking.wandb_state import offline_files
@@ -26,7 +27,6 @@ _ERRORS = {
     "top5_error_percent": "top-5 error",
     "restricted_top1_error_percent": "top-1 among the {} classes present",
 }
-_TWO_SIDED_95_PERCENT = 1.96
 
 
 def print_results(run: Path, placed: Mapping[str, PlacedStage]) -> None:
@@ -49,9 +49,8 @@ def print_results(run: Path, placed: Mapping[str, PlacedStage]) -> None:
 
 def _print_errors(plans: Mapping[str, Any], fused: Mapping[str, Any], fusion: Mapping[str, Any]) -> None:
     shown = [name for name in _ERRORS if name in fused]
-    results = table("crop plan", "crops", *(_ERRORS[name].format(fused.get("present_classes")) for name in shown))
-    for column in results.columns[1:]:
-        column.justify = "right"
+    errors = [_ERRORS[name].format(fused.get("present_classes")) for name in shown]
+    results = table("crop plan", "crops", *errors, numbers=range(1, 2 + len(errors)))
     for plan, metrics in plans.items():
         cells = (percentage(metrics[name], fused["images"]) for name in shown)
         results.add_row(plan, str(metrics["crops"]), *cells)
@@ -97,7 +96,7 @@ def _chance(disagreement_percent: float, images: int) -> float:
 
     Errors can differ only on images on which the first predictions do, which bounds the variance of the difference.
     """
-    return 100 * _TWO_SIDED_95_PERCENT * math.sqrt(disagreement_percent / 100 / images)
+    return 100 * NORMAL_QUANTILE * math.sqrt(disagreement_percent / 100 / images)
 
 
 def _metrics(stage: PlacedStage) -> Mapping[str, Any]:

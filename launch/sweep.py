@@ -14,6 +14,8 @@ from pipeline.config.reader import RUN_CONFIG, load_members
 from pipeline.config.schema import Config
 from pipeline.config.sweep import Member, members_of, refuse_equal, write_sweep
 from pipeline.ground.errors import UserError
+from pipeline.ground.stop import StopFlag
+from pipeline.store.lock import in_turn
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +72,7 @@ def set_up_runs(sweep: Sweep, runs: Iterable[tuple[Path, Config, Stages]], accep
     if not sweep.is_single:
         check_writable(sweep.folder)
         check_space(sweep.folder, [(config, stages.values()) for _, config, stages in runs])
-        write_sweep(sweep.folder, sweep.members)
+        with in_turn(sweep.folder, StopFlag(), say):  # another launch may add members of its own
+            write_sweep(sweep.folder, sweep.members)
     for run, config, stages in runs:
         set_up(run, config, stages.values(), accept_changes)

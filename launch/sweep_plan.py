@@ -1,4 +1,4 @@
-"""The plan of a sweep: its runs, what of their stages is equal and so done once, and what is left to pay for."""
+"""The plan of a sweep: its runs, the stages that several share and that are done once, and the cost of the rest."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from launch.console import say, show, table
 from launch.estimate import (
     NO_RATE,
+    Rate,
     depends_on_validation,
     evaluated_images,
     step_spans,
@@ -35,7 +36,7 @@ def print_sweep(runs: Sequence[Run]) -> None:
         rows.add_row(name, config.model.title, ", ".join(left) or "nothing")
     show(rows)
     say("")
-    stages = table("stage", "in so many runs", "to be done once each", "of these done")
+    stages = table("stage", "in so many runs", "to be done once each", "of these done", numbers=range(1, 4))
     for name in dict.fromkeys(name for _, _, placed in runs for name in placed):
         every = [placed[name] for _, _, placed in runs if name in placed]
         distinct = {stage.key: stage for stage in every}
@@ -51,7 +52,11 @@ def _training(runs: Sequence[Run]) -> Iterator[str]:
     steps, seconds, process_hours, rates = 0, 0.0, 0.0, set[str]()
     bound = "about"
     trainings = list(_distinct(runs, lambda stage: stage.stage.is_training))
-    known = [found for _, config, placed in runs if (found := training_rate(config, placed)) is not None]
+    known: dict[str, Rate] = {}
+    for name, config, placed in runs:
+        if config.model.title not in known and (rate := training_rate(config, placed, name)) is not None:
+            known[config.model.title] = rate
+    unknown = set[str]()
     for names, config, placed in trainings:
         images = training_images(config, placed)
         if images.count is None:
@@ -61,10 +66,12 @@ def _training(runs: Sequence[Run]) -> Iterator[str]:
         check_lengths(config.schedule, order, config.train.epochs)
         spans = step_spans(config, order, placed)
         left = sum(spans[name].last - spans[name].first - steps_done(placed[name], spans[name]) for name in names)
-        measured = training_rate(config, placed) or next(iter(known), None)
+        measured = known.get(config.model.title)
         steps += left
         bound = "at most" if depends_on_validation(config, placed) else bound
-        if measured is not None:
+        if measured is None:
+            unknown.add(config.model.title)
+        else:
             took = left * config.train.global_batch / measured.images_per_second
             process_hours += took / 3600
             seconds += took / config.resources.processes
@@ -77,6 +84,8 @@ def _training(runs: Sequence[Run]) -> Iterator[str]:
             f"{bound} {duration(seconds)} one after another, {process_hours:,.4g} process hours, at "
             f"{' and '.join(sorted(rates))}; validation and checkpoints come on top"
         )
+        if unknown:
+            yield f"not in it: {', '.join(sorted(unknown))}, of which no run has measured its rate"
     else:
         yield f"time: {NO_RATE}"
 

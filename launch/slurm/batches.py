@@ -90,10 +90,11 @@ def dependencies(batch: Batch, batches: Sequence[Batch], ids: Sequence[str]) -> 
     for wait in batch.waits:
         if wait.batch is None:
             all_of.append(wait.job)
-        elif wait.task is None and batches[wait.batch].is_array:
+        elif wait.task is None and batches[wait.batch].is_array and batch.is_array:
             task_by_task.append(ids[wait.batch])
         else:
-            all_of.append(job_id(batches[wait.batch], ids[wait.batch], wait.task))
+            task = batch.numbers[0] if wait.task is None else wait.task
+            all_of.append(job_id(batches[wait.batch], ids[wait.batch], task))
     return all_of, task_by_task
 
 
@@ -107,6 +108,6 @@ def waited_for(batch: Batch, batches: Sequence[Batch], ids: Sequence[str], numbe
     )
 
 
-def job_id(batch: Batch, submitted: str, number: int | None) -> str:
+def job_id(batch: Batch, submitted: str, number: int) -> str:
     """Return the id of a batch's task: `12_3`, or of a single job `12`."""
     return f"{submitted}_{number}" if batch.is_array else submitted

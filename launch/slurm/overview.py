@@ -1,4 +1,4 @@
-"""What `submit` prints: the jobs that it would queue or has queued, and the next commands."""
+"""Output of `submit`: the jobs that it would queue or has queued, and the next commands."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from launch.slurm.job_attempts import note_job, note_job_end, outcome_of, progre
 from launch.slurm.scheduler import all_nodes_answer
 from pipeline.config.reader import read_run_config
 from pipeline.config.schema import Config
-from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, UserError
+from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, StopRequested, UserError
 from pipeline.ground.stop import StopFlag
 from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.store.answer import answered
@@ -43,10 +43,16 @@ def _answer(arguments: argparse.Namespace, environment: Mapping[str, str]) -> in
 
 def _start(stage: PlacedStage, config: Config, job: str, environment: Mapping[str, str]) -> int:
     """Record a new attempt; refuse it if too many made no progress or, but for a sweep, another process is at work."""
+    stop = StopFlag()
+    stop.install()
     for part in stage.parts:
         if part.is_shared:  # what another run of the sweep is making will be found done
-            with in_turn(part.directory, StopFlag(), _say):
-                pass
+            try:
+                with in_turn(part.directory, stop, _say):
+                    pass
+            except StopRequested as stopped:
+                _say(f"{stage.name}: {stopped}")
+                return EXIT_STOPPED
         holder = None if part.is_done else lock_holder(part.directory)
         if holder is not None:
             raise DirectoryBusy(busy_message(part.directory, holder))

@@ -111,15 +111,28 @@ class Submission:
             raise UserError(f"{self.run}: another `submit` or `cancel` was at work at the same moment; try again")
 
 
-def prepare(request: SubmitRequest, config: Config, run: Path) -> Submission:
-    """Check everything of one run, and ask SLURM for its jobs; a dry run does not ask.
+def live_jobs(jobs: Sequence[Sequence[JobRecord]]) -> list[list[tuple[JobRecord, QueuedJob]]]:
+    """Ask SLURM once for the jobs of several runs. Returns those of each that are queued or running."""
+    latest = [{(job.stage, job.key): job for job in records}.values() for records in jobs]
+    known = scheduler.look_up(dict.fromkeys(job.job for records in latest for job in records))
+    return [
+        [(job, known[job.job]) for job in records if job.job in known and known[job.job].is_alive] for records in latest
+    ]
+
+
+def prepare(
+    request: SubmitRequest,
+    config: Config,
+    run: Path,
+    jobs: Sequence[JobRecord],
+    queued: Sequence[tuple[JobRecord, QueuedJob]],
+) -> Submission:
+    """Check everything of one run with these jobs, of which some are `queued` or running; a dry run knows none.
 
     Nothing is written; but if changes are accepted and no job is alive, the names of weights are resolved anew.
     """
     check_initial_checkpoint(config)
     profile = load_profile(request.profile)
-    jobs = read_jobs(run)
-    queued = [] if request.dry_run else _alive(jobs)
     # Before the keys are computed: those of the jobs must be those of the config that is written.
     with new_choices(run, wanted=request.accept_changes and not request.dry_run and not queued):
         placed = place_stages(config, run, STAGES)
@@ -137,13 +150,6 @@ def prepare(request: SubmitRequest, config: Config, run: Path) -> Submission:
 def _ignored(environment: Mapping[str, str]) -> list[str]:
     names = sorted(name for name in environment if name.startswith("SBATCH_"))
     return [f"not used: {', '.join(names)}; account, partition and the like are the profile's"] if names else []
-
-
-def _alive(jobs: Sequence[JobRecord]) -> list[tuple[JobRecord, QueuedJob]]:
-    """Ask for the run's live jobs."""
-    latest = {(job.stage, job.key): job for job in jobs}.values()
-    known = scheduler.look_up([job.job for job in latest])
-    return [(job, known[job.job]) for job in latest if job.job in known and known[job.job].is_alive]
 
 
 def _by_stage(run: Path, placed: Stages, alive: Sequence[tuple[JobRecord, QueuedJob]]) -> dict[str, QueuedJob]:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from launch.slurm import scheduler
 from launch.slurm.batches import Batch, dependencies, job_id, plan_batches, waited_for, with_jobs_of_others
-from launch.slurm.jobs import JobRecord, write_jobs, write_script
+from launch.slurm.jobs import JobRecord, read_jobs, write_jobs, write_script
 from launch.slurm.overview import print_dry_run, print_queued
 from launch.slurm.profile import naming_line
 from launch.slurm.script import JobScript, render
-from launch.slurm.submission import Submission, SubmitRequest, prepare
+from launch.slurm.submission import Submission, SubmitRequest, live_jobs, prepare
 from launch.sweep import read_sweep, set_up_runs
 from pipeline.ground.errors import EXIT_DONE
 from pipeline.store.lock import exclusive
@@ -24,7 +24,13 @@ def submit_runs(request: SubmitRequest) -> int:
     """Queue the missing jobs of a run or of all members of a sweep, or print them. Returns the exit code."""
     sweep = read_sweep((request.config, *request.other_configs), request.overrides, request.run, request.seeds)
     sweep = dataclasses.replace(sweep, folder=sweep.folder.absolute())
-    members = [prepare(request, member.config, sweep.run_of(member)) for member in sweep.members]
+    runs = [sweep.run_of(member) for member in sweep.members]
+    records = [read_jobs(run) for run in runs]
+    queued = [[] for _ in runs] if request.dry_run else live_jobs(records)
+    members = [
+        prepare(request, member.config, run, jobs, alive)
+        for member, run, jobs, alive in zip(sweep.members, runs, records, queued, strict=True)
+    ]
     members = with_jobs_of_others(members)
     batches = plan_batches(members)
     scripts = [array_script(sweep.folder, members, batch) for batch in batches]
@@ -32,8 +38,9 @@ def submit_runs(request: SubmitRequest) -> int:
         print_dry_run(sweep, members, batches, scripts)
         return EXIT_DONE
     jobs = [[*member.jobs, *_adopted(member, members)] for member in members]
+    grown = [(member, known) for member, known in zip(members, jobs, strict=True) if len(known) > len(member.jobs)]
     ids: list[str] = []
-    if batches:
+    if batches or grown:
         for member in members:
             member.check_idle()
         set_up_runs(sweep, [(member.run, member.config, member.missing) for member in members], request.accept_changes)
@@ -41,6 +48,8 @@ def submit_runs(request: SubmitRequest) -> int:
             for member in members:
                 locks.enter_context(exclusive(member.run))
                 member.check_still_so()
+            for member, known in grown:
+                write_jobs(member.run, known)
             ids = _queue(members, batches, scripts, jobs)
     print_queued(sweep, members, batches, ids, jobs)
     return EXIT_DONE

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.ground.intervals import NORMAL_QUANTILE
 from pipeline.ground.seeds import derive_seed
 
 _PERCENTILES = (2.5, 97.5)
-_NORMAL_QUANTILE = 1.959964
 Flags = npt.NDArray[np.bool_]
 
 
@@ -32,7 +32,7 @@ class Interval:
 def wilson(count: int, images: int) -> Interval:
     """Return the share of `count` of the images with Wilson's score interval, which holds for few images, for none
     and for all of them too."""
-    share, spread = count / images, _NORMAL_QUANTILE**2 / images
+    share, spread = count / images, NORMAL_QUANTILE**2 / images
     middle = (share + spread / 2) / (1 + spread)
     half = math.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
     return Interval(100 * share, max(0.0, 100 * (middle - half)), min(100.0, 100 * (middle + half)))

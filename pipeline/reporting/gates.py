@@ -26,6 +26,8 @@ _MOST_LAST = 3
 _COLUMNS, _WIDTH, _HEIGHT, _LEFT, _TOP = 3, 250, 130, 44, 62
 _STEP = (_WIDTH + 56, _HEIGHT + 62)
 """From one panel to the next, in pixels."""
+_LINE = 20
+"""From one line of the legend to the next."""
 _STYLE = """
 .gates { --gate-text: #1c2128; --gate-grid: #e3e9f0; --gate-0: #0b62c4; --gate-1: #b54708; --gate-2: #1a7f4b;
   --gate-3: #8250df; font: 12px system-ui, sans-serif; min-width: 42rem; }
@@ -45,7 +47,7 @@ _COLORS = 4
 
 @dataclasses.dataclass(frozen=True)
 class Gates:
-    """What the stage `activations` has written."""
+    """The result of the stage `activations`."""
 
     directory: Path
     figures: Mapping[str, Any]
@@ -96,15 +98,16 @@ def read_gates(directory: Path) -> Gates:
 
 def gate_figure(gates: Gates, number: int, blocks: Sequence[str], classes: Sequence[int]) -> str:
     """Draw Figure 6 (the mean gate of each class, and of all images) or 7 (with one standard deviation) as SVG."""
-    rows = -(-len(blocks) // _COLUMNS)
-    columns = min(_COLUMNS, len(blocks))
-    width, height = _LEFT + columns * _STEP[0], _TOP + rows * _STEP[1] - 8
     lines: list[int | None] = [*classes] if number == 7 else [*classes, None]
-    drawn = [_legend(gates, lines)]
+    width = _LEFT + max(min(_COLUMNS, len(blocks)) * _STEP[0], *(_entry_width(gates, label) for label in lines))
+    legend, legend_height = _legend(gates, lines, width)
+    above = _TOP + legend_height
+    height = above - (-len(blocks) // _COLUMNS) * _STEP[1] - 8
+    drawn = [legend]
     low, high = _range(gates, blocks, lines)
     for place, block in enumerate(blocks):
         left = _LEFT + place % _COLUMNS * _STEP[0]
-        top = _TOP + place // _COLUMNS * _STEP[1]
+        top = above + place // _COLUMNS * _STEP[1]
         panel = _panel(gates, number, block, lines, (low, high))
         drawn.append(f'<g transform="translate({left} {top})">{panel}</g>')
     title = f"Gates of {', '.join(blocks)} by channel"
@@ -115,22 +118,31 @@ def gate_figure(gates: Gates, number: int, blocks: Sequence[str], classes: Seque
 
 
 def gate_section(gates: Gates | None) -> dict[str, Any]:
-    """Return what the report's section is filled with; it has none if no gates were measured."""
+    """Return the values of the report's section; it has none if no gates were measured."""
     if gates is None:
         return {"gates": None}
     figures = {n: gate_figure(gates, n, gates.choose_blocks(), gates.choose_classes(n)) for n in (6, 7)}
     return {"gates": gates, "gate_figures": figures, "gate_rows": gate_rows(gates), "leaving_out": leaving_out(gates)}
 
 
-def _legend(gates: Gates, lines: Sequence[int | None]) -> str:
-    drawn, left = [], _LEFT
+def _legend(gates: Gates, lines: Sequence[int | None], width: int) -> tuple[str, int]:
+    """Draw the legend, no wider than the figure. Returns it and the height of its lines after the first one."""
+    drawn, left, below = [], _LEFT, 0
     for order, label in enumerate(lines):
-        name = "all images" if label is None else gates.figures["classes"][label]["words"].split(",")[0]
-        drawn.append(
-            f'<path d="M{left} 16h26" {_look(order, label)}/><text x="{left + 32}" y="20">{_escaped(name)}</text>'
-        )
-        left += 56 + 7 * len(name)
-    return "".join(drawn)
+        if left + _entry_width(gates, label) > width and left > _LEFT:
+            left, below = _LEFT, below + _LINE
+        text = f'<text x="{left + 32}" y="{20 + below}">{_escaped(_line_name(gates, label))}</text>'
+        drawn.append(f'<path d="M{left} {16 + below}h26" {_look(order, label)}/>{text}')
+        left += _entry_width(gates, label)
+    return "".join(drawn), below
+
+
+def _entry_width(gates: Gates, label: int | None) -> int:
+    return 56 + 7 * len(_line_name(gates, label))
+
+
+def _line_name(gates: Gates, label: int | None) -> str:
+    return "all images" if label is None else gates.figures["classes"][label]["words"].split(",")[0]
 
 
 def _panel(gates: Gates, number: int, block: str, lines: Sequence[int | None], limits: tuple[float, float]) -> str:
@@ -206,7 +218,7 @@ def gate_rows(gates: Gates) -> list[tuple[str, ...]]:
 
 
 def leaving_out(gates: Gates) -> str:
-    """Return what it would cost to do without the gates of the last stage, in a sentence."""
+    """Return the cost of doing without the gates of the last stage, in a sentence."""
     left, near = gates.figures["left_out"], gates.figures["left_out"]["errors"]
     share = 100 * left["parameters"] / left["parameters_of_all_blocks"]
     errors = ", ".join(

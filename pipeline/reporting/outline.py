@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pipeline.ground.counting import counted
 from pipeline.reporting.record import RunRecord
 
 
@@ -11,15 +12,14 @@ def describe_run(record: RunRecord) -> str:
     network: str = config.model.title
     if record.network is not None:
         network += f" ({record.network['parameters'] / 1e6:,.1f} M parameters)"
-    plans = len(record.results["plans"])
-    looked = f"{len(val):,} validation images under {plans} crop plan{'s' if plans > 1 else ''}"
+    looked = f"{counted(len(val), 'validation image')} under {counted(len(record.results['plans']), 'crop plan')}"
     if not record.is_trained:
         return f"{network} with weights from a file, evaluated on {looked} of {val.dataset}."
     trained, last = len(record.indexes["train"]), config.train.frozen_epochs
     frozen = f", the last {last if last > 1 else 'one'} with frozen batch norms" if last else ""
     return (
-        f"{network}, trained on {trained:,} images of {val.dataset} ({len(val.classes):,} classes, "
-        f"{config.train.image_size_px} px) for {record.epochs} epochs{frozen}; evaluated on {looked}."
+        f"{network}, trained on {counted(trained, 'image')} of {val.dataset} ({counted(len(val.classes), 'class')}, "
+        f"{config.train.image_size_px} px) for {counted(record.epochs, 'epoch')}{frozen}; evaluated on {looked}."
     )
 
 

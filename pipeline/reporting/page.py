@@ -16,6 +16,7 @@ from pipeline.data.findings import count_findings
 from pipeline.data.index import UNLABELLED, ImageIndex
 from pipeline.evaluation.ensemble import FUSED_PLAN
 from pipeline.evaluation.metrics import is_telling
+from pipeline.ground.counting import counted
 from pipeline.paper.statements import contest
 from pipeline.paper.tables import citation, read_table, rows_of
 from pipeline.reporting.calibration import calibrate, calibration_plot
@@ -202,6 +203,7 @@ def _environment() -> jinja2.Environment:
     environment.filters["thousands"] = lambda value: f"{value:,}"
     environment.filters["megas"] = lambda value: f"{value / 1e6:,.2f}"
     environment.filters["duration"] = duration
+    environment.filters["counted"] = counted
     environment.filters["shell"] = shlex.join
     environment.filters["clean"] = clean
     environment.filters["name"] = lambda of_class: clean(of_class.words or of_class.folder)

@@ -70,7 +70,7 @@ class RunRecord:
     comparison: SideBySide | None
     """This run beside those that `report.compare` names."""
     gates: Gates | None
-    """What `activations` measured, if `report.activations` asked for it."""
+    """The result of `activations`, if `report.activations` asked for it."""
 
     @property
     def is_trained(self) -> bool:

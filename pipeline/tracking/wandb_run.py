@@ -47,7 +47,7 @@ def results_of(part: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def media_of(directory: Path, files: Iterable[str]) -> dict[str, Any]:
-    """Return what W&B can show of a stage's files: pages, pictures and tables, by name without suffix.
+    """Return those of a stage's files that W&B can show: pages, pictures and tables, by name without suffix.
 
     A cell of a table that is a data: URI becomes a picture.
     """

@@ -10,7 +10,7 @@ from pipeline.ground.counting import counted, plural
 from pipeline.tracking.events import Event
 
 _MANY_IMAGES = 10_000
-"""Of so many, one is less than the last digit that is shown."""
+"""Of so many, one is at most the last digit that is shown."""
 
 
 def describe(stage: str, event: Event) -> str | None:

@@ -7,6 +7,7 @@ import html
 import io
 import math
 import re
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from pipeline.networks.layers import VARIANTS
 from pipeline.paper.tables import contents, read_table, table_names
 from pipeline.reporting import measured
 from pipeline.running.stage import parts_of, place_stages
+from pipeline.store.file import sha256_of
 from stages import STAGES
 from tests.recipes import small_recipe
 from tests.sealed import seal_part
@@ -33,7 +35,7 @@ ERRORS = {"se": (20.0, 21.0), "pre": (19.0, 20.4), "post": (24.0, 23.0)}
 """Top-1 errors of two seeds, by the place of the block."""
 
 
-def make_run(folder: Path, errors: float | None, **sections: Any) -> None:
+def make_run(folder: Path, errors: float | None, images: str = "0" * 64, **sections: Any) -> None:
     """A run as far as `table` looks at it; without errors it is not evaluated."""
     config = small_recipe(folder.parent / "images", **sections)
     write_run_config(folder, config)
@@ -41,7 +43,7 @@ def make_run(folder: Path, errors: float | None, **sections: Any) -> None:
     if errors is not None:
         seal_part(parts["build"], metrics={"parameters": 1234, "gmacs": 0.5})
         plan = {"crops": 1, "top1_error_percent": errors, "top5_error_percent": errors / 4}
-        seal_part(parts["evaluate"], metrics={config.evaluate.plans[0].name: plan})
+        seal_part(parts["evaluate"], metrics={config.evaluate.plans[0].name: plan}, images={"val": images})
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +137,83 @@ def test_one_seed_has_no_known_uncertainty_and_other_settings_are_not_compared(c
     assert (rows["SE-PRE"]["difference"], rows["SE-PRE"]["uncertainty"]) == ("-1.0", "")
     assert (rows["SE-POST"]["top1_error_percent"], rows["SE-POST"]["difference"]) == ("18.0", "")
     assert f"{MINUS}1.00 (uncertainty unknown)" in printed(capsys, "table14", tmp_path)
+
+
+def settings_of(capsys: pytest.CaptureFixture[str], name: str, folder: Path) -> dict[str, tuple[str, str]]:
+    """Runs and mean top-1 error by setting."""
+    rows = csv.DictReader(io.StringIO(printed(capsys, name, folder, "--format", "csv")))
+    return {row["setting"]: (row["runs"], row["top1_error_percent"]) for row in rows if row["runs"] != "0"}
+
+
+def test_a_training_that_is_evaluated_in_two_directories_is_one_seed(capsys, tmp_path: Path) -> None:
+    model = {"name": "se_resnet_nano"}
+    make_run(tmp_path / "a", 20.0, model=model)
+    shutil.copytree(tmp_path / "a", tmp_path / "copied")
+    make_run(tmp_path / "other_batch", 20.5, model=model, evaluate={"batch": 7})
+    make_run(tmp_path / "second_seed", 21.0, model=model, seed=2)
+    assert settings_of(capsys, "table14", tmp_path) == {"resnet_nano on folder, 6 epochs": ("2", "20.5")}
+    text = printed(capsys, "table14", tmp_path)
+    for name in ("copied", "other_batch"):
+        assert f"{tmp_path / name}: the same training as {tmp_path / 'a'}, and not counted again" in text
+
+
+def test_runs_that_differ_in_more_than_their_seed_have_lines_of_their_own_that_say_in_what(
+    capsys, tmp_path: Path
+) -> None:
+    model = {"name": "se_resnet_nano"}
+    make_run(tmp_path / "a", 20.0, seed=1, model=model)
+    make_run(tmp_path / "b", 21.0, seed=2, model=model, images="1" * 64)
+    make_run(tmp_path / "c", 22.0, seed=3, model=model, optim={"lr": 0.07})
+    flipped = {"name": "flipped", "crops": [{"resize_px": 36, "crop_px": 32, "mirror": True}]}
+    make_run(tmp_path / "d", 23.0, seed=4, model=model, evaluate={"plans": [flipped]})
+    found = settings_of(capsys, "table14", tmp_path)
+    assert sorted(found.values()) == [("1", "20.0"), ("1", "21.0"), ("1", "22.0"), ("1", "23.0")]
+    said = {error: setting for setting, (_, error) in found.items()}
+    assert "optim.lr 0.05, " in said["20.0"]
+    assert "val images 0000000000" in said["20.0"]
+    assert "val images 1111111111" in said["21.0"]
+    assert "optim.lr 0.07" in said["22.0"]
+    assert "'mirror': True" in said["23.0"]
+
+
+def test_blocks_with_and_without_biases_are_told_apart_and_compared_with_their_own_kind(capsys, tmp_path: Path) -> None:
+    for bias, errors in ((True, (20.0, 19.0)), (False, (24.0, 22.0))):
+        for place, error in zip(("standard", "pre"), errors, strict=True):
+            se = {"integration": place, "bias": bias}
+            make_run(tmp_path / f"{place}-{bias}", error, model={"name": "se_resnet_nano", "se": se})
+    text = printed(capsys, "table14", tmp_path, "--format", "csv")
+    pre = {row["setting"]: row for row in csv.DictReader(io.StringIO(text)) if row["row"] == "SE-PRE"}
+    title = "resnet_nano on folder, 6 epochs"
+    assert {setting: row["difference"] for setting, row in pre.items()} == {
+        f"{title}, with biases": "-1.0",
+        f"{title}, without biases": "-2.0",
+    }
+
+
+def test_weights_of_others_are_one_line_each_and_not_averaged(capsys, tmp_path: Path) -> None:
+    plan = {"name": "c224", "crops": [{"resize_px": 256, "crop_px": 224}]}
+    digests = []
+    for number, (name, error) in enumerate((("resnet50", 24.0), ("se_resnet50", 23.0), ("se_resnet50", 22.0))):
+        weights = tmp_path / f"{number}.safetensors"
+        weights.write_bytes(bytes([number]))
+        digests.append(sha256_of(weights)[:10])
+        config = small_recipe(
+            tmp_path,
+            data={"dataset": "imagenet"},
+            model={"name": name, "num_classes": 1000},
+            evaluate={"weights": str(weights), "plans": [plan]},
+        )
+        run = tmp_path / "runs" / str(number)
+        write_run_config(run, config)
+        part = parts_of(place_stages(config, run, STAGES))["evaluate"]
+        seal_part(part, metrics={"c224": {"crops": 1, "top1_error_percent": error}})
+    text = printed(capsys, "table2", tmp_path / "runs", "--format", "csv")
+    rows = [row for row in csv.DictReader(io.StringIO(text)) if row["runs"] == "1"]
+    assert [(row["setting"], row["difference"], row["top1_deviation"]) for row in rows] == [
+        (f"imagenet, weights {digests[0]}", "", ""),
+        (f"imagenet, weights {digests[1]}", "-1.0", ""),
+        (f"imagenet, weights {digests[2]}", "-2.0", ""),
+    ]
 
 
 def test_a_run_of_no_row_and_a_path_that_is_no_run_are_named(capsys, sweep: Path, tmp_path: Path) -> None:

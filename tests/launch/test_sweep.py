@@ -4,6 +4,7 @@ launcher in the test's process."""
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import re
 import shutil
@@ -17,15 +18,18 @@ import pytest
 from launch import run as launch_run
 from launch.__main__ import main
 from launch.child import Supervisor
+from launch.stage_run import run_stage
 from launch.sweep import read_sweep, set_up_runs
 from pipeline.config.operations import TrackingConfig
 from pipeline.config.reader import read_run_config, write_run_config
+from pipeline.config.sweep import members_of, write_sweep
+from pipeline.ground.ranks import Ranks
 from pipeline.running import runner
-from pipeline.running.attempts import read_attempts
+from pipeline.running.attempts import note_start, read_attempts
 from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.store.lock import exclusive
 from pipeline.store.seal import is_sealed
-from pipeline.tracking.events import Listener, read_events
+from pipeline.tracking.events import EventLog, Listener, read_events
 from pipeline.tracking.listeners import listening
 from pipeline.tracking.tracked import Tracked
 from stages import STAGES
@@ -180,6 +184,29 @@ def test_a_plan_of_a_sweep_counts_what_is_equal_once_and_prices_the_rest(
     assert "--simulate: takes a single run (given a sweep of 4); add sweep=null" in capsys.readouterr().err
 
 
+def test_a_plan_takes_the_rate_of_a_run_of_the_same_network_and_names_it(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(recipe), "sweep.model.name=[se_resnet_nano,resnet_nano]", "--seeds", "1,2"]
+    words += ["data.dataset=digits", "data.root=null", "model.num_classes=10"]
+    folder = tmp_path / "runs"
+    sweep = read_sweep([recipe], words[1:2] + words[4:], folder, [1, 2])
+    first = next(member for member in sweep.members if member.config.model.name == "resnet_nano")
+    run = sweep.run_of(first)
+    write_run_config(run, first.config)
+    train = place_stages(first.config, run, STAGES)["train"].directory
+    train.mkdir()
+    note_start(train, Ranks())
+    with contextlib.closing(EventLog(train)) as events:
+        events.write("train", global_step=1, epoch=0.1, images_per_second=160.0)
+    write_sweep(folder, sweep.members)
+    capsys.readouterr()
+    assert main(["plan", *words, "--run", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert f"at 1 x 160 images/s (measured in {first.name}'s train); validation" in out
+    assert "not in it: se_resnet_nano, of which no run has measured its rate\n" in out
+
+
 def test_a_changed_sweep_is_refused_before_any_of_its_runs_is_touched(
     shared: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -277,6 +304,38 @@ def test_a_stage_that_another_run_of_the_sweep_makes_is_waited_for_and_then_foun
     assert len(read_attempts(build.directory)) == 1
 
 
+def test_processes_that_another_run_of_the_sweep_overtakes_wait_again(
+    shared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The launcher's wait is over before its processes have the lock."""
+    placed = stages(shared)
+    for part in (*placed["prepare"].parts, *placed["build"].parts):
+        seal_part(part)
+    train, codes = placed["train"], list[int | None]()
+    train.directory.mkdir(exist_ok=True)
+
+    class Overtaken(Supervisor):
+        def run(self, command: list[str], environment: object) -> int:
+            assert "pipeline.running.torchrun" in command
+            holder.enter_context(exclusive(train.directory))
+            note_start(train.directory, Ranks())
+            codes.extend(finish(start_stage(shared, "train", world_size=2, ranks=[0])))
+            return 1  # torchrun's, whatever its processes say
+
+    def done_by_the_other() -> None:
+        seal_part(train.current)
+        holder.close()
+
+    in_the_meantime(monkeypatch, done_by_the_other)
+    config = read_run_config(shared, ["resources.processes=2"])
+    with contextlib.ExitStack() as holder:
+        assert run_stage("train", train, shared, config, Overtaken()) == 0
+    assert codes == [2]
+    waiting, done = capsys.readouterr().out.splitlines()
+    assert waiting.startswith("train: waiting for pid ")
+    assert done == "train: done by another process"
+
+
 def test_a_stop_ends_the_waiting_for_another_run_of_the_sweep_with_75(
     shared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -286,6 +345,20 @@ def test_a_stop_ends_the_waiting_for_another_run_of_the_sweep_with_75(
         assert runner.run_stage("build", read_run_config(shared), shared, STAGES) == 75
         assert main(["run", str(shared / "config.yaml"), "--run", str(shared)]) == 75
     assert "build: stopped by SIGTERM while waiting" in capsys.readouterr().err
+
+
+def test_two_launches_list_the_members_of_both(shared: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = shared.parent
+    third, fourth = (read_sweep([recipe], [], folder, [seed]) for seed in (3, 4))
+    (holder := exclusive(folder)).__enter__()
+
+    def listed_by_the_other() -> None:
+        write_sweep(folder, third.members)
+        holder.__exit__(None, None, None)
+
+    in_the_meantime(monkeypatch, listed_by_the_other)
+    set_up_runs(fourth, [], accept_changes=False)
+    assert [run.name for run in members_of(folder)] == ["seed1", "seed2", "seed3", "seed4"]
 
 
 def test_a_sweep_is_a_group_in_w_and_b(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,23 @@ def test_figure_7_has_a_band_of_one_standard_deviation(tmp_path: Path) -> None:
     np.testing.assert_allclose(1 - points[:50, 1] / 130, upper[np.arange(50) * 60 // 50], atol=1e-3)
 
 
+@pytest.mark.parametrize("blocks", [["SE_2_3"], ["SE_2_3", "SE_5_1", "SE_5_2"]])
+def test_the_legend_of_many_classes_with_long_names_is_inside_the_figure_and_above_the_panels(
+    tmp_path: Path, blocks: list[str]
+) -> None:
+    names = [f"{'a rather long name of a class ' * 2}{number}" for number in range(6)]
+    drawing = ET.fromstring(gate_figure(measured(tmp_path, names), 6, blocks, range(6)))
+    width = float(str(drawing.get("viewBox")).split()[2])
+    entries = {str(text.text): text for text in drawing.findall(f"{SVG}text")}
+    assert list(entries) == [*(f"{name} words" for name in names), "all images"]
+    for name, text in entries.items():
+        assert float(str(text.get("x"))) + 7 * len(name) <= width
+    top = min(float(re.findall(r"[\d.]+", str(group.get("transform")))[1]) for group in drawing.findall(f"{SVG}g"))
+    assert max(float(str(text.get("y"))) for text in entries.values()) < top - 20
+    spots = {(text.get("x"), text.get("y")) for text in entries.values()}
+    assert len(spots) == len(entries)
+
+
 def test_the_report_shows_gates_if_they_were_measured(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     record = read_record(config, make_run(tmp_path, config))

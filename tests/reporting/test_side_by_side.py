@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.config.differences import differing_keys
 from pipeline.data.index import read_index
 from pipeline.evaluation.metrics import rank_scores
 from pipeline.ground.errors import UserError
 from pipeline.reporting.finished_run import FinishedRun
-from pipeline.reporting.side_by_side import SideBySide, differing_keys, side_by_side, validation_plot
+from pipeline.reporting.side_by_side import SideBySide, side_by_side, validation_plot
 from pipeline.tracking.events import EventLog
 from tests.evaluation.ensemble_members import make_index, write_scores
 from tests.reporting.example_run import CROP, make_config

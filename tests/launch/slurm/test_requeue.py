@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -237,6 +238,21 @@ def test_a_stage_that_another_run_of_the_sweep_works_on_is_waited_for(train, tmp
     waiting, started = capsys.readouterr().out.splitlines()
     assert f"waiting for pid {os.getpid()} on {os.uname().nodename}, at work in {train.directory}" in waiting
     assert started.endswith(" train: job 12 on n[1-2]")
+
+
+def test_a_job_that_is_asked_to_stop_while_it_waits_for_another_run_of_the_sweep_comes_back(
+    train, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "of_the_sweep").mkdir()
+    train.directory.symlink_to(tmp_path / "of_the_sweep")
+    monkeypatch.setattr(
+        "pipeline.store.lock.time.sleep", lambda seconds: seconds > 1 and os.kill(os.getpid(), signal.SIGUSR2)
+    )
+    with exclusive(train.directory):
+        assert ask("start", train) == EXIT_STOPPED
+    assert "train: stopped by SIGUSR2 while waiting" in capsys.readouterr().out
+    assert ask("end", train, "--code", "75", "--warned", "yes", "--state", "RUNNING") == EXIT_STOPPED
+    assert "train: requeued: stopped before it had begun" in capsys.readouterr().out
 
 
 def test_a_stage_that_another_process_works_on_is_left_alone(train, capsys):

@@ -12,6 +12,7 @@ import pytest
 
 from launch.__main__ import main
 from launch.slurm import scheduler
+from launch.slurm.batches import Batch, Wait, dependencies
 from launch.slurm.jobs import JobRecord, read_jobs, write_jobs
 from launch.slurm.logs import follow_file
 from launch.slurm.scheduler import JobRefused, QueuedJob
@@ -35,6 +36,7 @@ class Queue:
         self.after: dict[str, tuple[str, ...]] = {}
         self.cancelled: list[str] = []
         self.refuses: int | None = None
+        self.asked = 0
         for name in ("submit", "check", "cancel", "look_up"):
             monkeypatch.setattr(scheduler, name, getattr(self, name))
 
@@ -54,6 +56,7 @@ class Queue:
         self.jobs.update({job: QueuedJob(job, "CANCELLED") for job in jobs})
 
     def look_up(self, jobs: Sequence[str]) -> dict[str, QueuedJob]:
+        self.asked += 1
         return {job: self.jobs[job] for job in jobs if job in self.jobs}
 
 
@@ -327,9 +330,25 @@ def test_submitting_a_sweep_again_queues_what_is_missing_behind_what_is_queued(q
     assert submit(run, "--seeds", "1,2,3") == 0
     assert job_ids(run / "seed2") == before["seed2"]
     assert job_ids(run / "seed3")["prepare"] == before["seed1"]["prepare"], "one key is one job"
+    assert queue.asked == 2, "once for all members, at each submit"
     again = read_jobs(run / "seed1")[-1]
     assert (again.stage, "_" in again.job) == ("report", False), "one of its own"
     assert before["seed1"]["fuse"] in again.waits_for
+
+
+def test_a_member_keeps_the_jobs_of_others_that_it_waits_for_though_it_needs_none_of_its_own(queue, run):
+    submit(run, "--seeds", "1,2")
+    count = len(queue.jobs)
+    assert submit(run, "--seeds", "1,2,3", "--only", "prepare") == 0
+    assert len(queue.jobs) == count
+    assert job_ids(run / "seed3") == {"prepare": job_ids(run / "seed1")["prepare"]}
+
+
+def test_a_job_of_its_own_waits_for_its_task_of_an_array():
+    builds, train = Batch("build", (0, 1), ()), Batch("train", (1,), (Wait(0),))
+    assert dependencies(train, [builds, train], ["7"]) == (["7_1"], [])
+    trains = Batch("train", (0, 1), (Wait(0),))
+    assert dependencies(trains, [builds, trains], ["7"]) == ([], ["7"])
 
 
 def test_cancelling_a_member_leaves_the_jobs_that_others_wait_for_too(queue, run, capsys):
