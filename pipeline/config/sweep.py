@@ -126,7 +126,8 @@ def _listed(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _axes(section: Entry, root: Entry, problems: list[Problem]) -> dict[str, list[Entry]]:
-    """Return the values by key. A key that is set on the command line has that value and is not swept."""
+    """Return the values by key. A key that is set on the command line has that value alone, and members keep its name:
+    one seed of a sweep is the same runs as among all seeds."""
     if not isinstance(section.value, dict):
         problems.append(Problem(section.place, SECTION, f"must be lists of values by key (given {section.text})"))
         return {}
@@ -138,7 +139,8 @@ def _axes(section: Entry, root: Entry, problems: list[Problem]) -> dict[str, lis
             axes[key] = entry
     given = _on_command_line(root) or Entry({}, COMMAND_LINE, "")
     left = without_set(Entry(axes, section.place, section.text), given, problems)
-    return {key: entry.value for key, entry in left.value.items()}
+    alone = {key: own for key in axes.keys() - left.value.keys() if (own := _whole(given, key)) is not None}
+    return {key: [alone[key]] if key in alone else axes[key].value for key in axes if key in alone or key in left.value}
 
 
 def _on_command_line(entry: Entry) -> Entry | None:
@@ -159,6 +161,13 @@ def _setting(root: Entry, key: str) -> Entry | None:
             return None
         entry = entry.value[name]
     return entry
+
+
+def _whole(root: Entry, key: str) -> Entry | None:
+    """Return what a tree sets `key` itself to."""
+    above, _, last = key.rpartition(".")
+    section = _setting(root, above) if above else root
+    return section.value.get(last) if section is not None and isinstance(section.value, dict) else None
 
 
 def _problem(key: str, entry: Entry) -> str | None:

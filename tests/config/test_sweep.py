@@ -72,15 +72,19 @@ def test_members_are_named_by_their_values(tmp_path: Path, values: str, expected
     assert names(write(tmp_path, f"sweep:\n  {values}\n")) == expected
 
 
-def test_a_key_on_the_command_line_is_not_swept(recipe: Path) -> None:
-    assert names(recipe, "seed=5") == ["reduction8", "reduction16"]
+def test_a_key_on_the_command_line_has_that_value_alone_and_members_keep_their_names(recipe: Path) -> None:
+    assert names(recipe, "seed=1") == ["reduction8-seed1", "reduction16-seed1"]
+    assert set(names(recipe, "seed=1")) < set(names(recipe))
     assert {member.config.seed for member in load_members(recipe, ["seed=5"])} == {5}
-    assert names(recipe, "seed=5", "reduction=4") == [""], "nothing is left to sweep"
+    assert names(recipe, "seed=5", "reduction=4") == ["reduction4-seed5"]
 
 
 def test_a_sweep_can_be_made_changed_and_left_out_on_the_command_line(recipe: Path) -> None:
     assert names(recipe, "sweep.seed=[7]") == ["reduction8-seed7", "reduction16-seed7"]
-    assert names(recipe, "sweep.lr=[0.1, 0.2]", "seed=1", "reduction=8") == ["lr0.1", "lr0.2"]
+    assert names(recipe, "sweep.lr=[0.1, 0.2]", "seed=1", "reduction=8") == [
+        "reduction8-seed1-lr0.1",
+        "reduction8-seed1-lr0.2",
+    ]
     assert names(recipe, "sweep=null") == [""]
     assert load_config(recipe, ["sweep=null"]).seed == 2017
 
