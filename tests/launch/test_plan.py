@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -221,7 +222,7 @@ def test_what_wandb_gets_is_said_with_its_size_before_it_is_uploaded(capsys, tmp
     assert "W&B" not in plan_rows(capsys, recipe, overrides, tmp_path)
 
 
-def test_measured_speed_replaces_the_expected_one_and_done_steps_are_taken_off(capsys, tmp_path):
+def test_measured_speed_replaces_the_expected_one_and_done_steps_are_taken_off(capsys, tmp_path, monkeypatch):
     overrides = ["processes=1", "epochs=10", "train.frozen_epochs=2", "global_batch=64"]
     config = load_config(CONFIGS / "demo.yaml", overrides)
     train = place_stages(config, tmp_path, STAGES)["train"].directory
@@ -231,7 +232,10 @@ def test_measured_speed_replaces_the_expected_one_and_done_steps_are_taken_off(c
     for step in range(46, 91):
         events.write("train", global_step=step, images_per_second=320.0)
     events.close()
-    note_start(train, Ranks(0, 0, 8))  # has not measured anything yet
+    now = time.time()
+    with monkeypatch.context() as later:
+        later.setattr("time.time", lambda: now + 60)  # times are rounded, and must not be equal
+        note_start(train, Ranks(0, 0, 8))  # has not measured anything yet
     rows = plan_rows(capsys, CONFIGS / "demo.yaml", overrides, tmp_path)
     # 225 steps x 64 images / 160 images/s = 90 s; 90 of the steps are done
     assert rows["time"].startswith(
