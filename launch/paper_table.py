@@ -40,7 +40,8 @@ def print_table(name: str | None, runs: Sequence[Path], form: Format) -> int:
     if name is None:
         return _print_contents(form)
     if name not in table_names():
-        raise UserError(f"{name}: no table with figures (there are: {', '.join(table_names())})")
+        said = next((f"; {each.title}: {each.state}" for each in contents() if each.name == name), "")
+        raise UserError(f"{name}: no table of numbers{said} (there are: {', '.join(table_names())})")
     paper = read_table(name)
     if paper.state and runs:
         raise UserError(f"{name}: {paper.state}, so that no run is of it (given {runs[0]})")
@@ -156,10 +157,11 @@ def _cost(paper: Table, line: Line) -> str:
 def _notes(paper: Table, lines: Sequence[Line], measured: Sequence[MeasuredRun], others: Sequence[Path]) -> list[str]:
     notes = [f"{paper.state[0].upper()}{paper.state[1:]}: this project has no runs of it."] if paper.state else []
     if any(line.runs for line in lines):
-        notes.append(
-            "Measured: mean ± standard deviation over seeds. To the baseline: difference of the mean top-1 errors ± "
-            "half its 95 % interval (Student's t, one deviation over seeds for all rows measured alike); within it, "
-            "the difference may be chance."
+        notes.append("Measured: mean ± standard deviation over seeds.")
+    if any(map(_difference, lines)):
+        notes[-1] += (
+            " To the baseline: difference of the mean top-1 errors ± half its 95 % interval (Student's t, one "
+            "deviation over seeds for all rows measured alike); within it, the difference may be chance."
         )
     if any(line.cost and not line.runs and recipe_of(line.row) for line in lines):
         notes.append(

@@ -12,6 +12,7 @@ from pipeline.config.identity import identity, plain_identity
 from pipeline.config.network import ModelConfig
 from pipeline.config.reader import RUN_CONFIG, read_run_config
 from pipeline.config.schema import Config
+from pipeline.ground.counting import counted
 from pipeline.ground.errors import UserError
 from pipeline.networks.registry import NETWORKS, SEBlock
 from pipeline.paper.tables import Row, Table
@@ -60,7 +61,7 @@ class MeasuredRun:
     def title(self) -> str:
         """The setting in a few words."""
         dataset, epochs = self.config.data.dataset, self.config.train.epochs
-        return f"{dataset}, {epochs} epochs" if self.is_trained else dataset
+        return f"{dataset}, {counted(epochs, 'epoch')}" if self.is_trained else dataset
 
     @property
     def variety(self) -> str:

@@ -100,7 +100,11 @@ def test_places365_and_coco_are_not_here_yet(capsys) -> None:
     assert main(["table", "table7", "runs/mine"]) == EXIT_USER_ERROR
     assert "table7: not here yet, so that no run is of it (given runs/mine)" in capsys.readouterr().err
     assert main(["table", "table17"]) == EXIT_USER_ERROR
-    assert "table17: no table with figures (there are: table2, " in capsys.readouterr().err
+    assert "table17: no table of numbers (there are: table2, " in capsys.readouterr().err
+    assert main(["table", "figure6"]) == EXIT_USER_ERROR
+    assert (
+        "figure6: no table of numbers; gates of four classes in six blocks: of a run with " in capsys.readouterr().err
+    )
 
 
 def test_runs_of_a_sweep_are_compared_with_their_baseline_over_seeds(capsys, sweep: Path) -> None:

@@ -325,3 +325,11 @@ def test_a_batch_that_falls_into_single_images_is_warned_of_before_anything_is_d
     before, started, _ = capsys.readouterr().out.partition("[1/7] prepare")
     assert started
     assert "warning: the batch norms see 1 image at a time" in before
+
+
+def test_gates_asked_of_a_network_without_blocks_are_warned_of(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("launch.run.run_stage", lambda *_: 1)
+    words = ["report.activations=true", "model.se=null", "model.expect=null", "--run", str(tmp_path)]
+    assert main(["run", str(REPOSITORY / "configs" / "demo.yaml"), *words]) == 1
+    warning = "warning: report.activations: the network has no squeeze-and-excitation block to measure"
+    assert warning in capsys.readouterr().out
