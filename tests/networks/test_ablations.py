@@ -35,10 +35,9 @@ PRINTED = {
 
 
 def members(folder: str, table: int) -> dict[str, Member]:
-    """The variants of a table, of one seed."""
-    return {
-        member.name: member for member in load_members(REPOSITORY / f"configs/{folder}/table{table}.yaml", ["seed=1"])
-    }
+    """The variants of a table, of one seed, which their names leave out."""
+    found = load_members(REPOSITORY / f"configs/{folder}/table{table}.yaml", ["seed=1"])
+    return {member.name.removesuffix("-seed1"): member for member in found}
 
 
 def blocks(folder: str) -> dict[SEBlock, str]:

@@ -44,7 +44,7 @@ def test_rows_are_processes_and_leave_a_table_each(
     text = (tmp_path / "out" / "gpu.md").read_text()
     assert f"torch {record['machine']['packages']['torch']}" in text
     assert "| peaks and transfers | done |" in text
-    assert "| what | TFLOP/s | GB/s | batch | images/s |" in text
+    assert "| rate | TFLOP/s | GB/s | batch | images/s |" in text
     files = list((tmp_path / "out").iterdir())
     assert len(files) <= 8
     assert all(file.stat().st_size < 16 * 2**20 for file in files)
