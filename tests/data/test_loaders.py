@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import hashlib
 import io
 import json
@@ -47,12 +46,6 @@ CROPS = (Crop(40, 32, "center"), Crop(40, 32, "bottom_right"), Crop(56, 48, "cen
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> ImageIndex:
     return index_files(write_pictures(tmp_path_factory.mktemp("pictures"), NUM_IMAGES))
-
-
-@pytest.fixture(autouse=True)
-def collected() -> None:
-    """An abandoned loader that is collected while a thread starts would wait for a lock of that thread's."""
-    gc.collect()
 
 
 def recipe(index: ImageIndex, backend: str = "dali", **sections: dict[str, Any] | int) -> Config:
