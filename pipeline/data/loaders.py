@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import weakref
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from pipeline.config.operations import LoaderConfig
 from pipeline.config.schema import Config
 from pipeline.data.augmentation import check_sizes, draw_augmentation
-from pipeline.data.background import SideStream, run_ahead
+from pipeline.data.background import Item, SideStream, run_ahead
 from pipeline.data.batch import Batch, CropImages, PlanBatch
 from pipeline.data.crop import Crop
 from pipeline.data.decoding import check_decoder, decode_crops, decode_plan
@@ -81,13 +82,22 @@ def build_plan_loader(
 class _Loader:
     """An iterable that can be restarted, and closed half-way."""
 
-    _running: Generator[Any, None, None] | None = None
+    _running: weakref.ref[Generator[Any]] | None = None
 
     def close(self) -> None:
         """Release threads and buffers."""
-        if self._running is not None:
-            self._running.close()
-            self._running = None
+        if self._running is not None and (running := self._running()) is not None:
+            running.close()
+
+    def _run(self, batches: Generator[Item]) -> Generator[Item]:
+        """Return the iterator, after the end of an earlier one; only the caller holds it, and letting it go ends it.
+
+        In a cycle with its loader it would be ended by the garbage collector, in any thread: also in one that holds a
+        lock without which the threads that it waits for cannot end.
+        """
+        self.close()
+        self._running = weakref.ref(batches)
+        return batches
 
 
 class StreamLoader(_Loader):
@@ -117,10 +127,9 @@ class StreamLoader(_Loader):
 
     def __iter__(self) -> Iterator[Batch]:
         """Iterate from the next step to the last; an earlier iterator of this loader ends."""
-        self.close()
+        batches = self._run(self._stream())
         self._between_steps = True
-        self._running = self._stream()
-        return self._running
+        return batches
 
     def local_positions(self, first_step: int, end_step: int) -> tuple[Integers, Integers]:
         """Return positions and epochs of this rank's images in steps first_step to end_step - 1, in order.
@@ -219,11 +228,8 @@ class PlanLoader(_Loader):
 
     def __iter__(self) -> Iterator[PlanBatch]:
         """Iterate from the first position; an earlier iterator of this loader ends."""
-        self.close()
-        stream = SideStream(self._device)
         ahead = max(1, self._reading.loader.prefetch_images // (self._batch * len(self._crops)))
-        self._running = stream.hand_over(self._batches(), ahead, _images_of)
-        return self._running
+        return self._run(SideStream(self._device).hand_over(self._batches(), ahead, _images_of))
 
     def _batches(self) -> Generator[PlanBatch]:
         index, all_positions, start = self._reading.index, self._reading.positions, 0

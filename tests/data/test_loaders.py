@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import io
 import json
@@ -100,6 +101,19 @@ def test_every_epoch_holds_each_image_once_at_any_world_size(index: ImageIndex, 
     stream = np.concatenate([share.reshape(25, local) for share in positions], axis=1).reshape(12, NUM_IMAGES)
     for epoch in stream:
         assert sorted(epoch.tolist()) == list(range(NUM_IMAGES))
+
+
+def test_an_iterator_that_is_let_go_ends_its_threads_without_the_garbage_collector(index: ImageIndex) -> None:
+    config, before = recipe(index), set(threading.enumerate())
+    gc.collect()
+    gc.disable()
+    try:
+        plan = build_plan_loader(index, np.arange(8), CROPS, 2, config.loader, CPU)
+        next(iter(train_loader(index)))
+        next(iter(plan))
+        assert set(threading.enumerate()) <= before
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(("world_size", "micro_batch"), [(1, 24), (1, 1), (2, 4), (3, 8), (8, 3)])
@@ -269,7 +283,8 @@ def test_no_more_images_wait_than_are_wanted(index: ImageIndex, monkeypatch: pyt
         (build_plan_loader(index, np.arange(50), CROPS, 4, LoaderConfig(prefetch_images=24), CPU), "PlanBatch", 2),
     ):
         made = Spy(monkeypatch, name)
-        next(iter(loader))
+        batches = iter(loader)
+        next(batches)
         made.await_calls(1 + ahead)
         loader.close()
         assert made.calls == 1 + ahead
