@@ -89,7 +89,6 @@ def train_phase(
     engine.warm_up((split.micro_batch, 3, size, size))
     if state is not None:
         engine.load_state_dict(state.optimizer)
-    if state is not None:
         trainer.continue_schedule(state)
     if state is not None and is_resumed:
         trainer.resume(state, path)

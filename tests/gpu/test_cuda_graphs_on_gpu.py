@@ -1,4 +1,4 @@
-"""Training with CUDA graphs against training without, on a real GPU. Each test skips itself where there is none."""
+"""Training with CUDA graphs against training without, on a real GPU. Skipped without one."""
 
 from __future__ import annotations
 

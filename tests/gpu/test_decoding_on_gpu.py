@@ -1,4 +1,4 @@
-"""Pictures of all kinds, decoded and cropped on a GPU. Each test skips itself where there is none."""
+"""Pictures of all kinds, decoded and cropped on a GPU. Skipped without one."""
 
 from __future__ import annotations
 

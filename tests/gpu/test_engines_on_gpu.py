@@ -1,4 +1,4 @@
-"""Several processes, DeepSpeed and CUDA graphs on real GPUs. Each test skips itself where there are too few."""
+"""Several processes, DeepSpeed and CUDA graphs on real GPUs. Each test is skipped where there are too few."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stages on a real GPU: autocast, layouts, compilation. Each skips itself where there is none."""
+"""The stages on a real GPU: autocast, layouts, compilation. Skipped without one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training step may not do on a real GPU. Each test skips itself where there is none."""
+"""What a training step may not do on a real GPU. Skipped without one."""
 
 from __future__ import annotations
 
