@@ -109,7 +109,10 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
     _add_overridden(parser)
     parser.add_argument(
-        "--run", type=Path, metavar="DIR", help="the directory of the run or sweep (default: runs/<name of the recipe>)"
+        "--run",
+        type=Path,
+        metavar="DIR",
+        help="the directory of the run or sweep (default: runs/<name of the recipe>, runs/<name>-sweep if swept here)",
     )
     parser.add_argument(
         "--seeds",

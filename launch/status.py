@@ -13,7 +13,7 @@ from launch.console import say, show, table
 from launch.estimate import step_spans, stream_order, train_events, training_images
 from launch.slurm.job_status import RunJobs, jobs_of
 from launch.state import StageState, last_checkpoint, stage_state
-from launch.summary import print_results
+from launch.summary import print_results, print_upload
 from pipeline.config.reader import RUN_CONFIG, read_run_config
 from pipeline.config.schema import Config
 from pipeline.config.sweep import members_of
@@ -94,7 +94,10 @@ def show_status(run: Path, before: str = "") -> bool:
     Raises UserError if `run` is no run directory of this version.
     """
     if members_of(run):
-        return show_sweep(run, before)
+        is_done, is_at_work = show_sweep(run, before)
+        if not is_done and not is_at_work:
+            say("\nto go on: the same command again, or any of its runs by itself")
+        return is_done
     status = _Status.of([run])[run]
     rows = table("stage", "state", "")
     for name, state in status.states.items():
@@ -113,8 +116,11 @@ def show_status(run: Path, before: str = "") -> bool:
     return False
 
 
-def show_sweep(folder: Path, before: str = "") -> bool:
-    """Print a line for each run of a sweep: its errors, or the stage that it is at. Returns whether all is done."""
+def show_sweep(folder: Path, before: str = "") -> tuple[bool, bool]:
+    """Print a line for each run of a sweep: its errors, or the stage that it is at.
+
+    Returns whether all is done, and whether a process or job is at work.
+    """
     members = members_of(folder)
     runs = _Status.of(run for run in members if (run / RUN_CONFIG).is_file())
     rows = table("run", "stage", "state", "")
@@ -130,11 +136,10 @@ def show_sweep(folder: Path, before: str = "") -> bool:
     done = sum(status.is_done for status in runs.values())
     say(f"the sweep in {folder}: {done} of {counted(len(members), 'run')} done\n")
     show(rows)
-    for status in [*runs.values()][:1]:
-        _print_problem(status.jobs)
-    if done < len(members) and not any(status.is_at_work for status in runs.values()):
-        say("\nto go on: the same command again, or any of its runs by itself")
-    return done == len(members)
+    if runs:  # of which SLURM was asked once
+        _print_problem(next(iter(runs.values())).jobs)
+    print_upload(runs)
+    return done == len(members), any(status.is_at_work for status in runs.values())
 
 
 def _print_problem(jobs: RunJobs) -> None:

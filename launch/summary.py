@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ _ERRORS = {
 
 def print_results(run: Path, placed: Mapping[str, PlacedStage]) -> None:
     """Print the errors of each crop plan and of their fusion, and the path of the report; for unlabelled images, that
-    of the scores. Then how to upload what is not at W&B yet.
+    of the scores. Then what `print_upload` does.
 
     Raises UserError if a seal is damaged.
     """
@@ -42,9 +42,15 @@ def print_results(run: Path, placed: Mapping[str, PlacedStage]) -> None:
         say(f"\nreport, to open in a browser: {(placed['report'].directory / REPORT).absolute()}")
     else:
         say(f"scores of {counted(fused['images'], 'image')} without labels: {placed['fuse'].directory.absolute()}")
-    if offline_files(run):
-        upload = f"{shlex.join([typed(sys.executable), '-m', 'wandb', 'sync', str(run / 'wandb')])}/offline-run-*"
-        say(f"Weights & Biases was offline; to upload: {upload}")
+    print_upload([run])
+
+
+def print_upload(runs: Iterable[Path]) -> None:
+    """Print how to upload what is not at W&B yet of some runs, if there is anything."""
+    if waiting := [run / "wandb" for run in runs if offline_files(run)]:
+        command = shlex.join([typed(sys.executable), "-m", "wandb", "sync"])
+        files = (f"{shlex.quote(str(folder))}/offline-run-*" for folder in waiting)
+        say(f"Weights & Biases was offline; to upload: {' '.join((command, *files))}")
 
 
 def _print_errors(plans: Mapping[str, Any], fused: Mapping[str, Any], fusion: Mapping[str, Any]) -> None:

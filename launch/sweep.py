@@ -55,7 +55,8 @@ def read_sweep(recipes: Sequence[Path], overrides: Sequence[str], run: Path | No
             raise UserError(f"{folder}: the directory of a sweep; give another --run DIR to this run")
         return Sweep(folder, members)
     # What `run` makes of the recipe alone lies in runs/NAME.
-    sweep = Sweep(run or Path("runs") / (f"{name}-sweep" if seeds or len(recipes) > 1 else name), members)
+    is_asked = len(recipes) > 1 or any(word.startswith("sweep.") for word in overrides)
+    sweep = Sweep(run or Path("runs") / (f"{name}-sweep" if is_asked else name), members)
     known = members_of(sweep.folder)
     own = (sweep.folder, *(place for member in members if (place := sweep.run_of(member)) not in known))
     for directory in own:

@@ -229,9 +229,9 @@ def test_nothing_that_is_loaded_can_run_code():
         assert not re.search(r"allow_pickle\s*=\s*True", text), path
 
 
-def lock_lines() -> list[str]:
+def lock_lines(lock: str = "requirements.lock") -> list[str]:
     """Each package with its hashes, in one line."""
-    lines = (REPOSITORY / "requirements.lock").read_text().replace("\\\n", " ").splitlines()
+    lines = (REPOSITORY / lock).read_text().replace("\\\n", " ").splitlines()
     return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
 
 
@@ -239,17 +239,17 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def test_lock_pins_every_package_exactly():
-    assert lock_lines()
-    for line in lock_lines():
+@pytest.mark.parametrize("lock", ["requirements.lock", "docs/requirements.lock"])
+def test_lock_pins_every_package_exactly(lock):
+    assert lock_lines(lock)
+    for line in lock_lines(lock):
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+( ;.*?)?( +--hash=sha256:[0-9a-f]{64})+", line), line
 
 
 def test_the_set_up_demands_the_lock_s_hashes():
-    assert (
-        "uv pip sync --python $(VENV)/bin/python --require-hashes requirements.lock"
-        in (REPOSITORY / "Makefile").read_text()
-    )
+    makefile = (REPOSITORY / "Makefile").read_text()
+    assert "uv pip sync --python $(VENV)/bin/python --require-hashes requirements.lock" in makefile
+    assert "pip install --quiet --disable-pip-version-check --require-hashes --requirement $<" in makefile
 
 
 def test_lock_has_every_dependency_of_the_project():
@@ -259,6 +259,8 @@ def test_lock_has_every_dependency_of_the_project():
     assert names <= {normal(line.partition("==")[0]) for line in lock_lines()}
 
 
-@pytest.mark.parametrize("name", ["Makefile", ".ci/run", "pyproject.toml", "requirements.lock"])
+@pytest.mark.parametrize(
+    "name", ["Makefile", ".ci/run", "pyproject.toml", "requirements.lock", "docs/requirements.lock"]
+)
 def test_the_set_up_leaves_the_choice_of_registry_to_the_machine(name):
     assert not re.search(r"index-url|find-links|https?://", (REPOSITORY / name).read_text())

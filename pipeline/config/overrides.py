@@ -14,10 +14,11 @@ from pipeline.config.document import COMMAND_LINE, Document, Entry, Problem, dec
 from pipeline.config.keys import field_at, resolve_short_key
 from pipeline.config.schema import Config
 from pipeline.config.section import Section
+from pipeline.config.sweep import SECTION
 from pipeline.ground.errors import UserError
 
 _AS_GIVEN = object()
-_SWEPT = "sweep."
+_SWEPT = f"{SECTION}."
 """Before a key: a list of its values, one for each member of a sweep."""
 
 
@@ -60,7 +61,7 @@ def _apply(root: Entry, override: str, given: dict[str, Any], problems: list[Pro
         return root
     problems += document.problems
     entry = document.root
-    for name in (key, "sweep") if swept else reversed(key.split(".")):
+    for name in (key, SECTION) if swept else reversed(key.split(".")):
         entry = Entry({name: entry}, COMMAND_LINE, override)
     return merged(root, entry)
 
@@ -80,8 +81,8 @@ def describe_overrides(config: Config, overrides: Sequence[str]) -> list[str]:
     for override in overrides:
         name, _, text = (part.strip() for part in override.partition("="))
         key = resolve_short_key(name.removeprefix(_SWEPT))
-        if name.startswith(_SWEPT) or key == "sweep":
-            lines[name] = f"{_SWEPT * (key != 'sweep')}{key} = {text}"
+        if name.startswith(_SWEPT) or key == SECTION:
+            lines[name] = f"{key if key == SECTION else _SWEPT + key} = {text}"
             continue
         value: Any = config
         for part in key.split("."):

@@ -115,6 +115,16 @@ def test_a_killed_sweep_goes_on_with_the_same_command_and_does_what_is_equal_onc
     assert re.fullmatch(r"done top-1 error \d+\.\d\d % \(\d of 8\)", shown["batch16-seed2"])
     assert f"the sweep in {folder}: 2 of 4 runs done" in out
     assert f"--seeds 1,2 'sweep.evaluate.batch=[8,16]' --run {folder}" in err.splitlines()[-1]
+    assert "to go on" not in out, "said once, by the line above"
+
+    for member in MEMBERS[:2]:
+        (folder / member / "wandb" / "offline-run-1").mkdir(parents=True)
+    assert main(["status", str(folder)]) == 0
+    out = capsys.readouterr().out
+    uploads = " ".join(f"{folder / member}/wandb/offline-run-*" for member in MEMBERS[:2])
+    assert "Weights & Biases was offline; to upload: " in out
+    assert f" -m wandb sync {uploads}\n" in out
+    assert "\nto go on: the same command again, or any of its runs by itself\n" in out
 
     monkeypatch.setattr(ForkedSupervisor, "interrupt", staticmethod(lambda stage, run: None))
     assert main(command) == 0
@@ -248,6 +258,15 @@ def test_a_directory_is_that_of_a_run_or_of_a_sweep(
     assert (
         f"{tmp_path / 'sweep'}: the directory of a sweep; give another --run DIR to this run" in capsys.readouterr().err
     )
+
+
+def test_a_sweep_of_the_command_line_is_kept_out_of_the_directory_of_the_recipe(recipe: Path) -> None:
+    assert read_sweep([recipe], [], None).folder == Path("runs/small")
+    assert read_sweep([recipe], [], None, [1, 2]).folder == Path("runs/small-sweep")
+    assert read_sweep([recipe], ["sweep.seed=[1,2]"], None).folder == Path("runs/small-sweep")
+    swept = recipe.with_name("swept.yaml")
+    swept.write_text(f"extends: {recipe}\nname: swept\nsweep: {{seed: [1, 2]}}\n")
+    assert read_sweep([swept], [], None).folder == Path("runs/swept")
 
 
 def test_several_recipes_are_a_sweep_named_by_them(
