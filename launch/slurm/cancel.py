@@ -20,29 +20,36 @@ def cancel_run(run: Path) -> int:
     """Cancel all jobs of a run, or of a sweep, that are queued or running, last stage first. Returns the exit code.
 
     A running stage receives a request to stop, and saves if the cluster's KillWait is long enough; earlier checkpoints
-    stay. Of a single member, jobs that others wait for too are left.
+    stay. Of a single member, jobs that others wait for too are left to those.
     """
     runs = [member for member in members_of(run) if (member / RUN_CONFIG).is_file()] or [run]
     for each in runs:
         read_run_config(each)
     with contextlib.ExitStack() as locks:
-        for each in runs:
+        # With the sweep's own lock, since two members that end at once would leave a job to each other.
+        for each in [*runs, run.absolute().parent] if is_member(run) else runs:
             locks.enter_context(exclusive(each))
         jobs = {each: read_jobs(each) for each in runs}
-        kept = _wanted_by_others(run)
-        wanted = {record.job: record for records in jobs.values() for record in records if record.job not in kept}
-        known = scheduler.look_up(wanted)
-        alive = {job: record for job, record in wanted.items() if job in known and known[job].is_alive}
+        submitted = {record.job: record for records in jobs.values() for record in records}
+        known = scheduler.look_up(submitted)
+        alive = {job: record for job, record in submitted.items() if job in known and known[job].is_alive}
         if not alive:
             say(f"{run}: no job of this run is queued or running")
             return EXIT_DONE
+        left = alive.keys() & _wanted_by_others(run)
         # Recorded first: a job that ends now must not be taken for one that will be requeued.
         for each, records in jobs.items():
-            ended = [dataclasses.replace(job, is_cancelled=job.is_cancelled or job.job in alive) for job in records]
-            write_jobs(each, ended)
-        scheduler.cancel([*reversed(alive)])
+            own = [record for record in records if record.job not in left]
+            write_jobs(
+                each, [dataclasses.replace(one, is_cancelled=one.is_cancelled or one.job in alive) for one in own]
+            )
+        if ended := [job for job in alive if job not in left]:
+            scheduler.cancel(reversed(ended))
     for job, record in alive.items():
-        say(f"cancelled {record.stage} ({job}), which was {known[job].state.lower()}")
+        if job in left:
+            say(f"left {record.stage} ({job}), which other members of the sweep wait for")
+        else:
+            say(f"cancelled {record.stage} ({job}), which was {known[job].state.lower()}")
     if members_of(run):
         say("to go on: submit the same sweep again, or single runs of it")
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,10 +17,12 @@ from launch.slurm.jobs import JobRecord, read_jobs, write_jobs
 from launch.slurm.logs import follow_file
 from launch.slurm.scheduler import JobRefused, QueuedJob
 from pipeline.config.reader import load_config, read_run_config
+from pipeline.config.sweep import members_of
 from pipeline.ground.errors import UserError
 from pipeline.running.provenance import collect_provenance
 from pipeline.running.stage import PlacedStage, place_stages
 from pipeline.store.file import write_bytes
+from pipeline.store.lock import exclusive
 from pipeline.store.seal import seal_directory
 from stages import STAGES
 from tests.conftest import REPOSITORY
@@ -51,7 +53,9 @@ class Queue:
     def check(self, script: Path) -> None:
         assert script.read_text().startswith("#!/bin/bash\n#SBATCH ")
 
-    def cancel(self, jobs: Sequence[str]) -> None:
+    def cancel(self, jobs: Iterable[str]) -> None:
+        jobs = [*jobs]
+        assert jobs, "scancel refuses to end nothing"
         self.cancelled += jobs
         self.jobs.update({job: QueuedJob(job, "CANCELLED") for job in jobs})
 
@@ -89,6 +93,14 @@ def finish(run: Path, name: str) -> None:
 def job_ids(run: Path) -> dict[str, str]:
     """The ids of each stage's latest job."""
     return {job.stage: job.job for job in read_jobs(run)}
+
+
+def submit_sweep(queue: Queue, run: Path, *arguments: str) -> dict[str, dict[str, str]]:
+    """The ids of each member's jobs by stage. All of them are pending, the tasks of an array each by itself."""
+    assert submit(run, *arguments) == 0
+    ids = {member.name: job_ids(member) for member in members_of(run)}
+    queue.jobs = {job: QueuedJob(job, "PENDING") for member in ids.values() for job in member.values()}
+    return ids
 
 
 def test_each_stage_waits_for_those_it_reads(queue, run, capsys):
@@ -322,10 +334,7 @@ def test_tasks_that_wait_for_the_same_task_of_an_array_are_one_array(queue, run)
 
 
 def test_submitting_a_sweep_again_queues_what_is_missing_behind_what_is_queued(queue, run):
-    submit(run, "--seeds", "1,2")
-    before = {member: job_ids(run / member) for member in ("seed1", "seed2")}
-    jobs = set(before["seed1"].values()) | set(before["seed2"].values())
-    queue.jobs = {job: QueuedJob(job, "PENDING") for job in jobs}
+    before = submit_sweep(queue, run, "--seeds", "1,2")
     queue.jobs[before["seed1"]["report"]] = QueuedJob(before["seed1"]["report"], "CANCELLED")
     assert submit(run, "--seeds", "1,2,3") == 0
     assert job_ids(run / "seed2") == before["seed2"]
@@ -352,15 +361,47 @@ def test_a_job_of_its_own_waits_for_its_task_of_an_array():
 
 
 def test_cancelling_a_member_leaves_the_jobs_that_others_wait_for_too(queue, run, capsys):
-    submit(run, "--seeds", "1,2")
-    jobs = {job for member in ("seed1", "seed2") for job in job_ids(run / member).values()}
-    queue.jobs = {job: QueuedJob(job, "PENDING") for job in jobs}
-    shared = job_ids(run / "seed1")["prepare"]
+    ids = submit_sweep(queue, run, "--seeds", "1,2")
+    jobs, shared = set(queue.jobs), ids["seed2"]["prepare"]
     assert main(["cancel", str(run / "seed1")]) == 0
-    assert set(queue.cancelled) == set(job_ids(run / "seed1").values()) - {shared}
+    assert set(queue.cancelled) == set(ids["seed1"].values()) - {shared}
+    assert f"left prepare ({shared}), which other members of the sweep wait for\n" in capsys.readouterr().out
     assert main(["cancel", str(run)]) == 0
     assert set(queue.cancelled) == jobs
     assert "to go on: submit the same sweep again, or single runs of it" in capsys.readouterr().out
+
+
+def test_cancelling_one_member_after_the_other_ends_the_jobs_that_they_share_too(queue, run):
+    submit_sweep(queue, run, "--seeds", "1,2")
+    jobs = set(queue.jobs)
+    assert main(["cancel", str(run / "seed1")]) == 0
+    assert main(["cancel", str(run / "seed2")]) == 0
+    assert set(queue.cancelled) == jobs
+
+
+def test_a_cancelled_member_without_live_jobs_of_its_own_ends_nothing(queue, run, capsys):
+    shared = submit_sweep(queue, run, "--seeds", "1,2")["seed1"]["prepare"]
+    queue.jobs.update({job: QueuedJob(job, "FAILED") for job in queue.jobs if job != shared})
+    assert main(["cancel", str(run / "seed1")]) == 0
+    assert queue.cancelled == []
+    assert f"left prepare ({shared})" in capsys.readouterr().out
+    assert main(["cancel", str(run / "seed2")]) == 0
+    assert queue.cancelled == [shared]
+
+
+def test_a_cancelled_member_that_is_submitted_again_waits_for_the_shared_job_that_it_left(queue, run):
+    shared = submit_sweep(queue, run, "--seeds", "1,2")["seed1"]["prepare"]
+    assert main(["cancel", str(run / "seed1")]) == 0
+    assert submit(run, "--seeds", "1,2") == 0
+    assert job_ids(run / "seed1")["prepare"] == shared
+
+
+def test_members_are_cancelled_one_at_a_time_lest_each_leaves_a_job_to_the_other(queue, run, capsys):
+    submit_sweep(queue, run, "--seeds", "1,2")
+    with exclusive(run):
+        assert main(["cancel", str(run / "seed1")]) == 2
+    assert f"{run}: another process works here (pid" in capsys.readouterr().err
+    assert queue.cancelled == []
 
 
 def test_logs_prints_what_the_latest_job_of_a_stage_printed(queue, run, capfd):
