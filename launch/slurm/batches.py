@@ -39,18 +39,6 @@ class Batch:
         return len(self.numbers) > 1
 
 
-def with_jobs_of_others(members: Sequence[Submission]) -> list[Submission]:
-    """Return the members with the jobs that are queued for others and have the same key."""
-    alive = {(name, each.placed[name].key): job for each in members for name, job in each.alive.items()}
-    return [
-        dataclasses.replace(
-            member,
-            alive={name: alive[name, stage.key] for name, stage in member.placed.items() if (name, stage.key) in alive},
-        )
-        for member in members
-    ]
-
-
 def plan_batches(members: Sequence[Submission]) -> list[Batch]:
     """Return the batches of all missing stages, each after those that it waits for.
 

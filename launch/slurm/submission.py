@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -111,13 +111,11 @@ class Submission:
             raise UserError(f"{self.run}: another `submit` or `cancel` was at work at the same moment; try again")
 
 
-def live_jobs(jobs: Sequence[Sequence[JobRecord]]) -> list[list[tuple[JobRecord, QueuedJob]]]:
-    """Ask SLURM once for the jobs of several runs. Returns those of each that are queued or running."""
-    latest = [{(job.stage, job.key): job for job in records}.values() for records in jobs]
-    known = scheduler.look_up(dict.fromkeys(job.job for records in latest for job in records))
-    return [
-        [(job, known[job.job]) for job in records if job.job in known and known[job.job].is_alive] for records in latest
-    ]
+def live_jobs(jobs: Iterable[Sequence[JobRecord]]) -> dict[JobRecord, QueuedJob]:
+    """Ask SLURM once for the jobs of several runs. Returns those that are queued or running."""
+    latest = [job for records in jobs for job in {(job.stage, job.key): job for job in records}.values()]
+    known = scheduler.look_up(dict.fromkeys(job.job for job in latest))
+    return {job: known[job.job] for job in latest if job.job in known and known[job.job].is_alive}
 
 
 def prepare(
@@ -125,18 +123,22 @@ def prepare(
     config: Config,
     run: Path,
     jobs: Sequence[JobRecord],
-    queued: Sequence[tuple[JobRecord, QueuedJob]],
+    queued: Mapping[JobRecord, QueuedJob],
 ) -> Submission:
-    """Check everything of one run with these jobs, of which some are `queued` or running; a dry run knows none.
+    """Check everything of one run with these jobs; `queued` are the live ones of all members. A dry run knows none.
 
     Nothing is written; but if changes are accepted and no job is alive, the names of weights are resolved anew.
     """
     check_initial_checkpoint(config)
     profile = load_profile(request.profile)
+    own = [job for job in jobs if job in queued]
     # Before the keys are computed: those of the jobs must be those of the config that is written.
-    with new_choices(run, wanted=request.accept_changes and not request.dry_run and not queued):
+    with new_choices(run, wanted=request.accept_changes and not request.dry_run and not own):
         placed = place_stages(config, run, STAGES)
-        alive = _by_stage(run, placed, queued)
+        _check_own(run, placed, own)
+        open_stages = {(name, stage.key) for name, stage in placed.items() if not stage.is_done}
+        # One key is one job, whichever member it was queued for.
+        alive = {job.stage: known for job, known in queued.items() if (job.stage, job.key) in open_stages}
         coming = placed if request.dry_run else alive
         chosen = choose_stages(placed, request.only, request.first, request.recipe(), "submit", coming)
         draft = Submission(request, config, profile, run, placed, chosen, jobs, alive, ())
@@ -152,24 +154,15 @@ def _ignored(environment: Mapping[str, str]) -> list[str]:
     return [f"not used: {', '.join(names)}; account, partition and the like are the profile's"] if names else []
 
 
-def _by_stage(run: Path, placed: Stages, alive: Sequence[tuple[JobRecord, QueuedJob]]) -> dict[str, QueuedJob]:
-    """Return the live jobs by stage. Raises UserError if some are cancelled ones or those of another config."""
-    open_stages = {(name, stage.key) for name, stage in placed.items() if not stage.is_done}
-    ending = [job for job, _ in alive if job.is_cancelled]
-    if ending:
+def _check_own(run: Path, placed: Stages, alive: Sequence[JobRecord]) -> None:
+    """Raise UserError if some live jobs of the run are cancelled ones or those of another config."""
+    if ending := [job for job in alive if job.is_cancelled]:
         raise UserError(f"{run}: cancelled jobs are still ending: {_named(ending)}; try again in a moment")
-    others = [job for job, _ in alive if (job.stage, job.key) not in open_stages and not _is_done(placed, job)]
-    if others:
+    if others := [job for job in alive if job.stage not in placed or placed[job.stage].key != job.key]:
         raise UserError(
             f"{run}: jobs of another config of this run are queued or running: {_named(others)}; end them first: "
             f"{command_line('cancel', run)}"
         )
-    return {job.stage: queued for job, queued in alive if (job.stage, job.key) in open_stages}
-
-
-def _is_done(placed: Stages, job: JobRecord) -> bool:
-    """Return whether the job's stage is done and the job only about to end."""
-    return job.stage in placed and placed[job.stage].key == job.key and placed[job.stage].is_done
 
 
 def _named(jobs: Sequence[JobRecord]) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch.slurm import scheduler
-from launch.slurm.batches import Batch, dependencies, job_id, plan_batches, waited_for, with_jobs_of_others
+from launch.slurm.batches import Batch, dependencies, job_id, plan_batches, waited_for
 from launch.slurm.jobs import JobRecord, read_jobs, write_jobs, write_script
 from launch.slurm.overview import print_dry_run, print_queued
 from launch.slurm.profile import naming_line
@@ -26,12 +26,11 @@ def submit_runs(request: SubmitRequest) -> int:
     sweep = dataclasses.replace(sweep, folder=sweep.folder.absolute())
     runs = [sweep.run_of(member) for member in sweep.members]
     records = [read_jobs(run) for run in runs]
-    queued = [[] for _ in runs] if request.dry_run else live_jobs(records)
+    queued = {} if request.dry_run else live_jobs(records)
     members = [
-        prepare(request, member.config, run, jobs, alive)
-        for member, run, jobs, alive in zip(sweep.members, runs, records, queued, strict=True)
+        prepare(request, member.config, run, jobs, queued)
+        for member, run, jobs in zip(sweep.members, runs, records, strict=True)
     ]
-    members = with_jobs_of_others(members)
     batches = plan_batches(members)
     scripts = [array_script(sweep.folder, members, batch) for batch in batches]
     if request.dry_run:

@@ -353,6 +353,17 @@ def test_a_member_keeps_the_jobs_of_others_that_it_waits_for_though_it_needs_non
     assert job_ids(run / "seed3") == {"prepare": job_ids(run / "seed1")["prepare"]}
 
 
+def test_one_stage_of_a_new_member_alone_waits_for_what_is_queued_for_others_under_the_same_key(queue, run):
+    before = submit_sweep(queue, run, "sweep.evaluate.plans=[[center32],[center36]]")
+    jobs = set(queue.jobs)
+    assert submit(run, "sweep.evaluate.plans=[[center32],[center36],[center40]]", "--only", "evaluate") == 0
+    (new,) = queue.jobs.keys() - jobs
+    (known, _), added = before.values(), job_ids(run / "plans_center40")
+    needed = placed(run / "plans_center40")["evaluate"].inputs
+    assert added == {name: known[name] for name in added if name != "evaluate"} | {"evaluate": new}
+    assert queue.after[new] == tuple(known[name] for name in needed)
+
+
 def test_a_job_of_its_own_waits_for_its_task_of_an_array():
     builds, train = Batch("build", (0, 1), ()), Batch("train", (1,), (Wait(0),))
     assert dependencies(train, [builds, train], ["7"]) == (["7_1"], [])
