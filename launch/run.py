@@ -29,8 +29,7 @@ from pipeline.ground.cores import count_cores
 from pipeline.ground.errors import EXIT_DONE, EXIT_STOPPED, UserError
 from pipeline.ground.interpreter import command_line
 from pipeline.running.named_weights import new_choices
-from pipeline.running.stage import Part, place_stages
-from pipeline.store.lock import DirectoryBusy, busy_message, lock_holder
+from pipeline.running.stage import Part, place_stages, refuse_busy
 from pipeline.store.seal import BrokenSeal, read_seal
 from pipeline.training.batching import split_batch, warn_of_few_images
 from stages import STAGES
@@ -198,13 +197,10 @@ def _advise(config: Config, chosen: Stages) -> None:
 
 def _check_part(part: Part) -> None:
     try:
-        if read_seal(part.directory, "stage") is not None:
-            return
+        read_seal(part.directory, "stage")
     except BrokenSeal as error:
         raise UserError(f"{error}\ndelete {part.place} and run the same command again") from error
-    holder = lock_holder(part.directory)
-    if holder is not None and not part.is_shared:
-        raise DirectoryBusy(busy_message(part.directory, holder))
+    refuse_busy(part)
 
 
 def _ended(code: int, request: RunRequest, supervisor: Supervisor) -> int:

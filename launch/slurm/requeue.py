@@ -20,10 +20,10 @@ from pipeline.config.reader import read_run_config
 from pipeline.config.schema import Config
 from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, StopRequested, UserError
 from pipeline.ground.stop import StopFlag
-from pipeline.running.stage import PlacedStage, place_stages
+from pipeline.running.stage import PlacedStage, place_stages, refuse_busy
 from pipeline.store.answer import answered
 from pipeline.store.file import explain
-from pipeline.store.lock import DirectoryBusy, busy_message, in_turn, lock_holder
+from pipeline.store.lock import in_turn
 from stages import STAGES
 
 
@@ -53,9 +53,7 @@ def _start(stage: PlacedStage, config: Config, job: str, environment: Mapping[st
             except StopRequested as stopped:
                 _say(f"{stage.name}: {stopped}")
                 return EXIT_STOPPED
-        holder = None if part.is_done else lock_holder(part.directory)
-        if holder is not None:
-            raise DirectoryBusy(busy_message(part.directory, holder))
+        refuse_busy(part)
     stage.parts[0].directory.mkdir(parents=True, exist_ok=True)
     restart = _restarts(environment)
     saved = progress(stage, config.data.shards)

@@ -23,7 +23,6 @@ from pipeline.ground.errors import UserError
 from pipeline.ground.interpreter import command_line
 from pipeline.running.named_weights import new_choices
 from pipeline.running.stage import PlacedStage, place_stages
-from pipeline.store.lock import DirectoryBusy, busy_message, lock_holder
 from stages import STAGES
 
 
@@ -95,14 +94,6 @@ class Submission:
             warning_seconds=profile.warning_seconds,
             requeue_on_failure=profile.requeue_on_failure,
         )
-
-    def check_idle(self) -> None:
-        """Check that no process works on what is missing. Raises DirectoryBusy if one does, as that of `launch run`,
-        except in a sweep, where the job will wait for it."""
-        for part in (part for stage in self.missing.values() for part in stage.parts if not part.is_done):
-            holder = lock_holder(part.directory)
-            if holder is not None and not part.is_shared:
-                raise DirectoryBusy(busy_message(part.directory, holder))
 
     def check_still_so(self) -> None:
         """Check that the list of jobs is unchanged, under the run's lock. Raises UserError if another `submit` was

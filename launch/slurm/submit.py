@@ -17,6 +17,7 @@ from launch.slurm.script import JobScript, render
 from launch.slurm.submission import Submission, SubmitRequest, live_jobs, prepare
 from launch.sweep import read_sweep, set_up_runs
 from pipeline.ground.errors import EXIT_DONE
+from pipeline.running.stage import parts_of, refuse_busy
 from pipeline.store.lock import exclusive
 
 
@@ -40,8 +41,8 @@ def submit_runs(request: SubmitRequest) -> int:
     grown = [(member, known) for member, known in zip(members, jobs, strict=True) if len(known) > len(member.jobs)]
     ids: list[str] = []
     if batches or grown:
-        for member in members:
-            member.check_idle()
+        for part in (part for member in members for part in parts_of(member.missing).values()):
+            refuse_busy(part)
         set_up_runs(sweep, [(member.run, member.config, member.missing) for member in members], request.accept_changes)
         with contextlib.ExitStack() as locks:
             for member in members:

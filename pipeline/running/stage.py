@@ -11,6 +11,7 @@ from pipeline.config.identity import identity, key_of
 from pipeline.config.schema import Config
 from pipeline.ground.errors import UserError
 from pipeline.running.named_files import digest_of
+from pipeline.store.lock import DirectoryBusy, busy_message, lock_holder
 from pipeline.store.seal import is_sealed
 
 Identity = dict[str, Any]
@@ -101,6 +102,13 @@ class Part:
     def place(self) -> Path:
         """The directory itself: that of a sweep if this run has but a link to it."""
         return self.directory.resolve() if self.is_shared else self.directory
+
+
+def refuse_busy(part: Part) -> None:
+    """Raise DirectoryBusy if another process works on an unfinished part, except in a sweep, where one waits for it."""
+    holder = None if part.is_done or part.is_shared else lock_holder(part.directory)
+    if holder is not None:
+        raise DirectoryBusy(busy_message(part.directory, holder))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -225,6 +225,17 @@ def test_accepted_changes_submit_jobs_with_the_keys_of_the_weights_that_are_ther
     assert latest == {name: stage.key for name, stage in placed(run).items()}
 
 
+def test_a_stage_that_another_process_works_on_is_not_submitted(queue, run, capsys):
+    submit(run)
+    main(["cancel", str(run)])
+    build, count = placed(run)["build"].directory, len(queue.jobs)
+    build.mkdir()
+    with exclusive(build):
+        assert submit(run) == 2
+    assert f"{build}: another process works here (pid" in capsys.readouterr().err
+    assert len(queue.jobs) == count
+
+
 def test_a_dry_run_prints_the_jobs_the_batch_and_what_is_missing_and_touches_nothing(queue, run, capsys, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
     # An option's value would swallow the key behind it.
