@@ -76,26 +76,25 @@ def dependencies(batch: Batch, batches: Sequence[Batch], ids: Sequence[str]) -> 
     """Return ids of the jobs that must end well, and of the arrays whose tasks of the same number must."""
     all_of, task_by_task = [], []
     for wait in batch.waits:
-        if wait.batch is None:
-            all_of.append(wait.job)
-        elif wait.task is None and batches[wait.batch].is_array and batch.is_array:
+        if wait.batch is not None and wait.task is None and batches[wait.batch].is_array and batch.is_array:
             task_by_task.append(ids[wait.batch])
         else:
-            task = batch.numbers[0] if wait.task is None else wait.task
-            all_of.append(job_id(batches[wait.batch], ids[wait.batch], task))
+            all_of.append(_id_of(wait, batches, ids, batch.numbers[0]))
     return all_of, task_by_task
 
 
 def waited_for(batch: Batch, batches: Sequence[Batch], ids: Sequence[str], number: int) -> tuple[str, ...]:
     """Return the ids of the jobs and tasks that one task waits for."""
-    return tuple(
-        wait.job
-        if wait.batch is None
-        else job_id(batches[wait.batch], ids[wait.batch], number if wait.task is None else wait.task)
-        for wait in batch.waits
-    )
+    return tuple(_id_of(wait, batches, ids, number) for wait in batch.waits)
 
 
 def job_id(batch: Batch, submitted: str, number: int) -> str:
     """Return the id of a batch's task: `12_3`, or of a single job `12`."""
     return f"{submitted}_{number}" if batch.is_array else submitted
+
+
+def _id_of(wait: Wait, batches: Sequence[Batch], ids: Sequence[str], number: int) -> str:
+    """Return the id of the job or task that the task of this number waits for."""
+    if wait.batch is None:
+        return wait.job
+    return job_id(batches[wait.batch], ids[wait.batch], number if wait.task is None else wait.task)
