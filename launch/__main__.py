@@ -28,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _do(arguments: argparse.Namespace) -> int:
     """Run the command. Each imports its own modules: `--help` and a misspelt option answer at once."""
+    from launch.command import request_of
+
     if getattr(arguments, "run", None) is not None:
         # A file or an impossible path is named as given, not by the path of something in it.
         with contextlib.suppress(FileNotFoundError):
@@ -60,11 +62,11 @@ def _do(arguments: argparse.Namespace) -> int:
         case "predict":
             from launch.predict import PredictRequest, predict
 
-            return predict(PredictRequest.of(arguments))
+            return predict(request_of(PredictRequest, arguments))
         case "fuse":
             from launch.fuse import FuseRequest, fuse_scores
 
-            return fuse_scores(FuseRequest.of(arguments))
+            return fuse_scores(request_of(FuseRequest, arguments))
         case "score":
             from launch.score import score_file
 
@@ -97,11 +99,11 @@ def _do(arguments: argparse.Namespace) -> int:
             from launch.slurm.submission import SubmitRequest
             from launch.slurm.submit import submit_runs
 
-            return submit_runs(SubmitRequest.of(arguments))
+            return submit_runs(request_of(SubmitRequest, arguments))
         case _:
             from launch.run import RunRequest, run_stages
 
-            return run_stages(RunRequest.of(arguments))
+            return run_stages(request_of(RunRequest, arguments))
 
 
 if __name__ == "__main__":

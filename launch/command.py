@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from launch.options import build_parser
 from launch.recipe_options import find_recipe
 from pipeline.ground.interpreter import program_words
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Request = TypeVar("Request", bound="DataclassInstance")
 _WITH_SWEEPS = ("plan", "run", "submit")
 _WITH_RECIPE = (*_WITH_SWEEPS, "tune")
 
@@ -39,6 +45,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return arguments
+
+
+def request_of(cls: type[Request], arguments: argparse.Namespace) -> Request:
+    """Build a command's request from the parsed arguments that its fields name; lists become tuples."""
+    given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(cls)}
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
 
 
 def _is_folder(word: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -39,11 +38,6 @@ class FuseRequest:
     images: Path | None
     """The run with the index of the images."""
     seed: int
-
-    @classmethod
-    def of(cls, arguments: argparse.Namespace) -> FuseRequest:
-        """Build the request from the parsed arguments."""
-        return cls(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(cls)})
 
 
 def fuse_scores(request: FuseRequest) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import subprocess
@@ -31,17 +30,12 @@ class PredictRequest:
     """The command line of `predict`."""
 
     weights: str
-    images: list[Path]
+    images: tuple[Path, ...]
     plan: str
     recipe: Path | None
     """Precision, input and batch are those of its evaluation."""
     top: int
     json: bool
-
-    @classmethod
-    def of(cls, arguments: argparse.Namespace) -> PredictRequest:
-        """Build the request from the parsed arguments."""
-        return cls(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(cls)})
 
 
 def predict(request: PredictRequest) -> int:

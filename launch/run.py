@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import json
@@ -48,13 +47,6 @@ class RunRequest:
     first: str | None = None
     from_checkpoint: str | None = None
     accept_changes: bool = False
-
-    @classmethod
-    def of(cls, arguments: argparse.Namespace) -> RunRequest:
-        """Build the request from the parsed arguments."""
-        fields = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(cls)}
-        lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
-        return cls(**{**fields, **lists})
 
     def all_overrides(self) -> list[str]:
         """Return the given overrides and those of the options."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,13 +39,6 @@ class SubmitRequest:
     first: str | None = None
     accept_changes: bool = False
     dry_run: Literal["table", "scripts"] | None = None
-
-    @classmethod
-    def of(cls, arguments: argparse.Namespace) -> SubmitRequest:
-        """Build the request from the parsed arguments."""
-        fields = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(cls)}
-        lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
-        return cls(**{**fields, **lists})
 
     def recipe(self) -> tuple[str, ...]:
         """Return the words of the command line, without those that choose stages."""
