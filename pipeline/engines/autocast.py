@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.config.execution import ExecutionConfig
-from pipeline.engines.compilation import compile_blocks
+from pipeline.engines.compilation import compile_network
 
 
 class AutocastNetwork(nn.Module):
@@ -31,7 +31,7 @@ class AutocastNetwork(nn.Module):
         self._keeps_casts = keeps_casts and self._dtype != torch.float32
         self._is_keeping = False
         # In a tuple, since the compiled network is a module too and its parameters are those of `network`.
-        self._runner: tuple[nn.Module] = (compile_blocks(network) if execution.compile else network,)
+        self._runner: tuple[nn.Module] = (compile_network(network) if execution.compile else network,)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits."""

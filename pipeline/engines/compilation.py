@@ -1,4 +1,4 @@
-"""Compilation block by block: a network repeats a few kinds of blocks many times, and each kind is compiled once."""
+"""Compilation of a network: block by block if it repeats a few kinds of blocks many times, or as a whole."""
 
 from __future__ import annotations
 
@@ -13,6 +13,19 @@ from pipeline.models.network import Network
 _KINDS = 64
 """Limit of kinds of blocks, well above that of any network; PyTorch's own limit is 8, and it silently leaves further
 ones uncompiled. A network of four stages has 8 kinds: the first and the further blocks of each."""
+_FEW = 8
+"""Blocks up to which the whole is compiled: as many as there may be kinds."""
+
+
+def compile_network(network: nn.Module, backend: str = "inductor") -> nn.Module:
+    """Return the network compiled; it shares the tensors of `network`, which is not changed.
+
+    A network of up to 8 blocks is compiled as a whole, since few of them repeat; any other block by block.
+    """
+    if isinstance(network, Network) and len(network.blocks()) <= _FEW:
+        whole: nn.Module = torch.compile(network, backend=backend, dynamic=False)  # type: ignore[assignment]
+        return whole
+    return compile_blocks(network, backend)
 
 
 def compile_blocks(network: nn.Module, backend: str = "inductor") -> nn.Module:

@@ -105,13 +105,14 @@ def graphed(plain: AutocastNetwork, images: torch.Tensor, capture: Capture) -> A
 
 
 def split(network: nn.Module) -> list[Section]:
-    """Split a network, whose blocks may be compiled, into sections of the same modules.
+    """Split a network, whose blocks may be compiled, into sections of the same modules; one that is compiled as a whole
+    is a section.
 
     The sections are new modules: capturing replaces their `forward`, and the network itself, which is evaluated, copied
     and saved, must not change.
     """
-    assert isinstance(network, Network)
-    return [Section(*modules) for modules in network.sections(_BLOCKS)]
+    parts = network.sections(_BLOCKS) if isinstance(network, Network) else [[network]]
+    return [Section(*modules) for modules in parts]
 
 
 def capture_sections(network: nn.Module, images: torch.Tensor, capture: Capture) -> GraphedNetwork:

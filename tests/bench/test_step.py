@@ -20,7 +20,7 @@ def test_a_way_that_fails_is_named_and_the_others_are_measured(monkeypatch: pyte
 
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(step, "compile_whole", no_compiler)
-    monkeypatch.setattr("pipeline.engines.autocast.compile_blocks", no_compiler)
+    monkeypatch.setattr("pipeline.engines.autocast.compile_network", no_compiler)
     monkeypatch.setitem(step._STEPS_PER_ROUND, "senet_nano", 1)
     task = Task("senet_nano", 10, 32, 33, torch.device("cpu"))
     compared = step._compare_on_gpu(task, Peaks(1e12, 1e11), rounds=1, progress=lambda line: None)

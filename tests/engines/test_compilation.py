@@ -7,13 +7,13 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from pipeline.engines.compilation import compile_blocks
+from pipeline.engines.compilation import compile_blocks, compile_network
 from pipeline.models import create_model
 from pipeline.models.batch_norm import freeze_batch_norms
 from pipeline.models.initialisation import initialise
 from pipeline.models.network import Block, Options
 from pipeline.models.resnet import build
-from pipeline.networks.registry import SEBlock
+from pipeline.networks.registry import NETWORKS, SEBlock
 
 pytestmark = pytest.mark.slow
 
@@ -90,3 +90,26 @@ def test_each_kind_of_block_is_compiled_once_and_none_is_left_out() -> None:
     with torch.no_grad():
         network(torch.ones(1, 3, 64, 64))
     assert backend.frame_count == 10
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name.endswith("_nano")])
+def test_a_network_of_few_blocks_is_compiled_as_a_whole(name: str) -> None:
+    """Without a break, which would leave what is around it uncompiled."""
+    model = create_model(name, 4, dropout=0.0, seed=3).train()
+    backend = CompileCounterWithBackend("eager")
+    network = compile_network(model, backend=backend)  # type: ignore[arg-type]
+    side = NETWORKS[name].image_size_px
+    images = torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(1))
+    plain = copy.deepcopy(model)
+    expected, found = gradients(plain, plain, images), gradients(network, model, images)
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    assert backend.frame_count == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "is_whole"), [("wrn16_8", True), ("shake_even29_2x4x64d", False), ("senet154", False)]
+)
+def test_a_network_of_many_blocks_is_compiled_block_by_block(name: str, is_whole: bool) -> None:
+    with torch.device("meta"):
+        network = compile_network(create_model(name, 10))
+    assert isinstance(network, torch._dynamo.OptimizedModule) == is_whole

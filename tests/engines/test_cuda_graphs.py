@@ -17,7 +17,7 @@ from torch import nn
 from pipeline.config.execution import ExecutionConfig
 from pipeline.engines import create_engine
 from pipeline.engines.autocast import AutocastNetwork
-from pipeline.engines.compilation import compile_blocks
+from pipeline.engines.compilation import compile_blocks, compile_network
 from pipeline.engines.cuda_graphs import Capture, disagreement, graphed, own_gradients, split
 from pipeline.engines.engine import Engine
 from pipeline.evaluation.inference import evaluating
@@ -50,13 +50,15 @@ def gradients(network: nn.Module, model: nn.Module) -> dict[str, torch.Tensor]:
     return {"logits": logits.detach(), **found}
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compile_", [None, compile_blocks, compile_network])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_sections_one_after_another_are_the_network(frozen: bool, compiled: bool) -> None:
+def test_sections_one_after_another_are_the_network(
+    frozen: bool, compile_: Callable[[nn.Module, str], nn.Module] | None
+) -> None:
     torch._dynamo.reset()
     plain = new_model(frozen).train()
     model = copy.deepcopy(plain)
-    sections = split(compile_blocks(model, backend="eager") if compiled else model)
+    sections = split(compile_(model, "eager") if compile_ else model)
     expected, found = gradients(plain, plain), gradients(nn.Sequential(*sections), model)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
