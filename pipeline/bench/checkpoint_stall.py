@@ -34,6 +34,8 @@ from pipeline.training.state import TrainingState
 _ON_DISK, _CPU = "s until on disk", "CPU s"
 _ADDED, _ALONE = "s added", "s without"
 _STEPS = 20
+_OF_LAUNCHING = 1.5
+"""Duration of a step that a GPU would take, as a multiple of the host's work on it."""
 _STALL = Quantity("stall ms", lambda done: 1e3 * done.wall_seconds, digits=1)
 
 
@@ -53,7 +55,10 @@ def compare_saving(
     momentum = {name: torch.randn_like(parameter) for name, parameter in engine.model.named_parameters()}
     engine.load_state_dict(OptimizerState(momentum, {}))
     size = sum(tensor.nbytes for tensor in [*engine.model.state_dict().values(), *momentum.values()])
-    training = _Training(engine, model, collective.device)
+    trainings = [_computing(engine, model, collective.device)]
+    if collective.device.type == "cpu":
+        trainings.append(_launching(model, config.model.reckoned_classes))
+    title = f"saving {model}: {size / 1e6:,.0f} MB of weights and momentum, {collective.device}"
     with tempfile.TemporaryDirectory(prefix="bench-", dir=directory) as name:
         folder = Path(name)
         with contextlib.closing(
@@ -66,29 +71,25 @@ def compare_saving(
                 Contestant("torch.save, flushed and renamed", "peer", plain.run),
             ]
             alone = measure(contestants, rounds, progress=progress)
-            while_training = [
-                dataclasses.replace(contestant, run=partial(training.run, contestant.run)) for contestant in contestants
-            ]
-            beside = measure(while_training, rounds, warm_up=0, progress=progress)
-    title = f"saving {model}: {size / 1e6:,.0f} MB of weights and momentum, {collective.device}"
-    return {"directory": str(directory or tempfile.gettempdir())}, [
-        Comparison(title, (_STALL, figure(_ON_DISK), figure(_CPU)), tuple(alone)),
-        Comparison(f"{training}, with one checkpoint in them", (figure(_ADDED), figure(_ALONE)), tuple(beside)),
-    ]
+            comparisons = [Comparison(title, (_STALL, figure(_ON_DISK), figure(_CPU)), tuple(alone))]
+            for training in trainings:
+                while_training = [
+                    dataclasses.replace(contestant, run=partial(training.run, contestant.run))
+                    for contestant in contestants
+                ]
+                beside = measure(while_training, rounds, warm_up=0, progress=progress)
+                title = f"{training.text}, with one checkpoint in them"
+                comparisons.append(Comparison(title, (figure(_ADDED), figure(_ALONE)), tuple(beside)))
+    return {"directory": str(directory or tempfile.gettempdir())}, comparisons
 
 
+@dataclasses.dataclass(frozen=True)
 class _Training:
-    """Steps of the engine, at a rate of 0 so that the weights stay finite."""
+    """Steps beside which a checkpoint is written."""
 
-    def __init__(self, engine: Engine, model: str, device: torch.device) -> None:
-        self._engine = engine
-        batch, size = (32, NETWORKS[model].image_size_px) if device.type == "cuda" else (2, 32)
-        self._images = torch.randn(batch, 3, size, size, device=device)
-        self._text = f"{_STEPS} steps of {batch} images of {size} px"
-        self._seconds(lambda: None)  # cuDNN chooses its kernels
-
-    def __str__(self) -> str:
-        return self._text
+    step: Callable[[], object]
+    device: torch.device
+    text: str
 
     def run(self, save: Callable[[], Work]) -> Work:
         """Take the steps without a checkpoint and with one after the first of them, and compare."""
@@ -97,13 +98,50 @@ class _Training:
 
     def _seconds(self, save: Callable[[], object]) -> float:
         started = time.perf_counter()
-        for step in range(_STEPS):
-            self._engine.backward(self._engine.forward(self._images).logsumexp(1).mean())
-            self._engine.step(0.0)
-            if step == 0:
+        for number in range(_STEPS):
+            self.step()
+            if number == 0:
                 save()
-        synchronise(self._images.device)
+        synchronise(self.device)
         return time.perf_counter() - started
+
+
+def _computing(engine: Engine, model: str, device: torch.device) -> _Training:
+    """Return steps of the engine, at a rate of 0 so that the weights stay finite."""
+    batch, size = (32, NETWORKS[model].image_size_px) if device.type == "cuda" else (2, 32)
+    images = torch.randn(batch, 3, size, size, device=device)
+
+    def step() -> None:
+        engine.backward(engine.forward(images).logsumexp(1).mean())
+        engine.step(0.0)
+
+    for _ in range(_STEPS):  # cuDNN chooses its kernels
+        step()
+    return _Training(step, device, f"{_STEPS} steps of {batch} images of {size} px")
+
+
+def _launching(model: str, num_classes: int) -> _Training:
+    """Return steps as a GPU takes them, for a host that has none: it launches their operations, which compute nothing,
+    and sleeps until they would be done."""
+    side = NETWORKS[model].image_size_px
+    with torch.device("meta"):
+        network, images = create_model(model, num_classes), torch.empty(32, 3, side, side)
+
+    def launch() -> None:
+        network(images).logsumexp(1).mean().backward()
+
+    launch()  # imports
+    started = time.perf_counter()
+    launch()
+    seconds = _OF_LAUNCHING * (time.perf_counter() - started)
+
+    def step() -> None:
+        end = time.perf_counter() + seconds
+        launch()
+        time.sleep(max(0.0, end - time.perf_counter()))
+
+    text = f"{_STEPS} steps of {seconds:.2g} s as of a GPU, which the host launches and waits for"
+    return _Training(step, torch.device("cpu"), text)
 
 
 class _Ours:

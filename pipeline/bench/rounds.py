@@ -69,7 +69,7 @@ class Comparison:
         ratios = []
         for own_round, other_round in zip(ours.rounds, other.rounds, strict=False):
             own, others = quantity.of(own_round), quantity.of(other_round)
-            if own and others:
+            if own and others and min(own, others) > 0:  # no difference below 0, as of seconds added
                 ratios.append(own / others if quantity.more_is_better else others / own)
         return Spread.of(ratios) if ratios else None
 

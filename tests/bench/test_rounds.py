@@ -26,6 +26,13 @@ def test_ratios_are_those_of_the_paired_rounds():
     assert Comparison("t", (COST,), (ours, peer)).ratio(peer) == Spread(median=2, lowest=1.5, highest=4)
 
 
+def test_rounds_of_a_difference_below_0_have_no_ratio():
+    ours, peer = taken("a", "ours", 1, 1, 1, added=-1), taken("b", "peer", 2, 3, 4, added=2)
+    assert Comparison("t", (figure("added"),), (ours, peer)).ratio(peer) is None
+    ours, peer = taken("a", "ours", -1, 2), taken("b", "peer", 2, 6)
+    assert Comparison("t", (COST,), (ours, peer)).ratio(peer) == Spread(3, 3, 3)
+
+
 def test_where_more_is_better_the_ratio_turns_round():
     ours, peer = taken("a", "ours", 1, wall=1.0), taken("b", "peer", 1, wall=4.0)
     assert Comparison("t", (SPEED,), (ours, peer)).ratio(peer) == Spread(4, 4, 4)
