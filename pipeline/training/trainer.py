@@ -97,6 +97,11 @@ class Trainer:
         self._saver = Saver(store, engine, collective, events)
 
     def resume(self, state: TrainingState, path: Path) -> None:
+    def warm_up(self) -> None:
+        """Prepare the engine for the first step; see `Engine.warm_up`."""
+        size = self._config.train.image_size_px
+        self._engine.warm_up((self._split.micro_batch, 3, size, size))
+
         """Resume from a checkpoint of this phase, whose tensors the engine holds already."""
         self._loader.load_state_dict(dict(state.loader))
         self._events.rewind(state.events)
