@@ -92,7 +92,7 @@ def train_phase(
     if state is not None and is_resumed:
         trainer.resume(state, path)
         _note(events, f"going on after step {state.global_step}, from {path}")
-        if change := describe_change(state.world, describe_world(config, collective, split)):
+        if change := describe_change(state.world, describe_world(config, train, collective, split)):
             _note(events, change)
     else:
         events.rewind(None)

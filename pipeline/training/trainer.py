@@ -65,6 +65,7 @@ class Trainer:
         stop: StopFlag,
     ) -> None:
         self._config = config
+        self._train = train
         self._val = val
         self._images = image_digests(train, val)
         self._order = StreamOrder(len(train), config.train.global_batch, config.seed)
@@ -96,12 +97,12 @@ class Trainer:
         self._nan_guard = NanGuard(collective)
         self._saver = Saver(store, engine, collective, events)
 
-    def resume(self, state: TrainingState, path: Path) -> None:
     def warm_up(self) -> None:
         """Prepare the engine for the first step; see `Engine.warm_up`."""
         size = self._config.train.image_size_px
         self._engine.warm_up((self._split.micro_batch, 3, size, size))
 
+    def resume(self, state: TrainingState, path: Path) -> None:
         """Resume from a checkpoint of this phase, whose tensors the engine holds already."""
         self._loader.load_state_dict(dict(state.loader))
         self._events.rewind(state.events)
@@ -261,7 +262,7 @@ class Trainer:
             images=self._images,
             num_images=self._order.num_images,
             global_batch=self._order.global_batch,
-            world=describe_world(self._config, self._collective, self._split),
+            world=describe_world(self._config, self._train, self._collective, self._split),
             plateau=dataclasses.asdict(self._plateau),
         )
 
