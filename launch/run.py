@@ -177,8 +177,8 @@ def _advise(config: Config, chosen: Stages) -> None:
         advice.append(f"Weights & Biases: {uploads}")
     if any(stage.stage.is_distributed and not stage.is_done for stage in chosen.values()):
         advice.append(advise(processes, count_visible_gpus(), count_cores()))
-    if config.report.activations and config.model.block is None:
-        advice.append("warning: report.activations: the network has no squeeze-and-excitation block to measure")
+    if config.report.activations and not config.measures_gates:
+        advice.append("warning: report.activations: needs squeeze-and-excitation blocks and validation images")
     if "train" in chosen and not chosen["train"].is_done:
         split = split_batch(config.train.global_batch, processes, config.train.max_micro_batch)
         advice.append(warn_of_few_images(split, config))

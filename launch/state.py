@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.ground.errors import EXIT_DONE, EXIT_STOPPED
-from pipeline.running.attempts import read_attempts, read_outcome
+from pipeline.running.attempts import read_attempts, read_outcome, seconds_of
 from pipeline.running.stage import PlacedStage
 from pipeline.store.lock import lock_holder
 from pipeline.store.seal import SEAL, BrokenSeal, Seal, read_seal
@@ -71,14 +71,12 @@ def last_checkpoint(directory: Path) -> tuple[int, float] | None:
 
 def _finished(stage: PlacedStage, seals: Mapping[str, Seal]) -> str:
     attempts = [read_attempts(part.directory) for part in stage.parts]
-    # Nodes' clocks differ, so that an attempt may seem to end before it began.
-    worked = [max(0.0, each.end - each.start) for part in attempts for each in part if each.end is not None]
     written = max(
         datetime.datetime.fromisoformat(seal.about["provenance"]["time"]).timestamp() for seal in seals.values()
     )
-    if not worked:
+    if all(each.end is None for part in attempts for each in part):
         return _clock(written)  # done, and killed before it could record its end
-    text = f"{_clock(written)}, took {duration(sum(worked))}"
+    text = f"{_clock(written)}, took {duration(sum(map(seconds_of, attempts)))}"
     number = max(len(part) for part in attempts)
     return text if number < 2 else f"{text} in {number} attempts"
 

@@ -69,14 +69,10 @@ def _compared_files(config: Config, split: str | None, run: Path) -> tuple[str, 
     return tuple(str(evaluate_directory(Path(run))) for run in config.report.compare)
 
 
-def _measures_gates(config: Config) -> bool:
-    return config.report.activations and config.model.block is not None and config.evaluate.split == "val"
-
-
 def _report_inputs(config: Config) -> tuple[str, ...]:
     prepared = ("prepare-train", "prepare-val", "build") if _trains(config) else ("prepare-val",)
     trained = ("train",) if config.freeze_bn.from_checkpoint is None else ()
-    gates = ("activations",) if _measures_gates(config) else ()
+    gates = ("activations",) if config.measures_gates else ()
     return (
         *prepared,
         *dict.fromkeys((*trained, *_trained(config)) if _trains(config) else ()),
@@ -154,7 +150,7 @@ STAGES: tuple[Stage, ...] = (
         sections=("input", "model", "evaluate", "execution", "loader"),
         inputs=lambda config: ("prepare-val", *_trained(config)),
         files=_evaluated_files,
-        is_active=_measures_gates,
+        is_active=lambda config: config.measures_gates,
         is_distributed=True,
         beside=True,
         shape=Shape("as training", minutes=120),

@@ -196,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     checkpoint.add_argument(
         "--directory", type=Path, metavar="DIR", help="where to write (default: the folder for temporary files)"
     )
-    startup = names.add_parser("startup", help="from a command to the first step; imports")
+    names.add_parser("startup", help="from a command to the first step; imports")
     growth = names.add_parser("growth", help="CPU time and memory that grow with the images, or with a run's record")
     growth.add_argument(
         "--images", type=_positive, nargs="+", default=[128_000, 1_281_167], metavar="N", help="sizes of the index"
@@ -204,11 +204,11 @@ def _parser() -> argparse.ArgumentParser:
     growth.add_argument(
         "--lines", type=_positive, nargs="+", default=[50_000, 500_000], metavar="N", help="lengths of the record"
     )
-    for parser_of_rounds in (step, loader, evaluate, cifar, checkpoint, startup, growth):
-        parser_of_rounds.add_argument(
+    for name in _BENCHMARKS:
+        names.choices[name].add_argument(
             "--rounds", type=_positive, default=_DEFAULT_ROUNDS, metavar="N", help=f"default: {_DEFAULT_ROUNDS}"
         )
-        parser_of_rounds.add_argument("--out", type=Path, metavar="FILE", help="write every round to this JSON file")
+        names.choices[name].add_argument("--out", type=Path, metavar="FILE", help="write every round to this JSON file")
     gpu = names.add_parser("gpu", help="measurements of this GPU, in some minutes; code 1 if a row fails")
     gpu.add_argument("--minutes", type=_positive, default=7, metavar="N", help="limit of it all (default: 7)")
     gpu.add_argument(

@@ -16,8 +16,7 @@ from torchvision.transforms import v2
 
 from pipeline.bench.cell import Cell
 from pipeline.bench.setting import bench_config
-from pipeline.config.data import AugmentationConfig, InputConfig
-from pipeline.config.engines import NativeConfig
+from pipeline.config.data import InputConfig
 from pipeline.config.schema import Config
 from pipeline.data.cifar import SIDE_PX
 from pipeline.data.index import ImageIndex, make_index
@@ -46,10 +45,16 @@ def noise(count: int) -> ImageIndex:
 
 def cifar_config(model: str, batch: int, cell: Cell) -> Config:
     """Return the recipe of the benchmark: padded crops, and a step of one batch."""
-    config = bench_config(model=model, num_classes=10, batch=batch, image_size_px=SIDE_PX, execution=cell.execution)
-    augmentation = AugmentationConfig(crop="padded", padding_px=_PADDING_PX)
-    native = NativeConfig(cuda_graphs=cell.cuda_graphs)
-    return config.model_copy(update={"augmentation": augmentation, "input": _PIXELS, "native": native})
+    return bench_config(
+        model=model,
+        num_classes=10,
+        batch=batch,
+        image_size_px=SIDE_PX,
+        execution=cell.execution,
+        input=_PIXELS.model_dump(),
+        augmentation={"crop": "padded", "padding_px": _PADDING_PX},
+        native={"cuda_graphs": cell.cuda_graphs},
+    )
 
 
 def our_batches(index: ImageIndex, batch: int, device: torch.device, channels_last: bool) -> Batches:

@@ -112,10 +112,11 @@ def _contestants(setting: _Setting) -> list[Contestant]:
         return contestants + _centre_peers(setting, group)
     contestants.append(Contestant("decoded for every crop", "peer", lambda: _run_crop_by_crop(setting)))
     if setting.plan.crops == builtin_plan("10crop").crops:
-        assert group.crop_px is not None
-        loader = _torchvision(setting, loader_peer.ten_crop_transform(group.resize_px, group.crop_px))
+        crop_px = group.crop_px
+        assert crop_px is not None
+        loader = _torchvision(setting, loader_peer.ten_crop_transform(group.resize_px, crop_px))
         contestants.append(_peer("torchvision TenCrop, decoded once", setting, loader))
-        contestants += _pools(setting, lambda kind: pool_peer.load_five(kind, group.resize_px, group.crop_px or 0))
+        contestants += _pools(setting, lambda kind: pool_peer.load_five(kind, group.resize_px, crop_px))
     return contestants
 
 
@@ -129,20 +130,21 @@ def _pools(setting: _Setting, load: Callable[[str], pool_peer.Load]) -> list[Con
 
 
 def _centre_peers(setting: _Setting, group: CropGroup) -> list[Contestant]:
-    assert group.crop_px is not None, "a dense group is always mirrored in the built-in plans"
+    crop_px = group.crop_px
+    assert crop_px is not None, "a dense group is always mirrored in the built-in plans"
     timm = loader_peer.timm_loader(
         setting.index,
         batch=setting.batch,
         workers=setting.workers,
-        size_px=group.crop_px,
+        size_px=crop_px,
         is_training=False,
-        crop_share=group.crop_px / group.resize_px,
+        crop_share=crop_px / group.resize_px,
     )
-    torchvision = _torchvision(setting, loader_peer.centre_transform(group.resize_px, group.crop_px))
+    torchvision = _torchvision(setting, loader_peer.centre_transform(group.resize_px, crop_px))
     return [
         _peer("timm's loader", setting, timm),
         _peer("torchvision v2 + decode_jpeg", setting, torchvision),
-        *_pools(setting, lambda kind: pool_peer.load_centre(kind, group.resize_px, group.crop_px or 0)),
+        *_pools(setting, lambda kind: pool_peer.load_centre(kind, group.resize_px, crop_px)),
     ]
 
 

@@ -21,7 +21,7 @@ class ReportConfig(Section):
     activations: Annotated[bool, OPERATION] = False
     """Whether the report shows the gates of the squeeze-and-excitation blocks over the validation images (the paper's
     Figures 6 and 7). The stage `activations` then measures them, in two more passes over the images. Without effect on
-    a network without blocks."""
+    a network without blocks, and with `evaluate.split: test`."""
 
 
 class EvaluateConfig(Section):

@@ -89,7 +89,7 @@ class Config(Section):
             problems.append(f"freeze_bn.statistics: must be running with {cause} (given recompute)")
         if self.evaluate.split == "test" and self.data.test is None:
             problems.append("evaluate.split: test needs the folder of the test images in data.test (given none)")
-        if self.report.activations and not any(plan.is_one_crop for plan in self.evaluate.plans):
+        if self.measures_gates and not any(plan.is_one_crop for plan in self.evaluate.plans):
             problems.append(
                 "report.activations: needs a plan of one crop of each image, not mirrored, in evaluate.plans (given "
                 f"{', '.join(plan.name for plan in self.evaluate.plans)})"
@@ -175,6 +175,11 @@ class Config(Section):
     def train_stage_epochs(self) -> int:
         """Number of epochs before the batch norms freeze."""
         return self.train.epochs - self.train.frozen_epochs
+
+    @property
+    def measures_gates(self) -> bool:
+        """Whether there are gates to measure for the report, and validation images to measure them over."""
+        return self.report.activations and self.model.block is not None and self.evaluate.split == "val"
 
     @property
     def engine_in_words(self) -> str:

@@ -15,13 +15,12 @@ from functools import partial
 from typing import Any
 
 import torch
-from nvidia.dali import fn
 
 from pipeline.data import dali_graph
 from pipeline.data.batch import CropImages
 from pipeline.data.crop import Crop
 from pipeline.data.cropping import Cropper, crop_in_threads, fit_part
-from pipeline.data.dali_pipeline import decoder_arguments, run_pipeline
+from pipeline.data.dali_pipeline import decode_images, decode_slices, run_pipeline
 from pipeline.data.encoded import Reading
 from pipeline.data.sampling import Sampling
 
@@ -37,8 +36,7 @@ def decode_crops(reading: Reading, sampling: Sampling, gpu: int | None) -> Itera
         return
 
     def graph(files: Any, anchors: Any, shapes: Any) -> list[Any]:
-        decoding = decoder_arguments(reading.loader, None, may_divide=True)
-        return [fn.decoders.image_slice(files, start=anchors, shape=shapes, axes=[0, 1], **decoding)]
+        return [decode_slices(files, anchors, shapes, reading.loader, None)]
 
     decoded = run_pipeline(reading, (sampling.decoded.corners(), sampling.decoded.sizes()), graph, None)
     rows = itertools.count()
@@ -59,7 +57,7 @@ def decode_plan(reading: Reading, crops: Sequence[Crop], gpu: int | None) -> Ite
         return
 
     def graph(files: Any) -> list[Any]:
-        return [fn.decoders.image(files, **decoder_arguments(reading.loader, None, may_divide=False))]
+        return [decode_images(files, reading.loader, None)]
 
     positions = reading.positions
     cropper = Cropper(crops, reading.index.heights[positions], reading.index.widths[positions])

@@ -16,7 +16,7 @@ from nvidia.dali import fn, types
 
 from pipeline.data.batch import CropImages
 from pipeline.data.crop import Crop, resized_sizes
-from pipeline.data.dali_pipeline import decoder_arguments, run_pipeline
+from pipeline.data.dali_pipeline import decode_images, decode_slices, run_pipeline
 from pipeline.data.encoded import Reading
 from pipeline.data.preprocessing import Resize
 from pipeline.data.sampling import Sampling
@@ -31,14 +31,10 @@ _KERNELS: dict[Resize, dict[str, Any]] = {
 
 def decode_crops(reading: Reading, sampling: Sampling, gpu: int | None) -> Iterator[torch.Tensor]:
     """Decode and crop as `pipeline.data.dali.decode_crops` does; `gpu` is None for a graph on the CPU."""
-    decoded, resized, decoding = (
-        sampling.decoded,
-        sampling.resized,
-        decoder_arguments(reading.loader, gpu, may_divide=True),
-    )
+    decoded, resized = sampling.decoded, sampling.resized
 
     def graph(files: Any, anchors: Any, shapes: Any, mirrored: Any, *boxes: Any) -> list[Any]:
-        images = fn.decoders.image_slice(files, start=anchors, shape=shapes, axes=[0, 1], **decoding)
+        images = decode_slices(files, anchors, shapes, reading.loader, gpu)
         if boxes:
             fill = [float(round(value)) for value in sampling.fill]
             start, shape = boxes
@@ -69,11 +65,8 @@ def decode_plan(reading: Reading, crops: Sequence[Crop], gpu: int | None) -> Ite
             sized = [crops[number] for number in numbers if crops[number].region_px is not None]
             columns += [crop.anchors(*sizes).astype(np.int32) for crop in sized]
 
-    # An image's scores must be the same bits at any world size, so its pixels do not depend on its neighbours.
-    decoding = decoder_arguments(reading.loader, gpu, may_divide=False)
-
     def graph(files: Any, *parameters: Any) -> list[Any]:
-        images = fn.decoders.image(files, **decoding)
+        images = decode_images(files, reading.loader, gpu)
         given = iter(parameters)
         made: dict[int, Any] = {}
         for (_, kernel), numbers in scales.items():

@@ -45,6 +45,18 @@ def decoder_arguments(loader: LoaderConfig, gpu: int | None, *, may_divide: bool
     return {"output_type": types.RGB, "adjust_orientation": False, **({"device": "cpu"} if gpu is None else on_gpu)}
 
 
+def decode_slices(files: Any, anchors: Any, shapes: Any, loader: LoaderConfig, gpu: int | None) -> Any:
+    """Decode a part of each image."""
+    arguments = decoder_arguments(loader, gpu, may_divide=True)
+    return fn.decoders.image_slice(files, start=anchors, shape=shapes, axes=[0, 1], **arguments)
+
+
+def decode_images(files: Any, loader: LoaderConfig, gpu: int | None) -> Any:
+    """Decode whole images."""
+    # An image's scores must be the same bits at any world size, so its pixels do not depend on its neighbours.
+    return fn.decoders.image(files, **decoder_arguments(loader, gpu, may_divide=False))
+
+
 def run_pipeline(reading: Reading, columns: Columns, graph: Graph, gpu: int | None) -> Iterator[tuple[CropImages, ...]]:
     """Run the graph over the images; the last batch may be smaller.
 

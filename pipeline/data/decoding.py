@@ -21,7 +21,7 @@ are taken, and the import of torchvision takes a second."""
 
 def decode_crops(reading: Reading, sampling: Sampling, device: torch.device) -> Iterator[torch.Tensor]:
     """Yield training crops; see `pipeline.data.dali.decode_crops`."""
-    if reading.is_in_memory:
+    if reading.index.is_in_memory:
         return in_memory.decode_crops(reading, sampling, device)
     if decodes_in_threads(reading.loader, device):
         from pipeline.data import reference
@@ -34,7 +34,7 @@ def decode_crops(reading: Reading, sampling: Sampling, device: torch.device) -> 
 
 def decode_plan(reading: Reading, crops: Sequence[Crop], device: torch.device) -> Iterator[tuple[CropImages, ...]]:
     """Yield the crops of an evaluation; see `pipeline.data.dali.decode_plan`."""
-    if reading.is_in_memory:
+    if reading.index.is_in_memory:
         return in_memory.decode_plan(reading, crops, device)
     gpu, loader = decoding_gpu(reading.loader, device), reading.loader
     # Of the whole split, and not of this process's part or what is left of it: the two decoders' pixels may differ.

@@ -47,11 +47,6 @@ class Reading:
     compared: int
     """Number of first images that are compared with the index by SHA-256; the others by size."""
 
-    @property
-    def is_in_memory(self) -> bool:
-        """Whether the images are pixels in memory, already decoded."""
-        return self.index.source is not None and self.index.source.read_pixels is not None
-
 
 class EncodedImages:
     """Reads the images at `positions` of an index, any of them at any time and from any thread; a context manager.

@@ -75,6 +75,11 @@ class ImageIndex:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def is_in_memory(self) -> bool:
+        """Whether the images are pixels in memory, already decoded."""
+        return self.source is not None and self.source.read_pixels is not None
+
     def file(self, position: int) -> str:
         """Return the path of the file that holds an image: its own, or a shard."""
         assert self.source is not None, "the index is not located"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import nn
 
@@ -80,6 +80,23 @@ class Network(nn.Sequential):
                 yield from ((name, inner) for inner in part.children())
             else:
                 yield "blocks" if name in self._blocks else "", part
+
+
+def stages(
+    channels: int, widths: Sequence[int], blocks: Sequence[int], unit: Callable[[int, int, int, int], Block]
+) -> dict[str, nn.Module]:
+    """Return the stages of a residual network, `blocks` units each, the first of which takes `channels` channels.
+
+    `unit` makes one of its stage, counted from 1, its channels in and out, and its stride: 2 in the first unit of each
+    stage but the first.
+    """
+    parts: dict[str, nn.Module] = {}
+    for stage, (width, count) in enumerate(zip(widths, blocks, strict=True), start=1):
+        units = parts[f"layer{stage}"] = nn.Sequential()
+        for index in range(count):
+            units.append(unit(stage, channels, width, 2 if stage > 1 and index == 0 else 1))
+            channels = width
+    return parts
 
 
 def head(channels: int, options: Options) -> dict[str, nn.Module]:

@@ -7,10 +7,12 @@ The paper does not say where its gates are: as in its other networks, behind the
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
-from pipeline.models.network import Block, Network, Options, head
+from pipeline.models.network import Block, Network, Options, head, stages
 from pipeline.models.se import gated
 
 
@@ -23,16 +25,10 @@ def build(
     convolutions; those before a last 1x1 convolution have a quarter of the width.
     """
     parts: dict[str, nn.Module] = {"layer0": nn.Conv2d(3, stem, kernel_size=3, padding=1, bias=False)}
-    channels = stem
-    for stage, (width, count) in enumerate(zip(widths, blocks, strict=True), start=1):
-        units = parts[f"layer{stage}"] = nn.Sequential()
-        for index in range(count):
-            stride = 2 if stage > 1 and index == 0 else 1
-            units.append(PreActivation(channels, width, kernels, stride, stage, options))
-            channels = width
-    parts["bn"] = nn.BatchNorm2d(channels, momentum=options.bn_momentum)
+    parts |= stages(stem, widths, blocks, partial(PreActivation, kernels=kernels, options=options))
+    parts["bn"] = nn.BatchNorm2d(widths[-1], momentum=options.bn_momentum)
     parts["relu"] = nn.ReLU(inplace=True)
-    return Network(parts | head(channels, options))
+    return Network(parts | head(widths[-1], options))
 
 
 class PreActivation(Block):
@@ -46,7 +42,7 @@ class PreActivation(Block):
     conv1: nn.Conv2d
 
     def __init__(
-        self, in_channels: int, width: int, kernels: tuple[int, ...], stride: int, stage: int, options: Options
+        self, stage: int, in_channels: int, width: int, stride: int, *, kernels: tuple[int, ...], options: Options
     ) -> None:
         super().__init__()
         inner = width // 4 if kernels[-1] == 1 else width

@@ -6,14 +6,14 @@ the names of Cadene's port and timm's legacy networks, so those weights load unc
 
 from __future__ import annotations
 
-import dataclasses
 from collections import OrderedDict
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import nn
 
-from pipeline.models.network import Block, Network, Options, head
+from pipeline.models.network import Block, Network, Options, head, stages
 from pipeline.models.se import SEModule, gated
 from pipeline.networks.registry import Integration
 
@@ -41,34 +41,16 @@ def build(
         "layer0": _stem(stem, options.bn_momentum),
         "pool0": nn.MaxPool2d(kernel_size=3, stride=2, padding=0 if is_ceil else 1, ceil_mode=is_ceil),
     }
-    channels = stem[-1]
-    for stage, (width, count) in enumerate(zip(widths, blocks, strict=True), start=1):
-        stage_blocks = parts[f"layer{stage}"] = nn.Sequential()
-        for index in range(count):
-            stride = 2 if stage > 1 and index == 0 else 1
-            shape = Shape(
-                channels,
-                (width // divisors[0], width // divisors[1]),
-                width,
-                (stride, 1) if stride_in == "1x1" else (1, stride),
-                groups,
-                projection_kernel if stride == 2 else 1,
-            )
-            stage_blocks.append(Bottleneck(shape, stage + 1, options))
-            channels = width
-    return Network(parts | head(channels, options))
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """The numbers of a block; of pairs, the first is the first 1x1 convolution's, the second the 3x3 convolution's."""
-
-    in_channels: int
-    inner: tuple[int, int]
-    width: int
-    strides: tuple[int, int]
-    groups: int
-    projection_kernel: int
+    block = partial(
+        Bottleneck,
+        divisors=divisors,
+        groups=groups,
+        stride_in=stride_in,
+        projection_kernel=projection_kernel,
+        options=options,
+    )
+    parts |= stages(stem[-1], widths, blocks, block)
+    return Network(parts | head(widths[-1], options))
 
 
 class Bottleneck(Block):
@@ -77,28 +59,41 @@ class Bottleneck(Block):
     (N, in_channels, H, W) to (N, width, H / stride, W / stride), rounded up.
     """
 
-    def __init__(self, shape: Shape, stage: int, options: Options) -> None:
-        """`stage`: the block's, in the paper's numbers."""
+    def __init__(
+        self,
+        stage: int,
+        in_channels: int,
+        width: int,
+        stride: int,
+        *,
+        divisors: tuple[int, int],
+        groups: int,
+        stride_in: Literal["1x1", "3x3"],
+        projection_kernel: int,
+        options: Options,
+    ) -> None:
         super().__init__()
-        momentum, inner, width = options.bn_momentum, shape.inner, shape.width
-        self.conv1 = nn.Conv2d(shape.in_channels, inner[0], kernel_size=1, stride=shape.strides[0], bias=False)
+        momentum, inner = options.bn_momentum, (width // divisors[0], width // divisors[1])
+        strides = (stride, 1) if stride_in == "1x1" else (1, stride)
+        self.conv1 = nn.Conv2d(in_channels, inner[0], kernel_size=1, stride=strides[0], bias=False)
         self.bn1 = nn.BatchNorm2d(inner[0], momentum=momentum)
         self.relu1 = nn.ReLU(inplace=True)
-        self.conv2 = nn.Conv2d(*inner, 3, stride=shape.strides[1], padding=1, groups=shape.groups, bias=False)
+        self.conv2 = nn.Conv2d(*inner, 3, stride=strides[1], padding=1, groups=groups, bias=False)
         self.bn2 = nn.BatchNorm2d(inner[1], momentum=momentum)
         self.relu2 = nn.ReLU(inplace=True)
         self.conv3 = nn.Conv2d(inner[1], width, kernel_size=1, bias=False)
         self.bn3 = nn.BatchNorm2d(width, momentum=momentum)
         self.relu = nn.ReLU(inplace=True)
         self._integration = None if options.se is None else options.se.integration
-        gated = {"pre": shape.in_channels, "3x3": inner[1]}.get(self._integration or "", width)
-        self.se_module: SEModule | None = options.se_module(stage, gated)
+        gated = {"pre": in_channels, "3x3": inner[1]}.get(self._integration or "", width)
+        # The paper counts the stem as the first stage.
+        self.se_module: SEModule | None = options.se_module(stage + 1, gated)
         self.downsample: nn.Module | None = None
-        if shape.in_channels != width:
+        if in_channels != width:
             # With stride 2 a 1x1 drops three of four positions, hence the appendix's change (c), a 3x3.
-            kernel, stride = shape.projection_kernel, max(shape.strides)
+            kernel = projection_kernel if stride == 2 else 1
             self.downsample = nn.Sequential(
-                nn.Conv2d(shape.in_channels, width, kernel, stride, kernel // 2, bias=False),
+                nn.Conv2d(in_channels, width, kernel, stride, kernel // 2, bias=False),
                 nn.BatchNorm2d(width, momentum=momentum),
             )
 

@@ -8,13 +8,14 @@ where its gates are: here they are behind the weighted sum of the branches, befo
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from pipeline.models.convolution import convolution
-from pipeline.models.network import Block, Network, Options, head
+from pipeline.models.network import Block, Network, Options, head, stages
 from pipeline.models.se import gated
 
 
@@ -32,15 +33,9 @@ def build(
     3x3 convolution in the branches of Shake-Even, of 1x1, 3x3 and 1x1; None: branches of two 3x3 convolutions.
     """
     parts: dict[str, nn.Module] = {"layer0": convolution(3, stem, 3, options, relu=False)}
-    channels = stem
-    for stage, (width, count) in enumerate(zip(widths, blocks, strict=True), start=1):
-        units = parts[f"layer{stage}"] = nn.Sequential()
-        for index in range(count):
-            stride = 2 if stage > 1 and index == 0 else 1
-            units.append(ShakeUnit(channels, width, stride, groups, stage, options))
-            channels = width
+    parts |= stages(stem, widths, blocks, partial(ShakeUnit, groups=groups, options=options))
     parts["relu"] = nn.ReLU()
-    return Network(parts | head(channels, options))
+    return Network(parts | head(widths[-1], options))
 
 
 class Mixing(nn.Module):
@@ -87,13 +82,7 @@ class ShakeUnit(Block):
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        stride: int,
-        groups: int | None,
-        stage: int,
-        options: Options,
+        self, stage: int, in_channels: int, width: int, stride: int, *, groups: int | None, options: Options
     ) -> None:
         super().__init__()
         self._adds_raw_sums = groups is None

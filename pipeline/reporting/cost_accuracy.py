@@ -26,7 +26,7 @@ def cost_accuracy_plots(rows: Sequence[ResultRow]) -> tuple[Plot, ...]:
 
 
 def _plot(name: str, title: str, rows: Sequence[ResultRow], cost: Callable[[ResultRow], float], label: str) -> Plot:
-    told = "; ".join(f"{row.plan} {cost(row):,.0f}, top-1 {row.top1_error_percent:.2f} %" for row in rows)
+    told = "; ".join(f"{row.plan} {cost(row):,.0f}, top-1 {row.top1.percent:.2f} %" for row in rows)
     return Plot(name, f"{title}: {told}", _errors_over(rows, cost, label))
 
 
@@ -42,8 +42,8 @@ def _errors_over(rows: Sequence[ResultRow], cost: Callable[[ResultRow], float], 
     def draw(axes: Axes) -> None:
         places = [cost(row) for row in rows]
         for k, color, marker in ((1, PALETTE.line, "o"), (5, PALETTE.accent, "s")):
-            errors = [getattr(row, f"top{k}_error_percent") for row in rows]
-            if None not in errors:
+            errors = [error.percent for row in rows if (error := getattr(row, f"top{k}"))]
+            if len(errors) == len(rows):
                 axes.plot(places, errors, marker, color=color, markersize=4, label=f"top-{k}")
         labels = list(_labels(rows, places))
         for row, place, height in labels:
@@ -72,11 +72,11 @@ def _errors_over(rows: Sequence[ResultRow], cost: Callable[[ResultRow], float], 
 
 def _labels(rows: Sequence[ResultRow], places: Sequence[float]) -> Iterator[tuple[ResultRow, float, float]]:
     """Yield each row with the place of its label, above those that are too near."""
-    line = _LINE * max(row.top1_error_percent for row in rows)
+    line = _LINE * max(row.top1.percent for row in rows)
     width = _LABEL * math.log(max(places) / min(places))
     above: list[tuple[float, float]] = []
-    for row, place in sorted(zip(rows, places, strict=True), key=lambda pair: pair[0].top1_error_percent):
-        height = row.top1_error_percent
+    for row, place in sorted(zip(rows, places, strict=True), key=lambda pair: pair[0].top1.percent):
+        height = row.top1.percent
         for other_place, other_height in above:
             if abs(math.log(place / other_place)) <= width and height - other_height < line:
                 height = other_height + line

@@ -16,7 +16,7 @@ from pipeline.ground.counting import counted
 from pipeline.ground.errors import UserError
 from pipeline.networks.registry import NETWORKS, SEBlock
 from pipeline.paper.tables import Row, Table
-from pipeline.running.attempts import read_attempts
+from pipeline.running.attempts import read_attempts, seconds_of
 from pipeline.running.named_files import digest_of
 from pipeline.running.stage import PlacedStage, Stage, place_stages
 from pipeline.store.seal import BrokenSeal, Seal, read_seal
@@ -141,13 +141,12 @@ def _read_run(run: Path, stages: Sequence[Stage]) -> MeasuredRun | None:
         built = seals["build"].about["metrics"]
         cost = (int(built["parameters"]), float(built["gmacs"]))
     trained = [stage for stage in placed.values() if stage.stage.is_training]
-    ended = [each for stage in trained for each in read_attempts(stage.directory) if each.end is not None]
     return MeasuredRun(
         directory=run,
         config=config,
         errors=seals["evaluate"].about["metrics"],
         cost=cost,
-        seconds=sum(each.end - each.start for each in ended if each.end is not None),
+        seconds=sum(seconds_of(read_attempts(stage.directory)) for stage in trained),
         training=trained[-1].key if trained else _digests(placed["evaluate"], config, run)[0],
         content=_content(placed, config, run, seals),
     )

@@ -35,6 +35,7 @@ from pipeline.reporting.results import ResultRow, result_rows
 from pipeline.reporting.side_by_side import validation_plot
 from pipeline.reporting.tables import report_tables
 from pipeline.reporting.training_curves import training_plots
+from pipeline.running.attempts import seconds_of
 from pipeline.tracking.wording import duration
 
 _SHOWN_FINDINGS = 200
@@ -184,7 +185,7 @@ def _time_row(record: RunRecord, name: str) -> dict[str, Any]:
     if name == "evaluate":
         seconds = sum(plan["seconds"] for plan in record.results["plans"])
         speed = sum(plan["images"] for plan in record.results["plans"]) / seconds if seconds else None
-    return {"stage": stage, "time": duration(stage.seconds), "images_per_second": speed}
+    return {"stage": stage, "time": duration(seconds_of(stage.attempts)), "images_per_second": speed}
 
 
 def _picture(plot: Plot) -> dict[str, str]:

@@ -36,11 +36,6 @@ class StageRecord:
     attempts: tuple[Attempt, ...]
 
     @property
-    def seconds(self) -> float:
-        """Time from start to end over all attempts whose end is recorded."""
-        return sum(attempt.end - attempt.start for attempt in self.attempts if attempt.end is not None)
-
-    @property
     def killed_attempts(self) -> int:
         """Number of attempts that were killed, so that their time is not known."""
         return sum(attempt.end is None for attempt in self.attempts)

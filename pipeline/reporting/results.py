@@ -22,8 +22,9 @@ class ResultRow:
     """In words."""
     images: int
     num_crops: int
-    top1: Interval
-    top5: Interval | None
+    top1_errors: int
+    """Number of images that are wrong in top-1."""
+    top5_errors: int | None
     """None of five classes or fewer."""
     restricted_top1_error_percent: float | None
     """Among the classes that have images; None if all have."""
@@ -31,19 +32,14 @@ class ResultRow:
     paper: Errors | None
 
     @property
-    def top1_error_percent(self) -> float:
-        """Top-1 error in percent."""
-        return self.top1.percent
+    def top1(self) -> Interval:
+        """Top-1 error with its interval."""
+        return wilson(self.top1_errors, self.images)
 
     @property
-    def top5_error_percent(self) -> float | None:
-        """Top-5 error in percent; None of five classes or fewer."""
-        return None if self.top5 is None else self.top5.percent
-
-    @property
-    def top1_errors(self) -> int:
-        """Number of images that are wrong in top-1."""
-        return _count(self.top1.percent, self.images)
+    def top5(self) -> Interval | None:
+        """Top-5 error with its interval; None of five classes or fewer."""
+        return None if self.top5_errors is None else wilson(self.top5_errors, self.images)
 
 
 def result_rows(record: RunRecord) -> tuple[ResultRow, ...]:
@@ -57,16 +53,15 @@ def _fused_row(record: RunRecord, rows: tuple[ResultRow, ...]) -> ResultRow:
     members = [member for member in record.fusion["members"] if member["weight"] > 0]
     crops = {row.plan: row.num_crops for row in rows}
     own = [member for member in members if member["weights_sha256"] == record.results["weights"]["sha256"]]
-    errors = {k: record.fusion["errors"][f"top{k}"]["percent"] for k in (1, 5) if f"top{k}" in record.fusion["errors"]}
-    images = record.fusion["images"]
+    ranking = record.rankings[FUSED_PLAN]
     return ResultRow(
         plan=FUSED_PLAN,
         crops=f"the mean of {', '.join(member['name'] for member in members)}",
-        images=images,
+        images=record.fusion["images"],
         # The plans of other networks are not known here; each has at least one crop.
         num_crops=sum(crops.get(member["plan"], 1) if member in own else 1 for member in members),
-        top1=_interval(errors[1], images),
-        top5=_interval(errors[5], images) if 5 in errors else None,
+        top1_errors=ranking.errors(1),
+        top5_errors=ranking.errors(5) if "top5" in record.fusion["errors"] else None,
         restricted_top1_error_percent=record.fusion.get("restricted", {}).get("restricted_top1_error_percent"),
         seconds=sum(member["seconds"] for member in members),
         paper=None,
@@ -74,14 +69,13 @@ def _fused_row(record: RunRecord, rows: tuple[ResultRow, ...]) -> ResultRow:
 
 
 def _row(record: RunRecord, plan: CropPlan, result: dict[str, Any]) -> ResultRow:
-    top1, top5 = result["top1_error_percent"], result.get("top5_error_percent")
     return ResultRow(
         plan=plan.name,
         crops=describe_crops(plan),
         images=result["images"],
         num_crops=result["crops"],
-        top1=_interval(top1, result["images"]),
-        top5=None if top5 is None else _interval(top5, result["images"]),
+        top1_errors=result["top1_errors"],
+        top5_errors=result.get("top5_errors"),
         restricted_top1_error_percent=result.get("restricted_top1_error_percent"),
         seconds=result["seconds"],
         paper=_paper_errors(record, plan),
@@ -96,14 +90,6 @@ def _paper_errors(record: RunRecord, plan: CropPlan) -> Errors | None:
     model = record.config.model.name
     trained_px = record.config.train.image_size_px if record.is_trained else NETWORKS[model].image_size_px
     return find_errors(model, trained_px, *crop)
-
-
-def _interval(percent: float, images: int) -> Interval:
-    return wilson(_count(percent, images), images)
-
-
-def _count(percent: float, images: int) -> int:
-    return round(percent * images / 100)
 
 
 def describe_crops(plan: CropPlan) -> str:

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,12 @@ def read_attempts(directory: Path) -> list[Attempt]:
         elif record["kind"] == "end" and attempts and _counts(attempts[-1].outcome):
             attempts[-1] = dataclasses.replace(attempts[-1], end=record["time"], outcome=_outcome(record))
     return attempts
+
+
+def seconds_of(attempts: Iterable[Attempt]) -> float:
+    """Return the time from start to end over all attempts whose end is recorded."""
+    # Nodes' clocks differ, so that an attempt may seem to end before it began.
+    return sum(max(0.0, attempt.end - attempt.start) for attempt in attempts if attempt.end is not None)
 
 
 def read_outcome(directory: Path, after: int | None = None) -> Outcome | None:

@@ -85,15 +85,14 @@ def train_phase(
     engine = _new_engine(model, config, collective)
     # It also allocates what CUDA graphs, captured by the warm-up, read the weights of branches from.
     trainer = Trainer(config, train, val, phase, split, engine, collective, store, events, stop)
-    size = config.train.image_size_px
-    engine.warm_up((split.micro_batch, 3, size, size))
+    trainer.warm_up()
     if state is not None:
         engine.load_state_dict(state.optimizer)
         trainer.continue_schedule(state)
     if state is not None and is_resumed:
         trainer.resume(state, path)
         _note(events, f"going on after step {state.global_step}, from {path}")
-        if change := describe_change(state.world, describe_world(config, collective, split)):
+        if change := describe_change(state.world, describe_world(config, train, collective, split)):
             _note(events, change)
     else:
         events.rewind(None)

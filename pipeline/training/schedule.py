@@ -38,9 +38,9 @@ class LearningRate:
         has the same schedule at every batch size and number of images.
         """
         epoch, warmup = float(self.order.epoch_of(step)), self._warmup
-        if self.is_warming_up(step) and self.schedule.warmup_lr is not None:
-            return self.schedule.warmup_lr
         if self.is_warming_up(step):
+            if self.schedule.warmup_lr is not None:
+                return self.schedule.warmup_lr
             warmup_steps = warmup * self.order.num_images / self.order.global_batch
             return self.base * min(1.0, (step + 1) / warmup_steps)
         if self.schedule.kind == "plateau":

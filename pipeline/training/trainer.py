@@ -65,6 +65,7 @@ class Trainer:
         stop: StopFlag,
     ) -> None:
         self._config = config
+        self._train = train
         self._val = val
         self._images = image_digests(train, val)
         self._order = StreamOrder(len(train), config.train.global_batch, config.seed)
@@ -95,6 +96,11 @@ class Trainer:
         self._plateau = Plateau()
         self._nan_guard = NanGuard(collective)
         self._saver = Saver(store, engine, collective, events)
+
+    def warm_up(self) -> None:
+        """Prepare the engine for the first step; see `Engine.warm_up`."""
+        size = self._config.train.image_size_px
+        self._engine.warm_up((self._split.micro_batch, 3, size, size))
 
     def resume(self, state: TrainingState, path: Path) -> None:
         """Resume from a checkpoint of this phase, whose tensors the engine holds already."""
@@ -256,7 +262,7 @@ class Trainer:
             images=self._images,
             num_images=self._order.num_images,
             global_batch=self._order.global_batch,
-            world=describe_world(self._config, self._collective, self._split),
+            world=describe_world(self._config, self._train, self._collective, self._split),
             plateau=dataclasses.asdict(self._plateau),
         )
 

@@ -9,12 +9,13 @@ import torch
 
 from pipeline.config.operations import LoaderConfig
 from pipeline.config.schema import Config
-from pipeline.data.decoding import decodes_in_threads
+from pipeline.data.decoding import decodes_in_threads, decoding_gpu
+from pipeline.data.index import ImageIndex
 from pipeline.ground.distributed import Collective
 from pipeline.training.batching import BatchSplit
 
 
-def describe_world(config: Config, collective: Collective, split: BatchSplit) -> dict[str, Any]:
+def describe_world(config: Config, train: ImageIndex, collective: Collective, split: BatchSplit) -> dict[str, Any]:
     """Return the facts that can change the last bits of a result: engine, world size, batches, versions.
 
     The batch norms see the images of their own process, or with sync_bn those of all processes.
@@ -27,7 +28,7 @@ def describe_world(config: Config, collective: Collective, split: BatchSplit) ->
         "device": collective.device.type,
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
-        **_decoder(config.loader, collective.device),
+        **({} if train.is_in_memory else _decoder(config.loader, collective.device)),
     }
 
 
@@ -54,11 +55,10 @@ def _decoder(loader: LoaderConfig, device: torch.device) -> dict[str, str]:
     if decodes_in_threads(loader, device):
         import torchvision
 
-        return {"decoder": f"torchvision {torchvision.__version__}", "decode": "cpu"}
-    import nvidia.dali
+        decoder = f"torchvision {torchvision.__version__}"
+    else:
+        import nvidia.dali
 
-    # Not from the metadata: the distribution is called after the CUDA release it is built for.
-    return {
-        "decoder": f"dali {nvidia.dali.__version__}",
-        "decode": "gpu" if device.type == "cuda" and loader.decode != "cpu" else "cpu",
-    }
+        # Not from the metadata: the distribution is called after the CUDA release it is built for.
+        decoder = f"dali {nvidia.dali.__version__}"
+    return {"decoder": decoder, "decode": "cpu" if decoding_gpu(loader, device) is None else "gpu"}

@@ -21,7 +21,7 @@ from PIL import Image
 
 from pipeline.config.operations import LoaderConfig
 from pipeline.config.schema import Config
-from pipeline.data import dali, dali_graph, decoding, loaders, reference
+from pipeline.data import dali, dali_graph, dali_pipeline, decoding, loaders, reference
 from pipeline.data.batch import Batch
 from pipeline.data.crop import Crop
 from pipeline.data.dali_pipeline import decoder_arguments
@@ -619,7 +619,7 @@ def test_an_evaluation_never_divides_a_batch_between_two_decoders(
         seen.append(decoder_arguments(given[0], 0, **keys)["hw_decoder_load"])
         return decoder_arguments(*given, **keys)
 
-    monkeypatch.setattr(dali_graph, "decoder_arguments", spy)
+    monkeypatch.setattr(dali_pipeline, "decoder_arguments", spy)
     reading = Reading(index, np.arange(3), 3, LoaderConfig(hw_decoder_load=load), compared=3)
     assert len(list(dali_graph.decode_plan(reading, CROPS, None))) == 1
     assert seen == [taken]

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from launch.__main__ import main
+from launch.run import _advise
 from pipeline.config.reader import load_config, write_run_config
 from pipeline.ground.errors import EXIT_STOPPED
 from pipeline.running.attempts import read_outcome
@@ -27,6 +28,7 @@ from tests.conftest import REPOSITORY
 from tests.images import write_image_folders
 from tests.recipes import small_recipe
 
+NO_GATES = "warning: report.activations: needs squeeze-and-excitation blocks and validation images"
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 
@@ -331,5 +333,10 @@ def test_gates_asked_of_a_network_without_blocks_are_warned_of(tmp_path, capsys,
     monkeypatch.setattr("launch.run.run_stage", lambda *_: 1)
     words = ["report.activations=true", "model.se=null", "model.expect=null", "--run", str(tmp_path)]
     assert main(["run", str(REPOSITORY / "configs" / "demo.yaml"), *words]) == 1
-    warning = "warning: report.activations: the network has no squeeze-and-excitation block to measure"
-    assert warning in capsys.readouterr().out
+    assert NO_GATES in capsys.readouterr().out
+
+
+def test_gates_asked_of_test_images_are_warned_of(tmp_path, capsys):
+    test = {"data": {"test": "test"}, "evaluate": {"split": "test"}, "report": {"activations": True}}
+    _advise(small_recipe(tmp_path, **test), {})
+    assert NO_GATES in capsys.readouterr().out

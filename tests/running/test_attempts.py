@@ -8,6 +8,7 @@ from pipeline.ground.errors import EXIT_DONE, EXIT_FAILED, EXIT_STOPPED, EXIT_US
 from pipeline.ground.ranks import Ranks
 from pipeline.running.attempts import (
     ATTEMPTS,
+    Attempt,
     Outcome,
     known_places,
     note_end,
@@ -16,6 +17,7 @@ from pipeline.running.attempts import (
     read_attempts,
     read_outcome,
     read_records,
+    seconds_of,
 )
 from pipeline.store.journal import append_record
 
@@ -32,6 +34,11 @@ def test_an_attempt_has_its_times_its_world_size_and_its_outcome(
     assert (first.start, first.end, first.world_size) == (100.0, 107.5, 3)
     assert first.outcome == Outcome(EXIT_DONE, "done", 0)
     assert (second.start, second.end, second.outcome) == (200.0, None, None)
+
+
+def test_an_attempt_that_seems_to_end_before_it_began_took_no_time() -> None:
+    """The clocks of nodes differ."""
+    assert seconds_of([Attempt(0.0, 1, end=7.5), Attempt(10.0, 1, end=6.0), Attempt(20.0, 1)]) == 7.5
 
 
 def end_of(rank: int, code: int, text: str, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from pipeline.config.schema import Config
 from pipeline.data.loaders import build_plan_loader
 from pipeline.data.normalisation import Preprocessor
 from pipeline.evaluation.expansion import expand
-from pipeline.ground.errors import EXIT_USER_ERROR
+from pipeline.ground.errors import EXIT_USER_ERROR, UserError
 from pipeline.models import create_model
 from pipeline.models.weights import load_weights, save_weights
 from pipeline.running.runner import run_stage
@@ -137,7 +138,10 @@ def test_a_run_measures_gates_only_if_its_report_shows_them(tmp_path: Path) -> N
     for overrides, expected in (
         ((), False),
         (MEASURE, True),
-        ((*MEASURE, "model.name=resnet_nano"), False),
-        ((*MEASURE, "evaluate.split=test", "data.test=images"), False),
+        ((*MEASURE, "model.name=resnet_nano", "evaluate.plans=[10crop]"), False),
+        ((*MEASURE, "evaluate.split=test", "data.test=images", "evaluate.plans=[10crop]"), False),
     ):
         assert ("activations" in place_stages(read_run_config(run, overrides), run, STAGES)) is expected, overrides
+    told = "report.activations: needs a plan of one crop of each image, not mirrored, in evaluate.plans (given 10crop)"
+    with pytest.raises(UserError, match=re.escape(told)):
+        read_run_config(run, (*MEASURE, "evaluate.plans=[10crop]"))

@@ -27,7 +27,7 @@ from tests.data.cifar_archives import (
 )
 from tests.recipes import small_recipe
 from tests.stages.preparing import Prepared, run_prepare
-from tests.stages.test_families import failing_after
+from tests.stages.test_families import failing_after, run
 
 PADDED = {"crop": "padded", "padding": "reflect", "cutout_px": 8, "rotation_degrees": 0.0}
 pytestmark = pytest.mark.processes
@@ -95,12 +95,6 @@ def test_excluded_images_are_left_out_and_the_others_keep_their_numbers(tmp_path
     index = run_prepare(tmp_path / "run", config, ("train",))["train"].index
     assert list(index.names[2:4]) == ["00002", "00004"]
     assert np.array_equal(index.source.pixels[3], images["train"][0][4])
-
-
-def run(config: Config, folder: Path, *names: str) -> None:
-    for name in place_stages(config, folder, STAGES):
-        if not names or name in names:
-            assert run_stage(name, config, folder, STAGES) == EXIT_DONE, name
 
 
 @pytest.mark.parametrize("dataset", PER_CLASS)

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import dataclasses
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from pipeline.data.index import ImageIndex, make_index
+from pipeline.data.places import Source
 from pipeline.ground.distributed import Collective
 from pipeline.ground.ranks import Ranks
 from pipeline.training.batching import BatchSplit
@@ -17,8 +22,12 @@ COLLECTIVE = Collective(Ranks(), timeout_seconds=10)
 SAME = "the images, their order and crops stay exactly the same"
 
 
-def described(split: BatchSplit, **sections: Any) -> dict[str, Any]:
-    return describe_world(small_recipe(Path("unused"), **sections), COLLECTIVE, split)
+FILES = make_index("train", "folder", (), (), [], [], [], [], np.zeros((0, 32)), [])
+IN_MEMORY = dataclasses.replace(FILES, source=Source("memory", Path(), None, lambda: np.zeros(0, np.uint8)))
+
+
+def described(split: BatchSplit, train: ImageIndex = FILES, **sections: Any) -> dict[str, Any]:
+    return describe_world(small_recipe(Path("unused"), **sections), train, COLLECTIVE, split)
 
 
 def test_the_same_world_has_nothing_to_tell() -> None:
@@ -49,7 +58,7 @@ def test_batch_norms_that_will_see_other_batches_are_told_and_not_refused() -> N
 
 def test_synchronised_batch_norms_see_the_images_of_all_processes() -> None:
     """4 x 6 images are one batch, and so are 1 x 24; 2 x 6 are another."""
-    synchronised = {"execution": {"sync_bn": True}}
+    synchronised: dict[str, Any] = {"execution": {"sync_bn": True}}
     before = described(BatchSplit(4, 6, 6, 1), **synchronised)
     same = describe_change(before, described(BatchSplit(1, 24, 24, 1), **synchronised))
     other = describe_change(before, described(BatchSplit(2, 12, 6, 2), **synchronised))
@@ -77,6 +86,15 @@ def test_another_decoder_is_told(loader: dict[str, Any], told: str) -> None:
     change = describe_change(described(split), described(split, loader=loader))
     assert change is not None
     assert re.match(f"going on with {told}: {SAME}, the last bits", change), change
+
+
+def test_images_in_memory_have_no_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    split = BatchSplit(1, 24, 24, 1)
+    before = described(split)
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)
+    now = described(split, IN_MEMORY)
+    assert before.keys() - now.keys() == {"decoder", "decode"}
+    assert describe_change(before, now) is None, "a checkpoint of before names the decoder"
 
 
 def test_another_version_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

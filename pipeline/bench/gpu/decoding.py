@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from nvidia.dali import fn, types
+from nvidia.dali import fn
 from nvidia.dali.pipeline import Pipeline
 
 from pipeline.bench.gpu.scope import Scope
+from pipeline.config.operations import LoaderConfig
+from pipeline.data.dali_pipeline import decode_images
 
 _BATCH = 64
 
@@ -38,11 +40,11 @@ def measure_decoding(scope: Scope) -> Iterator[dict[str, Any]]:
 
 
 def _pipeline(files: list[Path], batch: int, on_gpu: bool, is_fancy: bool, scope: Scope) -> Any:
-    pipeline = Pipeline(batch, scope.threads, scope.torch_device.index or 0 if on_gpu else None, exec_dynamic=True)
+    gpu = scope.torch_device.index or 0 if on_gpu else None
+    pipeline = Pipeline(batch, scope.threads, gpu, exec_dynamic=True)
     with pipeline:
         encoded, _ = fn.readers.file(files=[str(file) for file in files])
-        options = {"device": "mixed", "jpeg_fancy_upsampling": is_fancy} if on_gpu else {"device": "cpu"}
-        pipeline.set_outputs(fn.decoders.image(encoded, output_type=types.RGB, adjust_orientation=False, **options))
+        pipeline.set_outputs(decode_images(encoded, LoaderConfig(fancy_upsampling=is_fancy), gpu))
     pipeline.build()
     return pipeline
 

@@ -102,7 +102,7 @@ def _trainer(scope: Scope, checkpoints: Path, start: Path | None) -> Trainer:
         EventLog(None),
         StopFlag(),
     )
-    engine.warm_up((scope.batch, 3, size, size))
+    trainer.warm_up()
     if state is not None and start is not None:
         engine.load_state_dict(state.optimizer)
         trainer.resume(state, start)

@@ -6,15 +6,20 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from nvidia.dali import fn
+from nvidia.dali.pipeline import Pipeline
 
 from pipeline.bench.gpu import resuming
+from pipeline.bench.gpu.decoding import _pipeline, _summary
 from pipeline.bench.gpu.loading import _settings
 from pipeline.bench.gpu.rows import ROWS, run_row
 from pipeline.bench.gpu.scope import Scope
 from pipeline.bench.gpu.steps import fastest
 from pipeline.config.operations import LoaderConfig
+from pipeline.data.dali_pipeline import decoder_arguments
 from tests.engines.cpu_graphs import capture
 
 pytestmark = pytest.mark.slow
@@ -47,6 +52,25 @@ def test_decoding_is_compared_byte_for_byte(toy: Scope) -> None:
     for row in rows:  # on the CPU both are the same decoder
         assert (row["mean difference"], row["99th percentile"], row["worst"]) == (0, 0, 0)
         assert row["images/s"] > 0
+
+
+def test_the_decoder_on_a_gpu_is_the_loaders(toy: Scope, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[dict[str, Any]] = []
+
+    def decode(files: Any, **arguments: Any) -> Any:
+        taken.append(arguments)
+        return files
+
+    monkeypatch.setattr(fn.decoders, "image", decode)
+    monkeypatch.setattr(Pipeline, "build", lambda pipeline: None)
+    _pipeline(toy.image_files(), 8, True, True, dataclasses.replace(toy, device="cuda"))
+    assert taken == [decoder_arguments(LoaderConfig(fancy_upsampling=True), 0, may_divide=False)]
+
+
+def test_differences_of_decoders_are_told_by_their_mean_percentile_and_worst() -> None:
+    differences = np.zeros(256, dtype=np.int64)
+    differences[[0, 9]] = 1000, 500
+    assert _summary(differences) == {"mean difference": 3.0, "99th percentile": 9.0, "worst": 9.0}
 
 
 def test_loading_varies_one_key_of_the_section_at_a_time(toy: Scope) -> None:
