@@ -202,6 +202,7 @@ def test_value_of_none_of_the_types_that_are_allowed_is_told_all_of_them(write, 
         ("freeze_bn.last_epochs", "moved to train.frozen_epochs in 0.2"),
         ("apex.nhwc_batch_norm", "gone in 0.2"),
         ("apex.fused_sgd", "gone in 0.2, always true"),
+        ("loader.prefetch", "loader.prefetch_images since 0.3, counted in images"),
     ],
 )
 def test_keys_of_the_version_before_are_told_where_they_went(key, message):
@@ -215,6 +216,7 @@ def test_keys_of_the_version_before_are_told_where_they_went(key, message):
         data: Data = Data()
         freeze_bn: FreezeBn = FreezeBn()
         apex: FreezeBn = FreezeBn()
+        loader: FreezeBn = FreezeBn()
 
     section, name = key.split(".")
     document = decode_document(f"{section}: {{{name}: 1}}\n{name}: 1".encode(), "old.yaml")
