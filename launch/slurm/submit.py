@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from launch.slurm import scheduler
@@ -13,9 +13,11 @@ from launch.slurm.batches import Batch, dependencies, job_id, plan_batches, wait
 from launch.slurm.jobs import JobRecord, read_jobs, write_jobs, write_script
 from launch.slurm.overview import print_dry_run, print_queued
 from launch.slurm.profile import naming_line
+from launch.slurm.scheduler import QueuedJob
 from launch.slurm.script import JobScript, render
 from launch.slurm.submission import Submission, SubmitRequest, live_jobs, prepare
 from launch.sweep import read_sweep, set_up_runs
+from pipeline.config.sweep import is_member, members_of
 from pipeline.ground.errors import EXIT_DONE
 from pipeline.running.stage import parts_of, refuse_busy
 from pipeline.store.lock import exclusive
@@ -26,18 +28,20 @@ def submit_runs(request: SubmitRequest) -> int:
     sweep = read_sweep((request.config, *request.other_configs), request.overrides, request.run, request.seeds)
     sweep = dataclasses.replace(sweep, folder=sweep.folder.absolute())
     runs = [sweep.run_of(member) for member in sweep.members]
-    records = [read_jobs(run) for run in runs]
-    queued = {} if request.dry_run else live_jobs(records)
+    # Those that other commands have queued, too.
+    together = members_of(sweep.folder.parent if is_member(sweep.folder) else sweep.folder)
+    records = {run: read_jobs(run) for run in (*runs, *together)}
+    queued = {} if request.dry_run else live_jobs(records.values())
     members = [
-        prepare(request, member.config, run, jobs, queued)
-        for member, run, jobs in zip(sweep.members, runs, records, strict=True)
+        prepare(request, member.config, run, records[run], queued)
+        for member, run in zip(sweep.members, runs, strict=True)
     ]
     batches = plan_batches(members)
     scripts = [array_script(sweep.folder, members, batch) for batch in batches]
     if request.dry_run:
         print_dry_run(sweep, members, batches, scripts)
         return EXIT_DONE
-    jobs = [[*member.jobs, *_adopted(member, members)] for member in members]
+    jobs = [[*member.jobs, *_adopted(member, queued)] for member in members]
     grown = [(member, known) for member, known in zip(members, jobs, strict=True) if len(known) > len(member.jobs)]
     ids: list[str] = []
     if batches or grown:
@@ -55,11 +59,10 @@ def submit_runs(request: SubmitRequest) -> int:
     return EXIT_DONE
 
 
-def _adopted(member: Submission, members: Sequence[Submission]) -> list[JobRecord]:
+def _adopted(member: Submission, queued: Mapping[JobRecord, QueuedJob]) -> list[JobRecord]:
     """Return the records of jobs queued for other members that this one waits for as well."""
     own, wanted = {record.job for record in member.jobs}, {job.job for job in member.alive.values()}
-    found = {record.job: record for other in members for record in other.jobs if record.job in wanted - own}
-    return list(found.values())
+    return list({record.job: record for record in queued if record.job in wanted - own}.values())
 
 
 def array_script(folder: Path, members: Sequence[Submission], batch: Batch) -> JobScript:

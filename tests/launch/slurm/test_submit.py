@@ -356,6 +356,16 @@ def test_submitting_a_sweep_again_queues_what_is_missing_behind_what_is_queued(q
     assert before["seed1"]["fuse"] in again.waits_for
 
 
+def test_members_submitted_by_themselves_wait_for_what_is_queued_for_the_others_of_their_sweep(queue, run):
+    shared = submit_sweep(queue, run, "--seeds", "1,2")["seed2"]["prepare"]
+    assert submit(run, "--seeds", "3") == 0
+    assert job_ids(run / "seed3")["prepare"] == shared
+    assert main(["cancel", str(run / "seed1")]) == 0
+    own = [str(run / "seed1" / "config.yaml"), "--profile", str(PROFILE), "--run", str(run / "seed1")]
+    assert main(["submit", *own]) == 0
+    assert job_ids(run / "seed1")["prepare"] == shared
+
+
 def test_a_member_keeps_the_jobs_of_others_that_it_waits_for_though_it_needs_none_of_its_own(queue, run):
     submit(run, "--seeds", "1,2")
     count = len(queue.jobs)
