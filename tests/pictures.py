@@ -40,6 +40,7 @@ def typescript(command: list[str], columns: int) -> Iterator[str]:
     if pid == 0:
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", _ROWS, columns, 0, 0))
         os.environ["TERM"] = "xterm-256color"
+        del os.environ["OMP_NUM_THREADS"]  # which the tests set
         os.execv(command[0], command)
     written = b""
     with os.fdopen(terminal, "rb", 0) as pieces:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -66,19 +68,42 @@ def test_a_family_passes_all_stages_and_a_crash_leaves_no_trace(
 ) -> None:
     config = recipe(images, name)
     run(config, tmp_path / "whole")
-    run(config, tmp_path / "crashed", "prepare", "build")
+    weights = crashed_and_resumed(config, tmp_path, monkeypatch)
+    assert read_metadata(weights)["model"] == name
+    export_and_import(weights, config, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (shutil.which("g++") and Path(sysconfig.get_path("include"), "Python.h").is_file()),
+    reason="torch.compile needs g++ and Python's headers on a CPU",
+)
+def test_a_crash_leaves_no_trace_in_a_compiled_training(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the compiler's own kernels, and random weights of branches."""
+    config = recipe(images, "se_shake_shake_nano")
+    config = config.model_copy(update={"execution": config.execution.model_copy(update={"compile": True})})
+    run(config, tmp_path / "whole", "prepare", "build", "train", "freeze_bn")
+    crashed_and_resumed(config, tmp_path, monkeypatch)
+
+
+def crashed_and_resumed(config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Train in `crashed` with a crash, and compare with `whole`, where there was none. Returns the last weights."""
+    run(config, folder / "crashed", "prepare", "build")
+    torch._dynamo.reset()
     with monkeypatch.context() as patch:
         patch.setattr(NativeEngine, "step", failing_after(STEPS_BEFORE_THE_CRASH))
-        assert run_stage("train", config, tmp_path / "crashed", STAGES) != EXIT_DONE
-    run(config, tmp_path / "crashed", "train", "freeze_bn")
+        assert run_stage("train", config, folder / "crashed", STAGES) != EXIT_DONE
+    torch._dynamo.reset()
+    run(config, folder / "crashed", "train", "freeze_bn")
     for stage in ("train", "freeze_bn"):
-        paths = [
-            place_stages(config, tmp_path / which, STAGES)[stage].directory / "weights.safetensors"
+        whole, crashed = (
+            place_stages(config, folder / which, STAGES)[stage].directory / "weights.safetensors"
             for which in ("whole", "crashed")
-        ]
-        assert paths[0].read_bytes() == paths[1].read_bytes(), stage
-    assert read_metadata(paths[0])["model"] == name
-    export_and_import(paths[0], config, tmp_path)
+        )
+        assert whole.read_bytes() == crashed.read_bytes(), stage
+    return whole
 
 
 def export_and_import(weights: Path, config: Config, folder: Path) -> None:
