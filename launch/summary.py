@@ -61,7 +61,10 @@ def _print_errors(plans: Mapping[str, Any], fused: Mapping[str, Any], fusion: Ma
         cells = (percentage(metrics[name], fused["images"]) for name in shown)
         results.add_row(plan, str(metrics["crops"]), *cells)
     cells = (percentage(fused[name], fused["images"]) for name in shown)
-    results.add_row(f"fused, {counted(fused['members'], 'member')}", "", *cells)
+    members = fusion["members"]
+    weighed = sum(member["weight"] > 0 for member in members)
+    of_all = f"{weighed} of " if weighed < len(members) else ""
+    results.add_row(f"fused, {of_all}{counted(len(members), 'member')}", "", *cells)
     show(results)
     for line in judge_fusion(fusion):
         say(line)

@@ -20,7 +20,10 @@ PLANS = {"center": 0.84, "corners": 0.84, "many": 0.28}
 
 def fusion(images: int = 359, gain: tuple[float, float, float] = (-0.56, -1.67, 0.56), **others: Any) -> dict[str, Any]:
     """A fusion in which the last of three members is the best, and differs from each on two images in 359."""
-    members = [{"name": name, "alone": {"top1": {"percent": percent}}} for name, percent in PLANS.items()]
+    members = [
+        {"name": name, "weight": weight, "alone": {"top1": {"percent": percent}}}
+        for (name, percent), weight in zip(PLANS.items(), (0.0, 0.25, 0.75), strict=True)
+    ]
     gains = dict(zip(("percent", "low", "high"), gain, strict=True))
     matrix = [[0.0 if i == j else 0.557 for i in range(3)] for j in range(3)]
     figures = {"members": members, "images": images, "best_member": 2, "gain_over_best_member": {"top1": gains}}
@@ -71,6 +74,7 @@ def test_a_finished_run_ends_with_one_line_to_open_and_one_to_upload(
     print_results(tmp_path, placed)
     shown = capsys.readouterr().out.splitlines()
     assert ["center32", "1", "0.84", "%", "(3", "of", "359)"] in [line.split() for line in shown]
+    assert any(line.startswith("fused, 2 of 3 members  ") for line in shown), "one has the weight 0"
     assert shown[-2] == f"report, to open in a browser: {placed['report'].directory}/report.html"
     assert shown[-1].startswith("Weights & Biases was offline; to upload: ")
     assert shown[-1].endswith(f"python -m wandb sync {tmp_path}/wandb/offline-run-*")
