@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.__main__ import main
 from launch.plan import describe_schedule, print_plan
 from launch.run_directory import set_up
 from pipeline.config.reader import load_config, write_run_config
@@ -203,6 +204,31 @@ def test_a_missing_engine_is_a_warning_of_one_line(capsys, tmp_path, monkeypatch
             finish(stage)
     assert "warning:" not in plan_rows(capsys, CONFIGS / "demo.yaml", ["engine=apex"], tmp_path)
     assert "warning:" not in plan_rows(capsys, CONFIGS / "demo.yaml", [], tmp_path / "other")
+
+
+@pytest.mark.parametrize(("gpus", "compiler", "language"), [(0, "g++", "C++"), (1, "gcc", "C")])
+def test_a_compiler_that_is_missing_is_told_before_hours_of_work(
+    capsys, tmp_path, monkeypatch, gpus, compiler, language
+):
+    for variable in ("CC", "CXX", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(variable, raising=False)
+    commands, overrides = tmp_path / "bin", ["execution.compile=true"]
+    monkeypatch.setenv("PATH", str(commands))
+
+    def install(name: str, text: str) -> None:
+        commands.mkdir(exist_ok=True)
+        (commands / name).write_text(f"#!/bin/sh\n{text}\n")
+        (commands / name).chmod(0o755)
+
+    if gpus:
+        install("nvidia-smi", "echo 'GPU 0: H100'")
+    refused = f"execution.compile: torch.compile needs a {language} compiler, and {compiler}"
+    assert refused in plan_rows(capsys, CONFIGS / "demo.yaml", overrides, tmp_path / "run")["warning:"]
+    assert main(["run", str(CONFIGS / "demo.yaml"), *overrides, "--run", str(tmp_path / "run")]) == 2
+    assert refused in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    install(compiler, "")
+    assert "warning:" not in plan_rows(capsys, CONFIGS / "demo.yaml", overrides, tmp_path / "run")
 
 
 def test_what_wandb_gets_is_said_with_its_size_before_it_is_uploaded(capsys, tmp_path, monkeypatch):
