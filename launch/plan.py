@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
-from launch.changes import describe_changes
+from launch.changes import Changes, describe_changes
 from launch.console import byte_size, say, show, table
-from launch.engine import check_engine
 from launch.estimate import (
     NO_RATE,
     Span,
@@ -25,8 +24,9 @@ from launch.estimate import (
     training_images,
     training_rate,
 )
-from launch.inputs import advise_on_sizes, check_initial_checkpoint, check_inputs
+from launch.inputs import advise_on_sizes, check_initial_checkpoint
 from launch.job_graph import Stages
+from launch.refusal import naming_member, warn_of_refusal
 from launch.simulation import print_simulation
 from launch.slurm.profile_check import with_profile
 from launch.state import last_checkpoint, stage_state
@@ -34,6 +34,7 @@ from launch.sweep import read_sweep
 from launch.sweep_plan import print_sweep
 from launch.uploads import describe_uploads
 from pipeline.config.schema import Config
+from pipeline.config.sweep import Member
 from pipeline.data.order import StreamOrder
 from pipeline.evaluation.expansion import count_crops
 from pipeline.ground.counting import counted
@@ -59,32 +60,38 @@ def print_plan(
     """Print the plan of a run or a sweep, with the world size of the profile if one is given. Returns the exit code."""
     sweep = read_sweep((recipe, *others), overrides, run, seeds)
     if sweep.is_single:
-        return _print_run(recipe, sweep.folder, sweep.members[0].config, profile, simulate)
+        return _print_run(recipe, sweep.folder, sweep.members[0], profile, simulate)
     if simulate:
         raise UserError(f"--simulate: takes a single run (given a sweep of {len(sweep.members)}); add sweep=null")
     runs, refusals = [], []
     for member in sweep.members:
-        check_initial_checkpoint(member.config)
-        changes = describe_changes(sweep.run_of(member), member.config)
+        config, placed, changes, _ = _place(member, sweep.run_of(member), profile)
         refusals += [] if changes is None or changes.refusal is None else [changes.refusal]
-        placed = place_stages(member.config, sweep.run_of(member), STAGES)
-        config = member.config if profile is None else with_profile(member.config, profile, placed)
         runs.append((member.name, config, placed))
     say(f"{recipe} in {sweep.folder}, a sweep of {len(runs)} runs\n")
     print_sweep(runs)
     if refusals:
         say(f"\n{refusals[0]}\n`run` will want --accept-changes, for {counted(len(refusals), 'run')} in all")
-    warn_of_refusal([(config, placed) for _, config, placed in runs])
+    warn_of_refusal(runs)
     return EXIT_DONE
 
 
-def _print_run(recipe: Path, run: Path, config: Config, profile: Path | None, simulate: bool) -> int:
-    check_initial_checkpoint(config)
-    changes = describe_changes(run, config)
-    placed = place_stages(config, run, STAGES)
-    if profile is not None:
-        config = with_profile(config, profile, placed)
-    split = split_batch(config.train.global_batch, config.resources.processes, config.train.max_micro_batch)
+def _place(member: Member, run: Path, profile: Path | None) -> tuple[Config, Stages, Changes | None, BatchSplit]:
+    """Return a run's config with the world size of the profile, its stages, the changes since it was set up, and the
+    split of its batch. Raises UserError if `run` would refuse it on any machine."""
+    with naming_member(member.name):
+        config = member.config
+        check_initial_checkpoint(config)
+        changes = describe_changes(run, config)
+        placed = place_stages(config, run, STAGES)
+        if profile is not None:
+            config = with_profile(config, profile, placed)
+        batch, processes = config.train.global_batch, config.resources.processes
+        return config, placed, changes, split_batch(batch, processes, config.train.max_micro_batch)
+
+
+def _print_run(recipe: Path, run: Path, member: Member, profile: Path | None, simulate: bool) -> int:
+    config, placed, changes, split = _place(member, run, profile)
     stages = table("stage", "state", "directory", "why")
     for name, stage in placed.items():
         stages.add_row(name, *_state(stage, placed))
@@ -104,24 +111,8 @@ def _print_run(recipe: Path, run: Path, config: Config, profile: Path | None, si
         say(f"\n{changes.note if changes.refusal is None else refusal}")
     if (warning := advise_on_sizes(config, placed)) is not None:
         say(f"\n{warning}")
-    warn_of_refusal([(config, placed)])
+    warn_of_refusal([("", config, placed)])
     return print_simulation(config, placed) if simulate else EXIT_DONE
-
-
-def warn_of_refusal(runs: Sequence[tuple[Config, Stages]]) -> None:
-    """Print a line if `run` would refuse here because images, weights or a package are missing.
-
-    No error, since the plan may be for another machine.
-    """
-    said: dict[str, None] = {}
-    for config, placed in runs:
-        for check in (check_inputs, check_engine):
-            try:
-                check(config, placed)
-            except UserError as error:
-                said[" ".join(str(error).split())] = None
-    for text in said:
-        say(f"\nwarning: on this machine `run` would refuse: {text}")
 
 
 def _state(stage: PlacedStage, placed: Stages) -> tuple[str, str, str]:

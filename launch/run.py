@@ -14,6 +14,7 @@ from launch.gpu import advise, count_visible_gpus
 from launch.inputs import advise_on_sizes, check_initial_checkpoint, check_inputs
 from launch.job_graph import Stages, choose_stages
 from launch.recipe_options import recipe_words
+from launch.refusal import naming_member
 from launch.stage_run import run_stage
 from launch.status import show_sweep
 from launch.summary import print_results
@@ -110,11 +111,12 @@ def run_stages(request: RunRequest) -> int:
 def _place(request: RunRequest, member: Member, run: Path, choices: contextlib.ExitStack) -> _Run:
     """Place and check the stages of one run. Raises UserError as `_check` does."""
     config = member.config
-    check_initial_checkpoint(config)
-    choices.enter_context(new_choices(run, wanted=request.accept_changes))
-    placed = place_stages(config, run, STAGES)
-    chosen = choose_stages(placed, request.only, request.first, request.recipe())
-    _check(config, chosen)
+    with naming_member(member.name):
+        check_initial_checkpoint(config)
+        choices.enter_context(new_choices(run, wanted=request.accept_changes))
+        placed = place_stages(config, run, STAGES)
+        chosen = choose_stages(placed, request.only, request.first, request.recipe())
+        _check(config, chosen)
     return _Run(member.name, run, config, placed, chosen)
 
 

@@ -17,15 +17,13 @@ from launch.estimate import (
     training_rate,
 )
 from launch.job_graph import Stages
+from launch.refusal import Run
 from pipeline.config.schema import Config
 from pipeline.evaluation.expansion import count_crops
 from pipeline.ground.counting import counted
 from pipeline.running.stage import PlacedStage
 from pipeline.tracking.wording import duration
 from pipeline.training.schedule import check_lengths
-
-Run = tuple[str, Config, Stages]
-"""Name, recipe and stages of a member."""
 
 
 def print_sweep(runs: Sequence[Run]) -> None:

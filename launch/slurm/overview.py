@@ -9,7 +9,7 @@ from pathlib import Path
 
 from launch.console import say, show, table
 from launch.job_graph import Stages
-from launch.plan import warn_of_refusal
+from launch.refusal import warn_of_refusal
 from launch.slurm import scheduler
 from launch.slurm.batches import Batch, dependencies
 from launch.slurm.jobs import JobRecord, latest_job
@@ -52,7 +52,8 @@ def print_dry_run(
     say("")
     for note in dict.fromkeys(note for member in members for note in member.notes):
         say(note)
-    warn_of_refusal([(member.config, member.chosen) for member in members])
+    named = zip(sweep.members, members, strict=True)
+    warn_of_refusal([(of.name, member.config, member.chosen) for of, member in named])
     if shutil.which("sbatch") is None:
         say("\nwarning: sbatch is no command of this machine; submit on the cluster's login node")
     say("\nthe scripts: the same command with --dry-run=scripts")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from launch.refusal import naming_member
 from launch.slurm import scheduler
 from launch.slurm.batches import Batch, dependencies, job_id, plan_batches, waited_for
 from launch.slurm.jobs import JobRecord, read_jobs, write_jobs, write_script
@@ -32,10 +33,10 @@ def submit_runs(request: SubmitRequest) -> int:
     together = members_of(sweep.folder.parent if is_member(sweep.folder) else sweep.folder)
     records = {run: read_jobs(run) for run in (*runs, *together)}
     queued = {} if request.dry_run else live_jobs(records.values())
-    members = [
-        prepare(request, member.config, run, records[run], queued)
-        for member, run in zip(sweep.members, runs, strict=True)
-    ]
+    members = []
+    for each, run in zip(sweep.members, runs, strict=True):
+        with naming_member(each.name):
+            members.append(prepare(request, each.config, run, records[run], queued))
     batches = plan_batches(members)
     scripts = [array_script(sweep.folder, members, batch) for batch in batches]
     if request.dry_run:

@@ -33,6 +33,7 @@ from pipeline.tracking.events import EventLog, Listener, read_events
 from pipeline.tracking.listeners import listening
 from pipeline.tracking.tracked import Tracked
 from stages import STAGES
+from tests.conftest import REPOSITORY
 from tests.images import write_image_folders
 from tests.processes import finish, start_stage
 from tests.recipes import small_recipe
@@ -41,6 +42,7 @@ from tests.sealed import seal_part
 pytestmark = pytest.mark.faults
 
 MEMBERS = ["batch8-seed1", "batch16-seed1", "batch8-seed2", "batch16-seed2"]
+FOUR_PROCESSES = f"{REPOSITORY}/slurm/profiles/cpu_test.yaml"
 SWEEP = ("sweep.evaluate.batch=[8,16]", "--seeds", "1,2")
 
 
@@ -192,6 +194,30 @@ def test_a_plan_of_a_sweep_counts_what_is_equal_once_and_prices_the_rest(
     assert not (tmp_path / "runs").exists()
     assert main(["plan", *words, "--simulate"]) == 2
     assert "--simulate: takes a single run (given a sweep of 4); add sweep=null" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [("plan",), ("run",), ("submit", "--dry-run", "--profile", FOUR_PROCESSES)])
+def test_a_member_that_is_refused_is_named(
+    recipe: Path, tmp_path: Path, command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["sweep.train.global_batch=[24,25]", "processes=4", "--run", str(tmp_path / "runs")]
+    assert main([command[0], str(recipe), *words, *command[1:]]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("global_batch25: "), error
+    assert "train.global_batch: 25 images cannot be shared equally by 4 processes" in error
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_warning_names_the_members_that_it_is_about_unless_they_are_all(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    words = ["sweep.execution.compile=[false,true]", "data.root=nowhere", "--run", str(tmp_path / "runs")]
+    assert main(["plan", str(recipe), *words]) == 0
+    out = capsys.readouterr().out
+    assert "\nwarning: on this machine `run` would refuse: compile_true: execution.compile: torch.compile needs" in out
+    assert out.count("\nwarning: on this machine `run` would refuse: data.root: must be a folder") == 1
 
 
 def test_a_plan_takes_the_rate_of_a_run_of_the_same_network_and_names_it(

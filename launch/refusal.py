@@ -1,0 +1,42 @@
+"""What `run`, `plan` and `submit` refuse or warn of alike."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from launch.console import say
+from launch.engine import check_engine
+from launch.inputs import check_inputs
+from launch.job_graph import Stages
+from pipeline.config.schema import Config
+from pipeline.ground.errors import UserError
+
+Run = tuple[str, Config, Stages]
+"""Name, recipe and stages of a sweep's member; a single run has no name."""
+
+
+@contextlib.contextmanager
+def naming_member(name: str) -> Iterator[None]:
+    """Let a UserError begin with the name of the sweep's member that it is about."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{name}: {error}" if name else str(error)) from error
+
+
+def warn_of_refusal(runs: Sequence[Run]) -> None:
+    """Print a line if `run` would refuse here because images, weights, a package or a compiler are missing.
+
+    No error, since the plan may be for another machine. What is true of some members of a sweep alone names them.
+    """
+    said: dict[str, list[str]] = {}
+    for name, config, placed in runs:
+        for check in (check_inputs, check_engine):
+            try:
+                check(config, placed)
+            except UserError as error:
+                said.setdefault(" ".join(str(error).split()), []).append(name)
+    for text, names in said.items():
+        of = "" if len(names) == len(runs) else f"{', '.join(names)}: "
+        say(f"\nwarning: on this machine `run` would refuse: {of}{text}")
