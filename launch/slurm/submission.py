@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -107,8 +107,11 @@ def prepare(
     run: Path,
     jobs: Sequence[JobRecord],
     queued: Mapping[JobRecord, QueuedJob],
+    coming: Collection[JobRecord],
 ) -> Submission:
     """Check everything of one run with these jobs; `queued` are the live ones of all members. A dry run knows none.
+
+    `coming` are those that a chosen stage may wait for: the live ones; in a dry run, all that may be.
 
     Nothing is written; but if changes are accepted and no job is alive, the names of weights are resolved anew.
     """
@@ -122,10 +125,13 @@ def prepare(
         open_stages = {(name, stage.key) for name, stage in placed.items() if not stage.is_done}
         # One key is one job, whichever member it was queued for.
         alive = {job.stage: known for job, known in queued.items() if (job.stage, job.key) in open_stages}
-        coming = placed if request.dry_run else alive
-        chosen = choose_stages(placed, request.only, request.first, request.recipe(), "submit", coming)
+        awaited = {job.stage for job in coming if (job.stage, job.key) in open_stages}
+        chosen = choose_stages(placed, request.only, request.first, request.recipe(), "submit", awaited)
         draft = Submission(request, config, profile, run, placed, chosen, jobs, alive, ())
         notes = check_profile(config, profile, request.profile, draft.missing, placed) + _ignored(os.environ)
+    if request.dry_run and awaited:
+        names = ", ".join(name for name in placed if name in awaited)
+        notes.append(f"submitted before: {names}; a dry run does not ask SLURM whether these jobs are still queued")
     if (warning := advise_on_sizes(config, chosen)) is not None:
         notes.append(warning)
     resources = config.resources.model_copy(update={"processes": training_world_size(config, profile, placed)})

@@ -33,10 +33,12 @@ def submit_runs(request: SubmitRequest) -> int:
     together = members_of(sweep.folder.parent if is_member(sweep.folder) else sweep.folder)
     records = {run: read_jobs(run) for run in (*runs, *together)}
     queued = {} if request.dry_run else live_jobs(records.values())
+    recorded = [job for jobs in records.values() for job in jobs if not job.is_cancelled]
+    coming = recorded if request.dry_run else queued
     members = []
     for each, run in zip(sweep.members, runs, strict=True):
         with naming_member(each.name):
-            members.append(prepare(request, each.config, run, records[run], queued))
+            members.append(prepare(request, each.config, run, records[run], queued, coming))
     batches = plan_batches(members)
     scripts = [array_script(sweep.folder, members, batch) for batch in batches]
     if request.dry_run:

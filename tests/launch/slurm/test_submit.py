@@ -250,6 +250,21 @@ def test_a_dry_run_prints_the_jobs_the_batch_and_what_is_missing_and_touches_not
     assert queue.jobs == {}
 
 
+def test_a_dry_run_of_one_stage_alone_is_refused_unless_what_it_reads_was_submitted(queue, run, capsys):
+    assert submit(run, "--only", "train", "--dry-run") == 2
+    assert "stage 'train' needs what prepare and build would make" in capsys.readouterr().err
+    assert submit(run, "--only", "prepare") == submit(run, "--only", "build") == 0
+    asked = queue.asked
+    capsys.readouterr()
+    assert submit(run, "--only", "train", "--dry-run") == 0
+    shown = capsys.readouterr().out
+    told = "submitted before: prepare, build; a dry run does not ask SLURM whether these jobs are still queued\n"
+    assert told in shown
+    assert queue.asked == asked
+    assert main(["cancel", str(run)]) == 0
+    assert submit(run, "--only", "train", "--dry-run") == 2
+
+
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
