@@ -26,7 +26,7 @@ from launch.estimate import (
 )
 from launch.inputs import advise_on_sizes, check_initial_checkpoint
 from launch.job_graph import Stages
-from launch.refusal import naming_member, warn_of_refusal
+from launch.refusal import naming_member, refuse_false_claims, warn_of_refusal
 from launch.simulation import print_simulation
 from launch.slurm.profile_check import with_profile
 from launch.state import last_checkpoint, stage_state
@@ -86,6 +86,7 @@ def _place(member: Member, run: Path, profile: Path | None) -> tuple[Config, Sta
         placed = place_stages(config, run, STAGES)
         if profile is not None:
             config = with_profile(config, profile, placed)
+        refuse_false_claims(config, placed)
         batch, processes = config.train.global_batch, config.resources.processes
         return config, placed, changes, split_batch(batch, processes, config.train.max_micro_batch)
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 
 from launch.console import say
 from launch.engine import check_engine
 from launch.inputs import check_inputs
 from launch.job_graph import Stages
+from pipeline.config.claims import check_claims
 from pipeline.config.schema import Config
 from pipeline.ground.errors import UserError
+from pipeline.networks.layers import layer_table
 
 Run = tuple[str, Config, Stages]
 """Name, recipe and stages of a sweep's member; a single run has no name."""
@@ -23,6 +26,14 @@ def naming_member(name: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"{name}: {error}" if name else str(error)) from error
+
+
+def refuse_false_claims(config: Config, stages: Stages) -> None:
+    """Raise UserError if `build` is to come and would refuse the network, as far as a layer table tells."""
+    model = config.model
+    if model.title != model.name or model.num_classes is None or "build" not in stages or stages["build"].is_done:
+        return
+    check_claims(model, functools.partial(layer_table, model.name, model.num_classes))
 
 
 def warn_of_refusal(runs: Sequence[Run]) -> None:

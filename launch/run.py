@@ -14,7 +14,7 @@ from launch.gpu import advise, count_visible_gpus
 from launch.inputs import advise_on_sizes, check_initial_checkpoint, check_inputs
 from launch.job_graph import Stages, choose_stages
 from launch.recipe_options import recipe_words
-from launch.refusal import naming_member
+from launch.refusal import naming_member, refuse_false_claims
 from launch.stage_run import run_stage
 from launch.status import show_sweep
 from launch.summary import print_results
@@ -160,7 +160,7 @@ def _check(config: Config, chosen: Stages) -> None:
     """Check in advance for errors that would otherwise end a later stage.
 
     Raises UserError if the processes do not suit the batch, a directory is in use, a seal is damaged, images or weights
-    are missing, or an engine is not installed.
+    are missing, an engine or a compiler is not installed, or the recipe's claims about its network are false.
     """
     split_batch(config.train.global_batch, config.resources.processes, config.train.max_micro_batch)
     for stage in chosen.values():
@@ -168,6 +168,7 @@ def _check(config: Config, chosen: Stages) -> None:
             _check_part(part)
     check_inputs(config, chosen)
     check_engine(config, chosen)
+    refuse_false_claims(config, chosen)
 
 
 def _advise(config: Config, chosen: Stages) -> None:

@@ -7,11 +7,12 @@ import dataclasses
 import torch
 from torch import nn
 
+from pipeline.config.claims import checked_size_px, format_checks
 from pipeline.data.index import read_index
 from pipeline.data.preprocessing import read_preprocessing
 from pipeline.ground.counting import counted
 from pipeline.ground.errors import UserError
-from pipeline.models.claims import check_network, checked_size_px, format_checks, meta_model
+from pipeline.models.claims import check_network, meta_model
 from pipeline.models.head import lay_over
 from pipeline.models.initialisation import allocate, initialise
 from pipeline.models.weights import read_weights, require_finite, save_weights

@@ -11,6 +11,7 @@ from typing import Literal
 from launch.inputs import advise_on_sizes, check_initial_checkpoint
 from launch.job_graph import Stages, choose_stages
 from launch.recipe_options import recipe_words
+from launch.refusal import refuse_false_claims
 from launch.slurm import scheduler
 from launch.slurm.jobs import JobRecord, log_path, read_jobs
 from launch.slurm.profile import Profile, load_profile
@@ -127,6 +128,7 @@ def prepare(
         alive = {job.stage: known for job, known in queued.items() if (job.stage, job.key) in open_stages}
         awaited = {job.stage for job in coming if (job.stage, job.key) in open_stages}
         chosen = choose_stages(placed, request.only, request.first, request.recipe(), "submit", awaited)
+        refuse_false_claims(config, chosen)
         draft = Submission(request, config, profile, run, placed, chosen, jobs, alive, ())
         notes = check_profile(config, profile, request.profile, draft.missing, placed) + _ignored(os.environ)
     if request.dry_run and awaited:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.config.claims import checked_size_px
 from pipeline.config.schema import Config
 from pipeline.data.index import ImageIndex, read_index
 from pipeline.data.loaders import build_train_loader
@@ -22,7 +23,7 @@ from pipeline.data.order import StreamOrder
 from pipeline.ground.errors import EXIT_DONE
 from pipeline.ground.ranks import Ranks
 from pipeline.ground.stop import stop_with_parent
-from pipeline.models.claims import check_network, checked_size_px, meta_model
+from pipeline.models.claims import check_network, meta_model
 from pipeline.networks.layers import Cost
 from pipeline.running.simulation import Network, Sharding, Simulation
 from pipeline.store.answer import answered

@@ -10,6 +10,7 @@ import pytest
 from launch.__main__ import main
 from launch.plan import describe_schedule, print_plan
 from launch.run_directory import set_up
+from launch.slurm import scheduler
 from pipeline.config.reader import load_config, write_run_config
 from pipeline.ground.errors import UserError
 from pipeline.ground.ranks import Ranks
@@ -102,6 +103,25 @@ def test_plan_of_the_demo_at_two_processes(capsys, tmp_path):
     assert rows["lr"] == "linear up to 0.05 over the first epoch, then 0.05 falling as a cosine to 0 at epoch 10"
     assert rows["memory"].startswith("at least 21.5 MB a process: 6.7 MB for weights")
     assert rows["time"].startswith("about 18 s of training, at 2 x 400 images/s")
+
+
+@pytest.mark.parametrize("words", [["plan"], ["run"], ["submit", "--profile", "slurm/profiles/cpu_test.yaml"]])
+def test_a_network_that_build_would_refuse_is_refused_before_anything_is_done(capsys, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(scheduler, "look_up", lambda jobs: {})
+    other = ["model.name=preresnet_nano", "--run", str(tmp_path)]
+    assert main([words[0], "configs/demo.yaml", *other, *words[1:]]) == 2
+    error = capsys.readouterr().err
+    assert "model.expect: the network is not what the recipe claims\n" in error
+    assert "parameters: 558,814 claimed, 77,850 found" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_claims_about_the_contest_s_network_are_compared_with_the_authors_layers(tmp_path):
+    claims = ["expect={parameters: 115088984, gmacs: 20.69, layer_table: true}"]
+    assert print_plan(CONFIGS / "senet154_1gpu.yaml", claims, tmp_path) == 0
+    with pytest.raises(UserError, match=r"layer_table: the authors' claimed, \d+ differences found"):
+        print_plan(CONFIGS / "senet154_1gpu.yaml", ["model.name=se_resnet50", *claims], tmp_path)
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_the_numbers(tmp_path):
