@@ -15,7 +15,7 @@ from pipeline.data.order import StreamOrder
 from pipeline.networks.layers import Cost, layer_table
 from pipeline.running.attempts import read_attempts
 from pipeline.running.stage import PlacedStage, parts_of
-from pipeline.store.seal import is_sealed, read_seal
+from pipeline.store.seal import BrokenSeal, is_sealed, read_seal
 from pipeline.tracking.events import Event, read_last_events
 from pipeline.tracking.wording import rate
 from pipeline.training.initial_checkpoint import initial_step
@@ -70,6 +70,19 @@ class Memory:
     def total(self) -> int:
         """Sum of both; workspaces of single operations, the loader and the CUDA context add to it."""
         return self.parameters + self.activations
+
+
+def with_counted_classes(config: Config, placed: Mapping[str, PlacedStage]) -> Config:
+    """Return the recipe with the number of classes that prepare has counted, if it does not give one."""
+    part = parts_of(placed).get("prepare-train")
+    if config.model.num_classes is not None or part is None:
+        return config
+    try:
+        seal = read_seal(part.directory, "stage")
+    except BrokenSeal:
+        return config
+    counted = None if seal is None else seal.about["metrics"]["classes"]
+    return config.model_copy(update={"model": config.model.model_copy(update={"num_classes": counted})})
 
 
 def training_images(config: Config, placed: Mapping[str, PlacedStage]) -> Images:

@@ -23,6 +23,7 @@ from launch.estimate import (
     stream_order,
     training_images,
     training_rate,
+    with_counted_classes,
 )
 from launch.inputs import advise_on_sizes, check_initial_checkpoint
 from launch.job_graph import Stages
@@ -86,6 +87,7 @@ def _place(member: Member, run: Path, profile: Path | None) -> tuple[Config, Sta
         placed = place_stages(config, run, STAGES)
         if profile is not None:
             config = with_profile(config, profile, placed)
+        config = with_counted_classes(config, placed)
         refuse_false_claims(config, placed)
         batch, processes = config.train.global_batch, config.resources.processes
         return config, placed, changes, split_batch(batch, processes, config.train.max_micro_batch)
@@ -247,6 +249,8 @@ def _time(config: Config, placed: Stages, spans: dict[str, Span]) -> str:
 def _network(config: Config) -> str:
     cost, model = network_cost(config), config.model
     told = f"{model.title}: {cost.parameters:,} parameters, {cost.macs / 1e9:.4g} GMAC an image"
+    if model.num_classes is None:
+        told += f" for {model.reckoned_classes:,} classes, since prepare has still to count them"
     if model.title == model.name:
         return told
     return f"{told} by the layer table of {model.name}, as are memory and checkpoints; --simulate counts this one"

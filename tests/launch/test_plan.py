@@ -324,6 +324,20 @@ def test_overrides_are_told_in_full_before_the_plan(tmp_path: Path, capsys: pyte
     assert capsys.readouterr().out.startswith("train.epochs = 90\noptim.lr = 0.1\n")
 
 
+def test_the_network_is_told_for_the_classes_that_prepare_has_counted(capsys, tmp_path):
+    recipe, overrides = CONFIGS / "own_images.yaml", [f"data.root={tmp_path}"]
+    assert plan_rows(capsys, recipe, overrides, tmp_path)["network"] == (
+        "senet154: 115,088,984 parameters, 20.69 GMAC an image for 1,000 classes, since prepare has still to count them"
+    )
+    prepare = place_stages(load_config(recipe, overrides), tmp_path, STAGES)["prepare"]
+    finish(prepare, {"classes": 4})
+    rows = plan_rows(capsys, recipe, overrides, tmp_path)
+    assert rows["network"] == "senet154: 113,048,180 parameters, 20.69 GMAC an image"
+    assert rows["checkpoint"].startswith("905.4 MB")  # 4 x (2 x 113,048,180 + 247,552) bytes
+    (prepare.parts[0].directory / "seal.json").write_text("{")
+    assert "for 1,000 classes" in plan_rows(capsys, recipe, overrides, tmp_path)["network"]
+
+
 def test_plan_says_that_another_block_is_reckoned_like_the_paper_s(capsys, tmp_path):
     overrides = ["model.name=resnet_nano", "model.se.reduction=4", "dropout=null"]
     rows = plan_rows(capsys, CONFIGS / "demo.yaml", overrides, tmp_path)
