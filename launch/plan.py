@@ -25,9 +25,9 @@ from launch.estimate import (
     training_rate,
     with_counted_classes,
 )
-from launch.inputs import advise_on_sizes, check_initial_checkpoint
+from launch.inputs import check_initial_checkpoint
 from launch.job_graph import Stages
-from launch.refusal import naming_member, refuse_false_claims, warn_of_refusal
+from launch.refusal import Run, naming_member, refuse_false_claims, warn_of_refusal, warnings
 from launch.simulation import print_simulation
 from launch.slurm.profile_check import with_profile
 from launch.state import last_checkpoint, stage_state
@@ -73,8 +73,14 @@ def print_plan(
     print_sweep(runs)
     if refusals:
         say(f"\n{refusals[0]}\n`run` will want --accept-changes, for {counted(len(refusals), 'run')} in all")
-    warn_of_refusal(runs)
+    _warn(runs)
     return EXIT_DONE
+
+
+def _warn(runs: Sequence[Run]) -> None:
+    for warning in warnings(runs):
+        say(f"\n{warning}")
+    warn_of_refusal(runs)
 
 
 def _place(member: Member, run: Path, profile: Path | None) -> tuple[Config, Stages, Changes | None, BatchSplit]:
@@ -112,9 +118,7 @@ def _print_run(recipe: Path, run: Path, member: Member, profile: Path | None, si
     if changes is not None:
         refusal = f"{changes.refusal}\n`run` will want --accept-changes"
         say(f"\n{changes.note if changes.refusal is None else refusal}")
-    if (warning := advise_on_sizes(config, placed)) is not None:
-        say(f"\n{warning}")
-    warn_of_refusal([("", config, placed)])
+    _warn([("", config, placed)])
     return print_simulation(config, placed) if simulate else EXIT_DONE
 
 

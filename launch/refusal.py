@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from launch.console import say
 from launch.engine import check_engine
-from launch.inputs import check_inputs
+from launch.inputs import advise_on_sizes, check_inputs
 from launch.job_graph import Stages
 from pipeline.config.claims import check_claims
 from pipeline.config.schema import Config
@@ -34,6 +34,16 @@ def refuse_false_claims(config: Config, stages: Stages) -> None:
     if model.title != model.name or model.num_classes is None or "build" not in stages or stages["build"].is_done:
         return
     check_claims(model, functools.partial(layer_table, model.name, model.num_classes))
+
+
+def warnings(runs: Sequence[Run]) -> list[str]:
+    """Return what is allowed in these runs and probably not meant, each warning once."""
+    found: dict[str | None, None] = {}
+    for _, config, stages in runs:
+        found[advise_on_sizes(config, stages)] = None
+        if config.report.activations and not config.measures_gates:
+            found["warning: report.activations: needs squeeze-and-excitation blocks and validation images"] = None
+    return [text for text in found if text is not None]
 
 
 def warn_of_refusal(runs: Sequence[Run]) -> None:

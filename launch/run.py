@@ -11,10 +11,10 @@ from launch.child import Supervisor
 from launch.console import complain, say
 from launch.engine import check_engine
 from launch.gpu import advise, count_visible_gpus
-from launch.inputs import advise_on_sizes, check_initial_checkpoint, check_inputs
+from launch.inputs import check_initial_checkpoint, check_inputs
 from launch.job_graph import Stages, choose_stages
 from launch.recipe_options import recipe_words
-from launch.refusal import naming_member, refuse_false_claims
+from launch.refusal import naming_member, refuse_false_claims, warnings
 from launch.stage_run import run_stage
 from launch.status import show_sweep
 from launch.summary import print_results
@@ -85,6 +85,8 @@ def run_stages(request: RunRequest) -> int:
     with contextlib.ExitStack() as choices:
         runs = [_place(request, member, sweep.run_of(member), choices) for member in sweep.members]
         set_up_runs(sweep, ((each.directory, each.config, each.chosen) for each in runs), request.accept_changes)
+    for text in warnings([(each.name, each.config, each.chosen) for each in runs]):
+        say(text)
     _advise(runs[0].config, runs[0].chosen)
     supervisor = Supervisor()
     supervisor.install()
@@ -172,16 +174,14 @@ def _check(config: Config, chosen: Stages) -> None:
 
 
 def _advise(config: Config, chosen: Stages) -> None:
-    """Say what is allowed and probably not meant."""
+    """Say what of the processes and the batch is probably not meant, and what Weights & Biases gets."""
     processes = config.resources.processes
-    advice = [advise_on_sizes(config, chosen)]
+    advice: list[str | None] = []
     mode, uploads = describe_uploads(config, chosen)
     if mode == "online" and not all(stage.is_done for stage in chosen.values()):
         advice.append(f"Weights & Biases: {uploads}")
     if any(stage.stage.is_distributed and not stage.is_done for stage in chosen.values()):
         advice.append(advise(processes, count_visible_gpus(), count_cores()))
-    if config.report.activations and not config.measures_gates:
-        advice.append("warning: report.activations: needs squeeze-and-excitation blocks and validation images")
     if "train" in chosen and not chosen["train"].is_done:
         split = split_batch(config.train.global_batch, processes, config.train.max_micro_batch)
         advice.append(warn_of_few_images(split, config))

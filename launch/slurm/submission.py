@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from launch.inputs import advise_on_sizes, check_initial_checkpoint
+from launch.inputs import check_initial_checkpoint
 from launch.job_graph import Stages, choose_stages
 from launch.recipe_options import recipe_words
-from launch.refusal import refuse_false_claims
+from launch.refusal import refuse_false_claims, warnings
 from launch.slurm import scheduler
 from launch.slurm.jobs import JobRecord, log_path, read_jobs
 from launch.slurm.profile import Profile, load_profile
@@ -134,8 +134,7 @@ def prepare(
     if request.dry_run and awaited:
         names = ", ".join(name for name in placed if name in awaited)
         notes.append(f"submitted before: {names}; a dry run does not ask SLURM whether these jobs are still queued")
-    if (warning := advise_on_sizes(config, chosen)) is not None:
-        notes.append(warning)
+    notes += warnings([(run.name, config, chosen)])
     resources = config.resources.model_copy(update={"processes": training_world_size(config, profile, placed)})
     return dataclasses.replace(draft, config=config.model_copy(update={"resources": resources}), notes=notes)
 

@@ -124,6 +124,15 @@ def test_claims_about_the_contest_s_network_are_compared_with_the_authors_layers
         print_plan(CONFIGS / "senet154_1gpu.yaml", ["model.name=se_resnet50", *claims], tmp_path)
 
 
+@pytest.mark.parametrize("sweep", [[], ["sweep.seed=[1,2]"]])
+@pytest.mark.parametrize("words", [["plan"], ["submit", "--dry-run", "--profile", "slurm/profiles/cpu_test.yaml"]])
+def test_gates_that_cannot_be_measured_are_told_before_the_run(capsys, tmp_path, monkeypatch, words, sweep):
+    monkeypatch.chdir(REPOSITORY)
+    gates = ["report.activations=true", "model.se=null", "model.expect=null", "--run", str(tmp_path / "run")]
+    assert main([words[0], "configs/demo.yaml", *gates, *sweep, *words[1:]]) == 0
+    assert capsys.readouterr().out.count("warning: report.activations: ") == 1
+
+
 def test_a_batch_that_does_not_divide_is_refused_with_the_numbers(tmp_path):
     with pytest.raises(UserError, match=r"64 images cannot be shared equally by 3 processes .* use 2 or 4 processes"):
         print_plan(CONFIGS / "demo.yaml", ["processes=3", "global_batch=64"], tmp_path)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from launch.__main__ import main
-from launch.run import _advise
+from launch.refusal import warnings
 from pipeline.config.reader import load_config, write_run_config
 from pipeline.ground.errors import EXIT_STOPPED
 from pipeline.running.attempts import read_outcome
@@ -336,7 +336,6 @@ def test_gates_asked_of_a_network_without_blocks_are_warned_of(tmp_path, capsys,
     assert NO_GATES in capsys.readouterr().out
 
 
-def test_gates_asked_of_test_images_are_warned_of(tmp_path, capsys):
+def test_gates_asked_of_test_images_are_warned_of(tmp_path):
     test = {"data": {"test": "test"}, "evaluate": {"split": "test"}, "report": {"activations": True}}
-    _advise(small_recipe(tmp_path, **test), {})
-    assert NO_GATES in capsys.readouterr().out
+    assert warnings([("", small_recipe(tmp_path, **test), {})]) == [NO_GATES]
