@@ -263,7 +263,8 @@ def test_a_directory_is_that_of_a_run_or_of_a_sweep(
 def test_a_sweep_of_the_command_line_is_kept_out_of_the_directory_of_the_recipe(recipe: Path) -> None:
     assert read_sweep([recipe], [], None).folder == Path("runs/small")
     assert read_sweep([recipe], [], None, [1, 2]).folder == Path("runs/small-sweep")
-    assert read_sweep([recipe], ["sweep.seed=[1,2]"], None).folder == Path("runs/small-sweep")
+    for override in ("sweep.seed=[1,2]", "sweep={seed: [1, 2]}", " sweep = {seed: [1, 2]}"):
+        assert read_sweep([recipe], [override], None).folder == Path("runs/small-sweep")
     swept = recipe.with_name("swept.yaml")
     swept.write_text(f"extends: {recipe}\nname: swept\nsweep: {{seed: [1, 2]}}\n")
     assert read_sweep([swept], [], None).folder == Path("runs/swept")
