@@ -103,6 +103,8 @@ def explain_unknown(path: Sequence[int | str], schema: type[Section]) -> tuple[s
             return f"unknown key ({moved})", meant
     if (answer := answer_for(name)) is not None and name not in section.model_fields:
         return f"unknown key: {answer}", None
+    if ":" in name:
+        return f"unknown key (a colon needs a space behind it: {name.replace(':', ': ', 1)})", None
     homes: dict[str, list[str]] = {}
     for key in all_keys(schema):
         home, _, last = key.rpartition(".")
