@@ -178,7 +178,7 @@ def _advise(config: Config, chosen: Stages) -> None:
     if any(stage.stage.is_distributed and not stage.is_done for stage in chosen.values()):
         advice.append(advise(processes, count_visible_gpus(), count_cores()))
     if config.report.activations and not config.measures_gates:
-        advice.append("warning: report.activations: needs squeeze-and-excitation blocks and validation images")
+        advice.append(f"warning: report.activations: no gates are measured: {config.without_gates}")
     if "train" in chosen and not chosen["train"].is_done:
         split = split_batch(config.train.global_batch, processes, config.train.max_micro_batch)
         advice.append(warn_of_few_images(split, config))
