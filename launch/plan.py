@@ -70,7 +70,7 @@ def print_plan(
         placed = place_stages(member.config, sweep.run_of(member), STAGES)
         config = member.config if profile is None else with_profile(member.config, profile, placed)
         runs.append((member.name, config, placed))
-    say(f"{recipe} in {sweep.folder}, a sweep of {len(runs)} runs\n")
+    say(f"{recipe} in {sweep.folder}, a sweep of {counted(len(runs), 'run')}\n")
     print_sweep(runs)
     if refusals:
         say(f"\n{refusals[0]}\n`run` will want --accept-changes, for {counted(len(refusals), 'run')} in all")

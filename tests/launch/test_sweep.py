@@ -190,6 +190,8 @@ def test_a_plan_of_a_sweep_counts_what_is_equal_once_and_prices_the_rest(
     assert f"training: 2 runs with about {steps} steps left" in out
     assert re.search(r"about \d+ s one after another, 0\.0\d+ process hours, at 1 x 100 images/s \(", out), out
     assert not (tmp_path / "runs").exists()
+    assert main(["plan", str(recipe), "sweep.seed=[1]", *words[4:]]) == 0
+    assert "a sweep of 1 run\n" in capsys.readouterr().out
     assert main(["plan", *words, "--simulate"]) == 2
     assert "--simulate: takes a single run (given a sweep of 4); add sweep=null" in capsys.readouterr().err
 
