@@ -26,7 +26,7 @@ _MOVED = {
     "freeze_bn.last_epochs": ("moved to train.frozen_epochs in 0.2", None),
     "apex.nhwc_batch_norm": ("gone in 0.2", None),
     "apex.fused_sgd": ("gone in 0.2, always true", None),
-    "loader.prefetch": ("loader.prefetch_images since 0.3, counted in images", None),
+    "loader.prefetch": ("loader.prefetch_images since 0.3, in images, not in micro-batches", None),
     "views": ("named 'crops' since 0.2", "crops"),
 }
 """Keys of earlier versions that the schema no longer has, and their replacements in a section."""

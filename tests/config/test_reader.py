@@ -202,7 +202,7 @@ def test_value_of_none_of_the_types_that_are_allowed_is_told_all_of_them(write, 
         ("freeze_bn.last_epochs", "moved to train.frozen_epochs in 0.2"),
         ("apex.nhwc_batch_norm", "gone in 0.2"),
         ("apex.fused_sgd", "gone in 0.2, always true"),
-        ("loader.prefetch", "loader.prefetch_images since 0.3, counted in images"),
+        ("loader.prefetch", "loader.prefetch_images since 0.3, in images, not in micro-batches"),
     ],
 )
 def test_keys_of_the_version_before_are_told_where_they_went(key, message):
@@ -341,6 +341,9 @@ def test_run_config_holds_awkward_values_unchanged(write):
     config = load_config(write(), [*overrides, "data.train=café ✓"])
     write_run_config(Path("run"), config)
     assert read_run_config(Path("run")) == config
+    path = Path("run/config.yaml")
+    path.write_text(path.read_text().replace("\nloader:\n", "\nloader:\n  prefetch: 2\n"))
+    assert read_run_config(Path("run")) == config, "a key of 0.2 that no result depended on"
 
 
 def test_run_config_is_complete_and_plain(write):
