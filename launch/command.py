@@ -24,8 +24,6 @@ _WITH_RECIPE = (*_WITH_SWEEPS, "tune")
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments; exits with 2 and a message if they are wrong. `key=value` may stand anywhere."""
     parser = build_parser(shlex.join(program_words()))
-    # With an optional value, argparse would take the word behind it for one.
-    argv = [f"{word}=table" if word == "--dry-run" else word for word in argv]
     arguments, rest = parser.parse_known_args(argv)
     if arguments.command in _WITH_RECIPE:
         for number, word in enumerate(rest):

@@ -17,12 +17,12 @@ from stages import STAGES
 
 def draw_figure(number: int, run: Path, classes: Sequence[str], blocks: Sequence[str], out: Path | None) -> int:
     """Write the figure as SVG and print the figures of each block. Returns the exit code."""
+    gates = find_gates(run)
     out = out or run / f"figure{number}.svg"
     if out.suffix != ".svg":
         raise UserError(f"--out: must end in .svg (given {out})")
     if not out.parent.is_dir():
         raise UserError(f"--out: {out.parent} is no folder")
-    gates = find_gates(run)
     figure = gate_figure(gates, number, gates.choose_blocks(blocks), gates.choose_classes(number, classes))
     write_bytes(out, figure.encode())
     headings, *rows = gate_rows(gates)
@@ -36,8 +36,11 @@ def draw_figure(number: int, run: Path, classes: Sequence[str], blocks: Sequence
 
 def find_gates(run: Path) -> Gates:
     """Return the gates of a run. Raises UserError if they are not measured."""
-    stage = place_stages(read_run_config(run), run, STAGES).get("activations")
+    config = read_run_config(run)
+    if config.without_gates is not None:
+        raise UserError(f"{run}: has no gates to draw: {config.without_gates}")
+    stage = place_stages(config, run, STAGES).get("activations")
     if stage is None or not stage.is_done:
         command = command_line("run", run / RUN_CONFIG, "report.activations=true", "--run", run)
-        raise UserError(f"{run}: its gates are not measured; if its network has blocks, measure them: {command}")
+        raise UserError(f"{run}: its gates are not measured; measure them: {command}")
     return read_gates(stage.directory)

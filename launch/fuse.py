@@ -89,9 +89,10 @@ def print_fusion(figures: Mapping[str, Any]) -> None:
     say(f"fused, 95 % of resampled image sets: {', '.join(intervals)}")
     for line in judge_fusion(figures):
         say(line)
+    alone = (f"top-{k[3:]}: {members[number]['name']}" for k, number in figures["best_member"].items())
     say(
         "gain: by how many percent points the error is higher without the member; in the last line, with the best "
-        f"member alone ({members[figures['best_member']]['name']})"
+        f"member alone ({', '.join(alone)})"
     )
     if figures["halves"]:
         say("weights were chosen on each half of the images and judged on the other; the mean of both is shown")

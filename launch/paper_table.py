@@ -6,7 +6,7 @@ import csv
 import html
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -154,7 +154,9 @@ def _cost(paper: Table, line: Line) -> str:
     return f"{number}{bound}{operations / 1e18:.3g} EFLOP, {duration(operations / _FLOPS)}"
 
 
-def _notes(paper: Table, lines: Sequence[Line], measured: Sequence[MeasuredRun], others: Sequence[Path]) -> list[str]:
+def _notes(
+    paper: Table, lines: Sequence[Line], measured: Sequence[MeasuredRun], others: Mapping[Path, str]
+) -> list[str]:
     notes = [f"{paper.state[0].upper()}{paper.state[1:]}: this project has no runs of it."] if paper.state else []
     if any(line.runs for line in lines):
         notes.append("Measured: mean ± standard deviation over seeds.")
@@ -178,7 +180,7 @@ def _notes(paper: Table, lines: Sequence[Line], measured: Sequence[MeasuredRun],
         f"{run.directory}: no row of this table ({run.config.model.title}, {run.config.data.dataset})"
         for run in unplaced
     ]
-    return notes + [f"{run}: not evaluated yet" for run in others]
+    return notes + [f"{run}: {reason}" for run, reason in others.items()]
 
 
 def _raw(line: Line) -> dict[str, object]:

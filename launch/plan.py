@@ -69,7 +69,7 @@ def print_plan(
         config, placed, changes, _ = _place(member, sweep.run_of(member), profile)
         refusals += [] if changes is None or changes.refusal is None else [changes.refusal]
         runs.append((member.name, config, placed))
-    say(f"{recipe} in {sweep.folder}, a sweep of {len(runs)} runs\n")
+    say(f"{recipe} in {sweep.folder}, a sweep of {counted(len(runs), 'run')}\n")
     print_sweep(runs)
     if refusals:
         say(f"\n{refusals[0]}\n`run` will want --accept-changes, for {counted(len(refusals), 'run')} in all")

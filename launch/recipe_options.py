@@ -78,11 +78,15 @@ def add_submit(parser: argparse.ArgumentParser) -> None:
         help="what the job of each stage gets, as slurm/profiles/8x8_gpu.yaml",
     )
     _add_choice(parser)
+    # Two options: argparse would take the word behind one with an optional value for that value.
     parser.add_argument(
         "--dry-run",
-        choices=("table", "scripts"),
-        metavar="scripts",
-        help="print the jobs, and what is missing here; with --dry-run=scripts also their scripts; touch nothing",
+        action="store_const",
+        const="table",
+        help="print the jobs, and what is missing here; touch nothing",
+    )
+    parser.add_argument(
+        "--dry-run=scripts", dest="dry_run", action="store_const", const="scripts", help="the same, and their scripts"
     )
 
 

@@ -42,7 +42,7 @@ def warnings(runs: Sequence[Run]) -> list[str]:
     for _, config, stages in runs:
         found[advise_on_sizes(config, stages)] = None
         if config.report.activations and not config.measures_gates:
-            found["warning: report.activations: needs squeeze-and-excitation blocks and validation images"] = None
+            found[f"warning: report.activations: no gates are measured: {config.without_gates}"] = None
     return [text for text in found if text is not None]
 
 

@@ -126,7 +126,7 @@ def _say_nothing_to_do(request: RunRequest, this: _Run) -> None:
     """Say that the chosen stages are done, and which overrides of a single run therefore have no effect."""
     say(f"nothing to do: {', '.join(this.chosen)} {'is' if len(this.chosen) == 1 else 'are'} done in {this.directory}")
     results = {leaf.name for leaf in leaves() if leaf.kind is Kind.RESULT}
-    lines = [] if this.name else describe_overrides(this.config, request.overrides)
+    lines = [] if this.name else describe_overrides(request.overrides)
     if idle := [line for line in lines if line.partition(" = ")[0] not in results]:
         again = dataclasses.replace(request, run=this.directory.with_name(f"{this.directory.name}-again"))
         say(f"without effect on what is done, since no result depends on it: {', '.join(idle)}")

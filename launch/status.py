@@ -170,7 +170,7 @@ def _metrics(metrics: Mapping[str, Any]) -> list[str]:
     """Format a stage's main metrics in one line, those of each crop plan in a line of their own."""
     plain = [describe(metrics[name]) for name, describe in _METRICS.items() if metrics.get(name) is not None]
     plans = [
-        f"{name}: {', '.join(errors(plan))}"
+        f"{name}: {', '.join(errors(plan)) or 'scores without labels'}"
         for name, plan in metrics.items()
         if isinstance(plan, Mapping) and "crops" in plan
     ]

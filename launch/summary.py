@@ -71,14 +71,15 @@ def _print_errors(plans: Mapping[str, Any], fused: Mapping[str, Any], fusion: Ma
 
 
 def judge_fusion(figures: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what chance explains of the differences between the members of a fusion, and between it and the best one.
+    """Yield what chance explains of the differences in top-1 error between the best member of a fusion, the others,
+    and the fusion.
 
     `figures` are those of its fused.json. Nothing is said of a single member.
     """
     members, images = figures["members"], figures["images"]
     if len(members) < 2:
         return
-    best = figures["best_member"]
+    best = figures["best_member"]["top1"]
     name, error = members[best]["name"], members[best]["alone"]["top1"]["percent"]
     close = [
         member["name"]

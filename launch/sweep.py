@@ -12,7 +12,7 @@ from launch.run_directory import check_space, check_writable, default_run, refus
 from pipeline.config.overrides import describe_overrides
 from pipeline.config.reader import RUN_CONFIG, load_members
 from pipeline.config.schema import Config
-from pipeline.config.sweep import Member, members_of, refuse_equal, write_sweep
+from pipeline.config.sweep import SECTION, Member, members_of, refuse_equal, write_sweep
 from pipeline.ground.errors import UserError
 from pipeline.ground.stop import StopFlag
 from pipeline.store.lock import in_turn
@@ -42,7 +42,7 @@ def read_sweep(recipes: Sequence[Path], overrides: Sequence[str], run: Path | No
     """
     overrides = [*overrides, *([f"sweep.seed={list(seeds)}"] if seeds else [])]
     members = [member for path in recipes for member in load_members(path, overrides)]
-    for line in describe_overrides(members[0].config, overrides):
+    for line in describe_overrides(overrides):
         say(line)
     first = members[0]
     name = first.config.name.removesuffix(f"-{first.name}")
@@ -55,7 +55,9 @@ def read_sweep(recipes: Sequence[Path], overrides: Sequence[str], run: Path | No
             raise UserError(f"{folder}: the directory of a sweep; give another --run DIR to this run")
         return Sweep(folder, members)
     # What `run` makes of the recipe alone lies in runs/NAME.
-    is_asked = len(recipes) > 1 or any(word.startswith("sweep.") for word in overrides)
+    is_asked = len(recipes) > 1 or any(
+        word.partition("=")[0].strip().partition(".")[0] == SECTION for word in overrides
+    )
     sweep = Sweep(run or Path("runs") / (f"{name}-sweep" if is_asked else name), members)
     known = members_of(sweep.folder)
     own = (sweep.folder, *(place for member in members if (place := sweep.run_of(member)) not in known))

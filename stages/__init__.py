@@ -158,7 +158,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="fuse",
         summary="fuse the scores of crop plans and networks",
-        version=2,
+        version=3,
         sections=("seed", "evaluate", "fuse"),
         inputs=lambda config: (f"prepare-{config.evaluate.split}", "evaluate"),
         files=_fused_files,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -60,8 +61,8 @@ class Comparison:
     def ratio(self, other: Measurement) -> Spread | None:
         """Return how many times better ours is than `other`, round by round; below 1 it is worse.
 
-        Rounds are paired, so that a temporary slowdown of the machine affects both. Returns None for ours itself, and
-        if there is nothing to compare.
+        Rounds are paired, so that a temporary slowdown of the machine affects both. Returns None for ours itself, if
+        there is nothing to compare, and if a difference is not above 0 in every round: that is noise.
         """
         quantity, ours = self.quantities[0], self.ours
         if ours is None or other is ours:
@@ -69,8 +70,11 @@ class Comparison:
         ratios = []
         for own_round, other_round in zip(ours.rounds, other.rounds, strict=False):
             own, others = quantity.of(own_round), quantity.of(other_round)
-            if own and others and min(own, others) > 0:  # no difference below 0, as of seconds added
-                ratios.append(own / others if quantity.more_is_better else others / own)
+            if own is None or others is None:
+                continue
+            if own <= 0 or others <= 0:
+                return None
+            ratios.append(own / others if quantity.more_is_better else others / own)
         return Spread.of(ratios) if ratios else None
 
     def verdict(self) -> str | None:
@@ -150,4 +154,6 @@ def _cell(quantity: Quantity, measurement: Measurement) -> str:
     if spread is None:
         return "-"
     digits = quantity.digits
+    if 0 < abs(spread.median) < 0.1:  # as a crop of CIFAR's size: three digits
+        digits = 2 - math.floor(math.log10(abs(spread.median)))
     return f"{spread.median:,.{digits}f} ({spread.lowest:,.{digits}f} to {spread.highest:,.{digits}f})"

@@ -26,7 +26,7 @@ _MOVED = {
     "freeze_bn.last_epochs": ("moved to train.frozen_epochs in 0.2", None),
     "apex.nhwc_batch_norm": ("gone in 0.2", None),
     "apex.fused_sgd": ("gone in 0.2, always true", None),
-    "loader.prefetch": ("loader.prefetch_images since 0.3, counted in images", None),
+    "loader.prefetch": ("loader.prefetch_images since 0.3, in images, not in micro-batches", None),
     "views": ("named 'crops' since 0.2", "crops"),
 }
 """Keys of earlier versions that the schema no longer has, and their replacements in a section."""
@@ -103,6 +103,8 @@ def explain_unknown(path: Sequence[int | str], schema: type[Section]) -> tuple[s
             return f"unknown key ({moved})", meant
     if (answer := answer_for(name)) is not None and name not in section.model_fields:
         return f"unknown key: {answer}", None
+    if ":" in name:
+        return f"unknown key (a colon needs a space behind it: {name.replace(':', ': ', 1)})", None
     homes: dict[str, list[str]] = {}
     for key in all_keys(schema):
         home, _, last = key.rpartition(".")

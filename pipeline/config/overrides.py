@@ -9,15 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.crop_plan import CropPlan
 from pipeline.config.document import COMMAND_LINE, Document, Entry, Problem, decode_document, merged
 from pipeline.config.keys import field_at, resolve_short_key
-from pipeline.config.schema import Config
-from pipeline.config.section import Section
 from pipeline.config.sweep import SECTION
 from pipeline.ground.errors import UserError
 
-_AS_GIVEN = object()
 _SWEPT = f"{SECTION}."
 """Before a key: a list of its values, one for each member of a sweep."""
 
@@ -75,32 +71,19 @@ def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield from _leaves(f"{key}.{name}", inner)
 
 
-def describe_overrides(config: Config, overrides: Sequence[str]) -> list[str]:
-    """Return a line for each key that overrides set in `config`: full name and value, as `train.epochs = 90`."""
+def describe_overrides(overrides: Sequence[str]) -> list[str]:
+    """Return a line for each key that overrides set: its full name and the value as given, as `train.epochs = 90`."""
     lines = {}
     for override in overrides:
         name, _, text = (part.strip() for part in override.partition("="))
-        key = resolve_short_key(name.removeprefix(_SWEPT))
-        if name.startswith(_SWEPT) or key == SECTION:
-            lines[name] = f"{key if key == SECTION else _SWEPT + key} = {text}"
-            continue
-        value: Any = config
-        for part in key.split("."):
-            if isinstance(value, Section):
-                value = getattr(value, part)
-            elif value is not None:  # a block that the network's name says is no section any more
-                value = _AS_GIVEN
-        is_plain = not isinstance(value, Section) or isinstance(value, CropPlan)
-        lines[key] = f"{key} = {_shown(value) if is_plain and value is not _AS_GIVEN else text}"
+        swept = _SWEPT if name.startswith(_SWEPT) else ""
+        key = f"{swept}{resolve_short_key(name.removeprefix(_SWEPT))}"
+        lines[key] = f"{key} = {text or 'null'}"
     return list(lines.values())
 
 
 def _shown(value: Any) -> str:
-    """Return a value as it could be typed; a crop plan by its name."""
-    if isinstance(value, CropPlan):
-        return value.name
-    if isinstance(value, tuple):
-        return f"[{', '.join(map(_shown, value))}]"
+    """Return a value as it could be typed."""
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -100,6 +100,7 @@ def _in_words(details: ErrorDetails, path: Path, entry: Entry, schema: type[Sect
     if kind == "missing":
         return f"must be given: {wanted}"
     if not _is_type(kind):
+        message = message.partition(" after validation")[0]
         return f"{re.sub('^.* should ', 'must ', message)} (given {entry.text})"
     hint = ""
     if kind == "literal_error":

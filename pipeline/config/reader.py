@@ -28,6 +28,8 @@ _STAGE_FILES_OF_0_1 = ("manifest.json", "lives.jsonl", "dataset.json")
 _KEYS_OF_0_1 = re.compile(rb"^  (last_epochs|mean):.*\n", re.MULTILINE)
 """Keys in the config.yaml of 0.1, which names every key: `freeze_bn.last_epochs`, and `data.mean` before `input`
 existed."""
+_GONE = (("loader", "prefetch"),)
+"""Keys of 0.2 that no result depended on: passed over in a run's own config.yaml, which names every key."""
 _PLAN_KEYS = (("train", "validation"), ("evaluate", "plans"))
 
 
@@ -175,6 +177,9 @@ class _Files:
     def read_recipe(self, path: Path, above: tuple[Path, ...], named_by: str = "") -> Entry:
         """Return the recipe on top of the one it extends, and so on; `above` are those that extend it."""
         root = self._read(path, "recipe", named_by)
+        for section, name in _GONE if path.name == RUN_CONFIG else ():
+            if (parent := root.value.get(section)) and isinstance(parent.value, dict):
+                parent.value.pop(name, None)
         extends = root.value.pop("extends", None)
         self.put_in_plans(root, path.parent)
         if extends is None:

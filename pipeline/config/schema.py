@@ -178,8 +178,16 @@ class Config(Section):
 
     @property
     def measures_gates(self) -> bool:
-        """Whether there are gates to measure for the report, and validation images to measure them over."""
-        return self.report.activations and self.model.block is not None and self.evaluate.split == "val"
+        """Whether the gates of the blocks are measured for the report."""
+        return self.report.activations and self.without_gates is None
+
+    @property
+    def without_gates(self) -> str | None:
+        """Why there are no gates to measure, or None if there are."""
+        if self.model.block is None:
+            return "the network has no squeeze-and-excitation blocks"
+        is_test = self.evaluate.split == "test"
+        return "evaluate.split is test, and they are measured over validation images" if is_test else None
 
     @property
     def engine_in_words(self) -> str:

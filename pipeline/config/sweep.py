@@ -137,6 +137,11 @@ def _axes(section: Entry, root: Entry, problems: list[Problem]) -> dict[str, lis
             problems.append(Problem(entry.place, f"{SECTION}.{key}", wrong))
         else:
             axes[key] = entry
+    for key, entry in axes.items():
+        for above in axes:
+            if key.startswith(f"{above}."):
+                wrong = f"must be given once ({SECTION}.{above} has it already)"
+                problems.append(Problem(entry.place, f"{SECTION}.{key}", wrong))
     given = _on_command_line(root) or Entry({}, COMMAND_LINE, "")
     left = without_set(Entry(axes, section.place, section.text), given, problems)
     alone = {key: own for key in axes.keys() - left.value.keys() if (own := _whole(given, key)) is not None}
@@ -195,7 +200,7 @@ def _label(name: str, value: Any) -> str:
     words = "_".join(
         "none" if item is None else str(item).lower() if item is True or item is False else str(item) for item in items
     )
-    words = re.sub(r"[^A-Za-z0-9_.-]+", "_", words).strip("_")
+    name, words = (re.sub(r"[^A-Za-z0-9_.-]+", "_", text).strip("_") for text in (name, words))
     return f"{name}{words}" if words[:1].isdigit() else f"{name}_{words}".rstrip("_")
 
 

@@ -40,7 +40,7 @@ def read_cifar(path: Path, dataset: str, split: str, parquet: Sequence[Path] = (
     if parquet:
         parts = [_read_parquet(file, cifar) for file in parquet]
     else:
-        is_binary = path.name == cifar.binary.archive or (path / cifar.binary.meta).is_file()
+        is_binary = path.name in (cifar.binary.archive, cifar.binary.folder) or (path / cifar.binary.meta).is_file()
         version, read = (cifar.binary, _read_binary) if is_binary else (cifar.python, _read_python)
         files = _read_files(path, version, (*version.splits[split], version.meta))
         meta = files.pop(version.meta)
@@ -58,20 +58,26 @@ def _read_files(path: Path, version: Version, names: Sequence[str]) -> dict[str,
     """Return the files of these names, in their order."""
     try:
         if path.is_dir():
-            return {name: (path / name).read_bytes() for name in names}
-        found = {}
-        with tarfile.open(path, "r:gz") as tar:
-            while (member := tar.next()) is not None:
-                name = member.name.removeprefix("./").removeprefix(f"{version.folder}/")
-                if name in names and member.isreg() and member.size <= _FILE_BYTES:
-                    file = tar.extractfile(member)
-                    assert file is not None, "a regular file"
-                    found[name] = file.read()
+            found, folder = {name: (path / name).read_bytes() for name in names if (path / name).exists()}, ""
+        else:
+            found, folder = _read_archive(path, version, names), f"{version.folder}/"
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise UserError(f"data.root: {path} cannot be read to its end ({error}); download it again") from error
     if missing := [name for name in names if name not in found]:
-        raise UserError(f"data.root: {path} has no {version.folder}/{name_some(missing)}; download it again")
+        raise UserError(f"data.root: {path} has no {folder}{name_some(missing)}; download it again")
     return {name: found[name] for name in names}
+
+
+def _read_archive(path: Path, version: Version, names: Sequence[str]) -> dict[str, bytes]:
+    found = {}
+    with tarfile.open(path, "r:gz") as tar:
+        while (member := tar.next()) is not None:
+            name = member.name.removeprefix("./").removeprefix(f"{version.folder}/")
+            if name in names and member.isreg() and member.size <= _FILE_BYTES:
+                file = tar.extractfile(member)
+                assert file is not None, "a regular file"
+                found[name] = file.read()
+    return found
 
 
 def _read_binary(place: str, content: bytes, cifar: Cifar) -> tuple[Pixels, Labels]:
@@ -124,7 +130,10 @@ def _unpickle(place: str, content: bytes) -> dict[str, Any]:
 
 def _strings(meta: Mapping[str, Any], cifar: Cifar) -> list[str]:
     names = meta.get(cifar.names)
-    return [str(name) for name in names] if isinstance(names, list) else []
+    if not isinstance(names, list):
+        return []
+    # Bytes where Python 3 has written again what Python 2 wrote.
+    return [name.decode("latin-1") if isinstance(name, bytes) else str(name) for name in names]
 
 
 def _numbers(place: str, labels: Any) -> Labels:

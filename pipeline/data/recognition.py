@@ -192,6 +192,10 @@ def _of_split(folder: Path, split: str, kind: Kind) -> tuple[Path, ...]:
 def _root(data: DataConfig) -> Path:
     assert data.root is not None, "the digits have no root"
     root = Path(data.root)
+    if root.is_file():
+        raise UserError(
+            f"data.root: must be the folder of the images or archives: {root.parent} (given {root}, a file)"
+        )
     if not root.is_dir():
         absolute = "" if root.is_absolute() else f", which is {root.absolute()}"
         raise UserError(f"data.root: must be a folder (given {data.root}{absolute})")

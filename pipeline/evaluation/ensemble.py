@@ -156,12 +156,13 @@ class _Judge:
         self._alone = [undecided.ranks(np.eye(num_members)[number]) for number in range(num_members)]
 
     def ensemble(self) -> dict[str, Any]:
-        """Return the errors, the gain over the best member, and each half's errors if weights were chosen."""
-        tops = sorted(self._is_wrong, reverse=True)
-        errors = [tuple(int((ranks >= k).sum()) for k in tops) for ranks in self._alone]
-        best = errors.index(min(errors))
-        figures: dict[str, Any] = {"errors": {}, "best_member": best, "gain_over_best_member": {}}
+        """Return the errors, for each the member with the fewest and the gain over it, and each half's errors if
+        weights were chosen."""
+        figures: dict[str, Any] = {"errors": {}, "best_member": {}, "gain_over_best_member": {}}
         for k, is_wrong in self._is_wrong.items():
+            # Where two have as many, the one with fewer of the others.
+            errors = [[int((ranks >= top).sum()) for top in (k, *self._is_wrong)] for ranks in self._alone]
+            best = figures["best_member"][f"top{k}"] = errors.index(min(errors))
             figures["errors"][f"top{k}"] = _fields(self._bootstrap.error(is_wrong, f"ensemble top{k}"))
             gain = self._bootstrap.difference(is_wrong, self._alone[best] >= k, f"gain over best top{k}")
             figures["gain_over_best_member"][f"top{k}"] = _fields(gain)

@@ -98,13 +98,14 @@ class MeasuredRun:
         return None
 
 
-def read_runs(paths: Iterable[Path], stages: Sequence[Stage]) -> tuple[list[MeasuredRun], list[Path]]:
-    """Read the runs in run directories and directories of runs, each once. Returns those evaluated, and the others'
-    directories.
+def read_runs(paths: Iterable[Path], stages: Sequence[Stage]) -> tuple[list[MeasuredRun], dict[Path, str]]:
+    """Read the runs in run directories and directories of runs, each once. Returns those with errors, and the others'
+    directories with the reason.
 
     Raises UserError if a path is neither.
     """
-    measured, others = [], []
+    measured: list[MeasuredRun] = []
+    others: dict[Path, str] = {}
     seen: set[Path] = set()
     for path in paths:
         runs = (
@@ -117,14 +118,15 @@ def read_runs(paths: Iterable[Path], stages: Sequence[Stage]) -> tuple[list[Meas
                 continue
             seen.add(run.resolve())
             found = _read_run(run, stages)
-            if found is None:
-                others.append(run)
+            if isinstance(found, str):
+                others[run] = found
             else:
                 measured.append(found)
     return measured, others
 
 
-def _read_run(run: Path, stages: Sequence[Stage]) -> MeasuredRun | None:
+def _read_run(run: Path, stages: Sequence[Stage]) -> MeasuredRun | str:
+    """Return a run, or why there are no errors of it."""
     config = read_run_config(run)
     placed = place_stages(config, run, stages)
     seals: dict[str, Seal] = {}
@@ -134,8 +136,10 @@ def _read_run(run: Path, stages: Sequence[Stage]) -> MeasuredRun | None:
         except BrokenSeal as error:
             raise UserError(f"{error}\ndelete its directory and run that stage of {run} again") from error
         seals |= found
-    if "evaluate" not in seals or config.evaluate.split != "val":
-        return None
+    if config.evaluate.split == "test":
+        return "evaluates test images, whose errors are not known"
+    if "evaluate" not in seals:
+        return "not evaluated yet"
     cost = None
     if "build" in seals:
         built = seals["build"].about["metrics"]

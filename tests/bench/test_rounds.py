@@ -26,11 +26,19 @@ def test_ratios_are_those_of_the_paired_rounds():
     assert Comparison("t", (COST,), (ours, peer)).ratio(peer) == Spread(median=2, lowest=1.5, highest=4)
 
 
-def test_rounds_of_a_difference_below_0_have_no_ratio():
-    ours, peer = taken("a", "ours", 1, 1, 1, added=-1), taken("b", "peer", 2, 3, 4, added=2)
-    assert Comparison("t", (figure("added"),), (ours, peer)).ratio(peer) is None
-    ours, peer = taken("a", "ours", -1, 2), taken("b", "peer", 2, 6)
-    assert Comparison("t", (COST,), (ours, peer)).ratio(peer) == Spread(3, 3, 3)
+def test_differences_of_which_one_is_not_above_0_have_no_ratio_and_no_verdict():
+    for own, others in (((-1, 2), (2, 6)), ((1, 2), (2, 0))):
+        comparison = Comparison("t", (COST,), (taken("a", "ours", *own), taken("b", "peer", *others)))
+        assert comparison.ratio(comparison.measurements[1]) is None
+        assert comparison.verdict() is None
+
+
+def test_small_values_are_shown_with_three_digits():
+    text = Comparison(
+        "t", (figure("ms"),), (taken("a", "ours", 1, ms=0.01253), taken("b", "peer", 1, ms=0.7))
+    ).as_text()
+    assert "0.0125 (0.0125 to 0.0125)" in text
+    assert "0.70 (0.70 to 0.70)" in text
 
 
 def test_where_more_is_better_the_ratio_turns_round():

@@ -9,7 +9,6 @@ import pytest
 
 from pipeline.config.identity import identity
 from pipeline.config.network import ModelConfig, SEConfig
-from pipeline.config.overrides import describe_overrides
 from pipeline.config.reader import load_config
 from pipeline.ground.errors import UserError
 from pipeline.networks.registry import SEBlock
@@ -116,14 +115,6 @@ def test_metadata_of_no_network_are_refused(metadata: dict[str, str], said: str)
     with pytest.raises(UserError, match=r"^w: metadata describes no network of this version: ") as raised:
         ModelConfig.described(metadata, 10, "w")
     assert said in str(raised.value)
-
-
-def test_an_override_that_the_name_says_is_told_as_given() -> None:
-    overrides = ["model.name=resnet_nano", "model.se.reduction=16"]
-    assert describe_overrides(load_config(DEMO, overrides), overrides) == [
-        "model.name = se_resnet_nano",
-        "model.se.reduction = 16",
-    ]
 
 
 def test_a_title_says_what_the_name_does_not() -> None:

@@ -106,21 +106,22 @@ def test_every_answer_names_keys_that_there_are():
         assert set(named) <= known, f"{name}: {answer}"
 
 
-def test_overrides_are_told_in_full(write):
+def test_overrides_are_told_with_their_keys_in_full_and_their_values_as_given():
     overrides = ["epochs=9", "lr=2", "lr=2", "plans=[center224, 10crop]", "every_steps=", "optim={momentum: 0}"]
-    assert describe_overrides(load_config(write(), overrides), overrides) == [
+    assert describe_overrides([*overrides, "sweep.lr=[1e-4, 1]", " sweep = {seed: [1]}"]) == [
         "train.epochs = 9",
-        "optim.lr = 2.0",
+        "optim.lr = 2",
         "evaluate.plans = [center224, 10crop]",
         "checkpoint.every_steps = null",
         "optim = {momentum: 0}",
+        "sweep.optim.lr = [1e-4, 1]",
+        "sweep = {seed: [1]}",
     ]
 
 
-def test_a_key_of_a_section_that_another_override_takes_away_is_told_as_null(write):
-    overrides = ["model.expect.gmacs=5.0", "model.expect=null"]
-    told = describe_overrides(load_config(write(), overrides), overrides)
-    assert told == ["model.expect.gmacs = null", "model.expect = null"]
+def test_what_an_override_makes_of_another_is_not_told_in_its_place():
+    overrides = ["model.name=se_resnet_nano", "model.se=null", "model.expect.gmacs=5.0", "model.expect=null"]
+    assert describe_overrides(overrides) == [override.replace("=", " = ") for override in overrides]
 
 
 def test_a_key_with_two_values_is_refused_and_with_the_same_one_twice_is_not(write):

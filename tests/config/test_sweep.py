@@ -153,6 +153,15 @@ def test_mistakes_in_a_sweep_are_told_with_their_places_all_at_once(tmp_path: Pa
     assert mistakes(write(tmp_path, ""), "sweep.seed=[1]", "seed=2") == [
         "command line: seed: must be given once (given alone and as sweep.seed)"
     ]
+    assert mistakes(write(tmp_path, ""), "sweep.optim=[{lr: 0.1}]", "sweep.optim.lr=[0.3, 0.4]") == [
+        "command line: sweep.optim.lr: must be given once (sweep.optim has it already)"
+    ]
+
+
+def test_a_forgotten_space_in_a_swept_value_is_the_only_mistake(tmp_path: Path) -> None:
+    said = "command line: model.se.integration:pre: unknown key (a colon needs a space behind it: integration: pre)"
+    assert mistakes(write(tmp_path, ""), "sweep.model.se=[null, {integration:pre}]") == [said]
+    assert mistakes(write(tmp_path, ""), "model.se={integration:pre}") == [said]
 
 
 def test_members_whose_results_are_equal_are_refused_by_name(tmp_path: Path) -> None:

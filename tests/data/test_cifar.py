@@ -165,6 +165,30 @@ def test_a_cut_archive_is_one_clear_error(tmp_path: Path, num_bytes: int) -> Non
         read(tmp_path, "cifar10", "val")
 
 
+@pytest.mark.parametrize("name", ["batches.meta.txt", "test_batch.bin"])
+def test_a_folder_without_one_of_its_files_says_which(tmp_path: Path, name: str) -> None:
+    files = binary_files("cifar10", cifar_images("cifar10"))
+    del files[name]
+    write_folder(tmp_path, CIFAR["cifar10"].binary.folder, files)
+    with pytest.raises(UserError, match=rf"^data.root: \S+/cifar-10-batches-bin has no {name}; download it again$"):
+        read(tmp_path, "cifar10", "val")
+
+
+def test_the_archive_in_the_place_of_its_folder_is_told_the_folder(tmp_path: Path) -> None:
+    path = write_archive(tmp_path, CIFAR["cifar10"].binary.archive, "cifar-10-batches-bin", {})
+    with pytest.raises(UserError, match=rf"must be the folder of the images or archives: {tmp_path} \(given {path}, a"):
+        read(path, "cifar10", "val")
+
+
+def test_class_names_that_python_3_has_written_again_are_read(tmp_path: Path) -> None:
+    images = cifar_images("cifar10")
+    files = python_files("cifar10", images)
+    names = [name.encode() for name in CIFAR["cifar10"].classes]
+    files["batches.meta"] = pickle.dumps({"label_names": names}, protocol=2)
+    write_archive(tmp_path, CIFAR["cifar10"].python.archive, "cifar-10-batches-py", files)
+    assert np.array_equal(read(tmp_path, "cifar10", "val")[0], images["val"][0])
+
+
 def test_a_cut_file_of_the_binary_version_is_one_clear_error(tmp_path: Path) -> None:
     files = binary_files("cifar10", cifar_images("cifar10"))
     files["test_batch.bin"] = files["test_batch.bin"][:-5]

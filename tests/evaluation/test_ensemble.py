@@ -98,10 +98,27 @@ def test_figures_are_those_of_the_files(tmp_path: Path, index: ImageIndex) -> No
         predictions.append(alone.predicted)
         assert member["weight"] == pytest.approx(1 / 3, abs=1e-6)
         assert member["alone"]["top1"]["percent"] == pytest.approx(100 * alone.errors(1) / NUM_IMAGES)
-    assert figures["best_member"] == 1
+    assert figures["best_member"] == {"top1": 1, "top5": 1}
     differing = 100 * (predictions[0] != predictions[2]).mean()
     assert figures["disagreement_percent"][0][2] == figures["disagreement_percent"][2][0] == pytest.approx(differing)
     assert figures["disagreement_percent"][1][1] == 0
+
+
+def test_the_best_member_of_each_error_is_the_one_with_the_fewest_of_it(tmp_path: Path, index: ImageIndex) -> None:
+    """One member is right more often at once, the other within five predictions."""
+    images = np.arange(NUM_IMAGES)
+    paths = []
+    for plan, share, otherwise in (("broad", 0.4, 2), ("sure", 0.6, 7)):
+        ranks = np.where(images < share * NUM_IMAGES, 0, otherwise)
+        scores = -((np.arange(NUM_CLASSES) - (index.labels - ranks)[:, None]) % NUM_CLASSES)
+        paths.append(write_scores(tmp_path / "a", plan, scores.astype(np.float16), index))
+    figures = fuse_files(tmp_path, paths, member_weights=(3.0, 1.0)).figures
+    assert figures["best_member"] == {"top1": 1, "top5": 0}
+    alone = [member["alone"] for member in figures["members"]]
+    for k, best in figures["best_member"].items():
+        gain = alone[best][k]["percent"] - figures["errors"][k]["percent"]
+        assert figures["gain_over_best_member"][k]["percent"] == pytest.approx(gain, abs=1e-5)
+    assert figures["gain_over_best_member"]["top1"]["percent"] < 0
 
 
 def test_gain_of_a_member_is_what_its_absence_costs(tmp_path: Path, index: ImageIndex) -> None:

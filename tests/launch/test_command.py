@@ -160,6 +160,15 @@ def test_a_table_that_could_not_be_written_is_no_success():
     assert (done.returncode, done.stderr) == (EXIT_USER_ERROR, "standard output: No space left on device\n")
 
 
+def test_a_dry_run_takes_no_word_behind_it(capsys):
+    for word, wanted in (("--dry-run", "table"), ("--dry-run=scripts", "scripts")):
+        arguments = parse(["submit", "a.yaml", "--profile", "p.yaml", word, "epochs=2"])
+        assert (arguments.dry_run, arguments.overrides) == (wanted, ["epochs=2"])
+    with pytest.raises(SystemExit):
+        parse(["submit", "--help"])
+    assert "[--dry-run] [--dry-run=scripts]" in " ".join(capsys.readouterr().out.split())
+
+
 def test_messages_and_help_begin_as_the_program_was_called(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["/usr/bin/senet154"])
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")

@@ -43,6 +43,8 @@ def test_score_files_are_fused_into_a_new_folder_with_a_table(
     error = figures["errors"]["top1"]
     assert f"top-1 {error['low']:.2f} to {error['high']:.2f} %" in shown
     assert "no contest files: data.dataset is folder, not imagenet" in shown
+    best = {k: figures["members"][number]["name"] for k, number in figures["best_member"].items()}
+    assert f"with the best member alone (top-1: {best['top1']}, top-5: {best['top5']})" in shown
     assert sorted(path.name for path in out.iterdir()) == ["fused.json", "scores-fused.npy", "scores-fused.seal.json"]
     assert str(figures["disagreement_percent"][0][1])[:4] in shown
 

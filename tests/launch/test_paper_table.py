@@ -133,6 +133,13 @@ def test_runs_of_a_sweep_are_compared_with_their_baseline_over_seeds(capsys, swe
     assert f"{sweep / 'waiting'}: not evaluated yet" in text
 
 
+def test_a_run_whose_test_images_have_no_labels_is_not_called_unevaluated(capsys, tmp_path: Path) -> None:
+    make_run(tmp_path / "a", 20.0, data={"test": "test"}, evaluate={"split": "test"})
+    assert f"{tmp_path / 'a'}: evaluates test images, whose errors are not known" in printed(
+        capsys, "table14", tmp_path
+    )
+
+
 def test_one_seed_has_no_known_uncertainty_and_other_settings_are_not_compared(capsys, tmp_path: Path) -> None:
     make_run(tmp_path / "a", 20.0, model={"name": "se_resnet_nano"})
     make_run(tmp_path / "b", 19.0, model={"name": "se_resnet_nano", "se": {"integration": "pre"}})

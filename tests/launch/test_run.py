@@ -28,7 +28,7 @@ from tests.conftest import REPOSITORY
 from tests.images import write_image_folders
 from tests.recipes import small_recipe
 
-NO_GATES = "warning: report.activations: needs squeeze-and-excitation blocks and validation images"
+NO_GATES = "warning: report.activations: no gates are measured: "
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
 
 
@@ -333,9 +333,10 @@ def test_gates_asked_of_a_network_without_blocks_are_warned_of(tmp_path, capsys,
     monkeypatch.setattr("launch.run.run_stage", lambda *_: 1)
     words = ["report.activations=true", "model.se=null", "model.expect=null", "--run", str(tmp_path)]
     assert main(["run", str(REPOSITORY / "configs" / "demo.yaml"), *words]) == 1
-    assert NO_GATES in capsys.readouterr().out
+    assert f"{NO_GATES}the network has no squeeze-and-excitation blocks\n" in capsys.readouterr().out
 
 
 def test_gates_asked_of_test_images_are_warned_of(tmp_path):
     test = {"data": {"test": "test"}, "evaluate": {"split": "test"}, "report": {"activations": True}}
-    assert warnings([("", small_recipe(tmp_path, **test), {})]) == [NO_GATES]
+    wanted = f"{NO_GATES}evaluate.split is test, and they are measured over validation images"
+    assert warnings([("", small_recipe(tmp_path, **test), {})]) == [wanted]

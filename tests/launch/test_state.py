@@ -213,6 +213,12 @@ def test_status_of_evaluated_plans_has_a_line_each(placed, tmp_path, capsys):
     assert "10crop: top-1 error 12.50 %, top-5 error 1.00 %" in capsys.readouterr().out
 
 
+def test_status_of_scores_without_labels_says_so(placed, tmp_path, capsys):
+    finish(placed["evaluate"], {"center32": {"crops": 1}})
+    assert print_status(tmp_path) == 0
+    assert "center32: scores without labels" in capsys.readouterr().out
+
+
 def test_status_of_the_splits_has_a_line_each(placed, tmp_path, capsys):
     for part, images in zip(placed["prepare"].parts, (1_281_167, 50_000), strict=True):
         seal_part(part, metrics={f"{part.split}_images": images, "classes": 1000})

@@ -26,7 +26,8 @@ def fusion(images: int = 359, gain: tuple[float, float, float] = (-0.56, -1.67, 
     ]
     gains = dict(zip(("percent", "low", "high"), gain, strict=True))
     matrix = [[0.0 if i == j else 0.557 for i in range(3)] for j in range(3)]
-    figures = {"members": members, "images": images, "best_member": 2, "gain_over_best_member": {"top1": gains}}
+    best = {"best_member": {"top1": 2, "top5": 0}, "gain_over_best_member": {"top1": gains}}
+    figures = {"members": members, "images": images, **best}
     return {**figures, "disagreement_percent": matrix, "halves": [{}, {}], **others}
 
 

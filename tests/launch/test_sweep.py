@@ -192,6 +192,8 @@ def test_a_plan_of_a_sweep_counts_what_is_equal_once_and_prices_the_rest(
     assert f"training: 2 runs with about {steps} steps left" in out
     assert re.search(r"about \d+ s one after another, 0\.0\d+ process hours, at 1 x 100 images/s \(", out), out
     assert not (tmp_path / "runs").exists()
+    assert main(["plan", str(recipe), "sweep.seed=[1]", *words[4:]]) == 0
+    assert "a sweep of 1 run\n" in capsys.readouterr().out
     assert main(["plan", *words, "--simulate"]) == 2
     assert "--simulate: takes a single run (given a sweep of 4); add sweep=null" in capsys.readouterr().err
 
@@ -289,7 +291,8 @@ def test_a_directory_is_that_of_a_run_or_of_a_sweep(
 def test_a_sweep_of_the_command_line_is_kept_out_of_the_directory_of_the_recipe(recipe: Path) -> None:
     assert read_sweep([recipe], [], None).folder == Path("runs/small")
     assert read_sweep([recipe], [], None, [1, 2]).folder == Path("runs/small-sweep")
-    assert read_sweep([recipe], ["sweep.seed=[1,2]"], None).folder == Path("runs/small-sweep")
+    for override in ("sweep.seed=[1,2]", "sweep={seed: [1, 2]}", " sweep = {seed: [1, 2]}"):
+        assert read_sweep([recipe], [override], None).folder == Path("runs/small-sweep")
     swept = recipe.with_name("swept.yaml")
     swept.write_text(f"extends: {recipe}\nname: swept\nsweep: {{seed: [1, 2]}}\n")
     assert read_sweep([swept], [], None).folder == Path("runs/swept")

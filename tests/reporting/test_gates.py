@@ -6,6 +6,7 @@ import dataclasses
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from pipeline.reporting.gates import gate_figure
 from pipeline.reporting.page import render_report
 from pipeline.running.stage import parts_of, place_stages
 from stages import STAGES
+from tests.recipes import small_recipe
 from tests.reporting.example_run import make_config, make_run, read_record
 from tests.reporting.measured_gates import PAPERS, measured
 from tests.sealed import seal_part
@@ -97,14 +99,34 @@ def test_the_report_shows_gates_if_they_were_measured(tmp_path: Path) -> None:
     assert re.search(r"top-1 error 20.00 % -&gt; 20.25 %", page)
 
 
+@pytest.mark.parametrize(
+    ("sections", "reason"),
+    [
+        ({"model": {"name": "resnet_nano"}}, "the network has no squeeze-and-excitation blocks"),
+        (
+            {"data": {"test": "test"}, "evaluate": {"split": "test"}},
+            "evaluate.split is test, and they are measured over validation images",
+        ),
+    ],
+)
+def test_figures_of_a_run_that_can_have_no_gates_are_refused_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], sections: dict[str, Any], reason: str
+) -> None:
+    write_run_config(tmp_path, small_recipe(tmp_path, report={"activations": True}, **sections))
+    assert main(["figure", "6", str(tmp_path)]) == EXIT_USER_ERROR
+    assert capsys.readouterr().err == f"{tmp_path}: has no gates to draw: {reason}\n"
+
+
 def test_figures_are_drawn_of_a_run_and_refused_with_the_command_that_measures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"
+    assert main(["figure", "6", str(run)]) == EXIT_USER_ERROR
+    assert f"{run}/config.yaml: must be there (this is not a run directory; " in capsys.readouterr().err
     write_run_config(run, make_config(tmp_path))
     assert main(["figure", "6", str(run)]) == EXIT_USER_ERROR
-    assert "its gates are not measured; if its network has blocks, measure them: " in capsys.readouterr().err
+    assert f"{run}: its gates are not measured; measure them: " in capsys.readouterr().err
     config = make_config(tmp_path, report={"activations": True})
     write_run_config(run, config)
     part = parts_of(place_stages(config, run, STAGES))["activations"]

@@ -336,6 +336,10 @@ def test_the_ensemble_is_told_with_its_members(record: RunRecord, report: Report
     for member in record.fusion["members"]:
         alone = member["alone"]["top1"]
         assert f"{member['name']} {member['weight']:.3f} {alone['percent']:.2f}" in text
+    for k, gain in record.fusion["gain_over_best_member"].items():
+        best = record.fusion["members"][record.fusion["best_member"][k]]["name"]
+        said = f"{gain['percent']:+.2f} ({gain['low']:+.2f} to {gain['high']:+.2f}) in top-{k[3:]} error ({best})"
+        assert said in text
     assert f"{record.fusion['disagreement_percent'][0][1]:.2f}" in text
     assert "There are no contest files: data.dataset is folder, not imagenet." in text
 
