@@ -32,7 +32,8 @@ def _check_compiler() -> None:
     given = os.environ.get(variable)
     wanted = names if given is None else shlex.split(given)[:1]
     if not any(map(shutil.which, wanted)):
+        state = "not set" if given is None else repr(given)
         raise UserError(
-            f"execution.compile: torch.compile needs a {language} compiler, and {' or '.join(wanted) or 'none'} is "
-            f"not found ({variable} is {given or 'not set'}); install {names[0]}, or write execution.compile=false"
+            f"execution.compile: torch.compile needs a {language} compiler, and {' or '.join(wanted) or repr('')} is "
+            f"not found ({variable} is {state}); install {names[0]}, or write execution.compile=false"
         )

@@ -235,12 +235,14 @@ def test_a_missing_engine_is_a_warning_of_one_line(capsys, tmp_path, monkeypatch
     assert "warning:" not in plan_rows(capsys, CONFIGS / "demo.yaml", [], tmp_path / "other")
 
 
-@pytest.mark.parametrize(("gpus", "compiler", "language"), [(0, "g++", "C++"), (1, "gcc", "C")])
+@pytest.mark.parametrize(
+    ("gpus", "variable", "compiler", "language"), [(0, "CXX", "g++", "C++"), (1, "CC", "gcc", "C")]
+)
 def test_a_compiler_that_is_missing_is_told_before_hours_of_work(
-    capsys, tmp_path, monkeypatch, gpus, compiler, language
+    capsys, tmp_path, monkeypatch, gpus, variable, compiler, language
 ):
-    for variable in ("CC", "CXX", "CUDA_VISIBLE_DEVICES"):
-        monkeypatch.delenv(variable, raising=False)
+    for name in ("CC", "CXX", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
     commands, overrides = tmp_path / "bin", ["execution.compile=true"]
     monkeypatch.setenv("PATH", str(commands))
 
@@ -256,6 +258,10 @@ def test_a_compiler_that_is_missing_is_told_before_hours_of_work(
     assert main(["run", str(CONFIGS / "demo.yaml"), *overrides, "--run", str(tmp_path / "run")]) == 2
     assert refused in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+    monkeypatch.setenv(variable, "nowhere -O1")
+    named = f"and nowhere is not found ({variable} is 'nowhere -O1'); install {compiler}, or write"
+    assert named in plan_rows(capsys, CONFIGS / "demo.yaml", overrides, tmp_path / "run")["warning:"]
+    monkeypatch.delenv(variable)
     install(compiler, "")
     assert "warning:" not in plan_rows(capsys, CONFIGS / "demo.yaml", overrides, tmp_path / "run")
 
