@@ -25,7 +25,9 @@ def naming_member(name: str) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise UserError(f"{name}: {error}" if name else str(error)) from error
+        if not name:
+            raise
+        raise UserError(f"{name}: {error}") from error
 
 
 def refuse_false_claims(config: Config, stages: Stages) -> None:
