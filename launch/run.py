@@ -84,10 +84,10 @@ def run_stages(request: RunRequest) -> int:
     sweep = read_sweep((request.config, *request.other_configs), request.all_overrides(), request.run, request.seeds)
     with contextlib.ExitStack() as choices:
         runs = [_place(request, member, sweep.run_of(member), choices) for member in sweep.members]
+        advice = [*warnings([(each.name, each.config, each.chosen) for each in runs]), *_advice(runs[0])]
         set_up_runs(sweep, ((each.directory, each.config, each.chosen) for each in runs), request.accept_changes)
-    for text in warnings([(each.name, each.config, each.chosen) for each in runs]):
+    for text in advice:
         say(text)
-    _advise(runs[0].config, runs[0].chosen)
     supervisor = Supervisor()
     supervisor.install()
     failed: dict[str, int] = {}
@@ -173,9 +173,12 @@ def _check(config: Config, chosen: Stages) -> None:
     refuse_false_claims(config, chosen)
 
 
-def _advise(config: Config, chosen: Stages) -> None:
-    """Say what of the processes and the batch is probably not meant, and what Weights & Biases gets."""
-    processes = config.resources.processes
+def _advice(run: _Run) -> list[str]:
+    """Return what of the processes and the batch is probably not meant, and what Weights & Biases gets.
+
+    Raises UserError if this machine is not for so many processes.
+    """
+    config, chosen, processes = run.config, run.chosen, run.config.resources.processes
     advice: list[str | None] = []
     mode, uploads = describe_uploads(config, chosen)
     if mode == "online" and not all(stage.is_done for stage in chosen.values()):
@@ -185,9 +188,7 @@ def _advise(config: Config, chosen: Stages) -> None:
     if "train" in chosen and not chosen["train"].is_done:
         split = split_batch(config.train.global_batch, processes, config.train.max_micro_batch)
         advice.append(warn_of_few_images(split, config))
-    for text in advice:
-        if text is not None:
-            say(text)
+    return [text for text in advice if text is not None]
 
 
 def _check_part(part: Part) -> None:

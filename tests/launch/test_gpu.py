@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.__main__ import main
 from launch.gpu import advise, count_visible_gpus
 from pipeline.ground.errors import UserError
 
@@ -48,3 +49,10 @@ def test_more_processes_than_gpus_are_refused():
 def test_a_recipe_for_many_gpus_is_refused_where_there_are_none():
     with pytest.raises(UserError, match="64 processes are far too many for 2 CPU cores and no GPU"):
         advise(64, 0, 2)
+
+
+@pytest.mark.usefixtures("nvidia_smi")
+def test_a_run_that_this_machine_is_not_for_leaves_no_directory(tmp_path, capsys):
+    assert main(["run", "demo", "processes=4", "--run", str(tmp_path / "run")]) == 2
+    assert "must be at most the 3 visible GPUs, one for each process (given 4)" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
