@@ -31,8 +31,9 @@ def compile_network(network: nn.Module, backend: str = "inductor") -> nn.Module:
 def compile_blocks(network: nn.Module, backend: str = "inductor") -> nn.Module:
     """Return the network with each of its blocks compiled; it shares the tensors of `network`, which is not changed.
 
-    Little is lost against compiling the whole: a block ends with a ReLU or a sum and the next begins with convolutions,
-    which the compiler does not fuse with preceding operations. The rest (stem, pooling, classifier) is not compiled.
+    Little is lost against compiling the whole where a block ends with a ReLU or a sum and the next begins with
+    convolutions, which the compiler does not fuse with preceding operations. Pre-activation blocks begin with a batch
+    norm, which it would. The rest (stem, pooling, classifier) is not compiled.
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _KINDS)
     assert isinstance(network, Network), f"{type(network).__name__} has no block that is compiled"
